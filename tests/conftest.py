@@ -1,0 +1,17 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Shared test set-up: hypothesis profiles."""
+
+import os
+
+from hypothesis import HealthCheck, settings
+
+_SLOW_MACHINES = [HealthCheck.too_slow, HealthCheck.data_too_large]
+
+settings.register_profile(
+    "ci", derandomize=True, deadline=None, print_blob=True, suppress_health_check=_SLOW_MACHINES
+)
+settings.register_profile("dev", deadline=None, suppress_health_check=_SLOW_MACHINES)
+settings.register_profile(
+    "deep", max_examples=3000, deadline=None, suppress_health_check=_SLOW_MACHINES
+)
+settings.load_profile("ci" if os.environ.get("CI") else "dev")
