@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How clients for AWS are made on every worker: region, endpoint and credentials by reference.
+
+`AwsAccess` travels inside pickled transforms and into display data, so it never holds a secret:
+keys come from boto3's own chain (environment, profile, role), and explicit ones by the *names* of
+the environment variables that hold them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import threading
+from typing import Any
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, NoCredentialsError
+
+from transforms.errors import ConfigurationError, CredentialsError
+
+__all__ = ["AwsAccess", "client"]
+
+_CONNECT_SECONDS = 5
+_READ_SECONDS = 30
+_ATTEMPTS = 5
+_POOL = 64
+
+_lock = threading.Lock()
+_clients: dict[tuple[AwsAccess, str], Any] = {}
+
+
+@dataclasses.dataclass(frozen=True)
+class AwsAccess:
+    """Where and as whom AWS is called; picklable, comparable, free of secrets.
+
+    Attributes:
+        region: AWS region, e.g. `eu-west-1`; empty for boto3's default.
+        endpoint_url: One endpoint for DynamoDB, its streams and S3 (a simulator or a private
+            endpoint); empty for AWS's own.
+        access_key_id_env: Name of the environment variable with the access key id.
+        secret_access_key_env: Name of the environment variable with the secret key.
+        session_token_env: Name of the environment variable with the session token.
+    """
+
+    region: str = ""
+    endpoint_url: str = ""
+    access_key_id_env: str = ""
+    secret_access_key_env: str = ""
+    session_token_env: str = ""
+
+    def _credentials(self) -> dict[str, str]:
+        named = {
+            "aws_access_key_id": self.access_key_id_env,
+            "aws_secret_access_key": self.secret_access_key_env,
+            "aws_session_token": self.session_token_env,
+        }
+        found = {}
+        for argument, variable in named.items():
+            if not variable:
+                continue
+            if variable not in os.environ:
+                raise CredentialsError(
+                    "the environment variable that should hold it is not set on this worker",
+                    where=argument,
+                    expected=f"${variable}",
+                    found=None,
+                    mend=f"Set {variable} where the pipeline's workers run",
+                )
+            found[argument] = os.environ[variable]
+        return found
+
+    def new_client(self, service: str) -> Any:
+        """Makes a boto3 client for `dynamodb`, `dynamodbstreams` or `s3`.
+
+        Raises:
+            ConfigurationError: If no region is known.
+            CredentialsError: If no credentials are found.
+        """
+        session = boto3.session.Session(region_name=self.region or None, **self._credentials())
+        if not session.region_name:
+            raise ConfigurationError(
+                "no AWS region is known", where="--region", mend="Give --region, e.g. eu-west-1"
+            )
+        try:
+            found = session.get_credentials()
+        except BotoCoreError as error:
+            raise CredentialsError(
+                f"AWS credentials cannot be loaded: {error}",
+                mend="Check AWS_PROFILE, ~/.aws and the role of this machine",
+            ) from error
+        if found is None:
+            raise CredentialsError(
+                "no AWS credentials were found",
+                mend=(
+                    "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or run on a "
+                    "machine with a role"
+                ),
+            )
+        return session.client(
+            service,
+            endpoint_url=self.endpoint_url or None,
+            config=Config(
+                connect_timeout=_CONNECT_SECONDS,
+                read_timeout=_READ_SECONDS,
+                max_pool_connections=_POOL,
+                retries={"mode": "standard", "max_attempts": _ATTEMPTS},
+                s3={"addressing_style": "path"} if self.endpoint_url else {},
+            ),
+        )
+
+
+def client(access: AwsAccess, service: str) -> Any:
+    """The process-wide boto3 client for a service (boto3 clients are thread-safe).
+
+    Raises:
+        ConfigurationError: If no region is known.
+        CredentialsError: If no credentials are found.
+    """
+    with _lock:
+        key = (access, service)
+        if key not in _clients:
+            try:
+                _clients[key] = access.new_client(service)
+            except NoCredentialsError as error:
+                raise CredentialsError("no AWS credentials were found") from error
+        return _clients[key]

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Gaps: the typed, loud event that changes are lost to the stream.
+
+The stream keeps 24 hours. A reader that comes too late, a shard that vanished before it was read to
+its end, or a stream that was switched off and on again has lost changes that no retry brings back.
+Each such loss is one `Gap`, never a log line, and the table's policy decides what follows.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from typing import Any
+
+from transforms.errors import GapError
+from transforms.reports import Report
+
+__all__ = ["Gap", "GapKind", "GapPolicy"]
+
+
+class GapKind(str, enum.Enum):
+    """Why changes are missing."""
+
+    TRIMMED = "trimmed"
+    """The position is older than what the stream still holds."""
+    VANISHED = "vanished"
+    """A shard left the listing before it was read to its end."""
+    STREAM_CHANGED = "stream_changed"
+    """The table has another stream than the one whose positions are stored."""
+    UNCOVERED = "uncovered"
+    """The snapshot is older than the oldest change that the stream still holds."""
+
+
+class GapPolicy(str, enum.Enum):
+    """What a table does about a gap."""
+
+    FAIL = "fail"
+    """Stop with an error (the default)."""
+    CONTINUE = "continue"
+    """Record and count the gap, then read on from the oldest change that is left."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Gap:
+    """Changes of one table that the stream no longer holds.
+
+    Attributes:
+        table: Name of the table.
+        kind: Why they are missing.
+        stream_arn: The stream they were in.
+        shard_id: The shard, empty if it concerns the whole stream.
+        last_sequence: Last sequence number read before the gap, empty if none was.
+        from_us: Earliest time of a lost change, microseconds since 1970, 0 if unknown.
+        to_us: Latest time of a lost change.
+        detail: What the service answered.
+    """
+
+    table: str
+    kind: GapKind
+    stream_arn: str
+    shard_id: str
+    last_sequence: str
+    from_us: int
+    to_us: int
+    detail: str
+
+    def report(self) -> Report:
+        """The gap as a report of kind `gap`."""
+        fields: dict[str, Any] = dataclasses.asdict(self)
+        fields["kind"] = self.kind.value
+        del fields["table"]
+        return Report("gap", self.table, fields)
+
+    def error(self) -> GapError:
+        """The error under the policy `fail`."""
+        shard = f", shard {self.shard_id}" if self.shard_id else ""
+        last = f" after sequence number {self.last_sequence}" if self.last_sequence else ""
+        return GapError(
+            f"changes are lost{last} ({self.kind.value}: {self.detail})",
+            where=f"table {self.table}{shard}, stream {self.stream_arn}",
+            mend=(
+                "Load the table again into a new state directory, or accept the loss with "
+                "--gaps=continue"
+            ),
+        )

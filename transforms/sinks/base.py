@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every sink is: the contract that the graph, the driver and the behaviour suite rely on.
+
+Life of a sink in catch-up mode, in this order:
+
+1. `check`: before anything is read. Can it be reached and written, does it fit the state directory?
+2. `recover`: what an interrupted run left is put right. Staged output of the committed round is
+   published, staged output of any other attempt is removed.
+3. `write`: the part of the graph. Nothing becomes visible in a changelog here: a mirror applies rows
+   under its version guard (repeating them changes nothing), a changelog stages them.
+4. `publish`: after the position document names the round's attempt as committed. Staged output
+   becomes visible. Repeating it changes nothing.
+
+So a round is visible in a changelog exactly once, whenever the process dies.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
+
+import apache_beam as beam
+
+from transforms.sinks.uri import SinkUri
+from transforms.tables import Table
+
+__all__ = ["Capabilities", "Round", "Sink"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Capabilities:
+    """What a sink can do; the start-up check compares it with what was asked.
+
+    Attributes:
+        kind: `mirror` (one row per key, latest wins) or `changelog` (every change is appended).
+        upsert: Can replace the row of a key.
+        delete: Can remove the row of a key, or mark it removed.
+        version_guard: Checks `version > stored version` itself, so replays, several writers and
+            late rows change nothing.
+        append: Keeps every change.
+        single_process: Only one process may write at a time.
+    """
+
+    kind: Literal["mirror", "changelog"]
+    upsert: bool = False
+    delete: bool = False
+    version_guard: bool = False
+    append: bool = False
+    single_process: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Round:
+    """One catch-up run of a state directory.
+
+    Attributes:
+        state_id: Identity of the state directory, made once.
+        number: Rounds count from 1; 0 stands for "none yet".
+        attempt: Unique for each try of a round, safe in file names.
+    """
+
+    state_id: str
+    number: int
+    attempt: str
+
+
+class Sink(abc.ABC):
+    """A place that changes are written to. Instances are small, picklable and hold no secret."""
+
+    capabilities: ClassVar[Capabilities]
+
+    def __init__(self, uri: SinkUri) -> None:
+        self.uri = uri
+
+    @abc.abstractmethod
+    def check(self, tables: Sequence[Table], committed: Round) -> None:
+        """Checks that the sink can be written and belongs to the state directory.
+
+        Creates what is missing (folder, database, meta table) when `committed.number` is 0.
+
+        Args:
+            tables: The tables that will be written. A table may be new since the last round.
+            committed: The last committed round of the state directory (`number` 0: none yet).
+
+        Raises:
+            SinkError: If the sink cannot be written, if it holds the rows of another state
+                directory, or if rounds are committed that this sink has never seen.
+        """
+
+    @abc.abstractmethod
+    def recover(self, committed: Round) -> None:
+        """Publishes staged output of `committed`, removes staged output of all other attempts."""
+
+    @abc.abstractmethod
+    def write(self, current: Round) -> beam.PTransform[Any, Any]:
+        """The transform from `PCollection[Block]` to `PCollection[Report]` of kind `sink`.
+
+        Report fields: `sink` (display name), `rows` (rows of blocks that arrived), `written`
+        (rows that changed the sink), `stale` (rows that the version guard dropped).
+        """
+
+    @abc.abstractmethod
+    def publish(self, current: Round) -> None:
+        """Makes the staged output of a committed round visible."""
+
+    @property
+    def name(self) -> str:
+        """The sink for people: its URI without secrets."""
+        return str(self.uri)

@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files wherever Beam reaches them: local paths, `s3://`, `gs://` and every registered filesystem.
+
+A thin layer over `apache_beam.io.filesystems` that adds the two things the promises rest on: a file
+appears whole or not at all, and a failure names the file and what was tried. Beam's S3 filesystem
+takes endpoint and region from the pipeline options and credentials from boto3's own chain.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterable
+from typing import BinaryIO, cast
+
+from apache_beam.io.filesystem import BeamIOError, CompressionTypes
+from apache_beam.io.filesystems import FileSystems
+
+from transforms.errors import DynabeamError
+
+__all__ = [
+    "delete",
+    "exists",
+    "is_local",
+    "join",
+    "list_files",
+    "make_folder",
+    "move",
+    "open_for_reading",
+    "open_for_writing",
+    "read_bytes",
+    "size_of",
+    "write_atomic",
+]
+
+
+def is_local(path: str) -> bool:
+    """True for a path of the local filesystem."""
+    return "://" not in path
+
+
+def join(folder: str, *names: str) -> str:
+    """Joins names to a folder with the filesystem's own separator."""
+    return cast(str, FileSystems.join(folder, *names))
+
+
+def make_folder(path: str) -> None:
+    """Creates a local folder with its parents; object stores have no folders to create."""
+    if is_local(path):
+        os.makedirs(path, exist_ok=True)
+
+
+def exists(path: str) -> bool:
+    """True if a file (or a local folder) is there."""
+    return cast(bool, FileSystems.exists(path))
+
+
+def size_of(path: str, error: type[DynabeamError]) -> int:
+    """Size of a file in bytes.
+
+    Raises:
+        DynabeamError: Of the given kind, if there is no such file or it cannot be seen.
+    """
+    try:
+        found = FileSystems.match([path])[0].metadata_list
+    except BeamIOError as problem:
+        raise error(f"the file cannot be read: {problem}", where=path) from problem
+    if not found:
+        raise error("the file does not exist", where=path)
+    return cast(int, found[0].size_in_bytes)
+
+
+def list_files(folder: str) -> list[str]:
+    """Paths of all files below a folder, sorted; empty if there is none."""
+    if is_local(folder):
+        return sorted(
+            os.path.join(parent, name) for parent, _, names in os.walk(folder) for name in names
+        )
+    found = FileSystems.match([folder.rstrip("/") + "/**"])[0].metadata_list
+    return sorted(cast(str, each.path) for each in found)
+
+
+def open_for_reading(path: str, error: type[DynabeamError]) -> BinaryIO:
+    """Opens a file as raw bytes (never decompressed).
+
+    Raises:
+        DynabeamError: Of the given kind, if it is not there or may not be read.
+    """
+    if is_local(path):
+        try:
+            return open(path, "rb")
+        except OSError as problem:
+            raise error(f"the file cannot be read: {problem.strerror}", where=path) from problem
+    size_of(path, error)
+    try:
+        return cast(
+            BinaryIO, FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
+        )
+    except (OSError, BeamIOError) as problem:
+        raise error(f"the file cannot be read: {problem}", where=path) from problem
+
+
+def read_bytes(path: str, error: type[DynabeamError]) -> bytes:
+    """Reads a whole file.
+
+    Raises:
+        DynabeamError: Of the given kind, if it is not there or may not be read.
+    """
+    with open_for_reading(path, error) as file:
+        return file.read()
+
+
+def open_for_writing(path: str, error: type[DynabeamError]) -> BinaryIO:
+    """Opens a file for writing raw bytes, with its folders; visible as it grows on local disks.
+
+    Raises:
+        DynabeamError: Of the given kind, if it may not be written.
+    """
+    try:
+        if is_local(path):
+            make_folder(os.path.dirname(path) or ".")
+            return open(path, "wb")
+        return cast(
+            BinaryIO, FileSystems.create(path, compression_type=CompressionTypes.UNCOMPRESSED)
+        )
+    except (OSError, BeamIOError) as problem:
+        raise error(f"the file cannot be written: {problem}", where=path) from problem
+
+
+def write_atomic(path: str, content: bytes, error: type[DynabeamError]) -> None:
+    """Replaces a file as a whole: a reader sees the old content or the new, also after a crash.
+
+    Raises:
+        DynabeamError: Of the given kind, if it may not be written.
+    """
+    if not is_local(path):
+        # Object stores show an object only after the last byte has arrived.
+        with open_for_writing(path, error) as file:
+            file.write(content)
+        return
+    temporary = f"{path}.{uuid.uuid4().hex}.tmp"
+    try:
+        make_folder(os.path.dirname(path) or ".")
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _sync_folder(os.path.dirname(path) or ".")
+    except OSError as problem:
+        raise error(f"the file cannot be written: {problem.strerror}", where=path) from problem
+
+
+def move(source: str, target: str, error: type[DynabeamError]) -> None:
+    """Moves one file, replacing the target: a rename locally, copy then delete in object stores.
+
+    Raises:
+        DynabeamError: Of the given kind, if it cannot be moved.
+    """
+    try:
+        if is_local(source):
+            make_folder(os.path.dirname(target) or ".")
+            os.replace(source, target)
+            return
+        FileSystems.copy([source], [target])
+        FileSystems.delete([source])
+    except (OSError, BeamIOError) as problem:
+        raise error(f"the file cannot be moved: {problem}", where=source, found=target) from problem
+
+
+def delete(paths: Iterable[str], error: type[DynabeamError]) -> None:
+    """Deletes files; those that are gone already are no error.
+
+    Raises:
+        DynabeamError: Of the given kind, if one may not be deleted.
+    """
+    for path in paths:
+        try:
+            if is_local(path):
+                os.unlink(path)
+            else:
+                FileSystems.delete([path])
+        except FileNotFoundError:
+            continue
+        except (OSError, BeamIOError) as problem:
+            raise error(f"the file cannot be deleted: {problem}", where=path) from problem
+
+
+def _sync_folder(path: str) -> None:
+    # Without it a crash of the machine may forget the rename.
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
