@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An in-memory DuckDB per thread, as a vectorised JSON and base64 decoder over Arrow columns.
+
+Why DuckDB: its JSON functions are the quickest exact decoder measured (see
+`tests/benchmarks/unpack_images.py`), keep nested values as text, take JSON pointers and so any
+attribute name, and keep rows aligned with the input.
+
+The connection sees nothing but the Arrow tables it is given: no files, no extensions beyond the
+built-in JSON, no Python variables. One thread, because the runner already runs many of us.
+"""
+
+from __future__ import annotations
+
+import threading
+
+import duckdb
+import pyarrow as pa
+
+__all__ = ["decode_base64", "query", "quoted_name", "quoted_text"]
+
+_SETTINGS = {
+    "threads": "1",
+    "enable_external_access": "false",
+    "autoinstall_known_extensions": "false",
+    "autoload_known_extensions": "false",
+    "python_enable_replacements": "false",
+}
+
+_local = threading.local()
+
+
+def query(sql: str, table: pa.Table) -> pa.Table:
+    """Run SQL over one Arrow table, named `input` in the SQL, in input order.
+
+    Raises:
+        duckdb.Error: As DuckDB says.
+    """
+    connection = _connection()
+    connection.register("input", table)
+    try:
+        return connection.sql(sql).to_arrow_table()
+    finally:
+        connection.unregister("input")
+
+
+def quoted_text(text: str) -> str:
+    """Return text as an SQL literal."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def quoted_name(name: str) -> str:
+    """Return a name as an SQL identifier."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def decode_base64(texts: pa.Array) -> pa.Array:
+    """Decode a column of padded standard base64.
+
+    Args:
+        texts: A string array, nulls allowed.
+
+    Returns:
+        A binary array of the same length: null where the text is null or no base64.
+    """
+    table = pa.table({"text": texts})
+    decoded = query("SELECT try(from_base64(text)) AS data FROM input", table)
+    return decoded.column("data").combine_chunks().cast(pa.binary())
+
+
+def _connection() -> duckdb.DuckDBPyConnection:
+    connection: duckdb.DuckDBPyConnection | None = getattr(_local, "connection", None)
+    if connection is None:
+        connection = duckdb.connect(":memory:", config=dict(_SETTINGS))
+        _local.connection = connection
+    return connection
