@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-__all__ = ["binary_from", "offsets_and_bytes", "without_first_byte"]
+__all__ = ["binary_from", "offsets_and_bytes", "trimmed", "without_first_byte"]
 
 Bytes = npt.NDArray[np.uint8]
 Flags = npt.NDArray[np.bool_]
@@ -54,10 +54,31 @@ def without_first_byte(values: pa.Array) -> tuple[Bytes, pa.Array]:
         array of the same length.
     """
     offsets, data = offsets_and_bytes(values)
-    filled = offsets[1:] > offsets[:-1]
-    starts = offsets[:-1][filled]
-    keep = np.ones(len(data), np.bool_)
-    keep[starts] = False
-    dropped = np.concatenate([np.zeros(1, np.int64), np.cumsum(filled)])
+    filled = (offsets[1:] > offsets[:-1]) & values.is_valid().to_numpy(zero_copy_only=False)
+    return data[offsets[:-1][filled]], trimmed(values, 1, 0)
+
+
+def trimmed(values: pa.Array, front: int, back: int) -> pa.Array:
+    """Cut off bytes at both ends of each row.
+
+    Args:
+        values: A binary or string array; every row is null, empty, or at least `front + back` long.
+        front: Bytes to cut off at the beginning.
+        back: Bytes to cut off at the end.
+
+    Returns:
+        A binary array of the same length; nulls stay null.
+    """
+    offsets, data = offsets_and_bytes(values)
     valid = values.is_valid().to_numpy(zero_copy_only=False) if values.null_count else None
-    return data[starts], binary_from(offsets - dropped, data[keep], valid)
+    # A null may well have bytes, of any length; they stay as they are.
+    filled = offsets[1:] > offsets[:-1] if valid is None else (offsets[1:] > offsets[:-1]) & valid
+    starts, ends = offsets[:-1][filled], offsets[1:][filled]
+    keep = np.ones(len(data), np.bool_)
+    for distance in range(front):
+        keep[starts + distance] = False
+    for distance in range(1, back + 1):
+        keep[ends - distance] = False
+    dropped = np.zeros(len(offsets), np.int64)
+    np.cumsum(filled, out=dropped[1:])
+    return binary_from(offsets - dropped * (front + back), data[keep], valid)
