@@ -143,7 +143,7 @@ install_packages() {
 
 set_up() {
     trap stop_ticker EXIT
-    trap 'exit 130' INT
+    trap 'echo; exit 130' INT
     trap 'exit 143' TERM
     find_python
     # Two first starts at once must not install into one folder. The lock ends with this process
