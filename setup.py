@@ -38,6 +38,7 @@ setup(
             "moto[dynamodb,s3]",
             "hypothesis",
             "mypy",
+            "packaging",
             "pytest",
             "pytest-xdist",
             "ruff",

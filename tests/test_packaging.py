@@ -103,10 +103,11 @@ class TestRequirements:
     def test_every_import_is_declared(self, setup_arguments):
         names = declared(setup_arguments)
         undeclared = {}
-        for path in SOURCES:
+        own = {*PACKAGES, "setuptools", "tests"}
+        for path in PYTHON_FILES:
             for module in absolute_imports(path):
                 top = module.partition(".")[0]
-                if top in sys.stdlib_module_names or top in PACKAGES:
+                if top in sys.stdlib_module_names or top in own:
                     continue
                 if canonicalize_name(DISTRIBUTION_OF.get(top, top)) not in names:
                     undeclared.setdefault(top, relative(path))
