@@ -58,7 +58,9 @@ def number_texts(draw):
     if spelling == 0 or exponent < -20 or exponent > 20:
         return f"{sign}{digits}{draw(st.sampled_from('eE'))}{exponent}"
     if exponent >= 0:
-        return f"{sign}{'0' * draw(st.integers(0, 2))}{digits}{'0' * exponent}{draw(st.sampled_from(['', '.0']))}"
+        zeros = "0" * draw(st.integers(0, 2))
+        point = draw(st.sampled_from(["", ".0"]))
+        return f"{sign}{zeros}{digits}{'0' * exponent}{point}"
     padded = str(digits).rjust(1 - exponent, "0")
     return f"{sign}{padded[:exponent]}.{padded[exponent:]}{'0' * draw(st.integers(0, 2))}"
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 __all__ = ["binary_from", "offsets_and_bytes", "trimmed", "without_first_byte"]
 
@@ -47,38 +48,32 @@ def binary_from(offsets: Offsets, data: Bytes, valid: Flags | None = None) -> pa
 def without_first_byte(values: pa.Array) -> tuple[Bytes, pa.Array]:
     """Split off the first byte of each row that has one.
 
-    (`pyarrow.compute.binary_slice` would do, but fails on large columns in pyarrow 25.)
-
     Returns:
         The first bytes, in order, of the rows that are not empty or null, and the rest as a binary
         array of the same length.
     """
+    # Not `pyarrow.compute.binary_slice`: without a stop it fails on large columns (pyarrow 25,
+    # "Negative buffer resize").
     offsets, data = offsets_and_bytes(values)
-    filled = (offsets[1:] > offsets[:-1]) & values.is_valid().to_numpy(zero_copy_only=False)
-    return data[offsets[:-1][filled]], trimmed(values, 1, 0)
+    valid = values.is_valid().to_numpy(zero_copy_only=False)
+    filled = (offsets[1:] > offsets[:-1]) & valid
+    starts = offsets[:-1][filled]
+    keep = np.ones(len(data), np.bool_)
+    keep[starts] = False
+    dropped = np.zeros(len(offsets), np.int64)
+    np.cumsum(filled, out=dropped[1:])
+    return data[starts], binary_from(offsets - dropped, data[keep], valid)
 
 
 def trimmed(values: pa.Array, front: int, back: int) -> pa.Array:
     """Cut off bytes at both ends of each row.
 
     Args:
-        values: A binary or string array; every row is null, empty, or at least `front + back` long.
+        values: A binary or string array; every row is null or at least `front + back` long.
         front: Bytes to cut off at the beginning.
-        back: Bytes to cut off at the end.
+        back: Bytes to cut off at the end, at least one.
 
     Returns:
         A binary array of the same length; nulls stay null.
     """
-    offsets, data = offsets_and_bytes(values)
-    valid = values.is_valid().to_numpy(zero_copy_only=False) if values.null_count else None
-    # A null may well have bytes, of any length; they stay as they are.
-    filled = offsets[1:] > offsets[:-1] if valid is None else (offsets[1:] > offsets[:-1]) & valid
-    starts, ends = offsets[:-1][filled], offsets[1:][filled]
-    keep = np.ones(len(data), np.bool_)
-    for distance in range(front):
-        keep[starts + distance] = False
-    for distance in range(1, back + 1):
-        keep[ends - distance] = False
-    dropped = np.zeros(len(offsets), np.int64)
-    np.cumsum(filled, out=dropped[1:])
-    return binary_from(offsets - dropped * (front + back), data[keep], valid)
+    return pc.binary_slice(values.view(pa.binary()), front, -back)

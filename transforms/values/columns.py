@@ -1,0 +1,287 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Images to typed Arrow columns, one per top-level attribute, in bulk and without loss.
+
+| tag | column | note |
+|---|---|---|
+| S | string | |
+| N | decimal128(38, 9) | or another decimal, or canonical text: `numbers` |
+| B | binary | |
+| BOOL | bool | |
+| SS, NS, BS | list of string, of number, of binary | in the order of the image |
+| L, M | string | JSON text of the payload: DynamoDB JSON, or plain JSON if `nested="plain"` |
+
+What does not fit its column is null there and stands *exactly* in `other`, a JSON object of
+attribute names and DynamoDB JSON values: values of another type than the column's, NULL (so that
+NULL differs from absent), numbers that the decimal type cannot hold exactly, attributes that have
+no column. Columns and `other` together are the item; with `nested="plain"` the types inside L and M
+are lost, as they are in plain JSON.
+
+How it is known that nothing was left out: an image's compact text is as long as the texts of the
+values that were found, their names and the punctuation. Where it is longer, something else is in
+there, and that row, only that row, takes an exact path of its own.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from transforms.errors import ValueDecodeError
+from transforms.values.byte_columns import offsets_and_bytes
+from transforms.values.column_payloads import column_type, payload_column
+from transforms.values.column_types import (
+    ATTRIBUTE_TAGS,
+    DEFAULT_NUMBERS,
+    MAX_COLUMNS,
+    ColumnTypes,
+    NumberType,
+)
+from transforms.values.python_values import shown
+from transforms.values.value_texts import compacted, extract_values
+
+__all__ = ["ColumnTypes", "NestedForm", "NumberType", "UnpackedColumns", "discover", "unpack"]
+
+NestedForm = Literal["dynamodb", "plain"]
+
+_Rows = npt.NDArray[np.int64]
+_Flags = npt.NDArray[np.bool_]
+
+_NULL = '{"NULL":true}'
+_RAW_ITEM = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_TAG = re.compile(rb'\s*\{\s*"([A-Z]{1,4})"\s*:')
+
+
+@dataclass(frozen=True)
+class UnpackedColumns:
+    """Images as columns, one row per image.
+
+    Args:
+        batch: One column per attribute of `ColumnTypes.columns`, in their order.
+        other: String: JSON object of what did not fit, null where everything did.
+        unknown: Attributes that have no column although they could: merge them into the types and
+            unpack again to give them one.
+    """
+
+    batch: pa.RecordBatch
+    other: pa.Array
+    unknown: ColumnTypes
+
+
+def unpack(
+    images: pa.Array | pa.ChunkedArray,
+    types: ColumnTypes,
+    *,
+    numbers: NumberType | str = DEFAULT_NUMBERS,
+    nested: NestedForm = "dynamodb",
+) -> UnpackedColumns:
+    """Decode images to columns.
+
+    Args:
+        images: DynamoDB JSON of items, binary or string; a null image is null in all columns.
+        types: The columns to make.
+        numbers: Type of numbers.
+        nested: Form of the JSON in columns of L and M.
+
+    Returns:
+        The columns. Where an attribute occurs twice in an image, which the service never writes,
+        one of the two counts.
+
+    Raises:
+        ValueDecodeError: An image is not a JSON object. Values that are not DynamoDB's are no
+            error: they go to `other` as they are.
+    """
+    if isinstance(images, pa.ChunkedArray):
+        images = images.combine_chunks()
+    number_type = NumberType.parse(numbers) if isinstance(numbers, str) else numbers
+    names = list(types.tags)
+    values = extract_values(images, names)
+    columns: dict[str, pa.Array] = {}
+    misfits: list[_Flags | None] = []
+    for name, texts in zip(names, values, strict=True):
+        if types.tags[name] == "NULL":
+            misfits.append(_valid(texts) if texts.null_count < len(texts) else None)
+            continue
+        columns[name] = payload_column(texts, types.tags[name], number_type, nested)
+        misfits.append(_misfit(texts, columns[name]))
+    other = _other(names, values, misfits, len(images))
+    incomplete = _incomplete_rows(images, types, values)
+    unknown = ColumnTypes()
+    if len(incomplete):
+        exact, unknown = _exact_others(images, incomplete, types, columns)
+        other = _with_rows(other, incomplete, exact)
+    schema = pa.schema(
+        [pa.field(name, column_type(tag, number_type)) for name, tag in types.columns.items()]
+    )
+    return UnpackedColumns(_batch(list(columns.values()), schema, len(images)), other, unknown)
+
+
+def discover(
+    images: pa.Array | pa.ChunkedArray,
+    known: ColumnTypes | None = None,
+    *,
+    max_columns: int = MAX_COLUMNS,
+) -> ColumnTypes:
+    """Find the attributes in images, in the order in which they are met.
+
+    Args:
+        images: DynamoDB JSON of items, binary or string, nulls allowed.
+        known: Columns that there are already; they stay as they are.
+        max_columns: How many columns there may be.
+
+    Returns:
+        The known columns and the new ones.
+
+    Raises:
+        ValueDecodeError: An image is not a JSON object.
+    """
+    if isinstance(images, pa.ChunkedArray):
+        images = images.combine_chunks()
+    types = known or ColumnTypes()
+    rows = np.flatnonzero(_valid(images))
+    sample = 64
+    # A few rows show most attributes. Only rows that these do not explain are looked at further,
+    # more of them each time, so that a table of ever new names costs no pass per name.
+    while len(rows) and len(types.tags) < max_columns:
+        for row in rows[:sample].tolist():
+            types = types.with_attributes(
+                _attributes(_raw_item(images, row)), max_columns=max_columns
+            )
+        rows = rows[sample:]
+        rest = images.take(pa.array(rows))
+        rows = rows[_incomplete_rows(rest, types, extract_values(rest, list(types.tags)))]
+        sample *= 8
+    return types
+
+
+def _misfit(texts: pa.Array, column: pa.Array) -> _Flags | None:
+    """Mark rows that have the attribute, but not in the column; None if there are none."""
+    if column.null_count == texts.null_count:
+        return None
+    flags: _Flags = pc.and_(pc.is_valid(texts), pc.is_null(column)).to_numpy(zero_copy_only=False)
+    return flags
+
+
+def _other(
+    names: Sequence[str], values: Sequence[pa.Array], misfits: Sequence[_Flags | None], count: int
+) -> pa.Array:
+    """Join what did not fit to JSON objects, for the rows that have any."""
+    marked = [flags for flags in misfits if flags is not None]
+    if not marked:
+        return pa.nulls(count, pa.string())
+    rows = np.flatnonzero(np.logical_or.reduce(marked))
+    take = pa.array(rows)
+    members = []
+    for name, texts, flags in zip(names, values, misfits, strict=True):
+        if flags is None:
+            continue
+        member = pc.binary_join_element_wise(f"{_json_name(name)}:", texts.take(take), "")
+        members.append(pc.if_else(pa.array(flags[rows]), member, None))
+    joined = pc.binary_join_element_wise(*members, ",", null_handling="skip")
+    objects = pc.binary_join_element_wise("{", joined, "}", "")
+    return _with_rows(pa.nulls(count, pa.string()), rows, objects)
+
+
+def _incomplete_rows(images: pa.Array, types: ColumnTypes, values: Sequence[pa.Array]) -> _Rows:
+    """Find rows that say more than the values that were found, or more than the types know."""
+    found = np.zeros(len(images), np.int64)
+    members = np.zeros(len(images), np.int64)
+    typed = np.ones(len(images), np.bool_)
+    for (name, tag), texts in zip(types.tags.items(), values, strict=True):
+        there = _valid(texts)
+        punctuated_name = len(_json_name(name).encode()) + len(":,")
+        found += np.where(there, _lengths(texts) + punctuated_name, 0)
+        members += there
+        if tag == "NULL" and there.any():
+            typed &= ~there | pc.fill_null(pc.equal(texts, _NULL), True).to_numpy(False)
+    expected = found + len("{}") - np.minimum(members, 1)  # n members have n - 1 commas
+    rows = np.flatnonzero(~_is_object_of(images, expected) & _valid(images))
+    if len(rows):
+        # White space and longer escapes are no content: compare the compact form of these.
+        compact = compacted(images.take(pa.array(rows)))
+        rows = rows[~_is_object_of(compact, expected[rows])]
+    return np.union1d(rows, np.flatnonzero(~typed))
+
+
+def _is_object_of(texts: pa.Array, lengths: npt.NDArray[np.int64]) -> _Flags:
+    objects = pc.fill_null(pc.starts_with(texts, pattern="{"), False)
+    flags: _Flags = objects.to_numpy(zero_copy_only=False) & (_lengths(texts) == lengths)
+    return flags
+
+
+def _exact_others(
+    images: pa.Array, rows: _Rows, types: ColumnTypes, columns: Mapping[str, pa.Array]
+) -> tuple[pa.Array, ColumnTypes]:
+    """Work out `other` item by item, for the rows that have attributes without a column."""
+    take = pa.array(rows)
+    fitting = {name: _valid(column.take(take)) for name, column in columns.items()}
+    unknown = ColumnTypes()
+    texts: list[str | None] = []
+    for at, row in enumerate(rows.tolist()):
+        item = _raw_item(images, row)
+        rest = {
+            name: value
+            for name, value in item.items()
+            if name not in fitting or not fitting[name][at]
+        }
+        texts.append(msgspec.json.encode(rest).decode() if rest else None)
+        unknown = unknown.with_attributes(
+            (name, tag)
+            for name, tag in _attributes(rest)
+            if types.tags.get(name, "") in ("", "NULL") and tag != types.tags.get(name)
+        )
+    return pa.array(texts, pa.string()), unknown
+
+
+def _raw_item(images: pa.Array, row: int) -> dict[str, msgspec.Raw]:
+    image = images[row].as_py()
+    try:
+        item = _RAW_ITEM.decode(image)
+        msgspec.json.decode(image)  # a raw value is not looked into
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        raise ValueDecodeError(
+            f"An image is not a JSON object in UTF-8 ({error})",
+            where=f"row {row}",
+            found=shown(image),
+        ) from error
+    return item
+
+
+def _attributes(item: dict[str, msgspec.Raw]) -> list[tuple[str, str]]:
+    """List the attributes that can have a column, with the tags of their values."""
+    tags = ((name, _TAG.match(bytes(value))) for name, value in item.items())
+    found = ((name, match[1].decode()) for name, match in tags if match)
+    return [(name, tag) for name, tag in found if tag in ATTRIBUTE_TAGS]
+
+
+def _with_rows(texts: pa.Array, rows: _Rows, by: pa.Array) -> pa.Array:
+    source = np.arange(len(texts), dtype=np.int64)
+    source[rows] = len(texts) + np.arange(len(by), dtype=np.int64)
+    return pa.concat_arrays([texts, by]).take(pa.array(source))
+
+
+def _batch(columns: list[pa.Array], schema: pa.Schema, count: int) -> pa.RecordBatch:
+    if columns:
+        return pa.RecordBatch.from_arrays(columns, schema=schema)
+    return pa.RecordBatch.from_struct_array(pa.array([{}] * count, pa.struct([])))
+
+
+def _valid(values: pa.Array) -> _Flags:
+    flags: _Flags = values.is_valid().to_numpy(zero_copy_only=False)
+    return flags
+
+
+def _json_name(name: str) -> str:
+    return msgspec.json.encode(name).decode()
+
+
+def _lengths(texts: pa.Array) -> npt.NDArray[np.int64]:
+    lengths: npt.NDArray[np.int64] = np.diff(offsets_and_bytes(texts)[0])
+    return lengths
