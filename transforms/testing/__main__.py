@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The simulator as a process: `python -m transforms.testing --port 0 --seed 1`.
+
+Prints one line of JSON, `{"endpoint_url": ...}`, once it listens, and serves until SIGTERM or
+SIGINT. `RemoteSimulator(endpoint_url)` tells it what to do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+
+from transforms.testing.clock import SimClock
+from transforms.testing.faults import Faults
+from transforms.testing.simulator import Simulator
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Serve until told to stop; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m transforms.testing", description=__doc__)
+    parser.add_argument("--port", type=int, default=0, help="port to listen on; 0: any free one")
+    parser.add_argument("--seed", type=int, default=0, help="decides ids, numbers and faults")
+    parser.add_argument("--region", default="eu-west-1", help="Region in ARNs and records")
+    parser.add_argument("--initial_shards", type=int, default=1, help="shards of a new stream")
+    parser.add_argument("--scale", type=float, default=1.0, help="simulated seconds per second")
+    parser.add_argument(
+        "--faults", type=json.loads, default={}, help='JSON object, such as {"throttle": 0.1}'
+    )
+    options = parser.parse_args(arguments)
+    stops = {signal.SIGTERM, signal.SIGINT}
+    # Blocked before any thread starts, so that only `sigwait` below takes them.
+    signal.pthread_sigmask(signal.SIG_BLOCK, stops)
+    with Simulator(
+        seed=options.seed,
+        region=options.region,
+        faults=Faults.from_json(options.faults),
+        clock=SimClock(scale=options.scale),
+        initial_shards=options.initial_shards,
+        port=options.port,
+    ) as simulator:
+        sys.stdout.write(json.dumps({"endpoint_url": simulator.endpoint_url}) + "\n")
+        sys.stdout.flush()
+        signal.sigwait(stops)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Names of S3's operations, and the form of its errors."""
+
+from __future__ import annotations
+
+from urllib.parse import parse_qs
+from xml.sax.saxutils import escape
+
+from transforms.testing.api_error import ApiError
+
+__all__ = ["s3_action", "s3_error"]
+
+
+def s3_action(method: str, target: str) -> str:
+    """The name of the operation that a request asks for, as rights and faults name it."""
+    path, _, query = target.partition("?")
+    asked = parse_qs(query, keep_blank_values=True)
+    bucket, _, key = path.lstrip("/").partition("/")
+    if not bucket:
+        return "ListBuckets"
+    if not key:
+        plain = {"GET": "ListBucket", "PUT": "CreateBucket", "DELETE": "DeleteBucket"}
+        return plain.get(method, "DeleteObject" if "delete" in asked else "HeadBucket")
+    if method in ("GET", "HEAD"):
+        return "ListMultipartUploadParts" if "uploadId" in asked else "GetObject"
+    if method == "DELETE":
+        return "AbortMultipartUpload" if "uploadId" in asked else "DeleteObject"
+    return "PutObject"
+
+
+def s3_error(error: ApiError) -> tuple[int, dict[str, str], bytes]:
+    """HTTP status, headers and body of an error answer of S3."""
+    body = (
+        '<?xml version="1.0" encoding="UTF-8"?>\n'
+        f"<Error><Code>{escape(error.code)}</Code><Message>{escape(error.message)}</Message>"
+        "<RequestId>SIMULATED</RequestId></Error>"
+    )
+    return error.status, {"Content-Type": "application/xml"}, body.encode()
