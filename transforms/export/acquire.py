@@ -1,0 +1,325 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Getting hold of a table's export: one look at a time, never a wait.
+
+A look finds the export that is to be used again, or requests one (which the service answers with
+the same export when asked again), and says how far it is. Whoever calls decides when to look again.
+A complete export comes with its manifest, checked against what DescribeExport says.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import logging
+from collections.abc import Mapping
+from typing import Literal
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from transforms.aws import dynamodb
+from transforms.aws.session import AwsAccess
+from transforms.errors import (
+    ConfigurationError,
+    DynabeamError,
+    ExportError,
+    ExportIntegrityError,
+)
+from transforms.export.elements import SnapshotRequest
+from transforms.export.location import (
+    find_summary,
+    is_export_arn,
+    newest_age_us,
+    table_arn_of_export,
+)
+from transforms.export.manifest import ExportManifest, Verify, load_manifest
+
+__all__ = ["Acquisition", "Look", "acquire", "client_token", "open_export"]
+
+_LOGGER = logging.getLogger(__name__)
+
+Status = Literal["waiting_for_stream", "IN_PROGRESS", "COMPLETED"]
+
+_FAILURES: Mapping[str, str] = {
+    "S3NoSuchBucket": "Create the bucket, or name another one with --s3_export_bucket",
+    "S3AccessDenied": (
+        "Allow this identity s3:PutObject, s3:PutObjectAcl and s3:AbortMultipartUpload on the "
+        "bucket's objects; if the bucket is another account's, give its owner too"
+    ),
+    "AccessDenied": (
+        "Allow this identity s3:PutObject, s3:PutObjectAcl and s3:AbortMultipartUpload on the "
+        "bucket's objects, and the use of the KMS key if there is one"
+    ),
+}
+_FAILURE_MEND = "Mend the cause, then run again with a new --state_dir to request a new export"
+
+
+@dataclasses.dataclass(frozen=True)
+class Acquisition:
+    """How exports are got hold of; picklable.
+
+    Attributes:
+        access: AWS, or None if it is not at hand: then only locations can be used.
+        verify: What checksums and counts that do not agree are.
+        allow_filtered: Accept an export that is only a part of its table.
+        export_type: What the export has to be.
+        sse_algorithm: Encryption of a new export's objects: `AES256`, `KMS` or empty.
+        kms_key_id: Key for `KMS`.
+    """
+
+    access: AwsAccess | None = None
+    verify: Verify = "strict"
+    allow_filtered: bool = False
+    export_type: Literal["FULL_EXPORT", "INCREMENTAL_EXPORT"] = "FULL_EXPORT"
+    sse_algorithm: str = ""
+    kms_key_id: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Look:
+    """What one look found.
+
+    Attributes:
+        status: `waiting_for_stream` (nothing requested yet), `IN_PROGRESS` or `COMPLETED`.
+        export_arn: The export; empty while nothing is requested.
+        description: What DescribeExport says, if it was asked.
+        manifest: The manifest, once the export is complete.
+        warnings: What could not be checked.
+    """
+
+    status: Status
+    export_arn: str = ""
+    description: dynamodb.ExportDescription | None = None
+    manifest: ExportManifest | None = None
+    warnings: tuple[str, ...] = ()
+
+
+def client_token(request: SnapshotRequest) -> str:
+    """The token that makes repeated requests for one snapshot give one export."""
+    parts = (request.table.arn, str(request.generation), request.request_id)
+    return "dynabeam-" + hashlib.sha256("\n".join(parts).encode()).hexdigest()[:40]
+
+
+def acquire(request: SnapshotRequest, known_arn: str, how: Acquisition, *, now_us: int) -> Look:
+    """Looks once for the export of a table.
+
+    Args:
+        request: The table and where its export comes from.
+        known_arn: The export that an earlier look found or requested, or empty.
+        how: Access and what to accept.
+        now_us: The time, microseconds since 1970.
+
+    Raises:
+        TableError: There is no such table, or its point-in-time recovery is off.
+        ExportError: The export failed, is another table's, or is not what was asked for.
+        ExportIntegrityError: Its manifest is not what it should be.
+        ConfigurationError: There is neither an export to use nor a bucket for a new one.
+        AwsAccessError: A right is missing.
+        CredentialsError: There are no usable credentials.
+    """
+    if request.manifest is not None:
+        manifest = ExportManifest.from_json(request.manifest)
+        return Look("COMPLETED", manifest.export_arn, None, manifest)
+    arn = known_arn or (request.reuse if is_export_arn(request.reuse) else "")
+    age_us = newest_age_us(request.reuse)
+    if not arn and request.reuse and not age_us:
+        return _look_at_location(request, how)
+    access = _access(how, request)
+    if arn:
+        return _judge(dynamodb.describe_export(access, arn), request, how)
+    newest = _newest(access, request, how, now_us - age_us) if age_us else None
+    if newest is not None:
+        return _judge(newest, request, how)
+    if not request.bucket:
+        raise ConfigurationError(
+            "there is no export to use, and no bucket for a new one",
+            where=f"table {request.table.name}",
+            mend="Give --s3_export_bucket, or --export with an export that exists",
+        )
+    if now_us < request.not_before_us:
+        return Look("waiting_for_stream")
+    return _judge(dynamodb.request_export(access, _order(request, how)), request, how)
+
+
+def open_export(location: str, how: Acquisition) -> ExportManifest:
+    """Opens a complete export by ARN or location, before there is any table or graph.
+
+    Raises:
+        ExportError: There is none, or it is not complete, or it is not what was asked for.
+        ExportIntegrityError: Its manifest is not what it should be.
+        ConfigurationError: An ARN is given, but AWS is not at hand.
+    """
+    if not is_export_arn(location):
+        manifest = load_manifest(find_summary(location), verify=how.verify)
+    else:
+        if how.access is None:
+            raise _no_aws(location)
+        description = dynamodb.describe_export(how.access, location)
+        _check_description(description, how)
+        if description.status != "COMPLETED":
+            raise ExportError(
+                "the export is not complete yet",
+                where=location,
+                expected="COMPLETED",
+                found=description.status,
+                mend="Wait until it is, then run again",
+            )
+        manifest = _manifest_of(description, how)
+    manifest.check_type(how.export_type)
+    return manifest
+
+
+def _look_at_location(request: SnapshotRequest, how: Acquisition) -> Look:
+    manifest = load_manifest(find_summary(request.reuse), verify=how.verify)
+    manifest.check_table(request.table)
+    manifest.check_type(how.export_type)
+    warnings = _check_filter_of_location(manifest, request, how)
+    return Look("COMPLETED", manifest.export_arn, None, manifest, warnings)
+
+
+def _check_filter_of_location(
+    manifest: ExportManifest, request: SnapshotRequest, how: Acquisition
+) -> tuple[str, ...]:
+    """Asks AWS whether an export is filtered, as manifests do not tell; only where AWS is at hand.
+
+    The service forgets exports after 90 days, and copies may come from accounts that are out of
+    reach: then it stays unknown, which is told and stops nothing.
+    """
+    if how.access is None or not request.table.arn or how.allow_filtered:
+        return ()
+    try:
+        _check_description(dynamodb.describe_export(how.access, manifest.export_arn), how)
+    except (_FilteredError, ExportIntegrityError):
+        raise
+    except (DynabeamError, BotoCoreError, ClientError) as problem:
+        warning = f"whether the export is filtered could not be found out: {problem}"
+        _LOGGER.warning("%s: %s", manifest.location, warning)
+        return (warning,)
+    return ()
+
+
+class _FilteredError(ExportError):
+    """An export that is only a part of its table."""
+
+
+def _judge(
+    description: dynamodb.ExportDescription, request: SnapshotRequest, how: Acquisition
+) -> Look:
+    """Turns a description into a look; a failed or unfit export into an error."""
+    if description.status == "FAILED":
+        code = description.failure_code
+        raise ExportError(
+            f"the export failed: {code}: {description.failure_message}",
+            where=description.arn,
+            mend=f"{_FAILURES.get(code, 'See the message')}. {_FAILURE_MEND}",
+        )
+    _check_description(description, how)
+    described = description.table_arn or table_arn_of_export(description.arn)
+    if request.table.arn and described != request.table.arn:
+        raise ExportError(
+            "the export is of another table",
+            where=description.arn,
+            expected=request.table.arn,
+            found=described,
+            mend="Give an export of this table",
+        )
+    if description.status != "COMPLETED":
+        return Look("IN_PROGRESS", description.arn, description)
+    manifest = _manifest_of(description, how)
+    manifest.check_table(request.table)
+    manifest.check_type(how.export_type)
+    return Look("COMPLETED", description.arn, description, manifest)
+
+
+def _check_description(description: dynamodb.ExportDescription, how: Acquisition) -> None:
+    if description.filtered and not how.allow_filtered:
+        raise _FilteredError(
+            "the export has a filter: it is only a part of the table, and a mirror of it would "
+            "lack the rest",
+            where=description.arn,
+            mend="Export the table without a filter",
+        )
+    if description.export_type != how.export_type:
+        raise ExportError(
+            "the export is of another type than asked for",
+            where=description.arn,
+            expected=how.export_type,
+            found=description.export_type,
+            mend="A mirror starts from a full export; incremental exports come after it",
+        )
+
+
+def _manifest_of(description: dynamodb.ExportDescription, how: Acquisition) -> ExportManifest:
+    location = f"s3://{description.bucket}/{description.manifest_key}"
+    if not description.manifest_key:
+        raise ExportError(
+            "DescribeExport names no manifest though the export is complete",
+            where=description.arn,
+            mend="Give the location of its manifest-summary.json instead of the ARN",
+        )
+    manifest = load_manifest(location, verify=how.verify)
+    if manifest.export_arn != description.arn:
+        raise ExportIntegrityError(
+            "the manifest is that of another export",
+            where=location,
+            expected=description.arn,
+            found=manifest.export_arn,
+            mend="Request a new export",
+        )
+    return manifest
+
+
+def _newest(
+    access: AwsAccess, request: SnapshotRequest, how: Acquisition, oldest_us: int
+) -> dynamodb.ExportDescription | None:
+    """The complete, whole export with the latest time; None if there is none that is young enough.
+
+    The order of ListExports is not dependable, so all young ones are described. Their ids begin
+    with the start in milliseconds, and an export shows no later moment than its start, so older
+    ones need not be.
+    """
+    described = [
+        dynamodb.describe_export(access, each.arn)
+        for each in dynamodb.list_exports(access, request.table.arn)
+        if each.status == "COMPLETED"
+        and each.export_type == how.export_type
+        and _may_be_younger(each.arn, oldest_us)
+    ]
+    young = [
+        each
+        for each in described
+        if each.export_time_us >= oldest_us and (how.allow_filtered or not each.filtered)
+    ]
+    return max(young, key=lambda each: (each.export_time_us, each.arn), default=None)
+
+
+def _may_be_younger(arn: str, oldest_us: int) -> bool:
+    millis = arn.rpartition("/")[2].partition("-")[0]
+    if not (millis.isascii() and millis.isdigit()):
+        return True
+    return (int(millis) + 1) * 1000 > oldest_us
+
+
+def _order(request: SnapshotRequest, how: Acquisition) -> dynamodb.ExportOrder:
+    return dynamodb.ExportOrder(
+        table_arn=request.table.arn,
+        bucket=request.bucket,
+        client_token=client_token(request),
+        prefix=request.prefix,
+        bucket_owner=request.bucket_owner,
+        sse_algorithm=how.sse_algorithm,
+        kms_key_id=how.kms_key_id,
+    )
+
+
+def _access(how: Acquisition, request: SnapshotRequest) -> AwsAccess:
+    if how.access is None or not request.table.arn:
+        raise _no_aws(f"table {request.table.name}")
+    return how.access
+
+
+def _no_aws(where: str) -> ConfigurationError:
+    return ConfigurationError(
+        "an export can be requested or found by ARN only with AWS at hand",
+        where=where,
+        mend="Give --region and credentials, or --export with the location of an export's files",
+    )

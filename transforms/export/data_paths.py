@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From the keys in a manifest to the paths where the files lie now.
+
+Keys start at the root of the bucket that AWS wrote to. As long as a copied export keeps its tree,
+its files lie at the same place relative to the manifest's folder: `data/…` for full exports,
+`../data/…` for incremental ones. Flattened copies, and manifests copied without their data, are
+recognised by looking for a few of the files, never by listing a folder.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+
+from apache_beam.io.filesystem import BeamIOError
+
+from transforms import storage
+from transforms.errors import ExportIntegrityError
+
+__all__ = ["DataFolder"]
+
+_LOOKED_FOR = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class DataFolder:
+    """Resolves the keys of one export.
+
+    Attributes:
+        folder: The folder in which the summary lies now.
+        root: What its bucket root is now: a path that keys can be put behind.
+        origin: The folder's own key at the time of writing, without a final slash.
+    """
+
+    folder: str
+    root: str
+    origin: str
+
+    @classmethod
+    def of(cls, summary_path: str, files_key: str) -> DataFolder:
+        """Makes one from the summary's path and the `manifestFilesS3Key` in it."""
+        folder = summary_path.rpartition("/")[0]
+        origin = _clean(files_key, summary_path).rpartition("/")[0]
+        if not storage.is_local(folder):
+            scheme, _, rest = folder.partition("://")
+            root = f"{scheme}://{rest.partition('/')[0]}"
+        elif f"{folder}/".endswith(f"/{origin}/"):
+            root = folder.removesuffix(origin).rstrip("/") or "/"
+        else:
+            root = ""
+        return cls(folder, root, origin)
+
+    def sibling(self, key: str) -> str:
+        """The path of the other manifest: beside the summary, wherever that lies now."""
+        return storage.join(self.folder, key.rpartition("/")[2])
+
+    def data_paths(self, keys: Sequence[str]) -> dict[str, str]:
+        """The paths of data files, all by the first rule under which a few of them exist.
+
+        If none exists under any rule, the paths relative to the manifest are given, so that reading
+        names the file that is missing.
+
+        Raises:
+            ExportIntegrityError: A key leads out of the export.
+        """
+        clean = {key: _clean(key, self.folder) for key in keys}
+        rules: list[Callable[[str], str]] = [self._relative]
+        if self.root:
+            rules.append(lambda key: storage.join(self.root, key))
+        rules.append(lambda key: storage.join(self.folder, "data", key.rpartition("/")[2]))
+        rules.append(lambda key: storage.join(self.folder, key.rpartition("/")[2]))
+        looked_for = [clean[key] for key in _spread(keys)]
+        chosen = next(
+            (rule for rule in rules if any(_exists(rule(key)) for key in looked_for)), rules[0]
+        )
+        return {key: chosen(cleaned) for key, cleaned in clean.items()}
+
+    def _relative(self, key: str) -> str:
+        parent, _, own = self.origin.rpartition("/")
+        if key.startswith(f"{self.origin}/"):
+            return storage.join(self.folder, *key[len(self.origin) + 1 :].split("/"))
+        shared = f"{parent}/" if parent else ""
+        if own and key.startswith(shared):
+            above = self.folder.rpartition("/")[0]
+            return storage.join(above, *key[len(shared) :].split("/"))
+        return storage.join(self.folder, "data", key.rpartition("/")[2])
+
+
+def _clean(key: str, where: str) -> str:
+    parts = key.split("/")
+    if ".." in parts or key.startswith("/") or "://" in key:
+        raise ExportIntegrityError(
+            "a key in the manifest leads out of the export", where=where, found=key
+        )
+    return key
+
+
+def _spread(keys: Sequence[str]) -> Iterable[str]:
+    """A few keys from all over the list, so that one missing file does not mislead."""
+    step = max(1, len(keys) // _LOOKED_FOR)
+    return keys[::step][:_LOOKED_FOR]
+
+
+def _exists(path: str) -> bool:
+    try:
+        return storage.exists(path)
+    except BeamIOError:
+        # Not being allowed to look under one rule must not hide the file under another one;
+        # reading the file tells the reason.
+        return False

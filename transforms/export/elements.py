@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The elements of the export branch: a request per table, and a slice per piece of a data file.
+
+Both travel as canonical JSON with a format number, never pickled, because a savepoint keeps those
+that wait for an export.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import apache_beam as beam
+
+from transforms.errors import ValueDecodeError
+from transforms.export.manifest import DataFile
+from transforms.tables import Table
+
+__all__ = ["DONE", "FileSlice", "FileSliceCoder", "SnapshotRequest", "SnapshotRequestCoder"]
+
+FORMAT = 1
+
+DONE: Literal["done"] = "done"
+"""What `SnapshotRequest.loaded` says of a file that is loaded to its end."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SnapshotRequest:
+    """A table that needs its snapshot, and how far it got.
+
+    Attributes:
+        table: The table.
+        generation: The generation of the rows.
+        buckets: Number of hash buckets of the table.
+        reuse: Empty for a new export, an export ARN, a location, or `newest:<seconds>`
+            (`transforms.export.location`).
+        bucket: S3 bucket for a new export.
+        prefix: Prefix inside it, or empty.
+        bucket_owner: Its account, needed if it is not the table's.
+        request_id: Tells requests of one table and generation apart, e.g. the id of the state
+            directory: equal ids give the same export, for eight hours.
+        not_before_us: An export is not requested before this time (microseconds since 1970). The
+            edge of an export is fuzzy by one minute, so the stream has to be older than that.
+        max_bytes: Uncompressed bytes to read now; 0 for all.
+        loaded: Path of a data file → its lines loaded so far, or `DONE`.
+        loaded_bytes: Uncompressed bytes of those lines, to foresee the size of the rest.
+        manifest: JSON of an `ExportManifest` read before, or None.
+    """
+
+    table: Table
+    generation: int
+    buckets: int
+    reuse: str = ""
+    bucket: str = ""
+    prefix: str = ""
+    bucket_owner: str = ""
+    request_id: str = ""
+    not_before_us: int = 0
+    max_bytes: int = 0
+    loaded: Mapping[str, int | Literal["done"]] = dataclasses.field(default_factory=dict)
+    loaded_bytes: int = 0
+    manifest: Mapping[str, Any] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class FileSlice:
+    """A piece of a data file, to be read now.
+
+    Attributes:
+        table: The table.
+        generation: The generation of the rows.
+        buckets: Number of hash buckets of the table.
+        export_arn: The export.
+        export_time_us: Its time, microseconds since 1970.
+        file: The data file.
+        start_line: Lines to pass over: they are loaded.
+        max_bytes: Uncompressed bytes after which to stop, at the end of the line; 0 for the rest.
+        files: Number of data files of the export.
+        export_format: `DYNAMODB_JSON` or `ION`.
+        export_type: `FULL_EXPORT` or `INCREMENTAL_EXPORT`.
+        view: `NEW_AND_OLD_IMAGES` or `NEW_IMAGE` of an incremental export, else empty.
+    """
+
+    table: Table
+    generation: int
+    buckets: int
+    export_arn: str
+    export_time_us: int
+    file: DataFile
+    start_line: int
+    max_bytes: int
+    files: int
+    export_format: str
+    export_type: str
+    view: str = ""
+
+
+class SnapshotRequestCoder(beam.coders.Coder):
+    """Snapshot requests as canonical JSON with a format number."""
+
+    def encode(self, value: SnapshotRequest) -> bytes:
+        """Encodes a request."""
+        document = _fields(value) | {"table": value.table.to_json(), "loaded": dict(value.loaded)}
+        return _dump(document)
+
+    def decode(self, encoded: bytes) -> SnapshotRequest:
+        """Decodes a request.
+
+        Raises:
+            ValueDecodeError: If the format number is unknown.
+        """
+        document = _load(encoded, "snapshot request")
+        return SnapshotRequest(**document | {"table": Table.from_json(document["table"])})
+
+    def is_deterministic(self) -> bool:
+        """Equal requests have equal bytes."""
+        return True
+
+    def to_type_hint(self) -> type[SnapshotRequest]:
+        """The type that this coder carries."""
+        return SnapshotRequest
+
+
+class FileSliceCoder(beam.coders.Coder):
+    """File slices as canonical JSON with a format number."""
+
+    def encode(self, value: FileSlice) -> bytes:
+        """Encodes a slice."""
+        document = _fields(value)
+        return _dump(
+            document | {"table": value.table.to_json(), "file": value.file.to_json()},
+        )
+
+    def decode(self, encoded: bytes) -> FileSlice:
+        """Decodes a slice.
+
+        Raises:
+            ValueDecodeError: If the format number is unknown.
+        """
+        document = _load(encoded, "file slice")
+        table = Table.from_json(document["table"])
+        return FileSlice(
+            **document | {"table": table, "file": DataFile.from_json(document["file"])}
+        )
+
+    def is_deterministic(self) -> bool:
+        """Equal slices have equal bytes."""
+        return True
+
+    def to_type_hint(self) -> type[FileSlice]:
+        """The type that this coder carries."""
+        return FileSlice
+
+
+beam.coders.registry.register_coder(SnapshotRequest, SnapshotRequestCoder)
+beam.coders.registry.register_coder(FileSlice, FileSliceCoder)
+
+
+def _fields(value: SnapshotRequest | FileSlice) -> dict[str, Any]:
+    return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+
+
+def _dump(document: Mapping[str, Any]) -> bytes:
+    return json.dumps(
+        {"format": FORMAT, **document}, separators=(",", ":"), sort_keys=True
+    ).encode()
+
+
+def _load(encoded: bytes, what: str) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(encoded)
+    found = document.pop("format", None)
+    if found != FORMAT:
+        raise ValueDecodeError(
+            f"a {what} of an unknown format",
+            where=what,
+            expected=FORMAT,
+            found=found,
+            mend="Upgrade Dynabeam on the workers, or restart from the position document",
+        )
+    return document

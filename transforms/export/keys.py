@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: Apache-2.0
+r"""The key schema of an exported table, which a full export does not name.
+
+It comes from DescribeTable where AWS is at hand, else from `--keys`, one value per table:
+
+    --keys=orders:customer,order_no
+
+that is the table's name, a colon, the hash attribute, and the range attribute if there is one. An
+attribute name that holds a comma, a double quote or a space at an end is written as a JSON string:
+`--keys=orders:"name, first"`. The table's name needs no quotes: it cannot hold a colon.
+
+Types (`S`, `N` or `B`) are seen in the export's first items.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterable, Mapping
+from itertools import islice
+from typing import Any, cast
+
+from transforms import storage
+from transforms.aws import dynamodb
+from transforms.aws.session import AwsAccess
+from transforms.errors import ConfigurationError, ExportError, ExportIntegrityError, TableError
+from transforms.errors import ValueDecodeError as _BadValue
+from transforms.export.inflate import LinesReader
+from transforms.export.manifest import ExportManifest
+from transforms.tables import KeyAttribute, KeySchema, KeyType
+from transforms.values.ion_text import ion_lines_to_json
+from transforms.values.python_values import parse_json
+
+__all__ = ["find_keys", "parse_keys"]
+
+_SAMPLE_ITEMS = 1000
+_SAMPLE_BYTES = 1 << 20
+_KEY_TYPES = ("S", "N", "B")
+_FORM = "Write --keys=table:hash or --keys=table:hash,range, e.g. --keys=orders:customer,order_no"
+
+Item = Mapping[str, Mapping[str, Any]]
+
+
+def parse_keys(values: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Reads the values of `--keys`.
+
+    Returns:
+        Table name → names of the hash attribute and perhaps the range attribute.
+
+    Raises:
+        ConfigurationError: A value is not of the form, or names a table again.
+    """
+    found: dict[str, tuple[str, ...]] = {}
+    for value in values:
+        table, colon, rest = value.partition(":")
+        names = _names(rest, value)
+        if not table or not colon or not 1 <= len(names) <= 2 or not all(names):
+            raise _not_keys(value)
+        if table in found:
+            raise ConfigurationError(
+                "the table has its keys given twice", where="--keys", found=value, mend=_FORM
+            )
+        found[table] = names
+    return found
+
+
+def find_keys(
+    manifest: ExportManifest,
+    *,
+    access: AwsAccess | None = None,
+    given: Mapping[str, tuple[str, ...]] | None = None,
+) -> KeySchema:
+    """Finds the key schema of the table that an export is of.
+
+    Args:
+        manifest: The export.
+        access: AWS, or None if it is not at hand.
+        given: What `--keys` says, as `parse_keys` gives it.
+
+    Raises:
+        TableError: AWS has no such table, and `--keys` does not name it.
+        ConfigurationError: Neither AWS nor `--keys` tells the keys, or `--keys` names an attribute
+            that cannot be a key; the attributes that could are listed.
+        ExportError: There is no item in which to see the types.
+    """
+    names = (given or {}).get(manifest.table_name)
+    if access is not None:
+        try:
+            return dynamodb.describe_table(access, manifest.table_name).table.keys
+        except TableError:
+            # A table that was deleted still has its exports.
+            if names is None:
+                raise
+    items = _sample(manifest)
+    candidates = _candidates(items)
+    if names is None:
+        raise ConfigurationError(
+            "an export does not name the table's key. Every item looked at "
+            f"({len(items)}) has these attributes that could be: {_shown(candidates)}",
+            where=f"table {manifest.table_name}",
+            mend=f"Give --keys={manifest.table_name}:hash or "
+            f"--keys={manifest.table_name}:hash,range, or --region and credentials",
+        )
+    for name in names:
+        if name not in candidates:
+            raise ConfigurationError(
+                f"the attribute {name!r} cannot be the key: not every item has it as a text, "
+                f"number or binary. Those that could be: {_shown(candidates)}",
+                where=f"--keys={manifest.table_name}:{','.join(names)}",
+                expected=sorted(candidates),
+                found=name,
+                mend="Name the table's hash attribute, and its range attribute if there is one",
+            )
+    return KeySchema(*(KeyAttribute(name, candidates[name]) for name in names))
+
+
+def _names(text: str, value: str) -> tuple[str, ...]:
+    """Splits `hash,range`, where each may be a JSON string."""
+    names: list[str] = []
+    rest = text
+    while True:
+        if rest.startswith('"'):
+            try:
+                name, end = json.JSONDecoder().raw_decode(rest)
+            except ValueError as problem:
+                raise _not_keys(value) from problem
+            names.append(name)
+            rest = rest[end:]
+            if rest and not rest.startswith(","):
+                raise _not_keys(value)
+        else:
+            name, _, _ = rest.partition(",")
+            names.append(name.strip())
+            rest = rest[len(name) :]
+        if not rest:
+            return tuple(names)
+        rest = rest[1:].lstrip()
+
+
+def _not_keys(value: str) -> ConfigurationError:
+    return ConfigurationError("these are no keys", where="--keys", found=value, mend=_FORM)
+
+
+def _sample(manifest: ExportManifest) -> list[Item]:
+    """The first items of the first file that has some, at most 1,000."""
+    items: list[Item] = []
+    for file in manifest.files:
+        if not file.item_count:
+            continue
+        for line in _first_lines(file.path, manifest.export_format):
+            items.append(_item(line, file.path))
+            if len(items) == _SAMPLE_ITEMS:
+                return items
+        break
+    if not items:
+        raise ExportError(
+            "the export has no items, so the types of the key attributes cannot be seen",
+            where=manifest.location,
+            mend="Give --region and credentials, so that DescribeTable tells them",
+        )
+    return items
+
+
+def _first_lines(path: str, export_format: str) -> list[bytes]:
+    with storage.open_for_reading(path, ExportIntegrityError) as content:
+        reader = LinesReader(content, path, max_bytes=_SAMPLE_BYTES, piece_bytes=_SAMPLE_BYTES)
+        with contextlib.closing(iter(reader)) as pieces:
+            data = next(pieces, b"")
+    if export_format == "ION":
+        data, bad = ion_lines_to_json(data)
+        if bad:
+            raise ExportIntegrityError(bad[0][2], where=f"{path}:{bad[0][0]}")
+    return list(islice((line for line in data.split(b"\n") if line), _SAMPLE_ITEMS))
+
+
+def _item(line: bytes, path: str) -> Item:
+    """The item of a full export's line, or the key of an incremental one's."""
+    try:
+        record = parse_json(line)
+    except _BadValue as problem:
+        raise ExportIntegrityError(f"a line is no record: {problem}", where=path) from problem
+    item = record.get("Item", record.get("Keys")) if isinstance(record, dict) else None
+    if not isinstance(item, dict):
+        raise ExportIntegrityError("a line is no record of an export", where=path, found=line[:200])
+    return item
+
+
+def _candidates(items: list[Item]) -> dict[str, KeyType]:
+    """The attributes that all items have with one type that a key may have."""
+    types: dict[str, str] = {}
+    for number, item in enumerate(items):
+        here = {name: next(iter(value)) for name, value in item.items() if len(value) == 1}
+        if number == 0:
+            types = {name: kind for name, kind in here.items() if kind in _KEY_TYPES}
+        else:
+            types = {name: kind for name, kind in types.items() if here.get(name) == kind}
+    return cast("dict[str, KeyType]", types)
+
+
+def _shown(candidates: Mapping[str, str]) -> str:
+    listed = ", ".join(f"{name} ({candidates[name]})" for name in sorted(candidates))
+    return listed or "none"

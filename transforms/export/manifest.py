@@ -1,0 +1,347 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The manifest of an export: read, verified, and turned into a list of data files.
+
+`manifest-summary.json` says what the export is, `manifest-files.json` (JSON lines) which objects it
+consists of. The data folder is never listed: all incremental exports of a prefix share one.
+Versions are `2020-06-30` (full) and `2023-08-01` (incremental), each seen in real exports.
+
+Keys inside manifests start at the root of the bucket that AWS wrote to. An export that was copied
+elsewhere is found relative to its manifest's folder instead.
+
+Promise: what comes out of `load_manifest` was checked against the `manifest-*.md5` objects where
+they exist, against the summary's sum of items, and against what was asked for.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from datetime import datetime, timedelta, timezone
+from typing import Any, Literal
+
+from transforms import storage
+from transforms.errors import ExportError, ExportIntegrityError
+from transforms.export.data_paths import DataFolder
+from transforms.tables import Table
+
+__all__ = ["DataFile", "ExportManifest", "Verify", "load_manifest"]
+
+Verify = Literal["strict", "warn"]
+ExportType = Literal["FULL_EXPORT", "INCREMENTAL_EXPORT"]
+
+_TYPES: dict[str, ExportType] = {
+    "2020-06-30": "FULL_EXPORT",
+    "2023-08-01": "INCREMENTAL_EXPORT",
+}
+_FORMATS = ("DYNAMODB_JSON", "ION")
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_WARN = (
+    "Copy the export again from its origin. If it was changed on purpose (redacted or packed "
+    "again), read it with --verify=warn"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class DataFile:
+    """One data file of an export.
+
+    Attributes:
+        path: Where it lies now.
+        item_count: Lines that it must have.
+        md5: Base64 of the MD5 of the compressed object; empty if the manifest does not tell.
+    """
+
+    path: str
+    item_count: int
+    md5: str
+
+    def to_json(self) -> list[Any]:
+        """The file as a JSON-able list."""
+        return [self.path, self.item_count, self.md5]
+
+    @classmethod
+    def from_json(cls, value: Any) -> DataFile:
+        """Reads what `to_json` wrote."""
+        path, item_count, md5 = value
+        return cls(path, item_count, md5)
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportManifest:
+    """An export, verified as far as its manifests go.
+
+    Attributes:
+        location: Path of the `manifest-summary.json`.
+        export_arn: The export.
+        table_arn: The table.
+        table_id: The table's UUID.
+        export_type: `FULL_EXPORT` or `INCREMENTAL_EXPORT`.
+        export_format: `DYNAMODB_JSON` or `ION`.
+        view: `NEW_AND_OLD_IMAGES` or `NEW_IMAGE` of an incremental export, else empty.
+        from_us: Start of the window of an incremental export (inclusive), else 0.
+        export_time_us: The moment that a full export shows, or the end of an incremental export's
+            window (exclusive). Microseconds since 1970.
+        item_count: Lines of all files, as the summary says.
+        files: The data files, in the manifest's order.
+        warnings: What did not agree, if that was allowed.
+    """
+
+    location: str
+    export_arn: str
+    table_arn: str
+    table_id: str
+    export_type: ExportType
+    export_format: str
+    view: str
+    from_us: int
+    export_time_us: int
+    item_count: int
+    files: tuple[DataFile, ...]
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def table_name(self) -> str:
+        """The table's name, from its ARN."""
+        return self.table_arn.rpartition("/")[2]
+
+    def to_json(self) -> dict[str, Any]:
+        """The manifest as a JSON-able dict."""
+        document: dict[str, Any] = {
+            field.name: getattr(self, field.name) for field in dataclasses.fields(self)
+        }
+        document["files"] = [each.to_json() for each in self.files]
+        document["warnings"] = list(self.warnings)
+        return document
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> ExportManifest:
+        """Reads what `to_json` wrote."""
+        files = tuple(DataFile.from_json(each) for each in document["files"])
+        return cls(**{**document, "files": files, "warnings": tuple(document["warnings"])})
+
+    def check_table(self, table: Table) -> None:
+        """Checks that this is an export of the table: by ARN, or by name if it has no ARN.
+
+        Raises:
+            ExportError: It is another table's.
+        """
+        expected, found = table.name, self.table_name
+        if table.arn:
+            expected, found = table.arn, self.table_arn
+        if expected != found:
+            raise ExportError(
+                "the export is of another table",
+                where=self.location,
+                expected=expected,
+                found=found,
+                mend="Give the export of this table, or name the table that the export is of",
+            )
+
+    def check_type(self, expected: ExportType) -> None:
+        """Checks that the export is full or incremental, as asked.
+
+        Raises:
+            ExportError: It is not.
+        """
+        if self.export_type != expected:
+            raise ExportError(
+                "the export is of another type than asked for",
+                where=self.location,
+                expected=expected,
+                found=self.export_type,
+                mend=(
+                    "A mirror starts from a full export; incremental exports come after it"
+                    if expected == "FULL_EXPORT"
+                    else "Give an export of type INCREMENTAL_EXPORT"
+                ),
+            )
+
+
+def load_manifest(summary_path: str, *, verify: Verify = "strict") -> ExportManifest:
+    """Reads and verifies both manifests.
+
+    Args:
+        summary_path: Path of a `manifest-summary.json`.
+        verify: What a checksum or count that does not agree is: an error, or a warning that the
+            manifest carries on.
+
+    Returns:
+        The manifest with the files' present paths.
+
+    Raises:
+        ExportIntegrityError: A manifest is missing, unreadable, of an unknown version, or does not
+            agree with its checksum or count.
+        ExportError: The summary says that the export is filtered.
+    """
+    checks = _Checks(verify)
+    summary = _read_summary(summary_path, checks)
+    export_type = _type_of(summary, summary_path)
+    export_format = _text(summary, "outputFormat", summary_path)
+    if export_format not in _FORMATS:
+        raise ExportIntegrityError(
+            "the export has an unknown format",
+            where=summary_path,
+            expected=_FORMATS,
+            found=export_format,
+        )
+    incremental = export_type == "INCREMENTAL_EXPORT"
+    files = _read_files(summary_path, summary, checks)
+    item_count = _count(summary, "itemCount", summary_path)
+    total = sum(each.item_count for each in files)
+    checks.agree(
+        "the items of all data files do not add up to the summary's",
+        summary_path,
+        item_count,
+        total,
+    )
+    return ExportManifest(
+        location=summary_path,
+        export_arn=_text(summary, "exportArn", summary_path),
+        table_arn=_text(summary, "tableArn", summary_path),
+        table_id=str(summary.get("tableId") or ""),
+        export_type=export_type,
+        export_format=export_format,
+        view=str(summary.get("outputView") or ""),
+        from_us=_time(summary, "exportFromTime", summary_path) if incremental else 0,
+        export_time_us=_time(
+            summary, "exportToTime" if incremental else "exportTime", summary_path
+        ),
+        item_count=item_count,
+        files=files,
+        warnings=tuple(checks.warnings),
+    )
+
+
+class _Checks:
+    """Compares values: a difference is an error, or a warning where that was allowed."""
+
+    def __init__(self, verify: Verify) -> None:
+        self._verify = verify
+        self.warnings: list[str] = []
+
+    def agree(self, what: str, where: str, expected: Any, found: Any) -> None:
+        if expected == found:
+            return
+        error = ExportIntegrityError(what, where=where, expected=expected, found=found, mend=_WARN)
+        if self._verify == "strict":
+            raise error
+        self.warnings.append(str(error))
+
+
+def _read_summary(path: str, checks: _Checks) -> dict[str, Any]:
+    content = _read_checked(path, checks)
+    try:
+        summary = json.loads(content)
+    except ValueError as problem:
+        raise _unreadable(path, problem) from problem
+    if not isinstance(summary, dict):
+        raise _unreadable(path, f"a JSON object was expected, not {type(summary).__name__}")
+    return summary
+
+
+def _type_of(summary: Mapping[str, Any], path: str) -> ExportType:
+    version = summary.get("version")
+    if version not in _TYPES:
+        raise ExportIntegrityError(
+            "the manifest is of an unknown version",
+            where=path,
+            expected=sorted(_TYPES),
+            found=version,
+            mend="Check that the file is an export's summary; if AWS has a new version, upgrade",
+        )
+    if summary.get("filterSpecification"):
+        raise ExportError(
+            "the export has a filter: it is only a part of the table",
+            where=path,
+            found=summary["filterSpecification"],
+            mend="Export the table without a filter",
+        )
+    export_type = _TYPES[version]
+    told = summary.get("exportType") or export_type
+    if told != export_type:
+        raise ExportIntegrityError(
+            f"version {version} of the manifest does not go with its export type",
+            where=path,
+            expected=export_type,
+            found=told,
+        )
+    return export_type
+
+
+def _read_files(
+    summary_path: str, summary: Mapping[str, Any], checks: _Checks
+) -> tuple[DataFile, ...]:
+    files_key = _text(summary, "manifestFilesS3Key", summary_path)
+    folder = DataFolder.of(summary_path, files_key)
+    files_path = folder.sibling(files_key)
+    lines = _read_checked(files_path, checks).splitlines()
+    entries = [
+        _entry(line, f"{files_path}:{number}") for number, line in enumerate(lines, 1) if line
+    ]
+    keys = [key for key, _, _ in entries]
+    if len(set(keys)) != len(keys):
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ExportIntegrityError("a data file is listed twice", where=files_path, found=twice)
+    path_of = folder.data_paths(keys)
+    return tuple(DataFile(path_of[key], count, md5) for key, count, md5 in entries)
+
+
+def _entry(line: bytes, where: str) -> tuple[str, int, str]:
+    try:
+        entry = json.loads(line)
+    except ValueError as problem:
+        raise _unreadable(where, problem) from problem
+    if not isinstance(entry, dict):
+        raise _unreadable(where, f"a JSON object was expected, not {type(entry).__name__}")
+    return (
+        _text(entry, "dataFileS3Key", where),
+        _count(entry, "itemCount", where),
+        _text(entry, "md5Checksum", where),
+    )
+
+
+def _read_checked(path: str, checks: _Checks) -> bytes:
+    """Reads a manifest and compares it with its `.md5` object, if there is one."""
+    content = storage.read_bytes(path, ExportIntegrityError)
+    checksum_path = path.removesuffix(".json") + ".md5"
+    if storage.exists(checksum_path):
+        expected = storage.read_bytes(checksum_path, ExportIntegrityError).strip().decode("latin-1")
+        digest = hashlib.md5(content, usedforsecurity=False).digest()
+        found = base64.b64encode(digest).decode("ascii")
+        checks.agree("the manifest's MD5 is not that of its .md5 file", path, expected, found)
+    return content
+
+
+def _text(document: Mapping[str, Any], name: str, where: str) -> str:
+    value = document.get(name)
+    if not isinstance(value, str) or not value:
+        raise _unreadable(where, f"{name} must be text, found {value!r}")
+    return value
+
+
+def _count(document: Mapping[str, Any], name: str, where: str) -> int:
+    value = document.get(name)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise _unreadable(where, f"{name} must be a count, found {value!r}")
+    return value
+
+
+def _time(document: Mapping[str, Any], name: str, where: str) -> int:
+    text = _text(document, name, where)
+    try:
+        # Python 3.10 does not read the Z of ISO 8601.
+        moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
+        return (moment - _EPOCH) // timedelta(microseconds=1)
+    except (ValueError, TypeError) as problem:
+        raise _unreadable(where, f"{name} must be a time in UTC, found {text!r}") from problem
+
+
+def _unreadable(where: str, problem: object) -> ExportIntegrityError:
+    return ExportIntegrityError(
+        f"the manifest cannot be read: {problem}",
+        where=where,
+        mend="Check that the file is whole: copy it again from where AWS wrote it",
+    )

@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reads pieces of an export's data files as blocks.
+
+Stages, per slice: fetch and verify (`fetch`), inflate to whole lines (`inflate`), parse (`rows`),
+cut by hash bucket. No row is emitted before the file's MD5 was compared with the manifest's; and if
+the file is read in several pieces, before its lines were counted. Otherwise they are counted as
+they pass, and a wrong count fails the bundle.
+
+Delivery: each line of a slice once per successful attempt; a slice that fails is read again from
+its start line. No Python runs per item (of DynamoDB JSON), and memory does not grow with the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import apache_beam as beam
+from apache_beam.metrics.metric import Metrics
+
+from transforms.block import Block, BlockHeader, split_by_bucket
+from transforms.dead_letters import DeadLetter
+from transforms.errors import ExportIntegrityError
+from transforms.export.elements import FileSlice
+from transforms.export.fetch import REPACKED, FetchedFile, fetched
+from transforms.export.inflate import LinesReader, count_lines, may_be_longer_than
+from transforms.export.manifest import Verify
+from transforms.export.rows import rows_of_lines
+from transforms.reports import Report
+
+__all__ = ["ExportRows", "ReadExportFiles", "read_slice"]
+
+BLOCKS = "blocks"
+REPORTS = "reports"
+DEAD_LETTERS = "dead_letters"
+
+_METRICS = "dynabeam.export"
+
+
+class ExportRows(NamedTuple):
+    """What `ReadExportFiles` gives.
+
+    Attributes:
+        blocks: `PCollection[Block]` of source `export`.
+        reports: `PCollection[Report]` of kind `file`, one per slice: `export_arn`, `generation`,
+            `file` (path), `lines` (loaded so far, from the file's start), `done`, `rows`, `bytes`
+            (uncompressed) and `dead_letters` of this slice, `warnings`.
+        dead_letters: `PCollection[DeadLetter]` of stage `export`.
+    """
+
+    blocks: Any
+    reports: Any
+    dead_letters: Any
+
+
+class ReadExportFiles(beam.PTransform):
+    """Reads data files: `PCollection[FileSlice]` → `ExportRows`.
+
+    The slices are spread over the workers first.
+
+    Args:
+        verify: What a checksum or count that does not agree is: an error (`strict`) or a warning in
+            the file's report (`warn`). A file that is missing or no whole gzip is always an error.
+    """
+
+    def __init__(self, *, verify: Verify = "strict") -> None:
+        super().__init__()
+        self._verify = verify
+
+    def expand(self, slices: Any) -> ExportRows:
+        """Spreads the slices, then reads them."""
+        out = (
+            slices
+            | "Spread" >> beam.Reshuffle()
+            | "ReadSlice"
+            >> beam.ParDo(_ReadSliceFn(self._verify))
+            .with_output_types(Block, reports=Report, dead_letters=DeadLetter)
+            .with_outputs(REPORTS, DEAD_LETTERS, main=BLOCKS)
+        )
+        return ExportRows(out[BLOCKS], out[REPORTS], out[DEAD_LETTERS])
+
+
+class _ReadSliceFn(beam.DoFn):
+    """Tags what `read_slice` gives, and counts it."""
+
+    def __init__(self, verify: Verify) -> None:
+        self._verify = verify
+        self._rows = Metrics.counter(_METRICS, "rows")
+        self._bytes = Metrics.counter(_METRICS, "bytes")
+        self._bad = Metrics.counter(_METRICS, "dead_letters")
+
+    def process(self, element: FileSlice) -> Iterator[Any]:
+        for each in read_slice(element, verify=self._verify):
+            if isinstance(each, Block):
+                self._rows.inc(each.rows.num_rows)
+                yield each
+            elif isinstance(each, DeadLetter):
+                self._bad.inc()
+                yield beam.pvalue.TaggedOutput(DEAD_LETTERS, each)
+            else:
+                self._bytes.inc(each.fields["bytes"])
+                yield beam.pvalue.TaggedOutput(REPORTS, each)
+
+
+def read_slice(
+    part: FileSlice, *, verify: Verify = "strict"
+) -> Iterator[Block | DeadLetter | Report]:
+    """Reads one slice: its blocks and dead letters, and last its report of kind `file`.
+
+    Raises:
+        ExportIntegrityError: The file is missing, damaged, or not what the manifest says.
+    """
+    header = BlockHeader(
+        table=part.table,
+        bucket=0,
+        buckets=part.buckets,
+        generation=part.generation,
+        source="export",
+        origin={"export_arn": part.export_arn, "file": part.file.path},
+    )
+    with fetched(part.file, verify=verify) as file:
+        warnings = [*file.warnings, *_counted_before(part, file, verify)]
+        reader = LinesReader(
+            file.content, part.file.path, start_line=part.start_line, max_bytes=part.max_bytes
+        )
+        rows = dead_letters = 0
+        line = part.start_line
+        for piece in reader:
+            batch, bad = rows_of_lines(piece, part)
+            yield from split_by_bucket(header, batch)
+            for number, raw, reason in bad:
+                place = f"{part.file.path}:{line + number}"
+                yield DeadLetter(part.table.name, "export", place, reason, raw)
+            rows += batch.num_rows
+            dead_letters += len(bad)
+            line = reader.lines
+        if reader.at_end:
+            warnings += _check_count(part, reader.lines, verify)
+    yield Report(
+        "file",
+        part.table.name,
+        {
+            "export_arn": part.export_arn,
+            "generation": part.generation,
+            "file": part.file.path,
+            "lines": reader.lines,
+            "done": reader.at_end,
+            "rows": rows,
+            "bytes": reader.bytes,
+            "dead_letters": dead_letters,
+            "warnings": sorted(set(warnings)),
+        },
+    )
+
+
+def _counted_before(part: FileSlice, file: FetchedFile, verify: Verify) -> list[str]:
+    """Counts the lines ahead of the first piece of a file that needs several."""
+    first_of_several = part.max_bytes and part.start_line == 0
+    if not first_of_several or not may_be_longer_than(file.content, file.size, part.max_bytes):
+        return []
+    lines = count_lines(file.content, part.file.path)
+    file.content.seek(0)
+    return _check_count(part, lines, verify)
+
+
+def _check_count(part: FileSlice, lines: int, verify: Verify) -> list[str]:
+    if lines == part.file.item_count:
+        return []
+    error = ExportIntegrityError(
+        "the file's number of lines is not the manifest's itemCount",
+        where=part.file.path,
+        expected=part.file.item_count,
+        found=lines,
+        mend=REPACKED,
+    )
+    if verify == "strict":
+        raise error
+    return [str(error)]

@@ -1,0 +1,313 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Makes sure that each table has its export, and plans the pieces of it to read.
+
+Two forms of one step. Catch-up looks once: an export that is not complete is reported, and the next
+round looks again; the output is bounded. Waiting is a splittable DoFn that looks every ten seconds
+and gives its worker back between two looks; the output is unbounded, and its watermark is held at
+the request's timestamp until the slices are out.
+
+Contract of tracker and process: look, claim what was found, emit, defer. A look may be repeated at
+any time: the same token gives the same export. A split before any claim is declined, because it
+could be repeated forever without progress (as in Beam's Java guard, PR #32044); for the same reason
+a look that found nothing new is claimed too.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import apache_beam as beam
+from apache_beam.io import iobase
+from apache_beam.io.watermark_estimators import ManualWatermarkEstimator
+from apache_beam.transforms.core import RestrictionProvider
+from apache_beam.utils.timestamp import Duration
+
+from transforms.errors import ValueDecodeError
+from transforms.export.acquire import Acquisition, Look, acquire
+from transforms.export.elements import FileSlice, SnapshotRequest
+from transforms.export.fetch import compressed_size
+from transforms.export.plan import DEFAULT_RATIO, compression_ratio, plan_round
+from transforms.reports import Report
+
+__all__ = ["EnsureExport", "Ensured", "WaitState", "WaitStateCoder", "WaitTracker"]
+
+SLICES = "slices"
+REPORTS = "reports"
+LOOK_SECONDS = 10
+
+_FORMAT = 1
+_ESTIMATOR = beam.DoFn.WatermarkEstimatorParam(ManualWatermarkEstimator.default_provider())
+
+Clock = Callable[[], int]
+
+
+def now_us() -> int:
+    """The time in microseconds since 1970."""
+    return time.time_ns() // 1000
+
+
+class Ensured(NamedTuple):
+    """What `EnsureExport` gives.
+
+    Attributes:
+        slices: `PCollection[FileSlice]`: the pieces to read now.
+        reports: `PCollection[Report]` of kind `export`, one per look: `generation`, `status`
+            (`waiting_for_stream`, `IN_PROGRESS`, `COMPLETED`), `export_arn`, `item_count`,
+            `billed_bytes`, `started_us`, `export_time_us`, `files`, `warnings`; 0 where not known.
+            `manifest` holds the `ExportManifest` as JSON in the look that read it, else None.
+    """
+
+    slices: Any
+    reports: Any
+
+
+class EnsureExport(beam.PTransform):
+    """Gets hold of exports: `PCollection[SnapshotRequest]` → `Ensured`.
+
+    Args:
+        how: Access to AWS and what exports to accept.
+        wait: True to look until the export is complete (needs a runner with splittable DoFns), and
+            False to look once.
+        look_seconds: Time between two looks while waiting.
+        clock: Gives the time in microseconds since 1970; picklable.
+    """
+
+    def __init__(
+        self,
+        how: Acquisition,
+        *,
+        wait: bool,
+        look_seconds: int = LOOK_SECONDS,
+        clock: Clock = now_us,
+    ) -> None:
+        super().__init__()
+        self._how = how
+        self._wait = wait
+        self._look_seconds = look_seconds
+        self._clock = clock
+
+    def expand(self, requests: Any) -> Ensured:
+        """Looks once, or until the export is complete."""
+        fn: beam.DoFn = _LookOnceFn(self._how, self._clock)
+        if self._wait:
+            fn = _WaitForExportFn(self._how, self._clock, self._look_seconds)
+        out = requests | ("WaitForExport" if self._wait else "LookForExport") >> beam.ParDo(
+            fn
+        ).with_output_types(FileSlice, reports=Report).with_outputs(REPORTS, main=SLICES)
+        return Ensured(out[SLICES], out[REPORTS])
+
+
+class _LookOnceFn(beam.DoFn):
+    """Looks once per request."""
+
+    def __init__(self, how: Acquisition, clock: Clock) -> None:
+        self._how = how
+        self._clock = clock
+
+    def process(self, element: SnapshotRequest) -> Iterator[Any]:
+        look = acquire(element, "", self._how, now_us=self._clock())
+        yield from _outputs(element, look)
+
+
+@dataclasses.dataclass(frozen=True)
+class WaitState:
+    """The restriction: what is left to do for one request.
+
+    Attributes:
+        done: True if nothing is.
+        export_arn: The export that is waited for; empty if none is known yet.
+        next_look_us: Not to look again before this time, whatever the runner does with delays.
+    """
+
+    done: bool = False
+    export_arn: str = ""
+    next_look_us: int = 0
+
+
+class WaitStateCoder(beam.coders.Coder):
+    """Wait states as canonical JSON with a format number: savepoints keep them."""
+
+    def encode(self, value: WaitState) -> bytes:
+        """Encodes a state."""
+        document = {"format": _FORMAT, **dataclasses.asdict(value)}
+        return json.dumps(document, separators=(",", ":"), sort_keys=True).encode()
+
+    def decode(self, encoded: bytes) -> WaitState:
+        """Decodes a state.
+
+        Raises:
+            ValueDecodeError: If the format number is unknown.
+        """
+        document = json.loads(encoded)
+        found = document.pop("format", None)
+        if found != _FORMAT:
+            raise ValueDecodeError(
+                "a wait for an export of an unknown format",
+                where="restriction of WaitForExport",
+                expected=_FORMAT,
+                found=found,
+                mend="Upgrade Dynabeam on the workers, or restart from the position document",
+            )
+        return WaitState(**document)
+
+    def is_deterministic(self) -> bool:
+        """Equal states have equal bytes."""
+        return True
+
+    def to_type_hint(self) -> type[WaitState]:
+        """The type that this coder carries."""
+        return WaitState
+
+
+class WaitTracker(iobase.RestrictionTracker):
+    """Tracks one request: a claim is the state after a look, at most one per bundle."""
+
+    def __init__(self, state: WaitState) -> None:
+        self._state = state
+        self._claimed: WaitState | None = None
+        self._handed_over = False
+
+    def current_restriction(self) -> WaitState:
+        """What this bundle answers for."""
+        return self._state
+
+    def try_claim(self, position: WaitState) -> bool:
+        """Claims the state after a look; refused if nothing is left or a look is claimed."""
+        if self._state.done or self._claimed is not None:
+            return False
+        self._claimed = position
+        return True
+
+    def try_split(self, fraction_of_remainder: float) -> tuple[WaitState, WaitState] | None:
+        """Hands over what is left after the claimed look; None if there is nothing to hand over."""
+        if self._claimed is None or self._claimed.done or self._handed_over:
+            return None
+        self._handed_over = True
+        self._state = WaitState(done=True, export_arn=self._claimed.export_arn)
+        return self._state, self._claimed
+
+    def check_done(self) -> bool:
+        """True if the request is answered or what is left was handed over.
+
+        Raises:
+            ValueError: It is not: going on would lose the snapshot.
+        """
+        claimed_all = self._claimed is not None and self._claimed.done
+        if self._state.done or claimed_all:
+            return True
+        raise ValueError(f"The wait for an export was neither ended nor handed over: {self._state}")
+
+    def current_progress(self) -> iobase.RestrictionProgress:
+        """All or nothing."""
+        done = self._state.done or (self._claimed is not None and self._claimed.done)
+        return iobase.RestrictionProgress(completed=float(done), remaining=float(not done))
+
+    def is_bounded(self) -> bool:
+        """False: how long an export takes is not known."""
+        return False
+
+
+class _WaitForExportFn(beam.DoFn, RestrictionProvider):
+    """Looks until the export is complete, deferring in between."""
+
+    def __init__(self, how: Acquisition, clock: Clock, look_seconds: int) -> None:
+        self._how = how
+        self._clock = clock
+        self._look_seconds = look_seconds
+
+    def initial_restriction(self, element: SnapshotRequest) -> WaitState:
+        return WaitState()
+
+    def create_tracker(self, restriction: WaitState) -> WaitTracker:
+        return WaitTracker(restriction)
+
+    def restriction_coder(self) -> WaitStateCoder:
+        return WaitStateCoder()
+
+    def restriction_size(self, element: SnapshotRequest, restriction: WaitState) -> int:
+        return 0 if restriction.done else 1
+
+    def truncate(self, element: SnapshotRequest, restriction: WaitState) -> None:
+        """Nothing is waited for while a pipeline drains."""
+
+    @beam.DoFn.unbounded_per_element()
+    def process(
+        self,
+        element: SnapshotRequest,
+        timestamp: Any = beam.DoFn.TimestampParam,
+        tracker: Any = beam.DoFn.RestrictionParam(),  # noqa: B008 - how Beam passes it
+        watermark_estimator: Any = _ESTIMATOR,
+    ) -> Iterator[Any]:
+        # Held here until the slices are out, so that no older row can come after the watermark.
+        if watermark_estimator.current_watermark() is None:
+            watermark_estimator.set_watermark(timestamp)
+        state = tracker.current_restriction()
+        if state.done:
+            return
+        now = self._clock()
+        if now < state.next_look_us:
+            # The runner came back early (the in-process one ignores delays): nothing to look for.
+            if tracker.try_claim(state):
+                tracker.defer_remainder(Duration(seconds=self._look_seconds))
+            return
+        look = acquire(element, state.export_arn, self._how, now_us=now)
+        next_look_us = now + self._look_seconds * 1_000_000
+        claim = WaitState(look.manifest is not None, look.export_arn, next_look_us)
+        if not tracker.try_claim(claim):
+            return
+        yield from _outputs(element, look)
+        if not claim.done:
+            tracker.defer_remainder(Duration(seconds=self._look_seconds))
+
+
+def _outputs(request: SnapshotRequest, look: Look) -> Iterator[Any]:
+    """The report of a look, and the slices to read if the export is complete."""
+    yield beam.pvalue.TaggedOutput(REPORTS, _report(request, look))
+    if look.manifest is None:
+        return
+    ratio = DEFAULT_RATIO
+    if request.max_bytes:
+        ratio = compression_ratio(
+            look.manifest, request.loaded, request.loaded_bytes, compressed_size
+        )
+    yield from plan_round(
+        look.manifest,
+        request.table,
+        generation=request.generation,
+        buckets=request.buckets,
+        loaded=request.loaded,
+        size_of=compressed_size,
+        max_bytes=request.max_bytes,
+        ratio=ratio,
+    )
+
+
+def _report(request: SnapshotRequest, look: Look) -> Report:
+    described, manifest = look.description, look.manifest
+    newly_read = manifest is not None and request.manifest is None
+    return Report(
+        "export",
+        request.table.name,
+        {
+            "generation": request.generation,
+            "status": look.status,
+            "export_arn": look.export_arn,
+            "item_count": manifest.item_count if manifest else _of(described, "item_count"),
+            "billed_bytes": _of(described, "billed_bytes"),
+            "started_us": _of(described, "started_us"),
+            "export_time_us": (
+                manifest.export_time_us if manifest else _of(described, "export_time_us")
+            ),
+            "files": len(manifest.files) if manifest else 0,
+            "warnings": [*look.warnings, *(manifest.warnings if manifest else ())],
+            "manifest": manifest.to_json() if manifest and newly_read else None,
+        },
+    )
+
+
+def _of(described: Any, name: str) -> int:
+    return getattr(described, name) if described is not None else 0
