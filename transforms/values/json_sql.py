@@ -44,8 +44,11 @@ def query(sql: str, table: pa.Table) -> pa.Table:
 
 
 def quoted_text(text: str) -> str:
-    """Return text as an SQL literal."""
-    return "'" + text.replace("'", "''") + "'"
+    """Return text as a constant SQL expression."""
+    # Some versions' parsers end at a U+0000 (DuckDB 1.5, the newest for Python 3.10).
+    parts = ("'" + part.replace("'", "''") + "'" for part in text.split("\x00"))
+    joined = " || chr(0) || ".join(parts)
+    return f"({joined})" if "\x00" in text else joined
 
 
 def quoted_name(name: str) -> str:
