@@ -48,14 +48,14 @@ class _Touched:
 
     def add(self, old: Item | None, new: Item | None) -> None:
         """Called by moto at every write."""
-        item = old if old is not None else new
+        item: Any = old if old is not None else new
         keys = {self._table.key_schema[0][0]: item.hash_key}
         if len(self._table.key_schema) == 2:
             keys[self._table.key_schema[1][0]] = item.range_key
         self._touched.append((self._table, image(attributes_of(keys))))
 
 
-class _MotoTable(Table):  # type: ignore[misc]
+class _MotoTable(Table):
     """A table that moto's transactions do not copy: putting back is our own affair."""
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _MotoTable:
@@ -75,7 +75,7 @@ class ItemApi:
         self._touched: list[tuple[SimTable, Image]] = []
         backend = self._backend
 
-        class OwnHandler(DynamoHandler):  # type: ignore[misc]
+        class OwnHandler(DynamoHandler):
             @property
             def dynamodb_backend(self) -> DynamoDBBackend:
                 return backend

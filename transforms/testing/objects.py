@@ -22,7 +22,7 @@ _REGISTER = threading.Lock()
 _ACCOUNT_HEADER = "x-moto-account-id"
 
 
-class _OwnBuckets(S3Backend):  # type: ignore[misc]
+class _OwnBuckets(S3Backend):
     """An S3 whose names clash with nobody else's."""
 
     def create_bucket(self, bucket_name: str, *args: Any, **kwargs: Any) -> FakeBucket:
@@ -63,7 +63,7 @@ class Objects:
         self._backend = _OwnBuckets(region, account_id)
         backend = self._backend
 
-        class OwnResponse(S3Response):  # type: ignore[misc]
+        class OwnResponse(S3Response):
             @property
             def backend(self) -> S3Backend:
                 return backend

@@ -236,7 +236,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Length", length)
         elif status != 204:
             self.send_header("Content-Length", str(len(body)))
-        head = b"".join(self._headers_buffer) + b"\r\n"  # type: ignore[attr-defined]
+        head = b"".join(self._headers_buffer) + b"\r\n"
         self._headers_buffer: list[bytes] = []
         message = head if bodiless else head + body
         if disturbed is not None and disturbed.drop == "after":

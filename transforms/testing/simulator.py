@@ -89,7 +89,7 @@ class Simulator:
         self.lock = threading.RLock()
         self.random = random.Random(seed)  # noqa: S311 - repeatable on purpose
         self.dice = Dice(seed + 1)
-        self.stats = Stats()
+        self.stats: Stats = Stats()
         self.defects: list[Exception] = []
         self.recent_calls: dict[str, list[int]] = {}
         self._tables: dict[str, SimTable] = {}
@@ -136,7 +136,8 @@ class Simulator:
             "aws_secret_access_key": "simulated",  # not looked at
             **options,
         }
-        client = boto3.session.Session().client(service, **settings)
+        session: Any = boto3.session.Session()
+        client = session.client(service, **settings)
         self._clients.append(client)
         return client
 
