@@ -52,6 +52,14 @@ _AGE_EVERY_MICROS = 1_000_000
 _BULK = 256
 """Items that the bulk paths write under one hold of the lock, so that readers get their turn."""
 
+_SESSION_LOCK = threading.Lock()
+
+
+@functools.cache
+def _session() -> Any:
+    """One boto3 session for all simulators: it parses the service models once. Not thread-safe."""
+    return boto3.session.Session()
+
 
 class Simulator:
     """One account in one Region, listening on a port of 127.0.0.1 from the start.
@@ -136,8 +144,8 @@ class Simulator:
             "aws_secret_access_key": "simulated",  # not looked at
             **options,
         }
-        session: Any = boto3.session.Session()
-        client = session.client(service, **settings)
+        with _SESSION_LOCK:
+            client = _session().client(service, **settings)
         self._clients.append(client)
         return client
 
