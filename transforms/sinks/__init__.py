@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sinks: where changes end up. A sink is one file, one line in the registry, one behaviour suite."""
+"""Sinks: where changes end up. A new sink is one file and one line in the registry."""

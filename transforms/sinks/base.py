@@ -6,8 +6,8 @@ Life of a sink in catch-up mode, in this order:
 1. `check`: before anything is read. Can it be reached and written, does it fit the state directory?
 2. `recover`: what an interrupted run left is put right. Staged output of the committed round is
    published, staged output of any other attempt is removed.
-3. `write`: the part of the graph. Nothing becomes visible in a changelog here: a mirror applies rows
-   under its version guard (repeating them changes nothing), a changelog stages them.
+3. `write`: the part of the graph. Nothing becomes visible in a changelog here: a mirror applies
+   rows under its version guard (repeating them changes nothing), a changelog stages them.
 4. `publish`: after the position document names the round's attempt as committed. Staged output
    becomes visible. Repeating it changes nothing.
 
@@ -41,6 +41,7 @@ class Capabilities:
             late rows change nothing.
         append: Keeps every change.
         single_process: Only one process may write at a time.
+        continuous: Can be written by a run that never ends, so without rounds.
     """
 
     kind: Literal["mirror", "changelog"]
@@ -49,6 +50,7 @@ class Capabilities:
     version_guard: bool = False
     append: bool = False
     single_process: bool = False
+    continuous: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,3 +111,11 @@ class Sink(abc.ABC):
     def name(self) -> str:
         """The sink for people: its URI without secrets."""
         return str(self.uri)
+
+    @property
+    def place(self) -> str:
+        """Where the rows end up, in one spelling: two sinks of one place would destroy each other.
+
+        A path without `://` is one of this machine's disk.
+        """
+        return f"{self.uri.scheme}://{self.uri.authority}/{self.uri.path}"

@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Changes as typed Parquet: one row per change.
+
+Columns, in this order: the key attributes; with `layout=unpacked` one column per top-level
+attribute of the new image, and `_other` (see `transforms.sinks.row_layout`), with `layout=packed`
+`item`; then
+
+| column | type | meaning |
+|---|---|---|
+| `_version`, `_op` | string | `transforms.version`; `r` `c` `u` `d` |
+| `_event_time` | timestamp(us, UTC) | time of the write |
+| `_ttl`, `_deleted` | bool | deleted by time to live; the change is a delete |
+| `_source`, `_origin` | string | `export` or `stream`; its shard or file and more, as JSON |
+| `_old`, `_new` | string | the images as the service sent them (`_new` only if unpacked) |
+| `_envelope` | string | what else the record says, as JSON |
+
+A file's schema is made of what the file holds and what its worker met before it in the bundle; a
+new attribute begins a new file. An attribute that has different types in different items can have
+different types in different files: `_new` is the exact word. Read several files by name
+(`union_by_name` in DuckDB).
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from transforms.block import Block
+from transforms.sinks.change_writer import (
+    MAX_OPEN_FILES,
+    ChangeWriter,
+    StagedOutput,
+    write_failed,
+)
+from transforms.sinks.row_layout import RowLayout, RowOptions
+from transforms.sinks.staging import StagedFile
+from transforms.tables import Table
+
+__all__ = ["PIECE_BYTES", "ParquetWriter"]
+
+PIECE_BYTES = 32 << 20
+"""Rows are decoded and written, as one row group, once this many bytes have gathered."""
+
+_METADATA = (
+    "_version",
+    "_op",
+    "_event_time",
+    "_ttl",
+    "_deleted",
+    "_source",
+    "_origin",
+    "_old",
+    "_new",
+    "_envelope",
+)
+
+
+class ParquetWriter(ChangeWriter):
+    """Stages Parquet files.
+
+    Args:
+        folder: Staging folder of the attempt.
+        max_file_bytes: A file of at least this size is closed.
+        options: How rows are laid out.
+        compression: `zstd`, `snappy` or `none`.
+    """
+
+    def __init__(
+        self, folder: str, max_file_bytes: int, options: RowOptions, compression: str
+    ) -> None:
+        super().__init__(folder, max_file_bytes)
+        self._options = options
+        self._compression = compression
+        self._tables: dict[str, _TableFiles] = {}
+        self._closed: list[StagedFile] = []
+
+    def add(self, block: Block) -> None:
+        """Takes one block; writes the largest gathered piece if enough is gathered."""
+        table = block.header.table
+        if table.name not in self._tables:
+            self._tables[table.name] = _TableFiles(table, self._options)
+        self._tables[table.name].gather(block)
+        while sum(each.waiting_bytes for each in self._tables.values()) >= PIECE_BYTES:
+            self._write(max(self._tables.values(), key=lambda each: each.waiting_bytes))
+
+    def finish(self) -> list[StagedFile]:
+        """Writes what is left, closes every file and lists all that were written."""
+        for each in self._tables.values():
+            self._write(each)
+            self._close(each)
+        return self._closed
+
+    def _write(self, files: _TableFiles) -> None:
+        if not files.waiting_bytes:
+            return
+        rows = files.take_rows()
+        if files.file is not None and files.file.schema != rows.schema:
+            self._close(files)
+        if files.file is None:
+            self._close_some()
+            files.file = _ParquetFile(
+                StagedOutput(self.folder, files.table.name, "parquet"),
+                rows.schema,
+                self._compression,
+            )
+        files.file.write(rows)
+        if files.file.output.size >= self.max_file_bytes:
+            self._close(files)
+
+    def _close_some(self) -> None:
+        is_open = [each for each in self._tables.values() if each.file is not None]
+        if len(is_open) >= MAX_OPEN_FILES:
+            self._close(is_open[0])
+
+    def _close(self, files: _TableFiles) -> None:
+        if files.file is not None:
+            self._closed.append(files.file.close())
+            files.file = None
+
+
+class _TableFiles:
+    """What one table has waiting, and its open file."""
+
+    def __init__(self, table: Table, options: RowOptions) -> None:
+        self.table = table
+        self.file: _ParquetFile | None = None
+        self.waiting_bytes = 0
+        self._layout = RowLayout(table, options, _METADATA)
+        self._packed = options.layout == "packed"
+        self._waiting: list[Block] = []
+
+    def gather(self, block: Block) -> None:
+        self._waiting.append(block)
+        self.waiting_bytes += block.rows.nbytes
+
+    def take_rows(self) -> pa.Table:
+        """All that waits, as columns; nothing waits any more."""
+        rows = pa.concat_batches([block.rows for block in self._waiting])
+        metadata = {
+            "_version": rows.column("version").cast(pa.string()),
+            "_op": rows.column("op"),
+            "_event_time": rows.column("event_time"),
+            "_ttl": rows.column("ttl"),
+            "_deleted": pc.equal(rows.column("op"), "d"),
+            "_source": self._constants(lambda block: block.header.source),
+            "_origin": self._constants(_origin),
+            "_old": rows.column("old").cast(pa.string()),
+            "_new": rows.column("new").cast(pa.string()),
+            "_envelope": rows.column("envelope").cast(pa.string()),
+        }
+        if self._packed:
+            del metadata["_new"]  # it is `item`
+        table = self._layout.rows(rows.column("key"), rows.column("new"))
+        for name, column in metadata.items():
+            table = table.append_column(name, column)
+        self._waiting, self.waiting_bytes = [], 0
+        return table
+
+    def _constants(self, of: Any) -> pa.Array:
+        return pa.concat_arrays(
+            [
+                pa.repeat(pa.scalar(of(each), pa.string()), each.rows.num_rows)
+                for each in self._waiting
+            ]
+        )
+
+
+def _origin(block: Block) -> str:
+    return json.dumps(dict(block.header.origin), separators=(",", ":"), sort_keys=True)
+
+
+class _ParquetFile:
+    def __init__(self, output: StagedOutput, schema: pa.Schema, compression: str) -> None:
+        self.output = output
+        self.schema = schema
+        self._writer = pq.ParquetWriter(output.file, schema, compression=compression)
+
+    def write(self, rows: pa.Table) -> None:
+        """Writes one row group."""
+        try:
+            self._writer.write_table(rows, row_group_size=max(1, rows.num_rows))
+        except OSError as error:
+            raise write_failed(self.output.path, error) from error
+        self.output.rows += rows.num_rows
+
+    def close(self) -> StagedFile:
+        """Writes the footer and closes the file."""
+        try:
+            self._writer.close()
+        except OSError as error:
+            raise write_failed(self.output.path, error) from error
+        return self.output.close()

@@ -1,0 +1,278 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A mirror in one DuckDB file: `duckdb:///mirror.duckdb` (relative), `duckdb:////data/m.duckdb`.
+
+Delivery promise: after a committed round, `SELECT * FROM "<table>"` has exactly one row per item
+that the delivered changes leave, made of the change with the highest version of its key. Replays,
+other orders and rows that arrive late change nothing, also after a delete: each row is applied only
+if its version is higher than what is stored for its key, and a deleted key stays as a tombstone. A
+round is one transaction, so a failing run shows nothing half-done; a crash between the mirror's
+commit and the state directory's leaves the mirror one round ahead, and repeating the round changes
+nothing.
+
+What is in the file:
+
+* `main."<table>"`: a view, the live rows. The key attributes first, then (`layout=unpacked`) one
+  typed column per top-level attribute and `_other`, a JSON object of everything that does not fit
+  its column, exactly as DynamoDB JSON, or (`layout=packed`) `item`, the item as DynamoDB JSON; then
+  `_version`, `_op`, `_event_time`, `_ttl`, `_deleted`.
+* `_dynabeam_rows."<table>"`: the rows behind the view, deleted keys included (`_deleted`), with the
+  canonical `_key`.
+* `_dynabeam`: what the mirror knows of itself: state directory, last round, tables, columns.
+
+Why tombstones share the table with the rows: the guard is then one lookup by key, and a tombstone
+costs little more than key and version, because its other columns are null. There is no primary key,
+because DuckDB keeps such an index in memory and it grows with the table: a merge looks the round's
+keys up by a join whose small side is the round.
+
+Options: `layout` unpacked | packed; `numbers` decimal(38,9) | decimal(p,s) | text; `nested`
+dynamodb | plain; `memory_limit` 512MB (DuckDB's; what exceeds it is spilled beside the file);
+`threads` 2.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, ClassVar
+
+import apache_beam as beam
+import duckdb
+
+from transforms.block import Block, BlockCoder
+from transforms.errors import ConfigurationError, SinkError
+from transforms.reports import Report
+from transforms.sinks.base import Capabilities, Round, Sink
+from transforms.sinks.duckdb_database import (
+    DatabaseSettings,
+    create_meta,
+    open_database,
+    read_round,
+    transaction,
+    write_round,
+)
+from transforms.sinks.duckdb_rows import MirrorTables, RoundRows
+from transforms.sinks.row_layout import LAYOUT_OPTIONS, row_options
+from transforms.sinks.uri import SinkUri
+from transforms.tables import Table
+
+__all__ = ["DuckDBMirror"]
+
+_OPTIONS = frozenset({"memory_limit", "threads", *LAYOUT_OPTIONS})
+_MEMORY = re.compile(r"[0-9]+ ?([KMGT]i?B)", re.IGNORECASE)
+_MARK = b""
+"""Stands beside the blocks, so that a round without changes is recorded too."""
+
+
+class DuckDBMirror(Sink):
+    """One row per key, the latest version, in a DuckDB file.
+
+    Raises:
+        ConfigurationError: If the URI names no file or an option is wrong.
+    """
+
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        kind="mirror", upsert=True, delete=True, version_guard=True, single_process=True
+    )
+
+    def __init__(self, uri: SinkUri) -> None:
+        super().__init__(uri)
+        uri.refuse_unknown(_OPTIONS)
+        self._options = row_options(uri)
+        self._settings = _settings(uri)
+
+    @property
+    def place(self) -> str:
+        """The file's absolute path."""
+        return os.path.realpath(self._settings.path)
+
+    def check(self, tables: Sequence[Table], committed: Round) -> None:
+        """Checks that the file can be written and fits the state directory; creates it if new.
+
+        The file is closed again: only one process can hold it, and that is a worker's turn next.
+
+        Raises:
+            SinkError: If the file cannot be opened for writing, belongs to another state directory,
+                lacks committed rounds, is more than one round ahead, or cannot hold a table.
+        """
+        self._check_folder(committed)
+        with open_database(self._settings, create=committed.number == 0) as connection:
+            self._check_round(read_round(connection), committed)
+            with transaction(connection):
+                create_meta(connection)
+                if read_round(connection) is None:
+                    write_round(connection, committed)
+                known = MirrorTables(connection, self._options, self.name)
+                for table in tables:
+                    known.open(table)
+
+    def recover(self, committed: Round) -> None:
+        """Nothing to do: an interrupted round was rolled back, or is applied and repeats safely."""
+
+    def write(self, current: Round) -> beam.PTransform[Any, Any]:
+        """Applies all blocks in one transaction of one call."""
+        return _ApplyRound(self, current)
+
+    def publish(self, current: Round) -> None:
+        """Nothing to do: the rows became visible when the round's transaction was committed."""
+
+    def remove_older_generations(self, table: Table, generation: int) -> int:
+        """Marks live rows of older generations as deleted, see `Sink.remove_older_generations`."""
+        with open_database(self._settings) as connection, transaction(connection):
+            tables = MirrorTables(connection, self._options, self.name)
+            return tables.open(table).remove_older_generations(generation)
+
+    def apply(self, blocks: Iterable[Block], current: Round) -> list[Report]:
+        """Applies blocks and records the round, in one transaction.
+
+        Args:
+            blocks: In any order; taken one at a time, so they may be decoded on the way.
+            current: The round.
+
+        Returns:
+            One report of kind `sink` per table.
+
+        Raises:
+            SinkError: If the file cannot be written or holds another state directory's rows.
+        """
+        with open_database(self._settings) as connection:
+            self._check_owner(read_round(connection), current)
+            with transaction(connection):
+                rows = RoundRows(MirrorTables(connection, self._options, self.name))
+                for block in blocks:
+                    rows.add(block)
+                counts = rows.finish()
+                write_round(connection, current)
+        return [
+            Report("sink", table, {"sink": self.name, **fields})
+            for table, fields in sorted(counts.items())
+        ]
+
+    def connect(self) -> duckdb.DuckDBPyConnection:
+        """A read-only connection to the mirror, for looking at it between rounds."""
+        return duckdb.connect(self._settings.path, read_only=True)
+
+    def _check_folder(self, committed: Round) -> None:
+        where = f"--sink={self.name}"
+        if committed.number > 0 and not os.path.exists(self._settings.path):
+            raise SinkError(
+                f"the mirror does not exist, but the state directory says round {committed.number}",
+                where=where,
+                expected=f"round {committed.number} of state directory {committed.state_id}",
+                found=self._settings.path,
+                mend=_START_ANEW,
+            )
+        folder = os.path.dirname(self._settings.path)
+        try:
+            os.makedirs(folder, exist_ok=True)
+        except OSError as error:
+            raise SinkError(
+                f"the folder cannot be created: {error.strerror}", where=where, found=folder
+            ) from error
+        if not os.access(folder, os.W_OK):
+            # DuckDB writes its log beside the file.
+            raise SinkError("the folder cannot be written", where=where, found=folder)
+
+    def _check_round(self, held: Round | None, committed: Round) -> None:
+        self._check_owner(held, committed)
+        where = f"--sink={self.name}"
+        number = 0 if held is None else held.number
+        if number < committed.number:
+            raise SinkError(
+                "the mirror is empty" if number == 0 else "the mirror is behind",
+                where=where,
+                expected=f"round {committed.number}, as the state directory says",
+                found=f"round {number}",
+                mend=_START_ANEW,
+            )
+        if number > committed.number + 1:
+            raise SinkError(
+                "the mirror is ahead: the state directory was set back",
+                where=where,
+                expected=f"round {committed.number} or {committed.number + 1}",
+                found=f"round {number}",
+                mend=_START_ANEW,
+            )
+
+    def _check_owner(self, held: Round | None, current: Round) -> None:
+        if held is not None and held.state_id != current.state_id:
+            raise SinkError(
+                f"the mirror belongs to state directory {held.state_id}",
+                where=f"--sink={self.name}",
+                expected=current.state_id,
+                found=held.state_id,
+                mend="Use the state directory that belongs to it, or another file",
+            )
+
+
+_START_ANEW = (
+    "Give the file that belongs to this state directory, or start with a new file and a new state "
+    "directory"
+)
+
+
+class _ApplyRound(beam.PTransform):
+    def __init__(self, sink: DuckDBMirror, current: Round) -> None:
+        super().__init__()
+        self._sink = sink
+        self._round = current
+
+    def expand(self, blocks: Any) -> Any:
+        """Brings all blocks of the round to one call, because DuckDB has one writer."""
+        encoded = (
+            blocks
+            # As bytes: a runner decodes a group's values before the call, and blocks are larger
+            # decoded. The call decodes one at a time.
+            | "Encode" >> beam.Map(_encoded).with_output_types(tuple[str, bytes])
+        )
+        mark = blocks.pipeline | "Mark" >> beam.Create([("", _MARK)]).with_output_types(
+            tuple[str, bytes]
+        )
+        return (
+            (encoded, mark)
+            | "WithMark" >> beam.Flatten()
+            | "OneWriter" >> beam.GroupByKey()
+            | "Apply" >> beam.ParDo(_ApplyFn(self._sink, self._round)).with_output_types(Report)
+        )
+
+
+_CODER = BlockCoder()
+
+
+def _encoded(block: Block) -> tuple[str, bytes]:
+    return "", _CODER.encode(block)
+
+
+class _ApplyFn(beam.DoFn):
+    def __init__(self, sink: DuckDBMirror, current: Round) -> None:
+        self._sink = sink
+        self._round = current
+
+    def process(self, element: tuple[str, Iterable[bytes]]) -> Iterator[Report]:
+        """Applies the round; the file is open only during this call."""
+        blocks = (_CODER.decode(encoded) for encoded in element[1] if encoded != _MARK)
+        yield from self._sink.apply(blocks, self._round)
+
+
+def _settings(uri: SinkUri) -> DatabaseSettings:
+    if uri.authority or not uri.path:
+        raise ConfigurationError(
+            "the URI names no file of this machine",
+            where=f"--sink={uri.text}",
+            mend="Write duckdb:///m.duckdb (relative) or duckdb:////folder/m.duckdb (absolute)",
+        )
+    memory = uri.option("memory_limit", "512MB")
+    if not _MEMORY.fullmatch(memory):
+        raise ConfigurationError(
+            "memory_limit is no size",
+            where=f"--sink={uri.text}",
+            expected="512MB, 2GB ...",
+            found=memory,
+        )
+    threads = uri.option("threads", "2")
+    if not threads.isdecimal() or int(threads) == 0:
+        raise ConfigurationError(
+            "threads is no positive number", where=f"--sink={uri.text}", found=threads
+        )
+    # Absolute, because a worker may run in another folder.
+    return DatabaseSettings(os.path.abspath(uri.path), memory, int(threads), str(uri))

@@ -1,0 +1,269 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A changelog in files: `file:///out?format=parquet`, `s3://bucket/prefix`, `gs://bucket/prefix`.
+
+Delivery promise: every change that the graph delivers in a successful round is in exactly one
+published file, once per delivery. A round appears after it is committed, file by file, each file
+whole; a round that failed leaves nothing outside `_staging`; a round that is run again replaces its
+files. A change that the source delivers twice (two rounds after a crash, a snapshot row beside its
+stream record) is there twice, with its version: **the newest row of a key has the highest
+`_version`**, byte by byte.
+
+```sql
+SELECT * FROM 'out/orders/*/*.parquet'
+QUALIFY row_number() OVER (PARTITION BY id ORDER BY _version DESC) = 1 AND _op <> 'd'
+```
+
+(`_op` is `version`'s neighbour `op` in JSON lines.) A healed or repeated snapshot has a higher
+generation, the first part of the version.
+
+How a round is written: each bundle stages its own files, so the rows cross no shuffle and any
+number of workers write; the list of closed files goes through one grouped element, which writes the
+attempt's commit list. A bundle that is retried leaves a file that no list names, and that is
+removed with the attempt. See `transforms.sinks.staging` for what happens after the commit.
+
+Options: `format` jsonl | parquet; `compression` none | gzip (jsonl), zstd | snappy | none
+(parquet); `max_file_bytes`; for Parquet also `layout` unpacked | packed, `numbers`
+decimal(38,9) | decimal(p,s) | text, `nested` dynamodb | plain.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, ClassVar
+
+import apache_beam as beam
+from apache_beam.io.filesystems import FileSystems
+from apache_beam.transforms.window import GlobalWindow
+from apache_beam.utils.windowed_value import WindowedValue
+
+from transforms import storage
+from transforms.block import Block
+from transforms.errors import ConfigurationError, SinkError
+from transforms.reports import Report
+from transforms.sinks.base import Capabilities, Round, Sink
+from transforms.sinks.change_parquet import ParquetWriter
+from transforms.sinks.change_writer import ChangeWriter, LineWriter
+from transforms.sinks.row_layout import LAYOUT_OPTIONS, row_options
+from transforms.sinks.staging import Marker, RoundFiles, StagedFile
+from transforms.sinks.uri import SinkUri
+from transforms.tables import Table
+
+__all__ = ["DEFAULT_MAX_FILE_BYTES", "FileChangelog"]
+
+DEFAULT_MAX_FILE_BYTES = 256 << 20
+
+_COMPRESSIONS = {"jsonl": ("none", "gzip"), "parquet": ("zstd", "snappy", "none")}
+_OPTIONS = frozenset({"format", "compression", "max_file_bytes", *LAYOUT_OPTIONS})
+
+
+class FileChangelog(Sink):
+    """Every change, appended once per committed round, as JSON lines or typed Parquet.
+
+    Raises:
+        ConfigurationError: If the URI names no folder or an option is wrong.
+    """
+
+    capabilities: ClassVar[Capabilities] = Capabilities(kind="changelog", append=True)
+
+    def __init__(self, uri: SinkUri) -> None:
+        super().__init__(uri)
+        uri.refuse_unknown(_OPTIONS)
+        self._root = _root(uri)
+        self._format = uri.choice("format", "jsonl", tuple(_COMPRESSIONS))
+        allowed = _COMPRESSIONS[self._format]
+        self._compression = uri.choice("compression", allowed[0], allowed)
+        self._max_file_bytes = _positive(uri, "max_file_bytes", DEFAULT_MAX_FILE_BYTES)
+        if self._format == "jsonl":
+            _refuse_layout(uri)
+        self._row_options = row_options(uri)
+
+    @property
+    def place(self) -> str:
+        """The folder: an absolute local path, or the object store's URL."""
+        return os.path.realpath(self._root) if storage.is_local(self._root) else self._root
+
+    def check(self, tables: Sequence[Table], committed: Round) -> None:
+        """Checks that the folder can be written and belongs to the state directory.
+
+        Raises:
+            SinkError: If it cannot be written, if it belongs to another state directory, or if it
+                has no marker although rounds are committed.
+        """
+        _check_filesystem(self._root, self.name)
+        files = RoundFiles(self._root)
+        marker = files.read_marker()
+        if marker is None and committed.number > 0:
+            raise SinkError(
+                f"the folder is not known, but the state directory says round {committed.number}",
+                where=f"--sink={self.name}",
+                expected=f"the marker of state directory {committed.state_id}",
+                found="none",
+                mend="Give the folder that this state directory wrote to, or start both anew",
+            )
+        if marker is not None and marker.state_id != committed.state_id:
+            raise SinkError(
+                f"the changelog belongs to state directory {marker.state_id}",
+                where=f"--sink={self.name}",
+                expected=committed.state_id,
+                found=marker.state_id,
+                mend="Use the state directory that belongs to it, or another folder",
+            )
+        if marker is None:
+            _refuse_occupied(files, tables, self.name)
+        # Written each time: it also proves that the folder can be written.
+        files.write_marker(marker or Marker(committed.state_id, 0))
+
+    def recover(self, committed: Round) -> None:
+        """Publishes what the committed round still has staged; removes all that does not count.
+
+        Published files of a round above the committed one are removed too: that round is run again.
+        """
+        files = RoundFiles(self._root)
+        if committed.number > 0:
+            files.publish(committed)
+        files.discard_other_attempts(committed.attempt if committed.number else "")
+        files.remove_rounds_after(committed.number)
+
+    def write(self, current: Round) -> beam.PTransform[Any, Any]:
+        """Stages the changes; an empty round writes nothing."""
+        return _StageChanges(self, current)
+
+    def publish(self, current: Round) -> None:
+        """Moves the staged files of a committed round to their final places."""
+        RoundFiles(self._root).publish(current)
+
+    def writer(self, folder: str) -> ChangeWriter:
+        """A writer of this changelog's format into a staging folder."""
+        if self._format == "jsonl":
+            gzip = self._compression == "gzip"
+            return LineWriter(folder, self._max_file_bytes, gzip=gzip)
+        return ParquetWriter(folder, self._max_file_bytes, self._row_options, self._compression)
+
+    def files(self) -> RoundFiles:
+        """The files of this changelog."""
+        return RoundFiles(self._root)
+
+
+class _StageChanges(beam.PTransform):
+    def __init__(self, sink: FileChangelog, current: Round) -> None:
+        super().__init__()
+        self._sink = sink
+        self._round = current
+
+    def expand(self, blocks: Any) -> Any:
+        """Bundles stage files; one grouped element writes the commit list."""
+        return (
+            blocks
+            | "StageFiles"
+            >> beam.ParDo(_StageFn(self._sink, self._round)).with_output_types(tuple[str, str])
+            | "ListFiles" >> beam.GroupByKey()
+            | "WriteCommitList"
+            >> beam.ParDo(_CommitListFn(self._sink, self._round)).with_output_types(Report)
+        )
+
+
+class _StageFn(beam.DoFn):
+    """Writes the blocks of a bundle to files of its own."""
+
+    def __init__(self, sink: FileChangelog, current: Round) -> None:
+        self._sink = sink
+        self._round = current
+        self._writer: ChangeWriter | None = None
+
+    def start_bundle(self) -> None:
+        """Starts anew: what a failed bundle of this worker wrote does not count."""
+        folder = self._sink.files().staging_folder(self._round.attempt)
+        self._writer = self._sink.writer(folder)
+
+    def process(self, element: Block) -> None:
+        """Stages one block."""
+        assert self._writer is not None
+        if element.rows.num_rows:
+            self._writer.add(element)
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        """Closes the files and names them."""
+        assert self._writer is not None
+        window = GlobalWindow()
+        for file in self._writer.finish():
+            yield WindowedValue(("", file.to_json()), window.max_timestamp(), [window])
+
+
+class _CommitListFn(beam.DoFn):
+    def __init__(self, sink: FileChangelog, current: Round) -> None:
+        self._sink = sink
+        self._round = current
+
+    def process(self, element: tuple[str, Iterable[str]]) -> Iterator[Report]:
+        """Writes the commit list of the attempt."""
+        files = [StagedFile.from_json(text) for text in element[1]]
+        self._sink.files().write_list(self._round, files)
+        rows: dict[str, int] = {}
+        for file in files:
+            rows[file.table] = rows.get(file.table, 0) + file.rows
+        for table, count in sorted(rows.items()):
+            fields = {"sink": self._sink.name, "rows": count, "written": count, "stale": 0}
+            yield Report("sink", table, fields)
+
+
+def _root(uri: SinkUri) -> str:
+    if uri.scheme == "file":
+        if uri.authority or not uri.path:
+            raise ConfigurationError(
+                "the URI names no folder of this machine",
+                where=f"--sink={uri.text}",
+                mend="Write file:///folder (relative) or file:////folder (absolute)",
+            )
+        # Absolute, because a worker may run in another folder.
+        return os.path.abspath(uri.path)
+    if not uri.authority:
+        raise ConfigurationError(
+            "the URI names no bucket",
+            where=f"--sink={uri.text}",
+            mend=f"Write {uri.scheme}://bucket/prefix",
+        )
+    return f"{uri.scheme}://{uri.authority}/{uri.path}".rstrip("/")
+
+
+def _positive(uri: SinkUri, name: str, default: int) -> int:
+    text = uri.option(name, str(default))
+    if not text.isdecimal() or int(text) == 0:
+        raise ConfigurationError(
+            f"{name} is no positive number of bytes", where=f"--sink={uri.text}", found=text
+        )
+    return int(text)
+
+
+def _refuse_layout(uri: SinkUri) -> None:
+    for name, _ in uri.options:
+        if name in LAYOUT_OPTIONS:
+            raise ConfigurationError(
+                f"{name} is an option of format=parquet only",
+                where=f"--sink={uri.text}",
+                mend="JSON lines hold each image as the service sent it",
+            )
+
+
+def _check_filesystem(root: str, name: str) -> None:
+    try:
+        FileSystems.get_filesystem(root)
+    except ValueError as error:
+        extra = "dataflow" if root.startswith("gs://") else "s3"
+        raise SinkError(
+            "Beam has no filesystem for this scheme here",
+            where=f"--sink={name}",
+            mend=f"pip install 'dynabeam[{extra}]'",
+        ) from error
+
+
+def _refuse_occupied(files: RoundFiles, tables: Sequence[Table], name: str) -> None:
+    """A new changelog may share its folder with other files, but not a table's folder."""
+    occupied = files.occupied([table.name for table in tables])
+    if occupied:
+        raise SinkError(
+            "the folder has no marker, but holds files where a table's would go",
+            where=f"--sink={name}",
+            found=occupied,
+            mend="Give an empty folder, or put the marker file back",
+        )

@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How an item becomes the columns of a row: `layout=packed` or `layout=unpacked`.
+
+Both begin with the key attributes as typed columns, made of the canonical key and so there for
+deletes too. Then:
+
+* packed: `item`, the item as DynamoDB JSON text;
+* unpacked: one typed column per top-level attribute, and `_other`, a JSON object with every
+  attribute that does not fit its column, exactly as DynamoDB JSON: another type than the column's,
+  a number that its decimal type cannot hold, a NULL, a name that is taken or impossible, and what
+  is beyond `MAX_COLUMNS`. `_other` is null if there is nothing to keep.
+
+Names are compared without regard to case, as DuckDB, Spark and most readers do: of `Name` and
+`name`, the one met first gets the column. A key attribute whose name is taken has no column; it is
+in `_other`, or in `item`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Iterable, Mapping
+from typing import Literal
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from transforms.errors import ConfigurationError
+from transforms.sinks.change_lines import key_objects
+from transforms.sinks.uri import SinkUri
+from transforms.tables import KeySchema, Table
+from transforms.values.column_types import ATTRIBUTE_TAGS, DEFAULT_NUMBERS, ColumnTypes, NumberType
+from transforms.values.columns import NestedForm, UnpackedColumns, discover, unpack
+from transforms.values.value_texts import extract_values
+
+__all__ = [
+    "ITEM",
+    "LAYOUT_OPTIONS",
+    "MAX_COLUMNS",
+    "OTHER",
+    "RowLayout",
+    "RowOptions",
+    "row_options",
+]
+
+LAYOUT_OPTIONS = ("layout", "numbers", "nested")
+MAX_COLUMNS = 500
+"""Attributes of one table that get a column of their own, the key's included."""
+ITEM = "item"
+OTHER = "_other"
+
+_NO_COLUMN = "NULL"
+"""The tag under which `unpack` looks for an attribute and sends all of it to `other`."""
+_TAG = re.compile(r'\{"([A-Z]+)":')
+
+
+@dataclasses.dataclass(frozen=True)
+class RowOptions:
+    """How rows are laid out.
+
+    Attributes:
+        layout: `packed` or `unpacked`.
+        numbers: Type of numbers.
+        nested: `dynamodb` (nested values as DynamoDB JSON, exact) or `plain` (as plain JSON, which
+            knows no sets and no binary).
+    """
+
+    layout: Literal["packed", "unpacked"] = "unpacked"
+    numbers: NumberType = dataclasses.field(default_factory=NumberType)
+    nested: NestedForm = "dynamodb"
+
+    def to_json(self) -> str:
+        """The options as JSON, to be compared with those of an earlier run."""
+        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+
+
+def row_options(uri: SinkUri) -> RowOptions:
+    """Reads `layout`, `numbers` and `nested` of a URI.
+
+    Raises:
+        ConfigurationError: If one has an unknown value.
+    """
+    try:
+        numbers = NumberType.parse(uri.option("numbers", DEFAULT_NUMBERS))
+    except ConfigurationError as error:
+        raise ConfigurationError(
+            error.what,
+            where=f"--sink={uri.text}",
+            found=uri.option("numbers", ""),
+            mend=error.mend,
+        ) from error
+    layout = uri.choice("layout", "unpacked", ("packed", "unpacked"))
+    nested = uri.choice("nested", "dynamodb", ("dynamodb", "plain"))
+    return RowOptions(
+        layout="packed" if layout == "packed" else "unpacked",
+        numbers=numbers,
+        nested="plain" if nested == "plain" else "dynamodb",
+    )
+
+
+class RowLayout:
+    """The columns of one table's rows. They only ever grow.
+
+    Args:
+        table: The table.
+        options: How its rows are laid out.
+        reserved: Names that no attribute may have as its column.
+    """
+
+    def __init__(self, table: Table, options: RowOptions, reserved: Iterable[str]) -> None:
+        self._options = options
+        self._keys = table.keys
+        own = ITEM if options.layout == "packed" else OTHER
+        self._taken = {name.lower() for name in (*reserved, own)}
+        self._types = ColumnTypes()
+        self._add((each.name, each.type) for each in table.keys.attributes)
+
+    @property
+    def types(self) -> ColumnTypes:
+        """All attributes known, those that can have no column with tag `NULL`."""
+        return self._types
+
+    @property
+    def rest(self) -> str:
+        """The name of the column that holds the item, or what has no column of its own."""
+        return ITEM if self._options.layout == "packed" else OTHER
+
+    def columns(self) -> Mapping[str, str]:
+        """Names and tags of the attributes that have a column, the key's first."""
+        return self._types.columns
+
+    def restore(self, types: ColumnTypes) -> None:
+        """Goes on with the columns of an earlier run."""
+        self._taken.update(name.lower() for name in types.columns)
+        self._types = types
+
+    def rows(self, keys: pa.Array, images: pa.Array) -> pa.Table:
+        """Lays out items as rows; attributes that are new get their columns.
+
+        Args:
+            keys: Canonical keys, no nulls.
+            images: The items as DynamoDB JSON, null for a deleted one.
+
+        Returns:
+            The columns of `columns()`, then the one of `rest`, rows in the given order.
+
+        Raises:
+            ValueDecodeError: If an image is not a JSON object or a key not of the key schema.
+        """
+        if self._options.layout == "packed":
+            batch = self._unpack(key_objects(keys, self._keys)).batch
+            return _table(batch, ITEM, images.cast(pa.string()))
+        unpacked = self._unpack_all(_with_keys(keys, images, self._keys))
+        return _table(unpacked.batch, OTHER, unpacked.other)
+
+    def _unpack_all(self, images: pa.Array) -> UnpackedColumns:
+        if len(self._types.tags) == len(self._keys.attributes):
+            # Nothing but the key is known: looking first is cheaper than unpacking in vain.
+            self._add(discover(images, self._types, max_columns=MAX_COLUMNS).tags.items())
+        while True:
+            known = self._types
+            unpacked = self._unpack(images)
+            self._add(self._awake(unpacked.other))
+            self._add(unpacked.unknown.tags.items())
+            if self._types is known:
+                return unpacked
+
+    def _unpack(self, images: pa.Array) -> UnpackedColumns:
+        options = self._options
+        return unpack(images, self._types, numbers=options.numbers, nested=options.nested)
+
+    def _add(self, attributes: Iterable[tuple[str, str]]) -> None:
+        """Adds attributes that are new; those that can have no column under the tag `NULL`."""
+        for name, tag in attributes:
+            if self._types.tags.get(name, _NO_COLUMN) != _NO_COLUMN:
+                continue
+            tag_now = _NO_COLUMN if self._is_blocked(name) else tag
+            self._types = self._types.with_attributes([(name, tag_now)], max_columns=MAX_COLUMNS)
+            if name in self._types.columns:
+                self._taken.add(name.lower())
+
+    def _is_blocked(self, name: str) -> bool:
+        return not name or "\0" in name or name.lower() in self._taken
+
+    def _awake(self, other: pa.Array) -> list[tuple[str, str]]:
+        """Attributes that were only ever NULL and now have a value, with its tag."""
+        asleep = [
+            name
+            for name, tag in self._types.tags.items()
+            if tag == _NO_COLUMN and not self._is_blocked(name)
+        ]
+        if not asleep or other.null_count == len(other):
+            return []
+        awake = []
+        for name, texts in zip(asleep, extract_values(other.drop_null(), asleep), strict=True):
+            values = texts.filter(pc.invert(pc.starts_with(texts, pattern='{"NULL":')))
+            match = _TAG.match(values[0].as_py()) if len(values) else None
+            if match and match[1] in ATTRIBUTE_TAGS:
+                awake.append((name, match[1]))
+        return awake
+
+
+def _with_keys(keys: pa.Array, images: pa.Array, schema: KeySchema) -> pa.Array:
+    """Puts the key alone where there is no image, so that a delete has its key columns."""
+    if images.null_count == 0:
+        return images
+    missing = pc.is_null(images)
+    return pc.replace_with_mask(
+        images, missing, key_objects(keys.filter(missing), schema).cast(images.type)
+    )
+
+
+def _table(batch: pa.RecordBatch, name: str, rest: pa.Array) -> pa.Table:
+    return pa.table([*batch.columns, rest], names=[*batch.schema.names, name])

@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files that become visible once per committed round: staged first, moved when the round counts.
+
+Layout below a changelog's root:
+
+| path | meaning |
+|---|---|
+| `_dynabeam.json` | marker: the state directory of the files, the last round published |
+| `_staging/<attempt>/<uuid>.<ext>` | written by workers; a retried bundle leaves one unlisted |
+| `_staging/<attempt>/files.json` | the commit list: staged files that count, their final names |
+| `<table>/round=<10 digits>/part-<5 digits>.<ext>` | published |
+
+The commit list is written once, after every staged file is closed, and fixes the final names. So
+publishing is a list of moves that can be repeated from any point: a file that is no longer staged
+and is at its final place has been moved already. The marker names a round before its first file is
+published; so files of a round above the marker's cannot exist.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import quote
+
+from transforms import storage
+from transforms.errors import SinkError
+from transforms.sinks.base import Round
+
+__all__ = ["Marker", "RoundFiles", "StagedFile", "table_folder"]
+
+_FORMAT = 1
+_STAGING = "_staging"
+_MARKER = "_dynabeam.json"
+_LIST = "files.json"
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class StagedFile:
+    """A closed file in the staging folder of an attempt.
+
+    Attributes:
+        table: Name of the table.
+        path: Where it is staged.
+        rows: Number of changes.
+        bytes: Size.
+    """
+
+    table: str
+    path: str
+    rows: int
+    bytes: int
+
+    def to_json(self) -> str:
+        """The file as JSON."""
+        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> StagedFile:
+        """Reads what `to_json` wrote."""
+        return cls(**json.loads(text))
+
+
+@dataclasses.dataclass(frozen=True)
+class Marker:
+    """What the marker file says: owner of the folder, and the last round that has files in it."""
+
+    state_id: str
+    round: int
+
+
+def table_folder(table: str) -> str:
+    """A table's name as a folder's: readers skip names that begin with `_` or a dot."""
+    encoded = quote(table, safe="")
+    if encoded[0] in "._":
+        encoded = f"%{ord(encoded[0]):02X}{encoded[1:]}"
+    return encoded
+
+
+class RoundFiles:
+    """The files of one changelog folder.
+
+    Args:
+        root: Local path or object store URL.
+    """
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+
+    def staging_folder(self, attempt: str) -> str:
+        """Where an attempt stages its files."""
+        return storage.join(self.root, _STAGING, attempt)
+
+    def read_marker(self) -> Marker | None:
+        """The marker, None if there is none.
+
+        Raises:
+            SinkError: If it cannot be read or is not a marker.
+        """
+        path = storage.join(self.root, _MARKER)
+        if not storage.exists(path):
+            return None
+        document = _parse(path, storage.read_bytes(path, SinkError))
+        return Marker(str(document["state_id"]), int(document["round"]))
+
+    def write_marker(self, marker: Marker) -> None:
+        """Replaces the marker."""
+        content = {"format": _FORMAT, **dataclasses.asdict(marker)}
+        _write_json(storage.join(self.root, _MARKER), content)
+
+    def occupied(self, tables: Sequence[str]) -> str | None:
+        """A file that lies in the folder of one of these tables, None if there is none."""
+        for table in tables:
+            found = storage.list_files(storage.join(self.root, table_folder(table)))
+            if found:
+                return found[0]
+        return None
+
+    def write_list(self, current: Round, files: Sequence[StagedFile]) -> None:
+        """Writes the commit list of an attempt; nothing is visible yet."""
+        moves = [
+            {
+                "table": file.table,
+                "staged": os.path.basename(file.path),
+                # Numbered across tables: on a disk that ignores case two tables may share a folder.
+                "final": self._final_name(file, current.number, number),
+                "rows": file.rows,
+                "bytes": file.bytes,
+            }
+            for number, file in enumerate(sorted(files))
+        ]
+        content = {"format": _FORMAT, **dataclasses.asdict(current), "files": moves}
+        _write_json(self._list_path(current.attempt), content)
+
+    def publish(self, current: Round) -> None:
+        """Moves what the commit list names to its final place, then clears the attempt's staging.
+
+        Raises:
+            SinkError: If a listed file is neither staged nor published, or cannot be moved.
+        """
+        path = self._list_path(current.attempt)
+        if storage.exists(path):
+            document = _parse(path, storage.read_bytes(path, SinkError))
+            marker = self.read_marker()
+            if marker is None or marker.round < current.number:
+                self.write_marker(Marker(current.state_id, current.number))
+            for each in document["files"]:
+                self._move(current, each["staged"], each["final"])
+            # The list goes last but for orphans: as long as it is there, publishing is repeated.
+            storage.delete([path], SinkError)
+        self._clear(self.staging_folder(current.attempt))
+
+    def discard_other_attempts(self, attempt: str) -> None:
+        """Removes what other attempts have staged; with an empty name, what any has."""
+        kept = storage.join(self.staging_folder(attempt), "") if attempt else None
+        staged = storage.list_files(storage.join(self.root, _STAGING))
+        doomed = [path for path in staged if kept is None or not path.startswith(kept)]
+        storage.delete(doomed, SinkError)
+        self._prune()
+
+    def remove_rounds_after(self, number: int) -> None:
+        """Removes published files of rounds above `number`: those rounds will be run again."""
+        marker = self.read_marker()
+        if marker is None or marker.round <= number:
+            return
+        prefix = len(storage.join(self.root, ""))
+        late = [
+            path
+            for path in storage.list_files(self.root)
+            if _round_of(path[prefix:].replace(os.sep, "/")) > number
+        ]
+        storage.delete(late, SinkError)
+        self.write_marker(Marker(marker.state_id, number))
+
+    def _list_path(self, attempt: str) -> str:
+        return storage.join(self.staging_folder(attempt), _LIST)
+
+    def _final_name(self, file: StagedFile, round_number: int, number: int) -> str:
+        extension = os.path.basename(file.path).partition(".")[2]
+        return f"{table_folder(file.table)}/round={round_number:010d}/part-{number:05d}.{extension}"
+
+    def _move(self, current: Round, staged: str, final: str) -> None:
+        source = storage.join(self.staging_folder(current.attempt), staged)
+        target = storage.join(self.root, *final.split("/"))
+        if storage.exists(source):
+            storage.move(source, target, SinkError)
+        elif not storage.exists(target):
+            raise SinkError(
+                f"a file of the committed round {current.number} is neither staged nor published",
+                where=source,
+                expected=target,
+                mend="Restore the file, or replicate into a new folder with a new state directory",
+            )
+
+    def _clear(self, folder: str) -> None:
+        storage.delete(storage.list_files(folder), SinkError)
+        self._prune()
+
+    def _prune(self) -> None:
+        """Removes empty folders of the staging area; object stores have none."""
+        if not storage.is_local(self.root):
+            return
+        for folder, _, _ in os.walk(storage.join(self.root, _STAGING), topdown=False):
+            if not os.listdir(folder):
+                os.rmdir(folder)
+
+
+def _round_of(path: str) -> int:
+    """The round of a published file's path below the root; -1 for any other file."""
+    parts = path.split("/")
+    if len(parts) != 3 or not parts[1].startswith("round=") or not parts[2].startswith("part-"):
+        return -1
+    digits = parts[1].removeprefix("round=")
+    return int(digits) if digits.isdecimal() else -1
+
+
+def _parse(path: str, content: bytes) -> dict[str, Any]:
+    try:
+        document = json.loads(content)
+        known = document["format"] == _FORMAT
+    except (ValueError, TypeError, KeyError) as error:
+        raise SinkError(
+            "the file is not one of Dynabeam's", where=path, found=content[:200]
+        ) from error
+    if not known:
+        raise SinkError(
+            "the file has an unknown format",
+            where=path,
+            expected=_FORMAT,
+            found=document["format"],
+            mend="Upgrade Dynabeam",
+        )
+    return dict(document)
+
+
+def _write_json(path: str, content: dict[str, Any]) -> None:
+    storage.write_atomic(path, json.dumps(content, indent=1, sort_keys=True).encode(), SinkError)
