@@ -2,8 +2,8 @@
 """Every way to write an item leaves exactly the right records, and none for nothing."""
 
 import pytest
-from tests.testing.reading import code_of, error_of
 
+from tests.testing.reading import code_of, error_of
 from transforms.testing.simulator import Simulator
 
 
@@ -145,20 +145,21 @@ class TestEveryWritePathMakesExactRecords:
         assert [r["eventName"] for r in sim.records("ranged")] == ["INSERT", "INSERT", "REMOVE"]
 
 
-class TestWritesThatChangeNothing:
-    FULL = {
-        "s": {"SS": ["a", "b"]},
-        "m": {"M": {"x": {"N": "1"}, "y": {"NULL": True}}},
-        "l": {"L": [{"BOOL": True}]},
-    }
+FULL = {
+    "s": {"SS": ["a", "b"]},
+    "m": {"M": {"x": {"N": "1"}, "y": {"NULL": True}}},
+    "l": {"L": [{"BOOL": True}]},
+}
 
+
+class TestWritesThatChangeNothing:
     @pytest.fixture(autouse=True)
     def one_item(self, sim, table):
-        sim.put_many(table, [item("a", **self.FULL)])
+        sim.put_many(table, [item("a", **FULL)])
 
     def test_identical_put_with_another_order(self, sim, dynamodb, table):
         reordered = {
-            **self.FULL,
+            **FULL,
             "s": {"SS": ["b", "a"]},
             "m": {"M": {"y": {"NULL": True}, "x": {"N": "1.00"}}},
         }

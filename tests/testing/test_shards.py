@@ -7,8 +7,8 @@ from datetime import timedelta
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.testing.reading import Direct, arn_of, read_stream, shards_of
 
+from tests.testing.reading import Direct, arn_of, read_stream, shards_of
 from transforms.testing.clock import SimClock
 from transforms.testing.faults import Faults
 from transforms.testing.simulator import Simulator

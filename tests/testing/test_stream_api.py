@@ -2,10 +2,12 @@
 """Streams as a reader meets them: iterators, pages, errors, retention, life and death."""
 
 import base64
+import http.client
 import json
 from datetime import timedelta
 
 import pytest
+
 from tests.testing.reading import (
     arn_of,
     code_of,
@@ -15,7 +17,6 @@ from tests.testing.reading import (
     read_stream,
     shards_of,
 )
-
 from transforms.testing.simulator import Simulator
 
 VIEW = {"StreamEnabled": True, "StreamViewType": "NEW_AND_OLD_IMAGES"}
@@ -332,8 +333,6 @@ class TestLifeOfAStream:
 
 def post(sim, target, body):
     """A request that boto3 would refuse to send, unsigned."""
-    import http.client
-
     connection = http.client.HTTPConnection(sim.endpoint_url.removeprefix("http://"))
     try:
         connection.request("POST", "/", json.dumps(body), {"X-Amz-Target": target})
