@@ -25,7 +25,7 @@ from transforms.testing.clock import micros_of
 from transforms.testing.item_values import Image, image, normalise_request, parse_image
 from transforms.testing.moto_items import attributes_of, moto_item
 from transforms.testing.streams import Stream, stream_label
-from transforms.testing.tables import SimTable
+from transforms.testing.tables import SimTable, check_size
 
 if TYPE_CHECKING:
     from transforms.testing.simulator import Simulator
@@ -159,6 +159,8 @@ class ItemApi:
             self._put_back()
             return
         found = [(table, key, self._moto_image(table, key)) for table, key in self._unique()]
+        for _, _, new in found:
+            check_size(new)  # all before any, so that a request is atomic
         for table, key, new in found:
             table.apply(key, new, self._sim.faults)
             self._write_to_moto(table, key.json)
