@@ -26,7 +26,7 @@ from transforms.testing.faults import Dice, Faults
 from transforms.testing.item_values import MAX_ITEM_BYTES, Image, image, parse_image
 from transforms.testing.streams import Stream, key_hash
 
-__all__ = ["SimTable", "TableChange"]
+__all__ = ["SimTable", "TableChange", "check_size"]
 
 _TTL_IDENTITY = b'"userIdentity":{"Type":"Service","PrincipalId":"dynamodb.amazonaws.com"},'
 
@@ -156,8 +156,7 @@ class SimTable:
         Raises:
             ApiError: The item is larger than 400 KB.
         """
-        if new is not None and new.size > MAX_ITEM_BYTES:
-            raise ApiError("ValidationException", "Item size has exceeded the maximum allowed size")
+        check_size(new)
         old = self.current.get(key.json)
         if (old and old.json) == (new and new.json):
             return False
@@ -258,3 +257,13 @@ class SimTable:
         if len(self.key_schema) == 1:
             return key_json
         return msgspec.json.encode(parse_image(key_json)[self.key_schema[0][0]])
+
+
+def check_size(new: Image | None) -> None:
+    """Refuse an item that is too large.
+
+    Raises:
+        ApiError: The item is larger than 400 KB.
+    """
+    if new is not None and new.size > MAX_ITEM_BYTES:
+        raise ApiError("ValidationException", "Item size has exceeded the maximum allowed size")
