@@ -29,6 +29,7 @@ __all__ = [
     "ExportFormat",
     "ExportPlace",
     "GzipMember",
+    "ManifestFacts",
     "Put",
     "View",
     "WrittenExport",

@@ -106,11 +106,6 @@ class Exports:
             "UpdateContinuousBackups": self._update_backups,
         }
 
-    @property
-    def actions(self) -> frozenset[str]:
-        """Names of the actions that `handle` answers."""
-        return frozenset(self._actions)
-
     def handle(self, action: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """Answers one call.
 
