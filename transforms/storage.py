@@ -11,11 +11,14 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Iterable
+from http import HTTPStatus
 from typing import BinaryIO, cast
 
+from apache_beam.io.aws.clients.s3.messages import S3ClientError
 from apache_beam.io.filesystem import BeamIOError, CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
+from transforms.aws.beam_s3 import s3_io
 from transforms.errors import DynabeamError
 
 __all__ = [
@@ -51,7 +54,16 @@ def make_folder(path: str) -> None:
 
 
 def exists(path: str) -> bool:
-    """True if a file (or a local folder) is there."""
+    """True if a file (or a local folder) is there.
+
+    Raises:
+        BeamIOError: The filesystem cannot tell.
+    """
+    if _is_s3(path):
+        try:
+            return cast(bool, s3_io().exists(path))
+        except S3ClientError as problem:
+            raise BeamIOError("the object cannot be seen", {path: problem}) from problem
     return cast(bool, FileSystems.exists(path))
 
 
@@ -62,8 +74,18 @@ def size_of(path: str, error: type[DynabeamError]) -> int:
         DynabeamError: Of the given kind, if there is no such file or it cannot be seen.
     """
     try:
+        if is_local(path):
+            return os.stat(path).st_size
+        if _is_s3(path):
+            return cast(int, s3_io().size(path))
         found = FileSystems.match([path])[0].metadata_list
-    except BeamIOError as problem:
+    except FileNotFoundError as problem:
+        raise error("the file does not exist", where=path) from problem
+    except S3ClientError as problem:
+        missing = problem.code == HTTPStatus.NOT_FOUND
+        what = "the file does not exist" if missing else f"the file cannot be read: {problem}"
+        raise error(what, where=path) from problem
+    except (OSError, BeamIOError) as problem:
         raise error(f"the file cannot be read: {problem}", where=path) from problem
     if not found:
         raise error("the file does not exist", where=path)
@@ -91,12 +113,14 @@ def open_for_reading(path: str, error: type[DynabeamError]) -> BinaryIO:
             return open(path, "rb")
         except OSError as problem:
             raise error(f"the file cannot be read: {problem.strerror}", where=path) from problem
-    size_of(path, error)
     try:
+        if _is_s3(path):
+            return cast(BinaryIO, s3_io().open(path, "rb"))
+        size_of(path, error)
         return cast(
             BinaryIO, FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
         )
-    except (OSError, BeamIOError) as problem:
+    except (OSError, BeamIOError, S3ClientError) as problem:
         raise error(f"the file cannot be read: {problem}", where=path) from problem
 
 
@@ -184,6 +208,10 @@ def delete(paths: Iterable[str], error: type[DynabeamError]) -> None:
             continue
         except (OSError, BeamIOError) as problem:
             raise error(f"the file cannot be deleted: {problem}", where=path) from problem
+
+
+def _is_s3(path: str) -> bool:
+    return path.startswith("s3://")
 
 
 def _sync_folder(path: str) -> None:

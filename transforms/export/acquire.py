@@ -39,6 +39,8 @@ _LOGGER = logging.getLogger(__name__)
 
 Status = Literal["waiting_for_stream", "IN_PROGRESS", "COMPLETED"]
 
+_JUST_NOW_US = 60_000_000
+
 _FAILURES: Mapping[str, str] = {
     "S3NoSuchBucket": "Create the bucket, or name another one with --s3_export_bucket",
     "S3AccessDenied": (
@@ -137,7 +139,11 @@ def acquire(request: SnapshotRequest, known_arn: str, how: Acquisition, *, now_u
         )
     if now_us < request.not_before_us:
         return Look("waiting_for_stream")
-    return _judge(dynamodb.request_export(access, _order(request, how)), request, how)
+    description = dynamodb.request_export(access, _order(request, how))
+    if 0 < description.started_us < now_us - _JUST_NOW_US:
+        # An earlier request's export: what it is now, not what it was when it was requested.
+        description = dynamodb.describe_export(access, description.arn)
+    return _judge(description, request, how)
 
 
 def open_export(location: str, how: Acquisition) -> ExportManifest:

@@ -19,7 +19,9 @@ import tempfile
 from collections.abc import Iterator
 from typing import BinaryIO
 
+from apache_beam.io.aws.clients.s3.messages import S3ClientError
 from apache_beam.io.filesystem import BeamIOError
+from botocore.exceptions import BotoCoreError
 
 from transforms import storage
 from transforms.errors import ExportIntegrityError
@@ -32,10 +34,11 @@ REPACKED = (
     "again), read it with --verify=warn"
 )
 _MISSING = (
-    "Copy the whole export, all files of its manifest-files.json; a file that is gone for good "
-    "needs a new export"
+    "Check that this identity may read it (s3:GetObject), and that the whole export was copied, "
+    "all files of its manifest-files.json; a file that is gone for good needs a new export"
 )
 _PIECE = 1 << 20
+_READ_FAILED = (OSError, BeamIOError, S3ClientError, BotoCoreError)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +89,7 @@ def fetched(file: DataFile, *, verify: Verify = "strict") -> Iterator[FetchedFil
             spool = stack.enter_context(tempfile.TemporaryFile(prefix="dynabeam-export-"))
         try:
             digest = _digest(source, spool)
-        except (OSError, BeamIOError) as problem:
+        except _READ_FAILED as problem:
             raise ExportIntegrityError(
                 f"the file cannot be read to its end: {problem}",
                 where=file.path,

@@ -79,8 +79,8 @@ def find_summary(location: str) -> str:
         plain = os.path.abspath(os.path.expanduser(plain))
     if plain.rpartition("/")[2] == SUMMARY_NAME:
         return plain
-    direct = storage.join(plain, SUMMARY_NAME)
     try:
+        direct = storage.join(plain, SUMMARY_NAME)
         if storage.exists(direct):
             return direct
         found = [

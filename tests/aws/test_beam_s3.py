@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Contract of S3 through Beam's reader: one client for all calls, and errors that say what is."""
+
+import boto3
+import pytest
+from apache_beam.io.filesystem import BeamIOError
+from apache_beam.io.filesystems import FileSystems
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from transforms import storage
+from transforms.aws.beam_s3 import s3_io
+from transforms.errors import ExportError
+from transforms.testing.faults import Faults
+from transforms.testing.simulator import Simulator
+
+BODY = bytes(range(256)) * 1000
+
+
+@pytest.fixture
+def sim(monkeypatch):
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "simulated")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "simulated")
+    before = FileSystems._pipeline_options
+    with Simulator(seed=1) as simulator:
+        simulator.create_bucket("things")
+        simulator.s3_put("things", "folder/a", BODY)
+        options = [f"--s3_endpoint_url={simulator.endpoint_url}", "--s3_region_name=eu-west-1"]
+        FileSystems.set_options(PipelineOptions(options))
+        yield simulator
+    FileSystems._pipeline_options = before
+
+
+def test_reads(sim):
+    assert storage.read_bytes("s3://things/folder/a", ExportError) == BODY
+    assert storage.size_of("s3://things/folder/a", ExportError) == len(BODY)
+    assert storage.exists("s3://things/folder/a")
+    assert not storage.exists("s3://things/folder")
+
+
+def test_one_client_for_all_calls(sim, monkeypatch):
+    storage.size_of("s3://things/folder/a", ExportError)
+
+    def no_more(*args, **options):
+        raise AssertionError("another client was made")
+
+    monkeypatch.setattr(boto3.session.Session, "client", no_more)
+    for _ in range(3):
+        assert storage.read_bytes("s3://things/folder/a", ExportError) == BODY
+
+
+def test_files_read_side_by_side_do_not_disturb_each_other(sim):
+    sim.s3_put("things", "other", BODY[::-1])
+    with (
+        storage.open_for_reading("s3://things/folder/a", ExportError) as first,
+        storage.open_for_reading("s3://things/other", ExportError) as second,
+    ):
+        a, b = first.read(1000), second.read(1000)
+        assert a + first.read() == BODY
+        assert b + second.read() == BODY[::-1]
+
+
+def test_other_options_are_another_client(sim):
+    first = s3_io().client.client
+    assert s3_io().client.client is first
+    options = [f"--s3_endpoint_url={sim.endpoint_url}", "--s3_region_name=eu-west-2"]
+    FileSystems.set_options(PipelineOptions(options))
+    assert s3_io().client.client is not first
+
+
+def test_missing_and_forbidden(sim):
+    for read in (storage.size_of, storage.read_bytes):
+        with pytest.raises(ExportError, match=r"s3://things/nope: the file (does not|cannot)"):
+            read("s3://things/nope", ExportError)
+    sim.faults = Faults(denied_actions=frozenset({"s3:GetObject"}))
+    for read in (storage.size_of, storage.read_bytes):
+        with pytest.raises(
+            ExportError, match=r"s3://things/folder/a: the file cannot be read: .*403"
+        ):
+            read("s3://things/folder/a", ExportError)
+    with pytest.raises(BeamIOError, match="403"):
+        storage.exists("s3://things/folder/a")
