@@ -25,14 +25,10 @@ from botocore.exceptions import BotoCoreError
 
 from transforms import storage
 from transforms.errors import ExportIntegrityError
-from transforms.export.manifest import DataFile, Verify
+from transforms.export.manifest import REPACKED, DataFile, Verify
 
-__all__ = ["REPACKED", "FetchedFile", "compressed_size", "fetched"]
+__all__ = ["FetchedFile", "compressed_size", "fetched"]
 
-REPACKED = (
-    "Copy the file again from where AWS wrote it. If it was changed on purpose (redacted or packed "
-    "again), read it with --verify=warn"
-)
 _MISSING = (
     "Check that this identity may read it (s3:GetObject), and that the whole export was copied, "
     "all files of its manifest-files.json; a file that is gone for good needs a new export"

@@ -28,13 +28,15 @@ except ImportError:  # no wheel for this machine
 
     _BAD_DATA = (EOFError, OSError, zlib.error)
 
-__all__ = ["LinesReader", "count_lines", "may_be_longer_than"]
+__all__ = ["HIGHEST_RATIO", "LinesReader", "count_lines", "may_be_longer_than"]
+
+HIGHEST_RATIO = 1032
+"""Deflate cannot make data smaller by more (zlib's technical notes): a bound for any file."""
 
 PIECE_BYTES = 8 << 20
 _LONGEST_LINE = 64 << 20
 _GZIP_TRAILER = 4
 _SURE_SIZE = 4 << 20
-_HIGHEST_RATIO = 1032
 
 
 class LinesReader:
@@ -132,7 +134,7 @@ def may_be_longer_than(content: BinaryIO, size: int, limit: int) -> bool:
         size: Their number.
         limit: Uncompressed bytes.
     """
-    if size * _HIGHEST_RATIO <= limit:
+    if size * HIGHEST_RATIO <= limit:
         return False
     if size >= _SURE_SIZE:
         return True

@@ -27,7 +27,7 @@ from transforms.errors import ExportError, ExportIntegrityError
 from transforms.export.data_paths import DataFolder
 from transforms.tables import Table
 
-__all__ = ["DataFile", "ExportManifest", "Verify", "load_manifest"]
+__all__ = ["REPACKED", "DataFile", "ExportManifest", "Verify", "load_manifest"]
 
 Verify = Literal["strict", "warn"]
 ExportType = Literal["FULL_EXPORT", "INCREMENTAL_EXPORT"]
@@ -38,10 +38,12 @@ _TYPES: dict[str, ExportType] = {
 }
 _FORMATS = ("DYNAMODB_JSON", "ION")
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
-_WARN = (
-    "Copy the export again from its origin. If it was changed on purpose (redacted or packed "
+
+REPACKED = (
+    "Copy it again from where AWS wrote it. If it was changed on purpose (redacted or packed "
     "again), read it with --verify=warn"
 )
+"""What to do about a checksum or count that does not agree."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,7 +227,9 @@ class _Checks:
     def agree(self, what: str, where: str, expected: Any, found: Any) -> None:
         if expected == found:
             return
-        error = ExportIntegrityError(what, where=where, expected=expected, found=found, mend=_WARN)
+        error = ExportIntegrityError(
+            what, where=where, expected=expected, found=found, mend=REPACKED
+        )
         if self._verify == "strict":
             raise error
         self.warnings.append(str(error))

@@ -18,6 +18,7 @@ from fractions import Fraction
 from typing import Literal
 
 from transforms.export.elements import DONE, FileSlice
+from transforms.export.inflate import HIGHEST_RATIO
 from transforms.export.manifest import DataFile, ExportManifest
 from transforms.tables import Table
 
@@ -29,8 +30,6 @@ DEFAULT_RATIO = Fraction(8)
 SMALLEST_PIECE = 1 << 20
 """A file is not cut into smaller pieces than this, unless the whole budget is smaller."""
 
-_HIGHEST_RATIO = 1032
-"""Deflate cannot do better (zlib's technical notes): an upper bound for any file."""
 _SAMPLED = 4
 _MARGIN = Fraction(3, 2)
 """A file is planned whole if 1.5 times its foreseen size fits: an estimate is only that."""
@@ -63,7 +62,7 @@ def compression_ratio(
         return DEFAULT_RATIO
     line_bytes = Fraction(loaded_bytes, total_lines)
     ratio = line_bytes * sampled_lines / compressed
-    return min(max(ratio, Fraction(1)), Fraction(_HIGHEST_RATIO))
+    return min(max(ratio, Fraction(1)), Fraction(HIGHEST_RATIO))
 
 
 def plan_round(
@@ -131,7 +130,7 @@ def _cap(file: DataFile, lines: int, compressed: int, ratio: Fraction, left: int
         return 1
     rest = Fraction(max(file.item_count - lines, 1), file.item_count)
     foreseen = int(compressed * ratio * rest * _MARGIN) + 1
-    whole = min(compressed * _HIGHEST_RATIO, max(foreseen, SMALLEST_PIECE))
+    whole = min(compressed * HIGHEST_RATIO, max(foreseen, SMALLEST_PIECE))
     if whole <= left or left < SMALLEST_PIECE:
         return max(whole, 1)
     return left

@@ -22,9 +22,9 @@ from transforms.block import Block, BlockHeader, split_by_bucket
 from transforms.dead_letters import DeadLetter
 from transforms.errors import ExportIntegrityError
 from transforms.export.elements import FileSlice
-from transforms.export.fetch import REPACKED, FetchedFile, fetched
+from transforms.export.fetch import FetchedFile, fetched
 from transforms.export.inflate import LinesReader, count_lines, may_be_longer_than
-from transforms.export.manifest import Verify
+from transforms.export.manifest import REPACKED, Verify
 from transforms.export.rows import rows_of_lines
 from transforms.reports import Report
 
