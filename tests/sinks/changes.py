@@ -74,7 +74,7 @@ def blocks(of, changes, *, buckets=4, source="stream", origin=None):
 
 
 def newest(of, changes):
-    """What a mirror must hold: `{key: item}` of the highest version of each key, deletes left out."""
+    """What a mirror must hold: `{key: item}` of each key's highest version, deletes left out."""
     best = {}
     for each in changes:
         row = each.row(of)

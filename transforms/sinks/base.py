@@ -107,6 +107,26 @@ class Sink(abc.ABC):
     def publish(self, current: Round) -> None:
         """Makes the staged output of a committed round visible."""
 
+    def remove_older_generations(self, table: Table, generation: int) -> int:
+        """Removes the rows of a mirror whose version is of an older generation.
+
+        To be called after a table was snapshotted again, once every row of the new snapshot is
+        applied: what the new generation did not bring is not in the table any more. Rows that
+        arrive later are still guarded. Repeating it changes nothing.
+
+        Args:
+            table: The table.
+            generation: The generation whose snapshot is complete.
+
+        Returns:
+            How many rows were removed; a changelog keeps its history and returns 0.
+
+        Raises:
+            SinkError: If the sink cannot be written.
+        """
+        del table, generation
+        return 0
+
     @property
     def name(self) -> str:
         """The sink for people: its URI without secrets."""

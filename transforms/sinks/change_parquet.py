@@ -7,6 +7,7 @@ attribute of the new image, and `_other` (see `transforms.sinks.row_layout`), wi
 
 | column | type | meaning |
 |---|---|---|
+| `_keys` | string | the primary key as DynamoDB JSON, exact also where a column cannot be |
 | `_version`, `_op` | string | `transforms.version`; `r` `c` `u` `d` |
 | `_event_time` | timestamp(us, UTC) | time of the write |
 | `_ttl`, `_deleted` | bool | deleted by time to live; the change is a delete |
@@ -30,6 +31,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from transforms.block import Block
+from transforms.sinks.change_lines import key_objects
 from transforms.sinks.change_writer import (
     MAX_OPEN_FILES,
     ChangeWriter,
@@ -46,6 +48,7 @@ PIECE_BYTES = 32 << 20
 """Rows are decoded and written, as one row group, once this many bytes have gathered."""
 
 _METADATA = (
+    "_keys",
     "_version",
     "_op",
     "_event_time",
@@ -141,6 +144,7 @@ class _TableFiles:
         """All that waits, as columns; nothing waits any more."""
         rows = pa.concat_batches([block.rows for block in self._waiting])
         metadata = {
+            "_keys": key_objects(rows.column("key"), self.table.keys),
             "_version": rows.column("version").cast(pa.string()),
             "_op": rows.column("op"),
             "_event_time": rows.column("event_time"),

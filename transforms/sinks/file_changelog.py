@@ -133,6 +133,37 @@ class FileChangelog(Sink):
         """Moves the staged files of a committed round to their final places."""
         RoundFiles(self._root).publish(current)
 
+    def stage(self, blocks: Iterable[Block], current: Round) -> list[Report]:
+        """Stages blocks without a graph, as one bundle.
+
+        Args:
+            blocks: In any order; taken one at a time.
+            current: The round.
+
+        Returns:
+            One report of kind `sink` per table.
+
+        Raises:
+            SinkError: If a file cannot be written.
+        """
+        writer = self.writer(self.files().staging_folder(current.attempt))
+        for block in blocks:
+            if block.rows.num_rows:
+                writer.add(block)
+        files = writer.finish()
+        return self.commit_list(files, current) if files else []
+
+    def commit_list(self, files: Sequence[StagedFile], current: Round) -> list[Report]:
+        """Writes the commit list of an attempt and reports what is in it."""
+        self.files().write_list(current, files)
+        rows: dict[str, int] = {}
+        for file in files:
+            rows[file.table] = rows.get(file.table, 0) + file.rows
+        return [
+            Report("sink", table, {"sink": self.name, "rows": count, "written": count, "stale": 0})
+            for table, count in sorted(rows.items())
+        ]
+
     def writer(self, folder: str) -> ChangeWriter:
         """A writer of this changelog's format into a staging folder."""
         if self._format == "jsonl":
@@ -198,13 +229,7 @@ class _CommitListFn(beam.DoFn):
     def process(self, element: tuple[str, Iterable[str]]) -> Iterator[Report]:
         """Writes the commit list of the attempt."""
         files = [StagedFile.from_json(text) for text in element[1]]
-        self._sink.files().write_list(self._round, files)
-        rows: dict[str, int] = {}
-        for file in files:
-            rows[file.table] = rows.get(file.table, 0) + file.rows
-        for table, count in sorted(rows.items()):
-            fields = {"sink": self._sink.name, "rows": count, "written": count, "stale": 0}
-            yield Report("sink", table, fields)
+        yield from self._sink.commit_list(files, self._round)
 
 
 def _root(uri: SinkUri) -> str:
@@ -249,11 +274,11 @@ def _check_filesystem(root: str, name: str) -> None:
     try:
         FileSystems.get_filesystem(root)
     except ValueError as error:
-        extra = "dataflow" if root.startswith("gs://") else "s3"
+        package = "dynabeam[dataflow]" if root.startswith("gs://") else "dynabeam"
         raise SinkError(
             "Beam has no filesystem for this scheme here",
             where=f"--sink={name}",
-            mend=f"pip install 'dynabeam[{extra}]'",
+            mend=f"pip install '{package}'",
         ) from error
 
 

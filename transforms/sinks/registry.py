@@ -39,7 +39,7 @@ _FILES = SinkModule("transforms.sinks.file_changelog", "FileChangelog")
 SINKS: Mapping[str, SinkModule] = {
     "duckdb": SinkModule("transforms.sinks.duckdb_mirror", "DuckDBMirror", extra="duckdb"),
     "file": _FILES,
-    "s3": dataclasses.replace(_FILES, extra="s3"),
+    "s3": _FILES,
     "gs": dataclasses.replace(_FILES, extra="dataflow"),
 }
 

@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every sink with every option, as the behaviour suite needs it: made, driven and read back."""
+
+import base64
+import dataclasses
+import datetime
+import decimal
+import gzip
+import json
+import pathlib
+from urllib.parse import unquote
+
+import apache_beam as beam
+import pyarrow.parquet as pq
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from transforms.block import Block
+from transforms.reports import Report
+from transforms.sinks.duckdb_mirror import DuckDBMirror
+from transforms.sinks.registry import open_sink
+from transforms.values.json_sql import quoted_name
+from transforms.values.keys import encode_key
+from transforms.values.numbers import normalise_number
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """A sink URI with `FOLDER` in it."""
+
+    uri: str
+
+    @property
+    def id(self):
+        return self.uri.replace(":///FOLDER/", "-").replace("?", "-").replace("&", "-")
+
+    @property
+    def is_mirror(self):
+        return self.uri.startswith("duckdb")
+
+    @property
+    def is_packed(self):
+        return "layout=packed" in self.uri
+
+    @property
+    def nested_is_plain(self):
+        return "nested=plain" in self.uri
+
+    def open(self, folder):
+        return open_sink(self.uri.replace("FOLDER", str(folder)))
+
+
+MIRRORS = [
+    Target("duckdb:///FOLDER/m.duckdb"),
+    Target("duckdb:///FOLDER/m.duckdb?layout=packed"),
+    Target("duckdb:///FOLDER/m.duckdb?numbers=text&memory_limit=256MB&threads=1"),
+    Target("duckdb:///FOLDER/m.duckdb?numbers=decimal(10,2)&nested=plain"),
+]
+CHANGELOGS = [
+    Target("file:///FOLDER/out"),
+    Target("file:///FOLDER/out?compression=gzip"),
+    Target("file:///FOLDER/out?format=parquet"),
+    Target("file:///FOLDER/out?format=parquet&layout=packed&compression=snappy"),
+    Target("file:///FOLDER/out?format=parquet&numbers=text&nested=plain&compression=none"),
+]
+TARGETS = MIRRORS + CHANGELOGS
+
+
+def deliver(sink, blocks, current):
+    """One round's rows without a graph; nothing is published yet."""
+    if isinstance(sink, DuckDBMirror):
+        return sink.apply(blocks, current)
+    return sink.stage(blocks, current)
+
+
+def run_round(sink, tables, blocks, current, committed):
+    """A whole round as the driver runs it, without a graph."""
+    sink.check(tables, committed)
+    sink.recover(committed)
+    reports = deliver(sink, blocks, current)
+    sink.publish(current)
+    return reports
+
+
+def run_pipeline(sink, tables, blocks, current, committed, *options):
+    """A whole round as the driver runs it, through Beam."""
+    sink.check(tables, committed)
+    sink.recover(committed)
+    with beam.Pipeline(runner="FnApiRunner", options=PipelineOptions(list(options))) as pipeline:
+        source = pipeline | beam.Create(blocks, reshuffle=False).with_output_types(Block)
+        reports = source | "Sink" >> sink.write(current)
+        assert reports.element_type is Report
+    sink.publish(current)
+
+
+def read_back(target, sink, tables):
+    """What the sink says the tables hold: `{table name: {key: item}}`."""
+    if target.is_mirror:
+        return {table.name: dict(_mirror_rows(target, sink, table)) for table in tables}
+    held = {table.name: {} for table in tables}
+    schemas = {table.name: table.keys for table in tables}
+    for change in sorted(read_changes(target, sink), key=lambda each: each["version"]):
+        key = encode_key(change["keys"], schemas[change["table"]])
+        if change["op"] == "d":
+            held[change["table"]].pop(key, None)
+        else:
+            held[change["table"]][key] = change["new"]
+    return held
+
+
+def _mirror_rows(target, sink, table):
+    with sink.connect() as connection:
+        rows = connection.sql(f"SELECT * FROM {quoted_name(table.name)}").to_arrow_table()
+        ((attributes,),) = connection.execute(
+            "SELECT attributes FROM _dynabeam.tables WHERE name = ?", [table.name]
+        ).fetchall()
+    tags = dict(json.loads(attributes))
+    for row in rows.to_pylist():
+        assert row["_deleted"] is False
+        item = json.loads(row["item"]) if target.is_packed else item_of(row, tags, target)
+        yield encode_key(item, table.keys), item
+
+
+def item_of(row, tags, target):
+    """The item of an unpacked row: its columns and what has none, as DynamoDB JSON."""
+    other = json.loads(row["_other"] or "{}")
+    columns = {
+        name: {tag: payload(row[name], tag, nested_is_plain=target.nested_is_plain)}
+        for name, tag in tags.items()
+        if tag != "NULL" and row.get(name) is not None
+    }
+    assert not columns.keys() & other.keys()
+    return columns | other
+
+
+def payload(value, tag, *, nested_is_plain=False):
+    if tag in ("SS", "NS", "BS"):
+        return [payload(each, tag[0]) for each in value]
+    if tag in ("L", "M"):
+        document = json.loads(value, parse_float=decimal.Decimal, parse_int=decimal.Decimal)
+        return {"plain": document} if nested_is_plain else document
+    if tag == "N":
+        return normalise_number(value if isinstance(value, str) else format(value, "f"))
+    if tag == "B":
+        return base64.b64encode(value).decode()
+    assert isinstance(value, bool if tag == "BOOL" else str)
+    return value
+
+
+def published(target, sink):
+    """All files that a reader of a changelog sees, by path below the root."""
+    root = pathlib.Path(sink.place)
+    found = [each for each in root.rglob("*") if each.is_file()]
+    names = {each.relative_to(root).as_posix(): each for each in found}
+    return {
+        name: each
+        for name, each in names.items()
+        if not name.startswith("_staging/") and name != "_dynabeam.json"
+    }
+
+
+def read_changes(target, sink):
+    """All published changes, as dicts in the form of JSON lines."""
+    read = _parquet_changes if "parquet" in target.uri else _line_changes
+    files = published(target, sink)
+    return [change for name in sorted(files) for change in read(target, files[name])]
+
+
+def _line_changes(target, path):
+    content = path.read_bytes()
+    if path.suffix == ".gz":
+        content = gzip.decompress(content)
+    assert content.endswith(b"\n")
+    for line in content.removesuffix(b"\n").split(b"\n"):
+        change = json.loads(line)
+        text = change["event_time"].replace("Z", "+00:00")
+        assert text != change["event_time"]
+        change["event_time"] = datetime.datetime.fromisoformat(text)
+        yield change
+
+
+def _parquet_changes(target, path):
+    rows = pq.read_table(path, partitioning=None).to_pylist()
+    for row in rows:
+        new = row["item" if target.is_packed else "_new"]
+        yield {
+            "table": unquote(path.parent.parent.name),
+            "keys": json.loads(row["_keys"]),
+            "op": row["_op"],
+            "version": row["_version"],
+            "event_time": row["_event_time"],
+            "old": json.loads(row["_old"] or "null"),
+            "new": json.loads(new or "null"),
+            "ttl": row["_ttl"],
+            "source": row["_source"],
+            "origin": json.loads(row["_origin"]),
+            "envelope": json.loads(row["_envelope"] or "null"),
+            "row": row,
+        }
+        assert row["_deleted"] == (row["_op"] == "d")

@@ -1,0 +1,275 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every sink must do, whatever its options. A mirror is read as it is; a changelog is read by
+the rule in its documentation: per key the highest version counts.
+"""
+
+import tempfile
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.sinks.changes import NO_ROUND, Change, blocks, newest, round_number, table
+from tests.sinks.targets import TARGETS, read_back, run_round
+from tests.values.strategies import items
+from transforms.values.plain_json import same_item
+
+pytestmark = pytest.mark.parametrize("target", TARGETS, ids=lambda each: each.id)
+
+ORDERS = table()
+BY_NUMBER = table("by.number-1", ("n", "N"), ("b", "B"))
+
+NUMBERS = [
+    "0",
+    "-1",
+    "1e3",
+    "1.50",
+    "12345678901234567890123456789012345678",
+    "-99999999999999999999999999999.999999999",
+    "0.0000000001",
+    "9" * 38 + "0" * 87,
+    "1E-130",
+]
+VALUES = {
+    "text": {"S": "héllo 😀"},
+    "empty text": {"S": ""},
+    "nul": {"S": "a\x00b\x00"},
+    "control": {"S": 'quote" back\\ new\nline tab\t \x1f\x7f\u2028'},
+    "binary": {"B": "AAEC/w=="},
+    "empty binary": {"B": ""},
+    "true": {"BOOL": True},
+    "false": {"BOOL": False},
+    "null": {"NULL": True},
+    "SS": {"SS": ["b", "", "a\x00"]},
+    "NS": {"NS": ["1", "2.5", "-3e2"]},
+    "wide NS": {"NS": ["1", "1E-130"]},
+    "BS": {"BS": ["AA==", ""]},
+    "list": {"L": [{"N": "1"}, {"L": []}, {"M": {}}, {"NULL": True}]},
+    "empty list": {"L": []},
+    "map": {"M": {"a.b": {"S": "x"}, "": {"N": "1E-130"}, "SS": {"SS": ["\x00"]}}},
+    "empty map": {"M": {}},
+    **{f"number {text}": {"N": text} for text in NUMBERS},
+}
+ODD_NAMES = [
+    "a.b",
+    "a-b",
+    'q"uote',
+    "it's",
+    "x y",
+    "Ångström",
+    "😀",
+    "nul\x00",
+    "S",
+    "select",
+    "$",
+    "/~1",
+]
+TAKEN_NAMES = ["_version", "_OTHER", "_key", "_Deleted", "rowid", "item", "_new", "_keys", "ID"]
+
+
+def item(name="a", /, **attributes):
+    return {"id": {"S": name}, **attributes}
+
+
+def assert_holds(target, sink, expected):
+    """`expected`: `{table: changes}`."""
+    held = read_back(target, sink, list(expected))
+    for of, changes in expected.items():
+        wanted = newest(of, changes)
+        assert held[of.name].keys() == wanted.keys()
+        for key, image in wanted.items():
+            found = held[of.name][key]
+            if target.nested_is_plain and target.is_mirror:
+                assert same_item(without_nested(found), without_nested(image))
+            else:
+                assert same_item(found, image)
+
+
+def without_nested(image):
+    return {name: each for name, each in image.items() if not each.keys() & {"L", "M"}}
+
+
+def once(target, folder, of, changes):
+    sink = target.open(folder)
+    run_round(sink, [of], blocks(of, changes), round_number(1), NO_ROUND)
+    assert_holds(target, sink, {of: changes})
+    return sink
+
+
+class TestValues:
+    def test_every_type_in_one_item_and_alone(self, target, tmp_path):
+        together = Change(1, item("all", **VALUES))
+        alone = [Change(2, item(name, value=each)) for name, each in VALUES.items()]
+        once(target, tmp_path, ORDERS, [together, *alone])
+
+    def test_an_attribute_of_many_types(self, target, tmp_path):
+        """The column has one type; what is of another is not lost."""
+        changes = [
+            Change(3, item(f"{order}-{name}", value=each))
+            for order in (1, 2)
+            for name, each in sorted(VALUES.items(), reverse=order == 2)
+        ]
+        once(target, tmp_path, ORDERS, changes)
+
+    @pytest.mark.parametrize("names", [ODD_NAMES, TAKEN_NAMES], ids=["odd", "taken"])
+    def test_names(self, target, tmp_path, names):
+        changes = [
+            Change(1, item("all", **{name: {"S": name} for name in names})),
+            *(Change(1, item(name, **{name: {"N": "7"}})) for name in names),
+        ]
+        once(target, tmp_path, ORDERS, changes)
+
+    def test_names_that_differ_in_case(self, target, tmp_path):
+        pairs = {"Name": {"S": "N"}, "name": {"S": "n"}, "NAME": {"N": "1"}}
+        changes = [Change(1, item("both", **pairs))]
+        changes += [Change(1, item(name, **{name: each})) for name, each in pairs.items()]
+        once(target, tmp_path, ORDERS, changes)
+
+    def test_an_attribute_that_was_only_null_and_then_has_a_value(self, target, tmp_path):
+        changes = [Change(1, item("a", later={"NULL": True}))]
+        sink = once(target, tmp_path, ORDERS, changes)
+        more = [Change(2, item("b", later={"N": "5"})), Change(2, item("c", later={"NULL": True}))]
+        run_round(sink, [ORDERS], blocks(ORDERS, more), round_number(2), round_number(1))
+        assert_holds(target, sink, {ORDERS: changes + more})
+
+    def test_more_attributes_than_columns(self, target, tmp_path):
+        many = {f"attribute {at}": {"N": str(at)} for at in range(600)}
+        once(target, tmp_path, ORDERS, [Change(1, item("a", **many)), Change(1, item("b"))])
+
+    @given(images=st.lists(items, min_size=1, max_size=8))
+    @settings(max_examples=max(1, settings.default.max_examples // 20))
+    def test_any_item(self, target, images):
+        changes = [Change(1, {**each, "id": {"S": str(at)}}) for at, each in enumerate(images)]
+        with tempfile.TemporaryDirectory() as folder:
+            once(target, folder, ORDERS, changes)
+
+
+class TestKeys:
+    def test_numbers_and_bytes(self, target, tmp_path):
+        """A number that the column's type cannot hold is a key like any other."""
+        changes = [
+            Change(1, {"n": {"N": number}, "b": {"B": data}, "v": {"S": f"{number} {data}"}})
+            for number in NUMBERS
+            for data in ("AA==", "/wD/")
+        ]
+        sink = once(target, tmp_path, BY_NUMBER, changes)
+        gone = [
+            Change(2, None, keys={"n": {"N": number}, "b": {"B": "AA=="}}) for number in NUMBERS
+        ]
+        run_round(sink, [BY_NUMBER], blocks(BY_NUMBER, gone), round_number(2), round_number(1))
+        assert_holds(target, sink, {BY_NUMBER: changes + gone})
+
+    def test_two_spellings_of_one_number(self, target, tmp_path):
+        key = {"b": {"B": "AA=="}}
+        changes = [
+            Change(1, {"n": {"N": "1000"}, **key}),
+            Change(2, {"n": {"N": "1e3"}, **key, "x": {"N": "2"}}),
+        ]
+        sink = once(target, tmp_path, BY_NUMBER, changes)
+        (rows,) = read_back(target, sink, [BY_NUMBER]).values()
+        assert len(rows) == 1
+
+    def test_texts(self, target, tmp_path):
+        names = ["\x00", "a\x00", "a", 'q"uote', "back\\", "new\nline", "é", "😀", " "]
+        once(target, tmp_path, ORDERS, [Change(1, item(name)) for name in names])
+
+    @pytest.mark.parametrize("name", ["_version", "rowid", "ITEM", "_other", 'q"', "a.b", "_Key"])
+    def test_names_of_key_attributes(self, target, tmp_path, name):
+        of = table("odd-key", (name, "S"), (name + "2", "N"))
+        changes = [
+            Change(1, {name: {"S": "a"}, name + "2": {"N": "1"}, "x": {"S": "y"}}),
+            Change(2, {name: {"S": "b"}, name + "2": {"N": "2"}}),
+            Change(3, None, keys={name: {"S": "b"}, name + "2": {"N": "2"}}),
+        ]
+        once(target, tmp_path, of, changes)
+
+
+class TestVersions:
+    def test_older_after_newer(self, target, tmp_path):
+        self.in_two_rounds(target, tmp_path, [Change(9, item(x={"N": "9"}))], [Change(3, item())])
+
+    def test_snapshot_after_stream(self, target, tmp_path):
+        self.in_two_rounds(target, tmp_path, [Change(9, item(x={"N": "9"}))], [Change(0, item())])
+
+    def test_older_after_delete(self, target, tmp_path):
+        self.in_two_rounds(target, tmp_path, [Change(9, None, old=item())], [Change(3, item())])
+
+    def test_delete_of_an_unknown_key_then_older_insert(self, target, tmp_path):
+        gone = [Change(9, None, keys=item("never seen"))]
+        self.in_two_rounds(target, tmp_path, gone, [Change(3, item("never seen"))])
+
+    def test_insert_after_delete(self, target, tmp_path):
+        back = [Change(12, item(y={"S": "back"}))]
+        self.in_two_rounds(target, tmp_path, [Change(9, None, old=item())], back)
+
+    def test_newer_generation_beats_higher_sequence(self, target, tmp_path):
+        healed = [Change(0, item(x={"S": "healed"}), generation=2)]
+        self.in_two_rounds(target, tmp_path, [Change(10**39, item())], healed)
+
+    def test_sequences_of_different_length(self, target, tmp_path):
+        long, short = Change(10**39, item(x={"N": "1"})), Change(9 * 10**20, item())
+        self.in_two_rounds(target, tmp_path, [long], [short])
+        assert newest(ORDERS, [long, short]) == newest(ORDERS, [long])
+
+    def test_many_changes_of_one_key_in_one_round(self, target, tmp_path):
+        changes = [Change(at, item(x={"N": str(at)})) for at in (5, 2, 9, 9, 1)]
+        self.in_two_rounds(target, tmp_path, changes, [Change(7, item())])
+
+    def in_two_rounds(self, target, folder, first, second):
+        sink = once(target, folder, ORDERS, first)
+        run_round(sink, [ORDERS], blocks(ORDERS, second), round_number(2), round_number(1))
+        assert_holds(target, sink, {ORDERS: first + second})
+
+    @given(data=st.data())
+    @settings(max_examples=max(1, settings.default.max_examples // 16))
+    def test_order_repetition_and_rounds_do_not_matter(self, target, data):
+        """Versions of a key say what counts; when, how often and with what they arrive does not."""
+        sequences = st.lists(st.integers(0, 12), min_size=1, max_size=5, unique=True)
+        history = [
+            Change(at, *([None, item(key)] if data.draw(st.booleans()) else [item(key, x=value)]))
+            for key in ("a", "b", "c")
+            for at in data.draw(sequences)
+            for value in [data.draw(st.sampled_from([{"N": str(at)}, {"S": "t"}, {"NULL": True}]))]
+        ]
+        repeats = data.draw(st.lists(st.sampled_from(history), max_size=6))
+        arriving = data.draw(st.permutations(history + repeats))
+        cut = data.draw(st.integers(0, len(arriving)))
+        with tempfile.TemporaryDirectory() as folder:
+            sink = target.open(folder)
+            for number, part in enumerate([arriving[:cut], arriving[cut:]], start=1):
+                committed = NO_ROUND if number == 1 else round_number(1)
+                # Block by block in the order drawn: a block can hold any number of changes.
+                given_blocks = [each for one in part for each in blocks(ORDERS, [one])]
+                run_round(sink, [ORDERS], given_blocks, round_number(number), committed)
+            assert_holds(target, sink, {ORDERS: history})
+
+
+class TestTables:
+    def test_several_tables_in_two_rounds(self, target, tmp_path):
+        names = ["orders", "or.ders-2", "select", "_private", "a" * 200, "2026"]
+        tables = [table(name) for name in names] + [BY_NUMBER]
+        sink = target.open(tmp_path)
+        first = {of: [Change(1, self.key(of, at)) for at in range(3)] for of in tables}
+        given_blocks = [block for of, changes in first.items() for block in blocks(of, changes)]
+        run_round(sink, tables, given_blocks, round_number(1), NO_ROUND)
+        assert_holds(target, sink, first)
+        second = {of: [Change(2, None, keys=self.key(of, 1))] for of in tables[:3]}
+        given_blocks = [block for of, changes in second.items() for block in blocks(of, changes)]
+        run_round(sink, tables, given_blocks, round_number(2), round_number(1))
+        assert_holds(target, sink, {of: first[of] + second.get(of, []) for of in tables})
+
+    def test_a_table_that_no_check_has_seen(self, target, tmp_path):
+        sink = target.open(tmp_path)
+        sink.check([], NO_ROUND)
+        run_round(sink, [], blocks(ORDERS, [Change(1, item())]), round_number(1), NO_ROUND)
+        assert_holds(target, sink, {ORDERS: [Change(1, item())]})
+
+    def test_a_table_without_items(self, target, tmp_path):
+        sink = target.open(tmp_path)
+        run_round(sink, [ORDERS], [], round_number(1), NO_ROUND)
+        assert_holds(target, sink, {ORDERS: []})
+
+    @staticmethod
+    def key(of, at):
+        values = {"S": f"k{at}", "N": str(at), "B": "AA=="}
+        return {each.name: {each.type: values[each.type]} for each in of.keys.attributes}
