@@ -53,7 +53,7 @@ class DataFile:
     Attributes:
         path: Where it lies now.
         item_count: Lines that it must have.
-        md5: Base64 of the MD5 of the compressed object; empty if the manifest does not tell.
+        md5: Base64 of the MD5 of the compressed object.
     """
 
     path: str
