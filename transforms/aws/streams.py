@@ -1,0 +1,255 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The client for DynamoDB Streams: boto3 for everything but the parse of GetRecords.
+
+boto3 keeps credentials, endpoints, signatures, connections and retries. Its parser, though, builds
+every attribute value of every record as Python objects (2.8 thousand records a second, measured),
+so `get_records` takes the body before it is parsed: botocore's `before-parse` event, public since
+1.30, hands handlers the raw answer. The handler keeps the body and leaves `{}` to the parser. If a
+release of boto3 stops calling it, `get_records` raises instead of returning nothing.
+
+Errors: a missing right or credential is raised as this project's own error; everything else leaves
+as boto3 raises it, for `transforms.aws.errors.classify`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import zlib
+from collections.abc import Mapping
+from datetime import datetime, timedelta, timezone
+from typing import Any, Protocol
+
+from botocore.exceptions import BotoCoreError, ChecksumError, ClientError
+
+from transforms.aws.errors import raise_access_error
+from transforms.aws.session import AwsAccess, client
+from transforms.errors import StreamError
+
+__all__ = [
+    "Boto3Streams",
+    "ShardInfo",
+    "StreamDescription",
+    "StreamsClient",
+    "connect",
+    "shard_info",
+]
+
+PAGE_RECORDS = 1000
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_BODY = "RawBody"
+_EVENT = "before-parse.dynamodb-streams.GetRecords"
+_HOOK_ID = "dynabeam-raw-records"
+_hooking = threading.Lock()
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardInfo:
+    """One shard of a listing.
+
+    Attributes:
+        shard_id: Its id.
+        parent_id: Its parent's id, empty for none; the parent may not be listed any more.
+        closed: True once it has an ending sequence number.
+    """
+
+    shard_id: str
+    parent_id: str = ""
+    closed: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class StreamDescription:
+    """One page of DescribeStream.
+
+    Attributes:
+        status: `ENABLING`, `ENABLED`, `DISABLING` or `DISABLED`.
+        view_type: What records hold, e.g. `NEW_AND_OLD_IMAGES`.
+        shards: At most 100 shards.
+        next_after: Where the next page begins, empty if this was the last.
+        table_name: The table's name.
+        keys: Names of the key attributes, hash first.
+        created_us: When the stream was switched on, microseconds since 1970.
+    """
+
+    status: str
+    view_type: str
+    shards: tuple[ShardInfo, ...]
+    next_after: str = ""
+    table_name: str = ""
+    keys: tuple[str, ...] = ()
+    created_us: int = 0
+
+
+class StreamsClient(Protocol):
+    """What reading a stream needs of the service; methods are called from several threads."""
+
+    def describe(
+        self, stream_arn: str, *, after: str = "", children_of: str = ""
+    ) -> StreamDescription:
+        """One page of the listing after a shard id, or the children of one shard."""
+        ...
+
+    def shard_iterator(
+        self, stream_arn: str, shard_id: str, *, after: str = "", at_us: int = 0
+    ) -> str:
+        """An iterator after a sequence number, at a timestamp, or at the trim horizon."""
+        ...
+
+    def get_records(self, stream_arn: str, iterator: str) -> bytes:
+        """One page of records: the body of the answer, not parsed."""
+        ...
+
+
+class Boto3Streams:
+    """The streams client on top of boto3.
+
+    Args:
+        boto3_client: A client for `dynamodbstreams`.
+    """
+
+    def __init__(self, boto3_client: Any) -> None:
+        self._client = boto3_client
+        with _hooking:
+            boto3_client.meta.events.register(_EVENT, _keep_body, unique_id=_HOOK_ID)
+
+    def describe(
+        self, stream_arn: str, *, after: str = "", children_of: str = ""
+    ) -> StreamDescription:
+        """One page of the listing after a shard id, or the children of one shard.
+
+        Args:
+            stream_arn: The stream.
+            after: The `next_after` of the page before, empty for the first page.
+            children_of: Ask for the children of this shard only. Services that do not know the
+                filter list all shards: what is no child is left out here.
+
+        Raises:
+            AwsAccessError: If `dynamodb:DescribeStream` is not allowed.
+            CredentialsError: If the credentials are not accepted.
+        """
+        arguments: dict[str, Any] = {"StreamArn": stream_arn}
+        if after:
+            arguments["ExclusiveStartShardId"] = after
+        if children_of:
+            arguments["ShardFilter"] = {"Type": "CHILD_SHARDS", "ShardId": children_of}
+        found = self._call("DescribeStream", "describe_stream", stream_arn, arguments)
+        found = found["StreamDescription"]
+        shards = tuple(shard_info(each) for each in found.get("Shards", ()))
+        if children_of:
+            shards = tuple(each for each in shards if each.parent_id == children_of)
+        created = found.get("CreationRequestDateTime")
+        return StreamDescription(
+            status=found["StreamStatus"],
+            view_type=found.get("StreamViewType", ""),
+            shards=shards,
+            next_after=found.get("LastEvaluatedShardId") or "",
+            table_name=found.get("TableName", ""),
+            keys=tuple(each["AttributeName"] for each in found.get("KeySchema", ())),
+            created_us=(created - _EPOCH) // timedelta(microseconds=1) if created else 0,
+        )
+
+    def shard_iterator(
+        self, stream_arn: str, shard_id: str, *, after: str = "", at_us: int = 0
+    ) -> str:
+        """An iterator after a sequence number, at a timestamp, or else at the trim horizon.
+
+        Args:
+            stream_arn: The stream.
+            shard_id: The shard.
+            after: Sequence number behind which to read, empty for none.
+            at_us: Time of the first record to read, microseconds since 1970, 0 for none.
+
+        Raises:
+            AwsAccessError: If `dynamodb:GetShardIterator` is not allowed.
+            CredentialsError: If the credentials are not accepted.
+        """
+        arguments: dict[str, Any] = {"StreamArn": stream_arn, "ShardId": shard_id}
+        if after:
+            arguments.update(ShardIteratorType="AFTER_SEQUENCE_NUMBER", SequenceNumber=after)
+        elif at_us:
+            moment = _EPOCH + timedelta(microseconds=at_us)
+            arguments.update(ShardIteratorType="AT_TIMESTAMP", Timestamp=moment)
+        else:
+            arguments["ShardIteratorType"] = "TRIM_HORIZON"
+        found = self._call("GetShardIterator", "get_shard_iterator", stream_arn, arguments)
+        return str(found["ShardIterator"])
+
+    def get_records(self, stream_arn: str, iterator: str) -> bytes:
+        """One page of records.
+
+        Args:
+            stream_arn: The stream, for the text of errors.
+            iterator: A shard iterator.
+
+        Returns:
+            The body of the answer: JSON with `Records` and perhaps `NextShardIterator`.
+
+        Raises:
+            AwsAccessError: If `dynamodb:GetRecords` is not allowed.
+            CredentialsError: If the credentials are not accepted.
+            StreamError: If this release of boto3 does not hand over the raw body.
+        """
+        arguments = {"ShardIterator": iterator, "Limit": PAGE_RECORDS}
+        found = self._call("GetRecords", "get_records", stream_arn, arguments)
+        body = found.get(_BODY)
+        if not isinstance(body, bytes):
+            raise StreamError(
+                "this release of boto3 does not hand over the raw answer of GetRecords",
+                where=stream_arn,
+                mend="Install the boto3 release that this release of Dynabeam names",
+            )
+        return body
+
+    def _call(
+        self, operation: str, method: str, stream_arn: str, arguments: Mapping[str, Any]
+    ) -> Mapping[str, Any]:
+        try:
+            answer: Mapping[str, Any] = getattr(self._client, method)(**arguments)
+        except (BotoCoreError, ClientError) as error:
+            raise_access_error(error, f"dynamodb:{operation}", stream_arn)
+            raise
+        return answer
+
+
+def shard_info(shard: Mapping[str, Any]) -> ShardInfo:
+    """Reads one entry of `Shards` of a DescribeStream answer."""
+    return ShardInfo(
+        shard_id=shard["ShardId"],
+        parent_id=shard.get("ParentShardId") or "",
+        closed="EndingSequenceNumber" in (shard.get("SequenceNumberRange") or {}),
+    )
+
+
+def connect(access: AwsAccess) -> StreamsClient:
+    """The streams client of this process for an access.
+
+    Raises:
+        ConfigurationError: If no region is known.
+        CredentialsError: If no credentials are found.
+    """
+    return Boto3Streams(client(access, "dynamodbstreams"))
+
+
+def _keep_body(
+    response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: Any
+) -> None:
+    """Handler of `before-parse`: keeps the body of a good answer from botocore's parser."""
+    if response_dict["status_code"] >= 300:
+        return
+    body = response_dict["body"]
+    _check_crc32(body, response_dict["headers"])
+    customized_response_dict[_BODY] = body
+    response_dict["body"] = b"{}"
+
+
+def _check_crc32(body: bytes, headers: Mapping[str, str]) -> None:
+    # The sum is over the bytes sent: a compressed answer, decompressed by now, cannot be checked.
+    expected = headers.get("x-amz-crc32")
+    if expected is None or headers.get("content-encoding"):
+        return
+    found = zlib.crc32(body)
+    if found != int(expected):
+        raise ChecksumError(
+            checksum_type="crc32", expected_checksum=expected, actual_checksum=str(found)
+        )

@@ -1,0 +1,280 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The frontier: which shards a reader has now to read, and from where.
+
+A `Frontier` is the restriction of the stream's splittable DoFn and the stored position of one
+reader. It is immutable, compares by value, and goes through JSON and through `FrontierCoder`
+unchanged; the format is numbered and held by golden-bytes tests, because savepoints keep it.
+
+Besides positions it remembers which shards belong to other readers, so that a shard whose parent
+has left the listing is not taken for a new root and read twice. The memory is bounded: ids that are
+an hour older than the newest one listed collapse into one number, finished ids are kept 48 hours.
+How listings change a frontier is in `transforms.stream.lineage`.
+"""
+
+from __future__ import annotations
+
+import bisect
+import dataclasses
+import json
+import re
+import zlib
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import apache_beam as beam
+
+from transforms.errors import ValueDecodeError
+
+__all__ = [
+    "FORMAT",
+    "Counts",
+    "Frontier",
+    "FrontierCoder",
+    "PositionKind",
+    "ShardPosition",
+    "created_ms",
+    "owner",
+]
+
+FORMAT = 1
+
+PositionKind = Literal["trim_horizon", "after", "at_timestamp", "ended"]
+
+_CREATED = re.compile(r"shardId-([0-9]{20})-")
+
+
+def owner(shard_id: str, readers: int) -> int:
+    """Which of `readers` reads a root shard: a fixed hash, the same on every machine and run."""
+    return zlib.crc32(shard_id.encode("utf-8")) % readers
+
+
+def created_ms(shard_id: str) -> int | None:
+    """When a shard was made, milliseconds since 1970; None if its id is not of AWS's form.
+
+    Real ids are `shardId-`, 20 digits of creation time, `-`, 8 hex digits.
+    """
+    match = _CREATED.match(shard_id)
+    return int(match.group(1)) if match else None
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardPosition:
+    """Where the reading of one shard stands.
+
+    Attributes:
+        shard_id: The shard.
+        kind: `trim_horizon`, `at_timestamp` (`at_us`), `after` (`sequence`), or `ended`: read to
+            its end, its children are not known yet.
+        parent_id: Its parent, empty for a root.
+        sequence: The last claimed sequence number, empty before the first record.
+        at_us: The timestamp at which reading began, microseconds since 1970, 0 if it did not
+            begin at a timestamp. Kept by an ended shard for the children's sake.
+        iterator: The iterator that the service gave with the last page, empty if none.
+        polled_us: When it gave it; an iterator lives 15 minutes.
+        low_us: No record that is still to come from here is older; 0 if nothing is known.
+        since_us: When the shard was taken up; for a child when its parent ended.
+        ended_us: When its last page was read, 0 while it is being read.
+    """
+
+    shard_id: str
+    kind: PositionKind = "trim_horizon"
+    parent_id: str = ""
+    sequence: str = ""
+    at_us: int = 0
+    iterator: str = ""
+    polled_us: int = 0
+    low_us: int = 0
+    since_us: int = 0
+    ended_us: int = 0
+
+    @property
+    def ended(self) -> bool:
+        """True once the last page of the shard has been claimed."""
+        return self.kind == "ended"
+
+    @property
+    def known_us(self) -> int:
+        """Up to when the content of the shard is known to be read: what a gap is measured from."""
+        return self.low_us if self.sequence else max(self.low_us, self.since_us)
+
+    def to_json(self) -> dict[str, Any]:
+        """The position as a JSON-able dict without the fields that have their default."""
+        return {
+            field.name: value
+            for field in dataclasses.fields(self)
+            if (value := getattr(self, field.name)) != field.default
+        }
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> ShardPosition:
+        """Reads what `to_json` wrote."""
+        return cls(**document)
+
+
+@dataclasses.dataclass(frozen=True)
+class Counts:
+    """What has been read under a frontier since the run began.
+
+    Attributes:
+        changes: Records that became rows of blocks.
+        bytes: Bytes of the pages that held records.
+        pages: Pages that held records.
+        empty_polls: Pages that held none.
+        throttles: Requests that the service refused as too many.
+        children: Shards that replaced a parent.
+        newest_event_us: Time of the newest record.
+    """
+
+    changes: int = 0
+    bytes: int = 0
+    pages: int = 0
+    empty_polls: int = 0
+    throttles: int = 0
+    children: int = 0
+    newest_event_us: int = 0
+
+    def plus(self, other: Counts) -> Counts:
+        """Both together."""
+        sums = {
+            field.name: getattr(self, field.name) + getattr(other, field.name)
+            for field in dataclasses.fields(self)
+        }
+        sums["newest_event_us"] = max(self.newest_event_us, other.newest_event_us)
+        return Counts(**sums)
+
+    def since(self, earlier: Counts) -> Counts:
+        """What came after `earlier`; the newest event time is this one's."""
+        differences = {
+            field.name: getattr(self, field.name) - getattr(earlier, field.name)
+            for field in dataclasses.fields(self)
+        }
+        differences["newest_event_us"] = self.newest_event_us
+        return Counts(**differences)
+
+
+@dataclasses.dataclass(frozen=True)
+class Frontier:
+    """All that one reader of a stream has to know to go on.
+
+    Attributes:
+        shards: What is to be read, sorted by shard id.
+        pending: Listed descendants of `shards` that wait for their parents: `(id, parent id)`,
+            sorted.
+        finished: Shards that were read to their end and replaced by their children, with the time
+            (microseconds since 1970), sorted; kept 48 hours.
+        foreign: Shards that belong to other readers, sorted; the older ones are only counted in
+            `foreign_before_ms`.
+        foreign_before_ms: Every shard made before this time that is not named above belongs to
+            another reader.
+        swept_us: When the last complete listing was begun, 0 before the first.
+        closed: Nothing is left to be done under this restriction.
+        counts: What has been read in this run.
+    """
+
+    shards: tuple[ShardPosition, ...] = ()
+    pending: tuple[tuple[str, str], ...] = ()
+    finished: tuple[tuple[str, int], ...] = ()
+    foreign: tuple[str, ...] = ()
+    foreign_before_ms: int = 0
+    swept_us: int = 0
+    closed: bool = False
+    counts: Counts = Counts()
+
+    def shard(self, shard_id: str) -> ShardPosition | None:
+        """The position of a shard, None if it is not in the frontier."""
+        at = self._place(shard_id)
+        if at < len(self.shards) and self.shards[at].shard_id == shard_id:
+            return self.shards[at]
+        return None
+
+    def _place(self, shard_id: str) -> int:
+        return bisect.bisect_left(self.shards, shard_id, key=lambda each: each.shard_id)
+
+    @property
+    def live(self) -> tuple[ShardPosition, ...]:
+        """Shards that are not read to their end."""
+        return tuple(each for each in self.shards if not each.ended)
+
+    @property
+    def ended(self) -> tuple[ShardPosition, ...]:
+        """Shards that wait for their children to be found."""
+        return tuple(each for each in self.shards if each.ended)
+
+    def with_shard(self, position: ShardPosition) -> Frontier:
+        """The same frontier with one shard added or moved."""
+        at = self._place(position.shard_id)
+        behind = at + (self.shard(position.shard_id) is not None)
+        shards = (*self.shards[:at], position, *self.shards[behind:])
+        return dataclasses.replace(self, shards=shards)
+
+    def to_json(self) -> dict[str, Any]:
+        """The frontier as a JSON-able dict."""
+        return {
+            "format": FORMAT,
+            "shards": [each.to_json() for each in self.shards],
+            "pending": [list(each) for each in self.pending],
+            "finished": [list(each) for each in self.finished],
+            "foreign": list(self.foreign),
+            "foreign_before_ms": self.foreign_before_ms,
+            "swept_us": self.swept_us,
+            "closed": self.closed,
+            "counts": dataclasses.asdict(self.counts),
+        }
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Frontier:
+        """Reads what `to_json` wrote.
+
+        Raises:
+            ValueDecodeError: If the format number is unknown.
+        """
+        if document.get("format") != FORMAT:
+            raise ValueDecodeError(
+                "a stream position of an unknown format",
+                where="frontier",
+                expected=FORMAT,
+                found=document.get("format"),
+                mend="Use the version of Dynabeam that wrote it, or a newer one",
+            )
+        return cls(
+            shards=tuple(ShardPosition.from_json(each) for each in document["shards"]),
+            pending=tuple((child, parent) for child, parent in document["pending"]),
+            finished=tuple((shard_id, us) for shard_id, us in document["finished"]),
+            foreign=tuple(document["foreign"]),
+            foreign_before_ms=document["foreign_before_ms"],
+            swept_us=document["swept_us"],
+            closed=document["closed"],
+            counts=Counts(**document["counts"]),
+        )
+
+
+def sort_shards(shards: list[ShardPosition]) -> tuple[ShardPosition, ...]:
+    """Shards in the order in which a frontier keeps them."""
+    return tuple(sorted(shards, key=lambda each: each.shard_id))
+
+
+class FrontierCoder(beam.coders.Coder):
+    """Versioned, deterministic coder of frontiers: canonical JSON."""
+
+    def encode(self, value: Frontier) -> bytes:
+        """Encodes a frontier."""
+        return json.dumps(value.to_json(), separators=(",", ":"), sort_keys=True).encode()
+
+    def decode(self, encoded: bytes) -> Frontier:
+        """Decodes a frontier.
+
+        Raises:
+            ValueDecodeError: If the bytes are of an unknown format.
+        """
+        return Frontier.from_json(json.loads(encoded))
+
+    def is_deterministic(self) -> bool:
+        """Equal frontiers have equal bytes."""
+        return True
+
+    def to_type_hint(self) -> type[Frontier]:
+        """The type that this coder carries."""
+        return Frontier
+
+
+beam.coders.registry.register_coder(Frontier, FrontierCoder)

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How fast a stream is asked, how long one slice of work is, and how much it may hold.
+
+The reader paces itself, per shard and by its own monotonic clock, because runners differ in what
+they make of a resume delay: the in-process runner ignores it, Flink keeps whole seconds of it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+import time
+
+__all__ = ["Clock", "Pacing"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Clock:
+    """The two clocks of a reader; a subclass stands in for them in tests. Picklable."""
+
+    def now_us(self) -> int:
+        """Wall clock, microseconds since 1970."""
+        return time.time_ns() // 1000
+
+    def monotonic(self) -> float:
+        """Seconds of a clock that never runs back."""
+        return time.monotonic()
+
+
+@dataclasses.dataclass(frozen=True)
+class Pacing:
+    """Times in seconds, sizes in bytes. The service allows two readers a shard.
+
+    Attributes:
+        threads: Requests under way at once.
+        tip_empties: Consecutive empty pages that count as the tip: one proves nothing.
+        tip_poll: Catch-up: between empty pages of one shard, so that idle shards cost little.
+        poll: Continuous: between pages of a shard near the tip.
+        idle_poll: Continuous: between pages of a shard that had many empty pages.
+        slice: Continuous: length of one `process` while behind.
+        tip_slice: Continuous: its length at the tip; latency is about two of these on Flink.
+        idle_delay: Continuous: resume delay while every shard is idle; 2 or more, as runners take
+            elapsed time off and Flink keeps whole seconds.
+        slice_bytes: Continuous: pages after which a slice ends.
+        block_bytes: Rows of one shard that are gathered before they leave as blocks.
+        memory_bytes: Pages that are under way or gathered.
+        page_bytes: What a page that is under way counts for.
+        sweep: Between complete listings of the stream.
+        quick_sweep: The same while a parent was replaced in the last `sweep`: a sibling of the
+            children may be listed late.
+        sweep_page: Between two pages of a listing: the account has 10 such calls a second.
+        child_asks: How often the children of an ended shard are asked for.
+        child_backoff: Before the second ask; doubles, up to a second.
+        retries: Consecutive failures of one kind of request that are borne.
+        throttles: Consecutive throttles that are borne.
+        backoff: After the first failure; doubles, up to `max_backoff`, with jitter.
+        max_backoff: See `backoff`.
+    """
+
+    threads: int = 16
+    tip_empties: int = 3
+    tip_poll: float = 0.03
+    poll: float = 0.25
+    idle_poll: float = 1.0
+    slice: float = 5.0
+    tip_slice: float = 0.25
+    idle_delay: int = 2
+    slice_bytes: int = 64 << 20
+    block_bytes: int = 4 << 20
+    memory_bytes: int = 128 << 20
+    page_bytes: int = 4 << 20
+    sweep: float = 60.0
+    quick_sweep: float = 1.0
+    sweep_page: float = 0.15
+    child_asks: int = 5
+    child_backoff: float = 0.1
+    retries: int = 8
+    throttles: int = 100
+    backoff: float = 0.1
+    max_backoff: float = 5.0
+
+    def after_failures(self, failures: int) -> float:
+        """How long to wait after so many consecutive failures: exponential, with full jitter."""
+        longest = min(self.max_backoff, self.backoff * 2 ** min(failures, 16))
+        return longest * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, not a secret
+
+    def after_ask(self, asks: int) -> float:
+        """How long to wait before the next ask for the children of a shard."""
+        return min(1.0, self.child_backoff * 2.0 ** max(0, asks - 1))
+
+    def after_empty(self, empties: int) -> float:
+        """Continuous: how long to wait after so many consecutive empty pages."""
+        return min(self.idle_poll, self.poll * 2.0 ** min(max(0, empties - 1), 16))

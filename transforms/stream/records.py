@@ -1,0 +1,454 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pages of stream records to Arrow columns, with as little Python per record as can be.
+
+A body of GetRecords is parsed once, by compiled code, with the images kept as the raw JSON text
+that the service sent. The ordinary page takes the fast way: records of exactly the known shape, all
+of them good. Whatever differs (a field that is new, a record that is broken) makes the whole page
+take the careful way, record by record, on which nothing that a record says is lost and a broken
+record becomes a dead letter with its raw bytes while the rest of the page lives.
+
+The `envelope` column is a JSON object with all that a record says beside the columns: `eventID`,
+`eventVersion`, `userIdentity` and so on, and under `dynamodb` what stood there (`SizeBytes` …).
+`eventName`, the sequence number, the images and the keys are in columns; the time is too, and is
+kept in the envelope as well where microseconds cannot hold it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+import msgspec
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from transforms.block import SCHEMA
+from transforms.dead_letters import DeadLetter
+from transforms.errors import StreamError, ValueDecodeError
+from transforms.tables import Table
+from transforms.values.keys import encode_key, encode_keys
+from transforms.version import SEQUENCE_DIGITS, encode_version, encode_versions
+
+__all__ = ["Page", "PageParser", "event_time_us"]
+
+_OPS = {"INSERT": "c", "MODIFY": "u", "REMOVE": "d"}
+_OP_NAMES = pa.array(["c", "u", "d"])
+_OP_CODES = {"INSERT": 0, "MODIFY": 1, "REMOVE": 2}
+_NEEDS = {"c": ("NewImage",), "u": ("OldImage", "NewImage"), "d": ("OldImage",)}
+_TTL_PRINCIPAL = "dynamodb.amazonaws.com"
+_SEQUENCE = re.compile(r"[0-9]{1,40}")
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_]+")
+_MILLIS_FROM, _MICROS_FROM = 10**11, 10**14
+_LATEST_US = 253_402_300_799 * 10**6
+
+Raw = msgspec.Raw
+_NONE = Raw(b"null")
+
+
+@dataclasses.dataclass(frozen=True)
+class Page:
+    """One parsed page.
+
+    Attributes:
+        rows: A batch with the columns of `transforms.block.SCHEMA`, in the page's order.
+        dead: Records that could not be parsed.
+        last_sequence: The highest sequence number of the page, dead letters' included if they
+            name one; empty for none.
+        newest_event_us: Latest event time, microseconds since 1970, 0 for none.
+        next_iterator: Where the shard goes on; empty if this was its last page.
+        bytes: Size of the body.
+    """
+
+    rows: pa.RecordBatch
+    dead: tuple[DeadLetter, ...]
+    last_sequence: str
+    newest_event_us: int
+    next_iterator: str
+    bytes: int
+
+    @property
+    def records(self) -> int:
+        """How many records the page held."""
+        return int(self.rows.num_rows) + len(self.dead)
+
+
+class _Body(msgspec.Struct):
+    Records: list[Raw] = []
+    NextShardIterator: str | None = None
+
+
+_ENVELOPE_NAMES = {
+    "event_id": "eventID",
+    "event_version": "eventVersion",
+    "event_source": "eventSource",
+    "aws_region": "awsRegion",
+    "user_identity": "userIdentity",
+}
+
+
+class _Envelope(msgspec.Struct, omit_defaults=True, rename=_ENVELOPE_NAMES):
+    event_id: str | None = None
+    event_version: str | None = None
+    event_source: str | None = None
+    aws_region: str | None = None
+    user_identity: Raw = _NONE
+    dynamodb: dict[str, Any] | None = None
+
+
+_decode_body = msgspec.json.Decoder(_Body)
+_decode_fields = msgspec.json.Decoder(dict[str, Raw])
+_decode_text = msgspec.json.Decoder(str)
+_encode = msgspec.json.Encoder().encode
+
+
+class PageParser:
+    """Parses pages of one table's stream; made once, used by several threads.
+
+    Args:
+        table: The table with its key schema.
+        generation: The generation that versions get.
+        stream_arn: The stream, for the places of dead letters.
+    """
+
+    def __init__(self, table: Table, generation: int, stream_arn: str) -> None:
+        self._table = table
+        self._generation = generation
+        self._stream_arn = stream_arn
+        self._fast = _fast_decoder(table)
+
+    def parse(self, body: bytes, shard_id: str) -> Page:
+        """Parses the body of one GetRecords answer.
+
+        Args:
+            body: JSON text.
+            shard_id: The shard, for the places of dead letters.
+
+        Raises:
+            StreamError: If the body as a whole is no answer of GetRecords.
+        """
+        fast = self._parse_fast(body)
+        return fast if fast is not None else self._parse_carefully(body, shard_id)
+
+    def _parse_fast(self, body: bytes) -> Page | None:
+        """The page if all of it is of the known shape and good, else None."""
+        if self._fast is None:
+            return None
+        try:
+            page = self._fast.decode(body)
+            rows = self._columns(page.Records)
+        except (msgspec.MsgspecError, ValueDecodeError, KeyError, UnicodeDecodeError):
+            # Not an error yet: the careful way finds out which record it is.
+            return None
+        if rows is None:
+            return None
+        # Widths differ, so the highest number is the last by length, then by text.
+        last = max(
+            (each.dynamodb.SequenceNumber.lstrip("0") for each in page.Records),
+            key=lambda digits: (len(digits), digits),
+            default="",
+        )
+        return _page(rows, (), last, page.NextShardIterator or "", len(body))
+
+    def _columns(self, records: list[Any]) -> pa.RecordBatch | None:
+        if not records:
+            return _empty_rows()
+        inner = [each.dynamodb for each in records]
+        codes = [_OP_CODES[each.eventName] for each in records]
+        olds = [None if (raw := each.OldImage) is _NONE else bytes(raw) for each in inner]
+        news = [None if (raw := each.NewImage) is _NONE else bytes(raw) for each in inner]
+        if not _images_are_good(codes, olds, news):
+            return None
+        times = _Times()
+        event_times = [times[bytes(each.ApproximateCreationDateTime)] for each in inner]
+        if times.inexact:
+            return None
+        keys = self._keys([each.Keys for each in inner])
+        if keys.null_count:
+            return None
+        sequences = pa.array([each.SequenceNumber for each in inner], pa.string())
+        return pa.RecordBatch.from_arrays(
+            [
+                keys,
+                encode_versions(self._generation, sequences),
+                pc.take(_OP_NAMES, pa.array(codes, pa.int8())),
+                pa.array(event_times, pa.int64()).cast(pa.timestamp("us", "UTC")),
+                pa.array(olds, pa.binary()),
+                pa.array(news, pa.binary()),
+                pa.array(_ttl_flags(codes, records), pa.bool_()),
+                pa.array([_fast_envelope(each) for each in records], pa.binary()),
+            ],
+            schema=SCHEMA,
+        )
+
+    def _keys(self, keys: list[Any]) -> pa.Array:
+        columns = [pa.array([each.k0.v for each in keys], pa.string())]
+        if self._table.keys.range is not None:
+            columns.append(pa.array([each.k1.v for each in keys], pa.string()))
+        return encode_keys(columns, self._table.keys, invalid="null")
+
+    def _parse_carefully(self, body: bytes, shard_id: str) -> Page:
+        try:
+            page = _decode_body.decode(body)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise StreamError(
+                f"the answer of GetRecords is not what the service sends: {error}",
+                where=f"stream {self._stream_arn}, shard {shard_id}",
+                found=body[:200],
+            ) from error
+        rows: list[dict[str, Any]] = []
+        dead: list[DeadLetter] = []
+        last = 0
+        for number, raw in enumerate(page.Records):
+            record = bytes(raw)
+            sequence = _sequence_of(record)
+            last = max(last, int(sequence or 0))
+            try:
+                rows.append(self._row(record))
+            except (msgspec.MsgspecError, ValueDecodeError, UnicodeDecodeError) as error:
+                place = f"record {number} of a page" if not sequence else f"sequence {sequence}"
+                dead.append(
+                    DeadLetter(
+                        table=self._table.name,
+                        stage="stream",
+                        place=f"stream {self._stream_arn}, shard {shard_id}, {place}",
+                        reason=str(error),
+                        raw=record,
+                    )
+                )
+        columns = pa.RecordBatch.from_pylist(rows, schema=SCHEMA) if rows else _empty_rows()
+        iterator = page.NextShardIterator or ""
+        return _page(columns, tuple(dead), str(last) if last else "", iterator, len(body))
+
+    def _row(self, record: bytes) -> dict[str, Any]:
+        """One record with all that it says.
+
+        Raises:
+            ValueDecodeError: If something that a change needs is missing or malformed.
+        """
+        outer = _decode_fields.decode(record)
+        inner = _decode_fields.decode(_needed(outer, "dynamodb", "record"))
+        name = _text(_needed(outer, "eventName", "record"), "eventName")
+        op = _OPS.get(name)
+        if op is None:
+            raise ValueDecodeError("an unknown event", expected=sorted(_OPS), found=name)
+        old, new = (_image(inner, each) for each in ("OldImage", "NewImage"))
+        for needed, image in (("OldImage", old), ("NewImage", new)):
+            if needed in _NEEDS[op] and image is None:
+                raise ValueDecodeError(
+                    f"a record of event {name} has no {needed}",
+                    mend="Give the table's stream the view type NEW_AND_OLD_IMAGES",
+                )
+        keys = msgspec.json.decode(_needed(inner, "Keys", "dynamodb"))
+        if not isinstance(keys, dict):
+            raise ValueDecodeError("Keys is not a JSON object", found=keys)
+        sequence = _text(_needed(inner, "SequenceNumber", "dynamodb"), "SequenceNumber")
+        raw_time = bytes(_needed(inner, "ApproximateCreationDateTime", "dynamodb"))
+        event_us, exact = _event_time(raw_time)
+        for known in ("OldImage", "NewImage", "Keys", "SequenceNumber"):
+            inner.pop(known, None)
+        if exact:
+            del inner["ApproximateCreationDateTime"]
+        identity = outer.get("userIdentity", _NONE)
+        del outer["eventName"], outer["dynamodb"]
+        if inner:
+            outer["dynamodb"] = Raw(_encode(inner))
+        return {
+            "key": encode_key(keys, self._table.keys),
+            "version": encode_version(self._generation, sequence),
+            "op": op,
+            "event_time": event_us,
+            "old": old,
+            "new": new,
+            "ttl": op == "d" and _is_ttl(identity),
+            "envelope": _encode(outer),
+        }
+
+
+def event_time_us(text: str | bytes) -> int:
+    """The time of a record in microseconds since 1970, computed without floats.
+
+    Args:
+        text: A JSON number as the service writes it, `1464806460` or `1.46480646E9`: seconds,
+            or, where its size says so, milliseconds or microseconds. Finer parts are cut off.
+
+    Raises:
+        ValueDecodeError: If it is not a number, or not a time that can be.
+    """
+    return _event_time(text.encode() if isinstance(text, str) else text)[0]
+
+
+def _event_time(raw: bytes) -> tuple[int, bool]:
+    """The time in microseconds, and whether that says all that the number says."""
+    try:
+        value = Decimal(raw.decode("ascii"))
+        if not value.is_finite() or not 0 <= value <= _LATEST_US:
+            raise ValueDecodeError("not a time in seconds since 1970", found=raw)
+    except (InvalidOperation, UnicodeDecodeError) as error:
+        raise ValueDecodeError("not a time in seconds since 1970", found=raw) from error
+    digits = 0 if value >= _MICROS_FROM else 3 if value >= _MILLIS_FROM else 6
+    scaled = value.scaleb(digits)
+    micros = int(scaled)
+    if micros > _LATEST_US:
+        raise ValueDecodeError("not a time in seconds since 1970", found=raw)
+    return micros, micros == scaled
+
+
+class _Times(dict[bytes, int]):
+    """Times of a page: few are different, so each is computed once."""
+
+    inexact = False
+
+    def __missing__(self, raw: bytes) -> int:
+        micros, exact = _event_time(raw)
+        self.inexact = self.inexact or not exact
+        self[raw] = micros
+        return micros
+
+
+def _ttl_flags(codes: list[int], records: list[Any]) -> list[bool]:
+    """Whether each record is a delete by the service's time to live; few have an identity."""
+    return [
+        code == 2 and each.userIdentity is not _NONE and _is_ttl(each.userIdentity)
+        for code, each in zip(codes, records, strict=True)
+    ]
+
+
+def _is_ttl(identity: Raw) -> bool:
+    who = msgspec.json.decode(identity)
+    if not isinstance(who, dict):
+        return False
+    kind = who.get("type", who.get("Type"))
+    principal = who.get("principalId", who.get("PrincipalId"))
+    return bool(kind == "Service" and principal == _TTL_PRINCIPAL)
+
+
+def _images_are_good(codes: list[int], olds: list[bytes | None], news: list[bytes | None]) -> bool:
+    for code, old, new in zip(codes, olds, news, strict=True):
+        if old is None:
+            if code != 0:
+                return False
+        elif old[:1] != b"{":
+            return False
+        if new is None:
+            if code != 2:
+                return False
+        elif new[:1] != b"{":
+            return False
+    return True
+
+
+def _fast_envelope(record: Any) -> bytes:
+    inner = record.dynamodb
+    rest = {}
+    if inner.SizeBytes is not None:
+        rest["SizeBytes"] = inner.SizeBytes
+    if inner.StreamViewType is not None:
+        rest["StreamViewType"] = inner.StreamViewType
+    return _encode(
+        _Envelope(
+            record.eventID,
+            record.eventVersion,
+            record.eventSource,
+            record.awsRegion,
+            record.userIdentity,
+            rest or None,
+        )
+    )
+
+
+def _needed(fields: dict[str, Raw], name: str, where: str) -> Raw:
+    raw = fields.get(name)
+    if raw is None:
+        raise ValueDecodeError(f"{name} is missing", where=where)
+    return raw
+
+
+def _text(raw: Raw, name: str) -> str:
+    try:
+        return _decode_text.decode(raw)
+    except msgspec.MsgspecError as error:
+        raise ValueDecodeError("not a text", where=name, found=bytes(raw)) from error
+
+
+def _image(fields: dict[str, Raw], name: str) -> bytes | None:
+    raw = fields.get(name)
+    if raw is None or bytes(raw) == b"null":
+        return None
+    image = bytes(raw)
+    if image[:1] != b"{":
+        raise ValueDecodeError("an image is a JSON object", where=name, found=image[:200])
+    return image
+
+
+def _sequence_of(record: bytes) -> str:
+    """The sequence number of a record that may be broken elsewhere; empty if it has none."""
+    try:
+        inner = _decode_fields.decode(_decode_fields.decode(record)["dynamodb"])
+        found = _decode_text.decode(inner["SequenceNumber"])
+    except (msgspec.MsgspecError, KeyError, UnicodeDecodeError):
+        return ""
+    return found if _SEQUENCE.fullmatch(found) and len(found) <= SEQUENCE_DIGITS else ""
+
+
+def _empty_rows() -> pa.RecordBatch:
+    return pa.RecordBatch.from_arrays([pa.array([], each.type) for each in SCHEMA], schema=SCHEMA)
+
+
+def _page(
+    rows: pa.RecordBatch, dead: tuple[DeadLetter, ...], last: str, iterator: str, size: int
+) -> Page:
+    newest = pc.max(rows.column("event_time").cast(pa.int64())).as_py() if rows.num_rows else 0
+    return Page(rows, dead, last, newest, iterator, size)
+
+
+@functools.lru_cache(maxsize=1024)
+def _fast_decoder(table: Table) -> Any:
+    """A decoder of pages whose records have exactly the known shape; None if there can be none."""
+    attributes = table.keys.attributes
+    if not all(_PLAIN_NAME.fullmatch(each.name) for each in attributes):
+        # The compiled decoder cannot rename a field to every name that DynamoDB allows.
+        return None
+    fields: list[tuple[str, Any]] = []
+    for number, each in enumerate(attributes):
+        value = msgspec.defstruct(
+            f"Key{each.type}", [("v", str)], rename={"v": each.type}, forbid_unknown_fields=True
+        )
+        fields.append((f"k{number}", value))
+    names = {f"k{number}": each.name for number, each in enumerate(attributes)}
+    keys = msgspec.defstruct("Keys", fields, rename=names, forbid_unknown_fields=True)
+    change = msgspec.defstruct(
+        "Change",
+        [
+            ("ApproximateCreationDateTime", Raw),
+            ("Keys", keys),
+            ("SequenceNumber", str),
+            ("NewImage", Raw, _NONE),
+            ("OldImage", Raw, _NONE),
+            ("SizeBytes", int | None, None),
+            ("StreamViewType", str | None, None),
+        ],
+        forbid_unknown_fields=True,
+        gc=False,
+    )
+    record = msgspec.defstruct(
+        "Record",
+        [
+            ("eventName", str),
+            ("dynamodb", change),
+            ("eventID", str | None, None),
+            ("eventVersion", str | None, None),
+            ("eventSource", str | None, None),
+            ("awsRegion", str | None, None),
+            ("userIdentity", Raw, _NONE),
+        ],
+        forbid_unknown_fields=True,
+        gc=False,
+    )
+    page = msgspec.defstruct(
+        "FastPage",
+        [("Records", list[record], []), ("NextShardIterator", str | None, None)],  # type: ignore[valid-type]
+    )
+    return msgspec.json.Decoder(page)

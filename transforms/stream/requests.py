@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Requests of one reader: carried out on a pool of threads, answered on the calling thread.
+
+A request knows the position from which it was made. Its answer counts only if the frontier still
+stands there: an answer that comes after a restart, or twice, is dropped without harm, because
+nothing is claimed before it is taken.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import queue
+from concurrent.futures import Executor
+
+from transforms.aws.streams import StreamDescription, StreamsClient
+from transforms.stream.frontier import ShardPosition
+from transforms.stream.pacing import Clock
+from transforms.stream.records import Page, PageParser
+
+__all__ = ["Answer", "AskChildren", "ListShards", "ReadPage", "Request", "Requests"]
+
+_ITERATOR_LIFE_US = 14 * 60 * 1_000_000
+_FUTURE_SLACK_US = 1_000_000
+
+
+@dataclasses.dataclass(frozen=True)
+class ReadPage:
+    """One page of a shard; `fresh` asks for a new iterator though the position holds one."""
+
+    position: ShardPosition
+    fresh: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class AskChildren:
+    """The children of a shard that was read to its end."""
+
+    shard_id: str
+
+
+@dataclasses.dataclass(frozen=True)
+class ListShards:
+    """One page of the listing of the stream."""
+
+    after: str
+
+
+Request = ReadPage | AskChildren | ListShards
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What became of a request.
+
+    Attributes:
+        request: The request.
+        value: The page or the description; None if it failed.
+        error: Why it failed.
+        began_us: Wall clock when it was begun, microseconds since 1970.
+    """
+
+    request: Request
+    value: Page | StreamDescription | None
+    error: Exception | None
+    began_us: int
+
+
+class Requests:
+    """Requests that are under way for one reader of one stream.
+
+    Args:
+        stream_arn: The stream.
+        client: Its client.
+        parser: Parses its pages, on the threads.
+        clock: The clocks.
+        pool: The threads.
+    """
+
+    def __init__(
+        self,
+        stream_arn: str,
+        client: StreamsClient,
+        parser: PageParser,
+        clock: Clock,
+        pool: Executor,
+    ) -> None:
+        self._pool = pool
+        self._stream_arn = stream_arn
+        self._client = client
+        self._parser = parser
+        self._clock = clock
+        self._answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
+        self.running = 0
+        self.reading = 0
+
+    def begin(self, request: Request) -> None:
+        """Sends a request off."""
+        self.running += 1
+        self.reading += isinstance(request, ReadPage)
+        self._pool.submit(self._carry_out, request)
+
+    def next_answer(self, seconds: float) -> Answer | None:
+        """Waits for an answer; None if none came in time."""
+        try:
+            answer = self._answers.get(timeout=max(0.0, seconds))
+        except queue.Empty:
+            return None
+        self.running -= 1
+        self.reading -= isinstance(answer.request, ReadPage)
+        return answer
+
+    def _carry_out(self, request: Request) -> None:
+        began_us = self._clock.now_us()
+        try:
+            answer = Answer(request, self._ask(request, began_us), None, began_us)
+        except Exception as error:  # noqa: BLE001 - handed to the calling thread, which raises it
+            answer = Answer(request, None, error, began_us)
+        self._answers.put(answer)
+
+    def _ask(self, request: Request, began_us: int) -> Page | StreamDescription:
+        if isinstance(request, ListShards):
+            return self._client.describe(self._stream_arn, after=request.after)
+        if isinstance(request, AskChildren):
+            return self._client.describe(self._stream_arn, children_of=request.shard_id)
+        position = request.position
+        iterator = "" if request.fresh else usable_iterator(position, began_us)
+        if not iterator:
+            iterator = self._iterator(position, began_us)
+        body = self._client.get_records(self._stream_arn, iterator)
+        return self._parser.parse(body, position.shard_id)
+
+    def _iterator(self, position: ShardPosition, now_us: int) -> str:
+        if position.kind == "after":
+            return self._client.shard_iterator(
+                self._stream_arn, position.shard_id, after=position.sequence
+            )
+        # The service refuses a time in the future; clocks differ a little.
+        at_us = min(position.at_us, now_us - _FUTURE_SLACK_US)
+        return self._client.shard_iterator(
+            self._stream_arn,
+            position.shard_id,
+            at_us=at_us if position.kind == "at_timestamp" else 0,
+        )
+
+
+def usable_iterator(position: ShardPosition, now_us: int) -> str:
+    """The stored iterator if it is young enough to be alive, else empty."""
+    age_us = now_us - position.polled_us
+    return position.iterator if 0 <= age_us < _ITERATOR_LIFE_US else ""

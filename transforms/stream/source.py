@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What one reader of one stream is told: the element of the stream's splittable DoFn."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import apache_beam as beam
+
+from transforms.errors import ConfigurationError, ValueDecodeError
+from transforms.gaps import GapPolicy
+from transforms.stream.frontier import Counts, Frontier
+from transforms.stream.lineage import Start
+from transforms.tables import Table
+
+__all__ = ["FORMAT", "LATEST", "TRIM_HORIZON", "StreamSource", "StreamSourceCoder"]
+
+FORMAT = 1
+TRIM_HORIZON = "trim_horizon"
+LATEST = "latest"
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+# A time that the service takes for the future is an error there, and clocks differ a little.
+_LATEST_SLACK_US = 2_000_000
+
+
+@dataclasses.dataclass(frozen=True)
+class StreamSource:
+    """Reader number `reader` of `readers` readers of one table's stream.
+
+    Attributes:
+        table: The table with its key schema.
+        stream_arn: Its stream.
+        reader: Number of this reader, from 0.
+        readers: Number of readers; together they read every shard exactly once.
+        generation: The generation that the changes get.
+        buckets: Hash buckets of the table.
+        start: `trim_horizon`, `latest` or an RFC 3339 time; used only without positions.
+        frontier: Stored positions of this reader, None to begin at `start`.
+        gap_policy: What a gap does.
+        snapshot_until_us: For the headers of blocks: see `transforms.block.BlockHeader`.
+        max_bytes: Bytes of pages after which a catch-up run stops, 0 for no bound.
+        started_us: When the run began, microseconds since 1970: a record of this time or later
+            proves that a shard is read up to the tip.
+    """
+
+    table: Table
+    stream_arn: str
+    reader: int
+    readers: int
+    generation: int
+    buckets: int
+    start: str
+    frontier: Frontier | None
+    gap_policy: GapPolicy
+    snapshot_until_us: int
+    max_bytes: int
+    started_us: int
+
+    def starting_point(self) -> Start:
+        """Where the roots of the first listing are read from.
+
+        Raises:
+            ConfigurationError: If `start` is none of the three.
+        """
+        if self.start == TRIM_HORIZON:
+            return Start()
+        if self.start == LATEST:
+            at_us = self.started_us - _LATEST_SLACK_US
+            return Start("at_timestamp", at_us, open_only=True)
+        return Start("at_timestamp", _timestamp_us(self.start))
+
+    def first_restriction(self) -> Frontier:
+        """Where this run begins: the stored positions, with fresh counts."""
+        frontier = self.frontier or Frontier()
+        return dataclasses.replace(frontier, closed=False, counts=Counts())
+
+    def to_json(self) -> dict[str, Any]:
+        """The source as a JSON-able dict."""
+        return {
+            "format": FORMAT,
+            "table": self.table.to_json(),
+            "stream_arn": self.stream_arn,
+            "reader": self.reader,
+            "readers": self.readers,
+            "generation": self.generation,
+            "buckets": self.buckets,
+            "start": self.start,
+            "frontier": None if self.frontier is None else self.frontier.to_json(),
+            "gap_policy": self.gap_policy.value,
+            "snapshot_until_us": self.snapshot_until_us,
+            "max_bytes": self.max_bytes,
+            "started_us": self.started_us,
+        }
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> StreamSource:
+        """Reads what `to_json` wrote.
+
+        Raises:
+            ValueDecodeError: If the format number is unknown.
+        """
+        if document.get("format") != FORMAT:
+            raise ValueDecodeError(
+                "a stream source of an unknown format",
+                where="stream source",
+                expected=FORMAT,
+                found=document.get("format"),
+                mend="Use the version of Dynabeam that wrote it, or a newer one",
+            )
+        values = {key: value for key, value in document.items() if key != "format"}
+        frontier = values["frontier"]
+        values["table"] = Table.from_json(values["table"])
+        values["frontier"] = None if frontier is None else Frontier.from_json(frontier)
+        values["gap_policy"] = GapPolicy(values["gap_policy"])
+        return cls(**values)
+
+
+class StreamSourceCoder(beam.coders.Coder):
+    """Versioned, deterministic coder of stream sources: canonical JSON."""
+
+    def encode(self, value: StreamSource) -> bytes:
+        """Encodes a source."""
+        return json.dumps(value.to_json(), separators=(",", ":"), sort_keys=True).encode()
+
+    def decode(self, encoded: bytes) -> StreamSource:
+        """Decodes a source.
+
+        Raises:
+            ValueDecodeError: If the bytes are of an unknown format.
+        """
+        return StreamSource.from_json(json.loads(encoded))
+
+    def is_deterministic(self) -> bool:
+        """Equal sources have equal bytes."""
+        return True
+
+    def to_type_hint(self) -> type[StreamSource]:
+        """The type that this coder carries."""
+        return StreamSource
+
+
+beam.coders.registry.register_coder(StreamSource, StreamSourceCoder)
+
+
+def _timestamp_us(text: str) -> int:
+    mend = f"Give {TRIM_HORIZON}, {LATEST} or a time like 2026-01-31T12:00:00Z"
+    try:
+        moment = datetime.fromisoformat(text.replace("Z", "+00:00").replace("z", "+00:00"))
+    except ValueError as error:
+        raise ConfigurationError(
+            "not a place where a stream can be begun", where="start", found=text, mend=mend
+        ) from error
+    if moment.tzinfo is None:
+        raise ConfigurationError(
+            "the time at which to begin has no time zone", where="start", found=text, mend=mend
+        )
+    return (moment - _EPOCH) // timedelta(microseconds=1)

@@ -1,0 +1,437 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From answers to claims: what each answer of the service means for the frontier.
+
+Every method runs on the thread of `process`, claims first and hands out afterwards. Errors are
+judged by `transforms.aws.errors` alone: a throttle waits, an expired iterator is replaced by one
+behind the last claimed record, trimmed and vanished positions are gaps, a shard that the service
+does not find is looked up in a listing before it is believed to be gone, an unreachable service is
+asked again within bounds, and everything else is raised. No error finishes a shard.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from transforms.aws.errors import AwsErrorKind, classify
+from transforms.aws.streams import StreamDescription
+from transforms.dead_letters import DeadLetter
+from transforms.errors import StreamError
+from transforms.gaps import Gap, GapKind, GapPolicy
+from transforms.reports import Report
+from transforms.stream.frontier import Counts, Frontier, ShardPosition
+from transforms.stream.gather import Gathered
+from transforms.stream.lineage import (
+    DAY_US,
+    adopt_listing,
+    drop_childless,
+    replace_vanished,
+)
+from transforms.stream.memory import Listing, ReaderMemory, ShardWork
+from transforms.stream.pacing import Clock, Pacing
+from transforms.stream.records import Page
+from transforms.stream.requests import (
+    Answer,
+    AskChildren,
+    ListShards,
+    ReadPage,
+    usable_iterator,
+)
+from transforms.stream.source import StreamSource
+from transforms.stream.tracker import ChildrenFound, Claim, Moved, PageRead, Polled, applied
+from transforms.version import encode_version
+
+__all__ = ["IDLE_MARGIN_US", "Steps"]
+
+IDLE_MARGIN_US = 30 * 1_000_000
+"""How much older than the last empty poll a record may still be that comes later."""
+
+_NEAR_TIP_US = 10 * 1_000_000
+
+
+class Steps:
+    """The steps of one call of `process`.
+
+    Args:
+        source: The reader.
+        tracker: Beam's view of the restriction tracker.
+        memory: The reader's memory.
+        pacing: Limits and times.
+        clock: The clocks.
+        bounded: True in catch-up mode.
+
+    Attributes:
+        frontier: The frontier behind everything that is claimed.
+        refused: A claim was refused: the rest belongs to somebody else.
+        gathered: Claimed rows.
+        notes: Reports and dead letters to be emitted.
+        over: The stream is gone or at its end for good.
+    """
+
+    def __init__(
+        self,
+        source: StreamSource,
+        tracker: Any,
+        memory: ReaderMemory,
+        pacing: Pacing,
+        clock: Clock,
+        *,
+        bounded: bool,
+    ) -> None:
+        self._source = source
+        self._tracker = tracker
+        self._memory = memory
+        self._pacing = pacing
+        self._clock = clock
+        self._bounded = bounded
+        self.frontier: Frontier = tracker.current_restriction()
+        self.refused = False
+        self.over = False
+        self.gathered = Gathered(source, pacing.block_bytes)
+        self.notes: list[Report | DeadLetter] = []
+
+    def claim(self, step: Claim) -> bool:
+        """Claims a step and follows it; False if it was refused."""
+        if self.refused or not self._tracker.try_claim(step):
+            self.refused = True
+            return False
+        # Not read back from the tracker: a split from another thread may have emptied it.
+        self.frontier = applied(self.frontier, step)
+        return True
+
+    def follow_shards(self) -> None:
+        """Brings the memory in line with the frontier."""
+        for each in self.frontier.shards:
+            self._memory.work(each.shard_id)
+
+    def take(self, answer: Answer) -> None:
+        """Does what an answer asks for."""
+        request = answer.request
+        if isinstance(request, ReadPage):
+            self._take_page(answer, request)
+        elif isinstance(request, AskChildren):
+            self._take_children(answer, request)
+        else:
+            self._take_listing(answer, request)
+
+    def check_unread(self, position: ShardPosition) -> None:
+        """A shard of which nothing was read for a day may have lost records unseen."""
+        now_us = self._clock.now_us()
+        if position.sequence or now_us - position.known_us <= DAY_US:
+            return
+        if usable_iterator(position, now_us):
+            return
+        self._pass_trimmed(position, "nothing was read of it within the 24 hours that are kept")
+
+    # Pages.
+
+    def _take_page(self, answer: Answer, request: ReadPage) -> None:
+        position = request.position
+        shard_id = position.shard_id
+        work = self._memory.work(shard_id)
+        work.running = False
+        if self.frontier.shard(shard_id) != position:
+            self._memory.schedule(shard_id, 0.0)
+        elif isinstance(answer.value, Page):
+            work.failures = work.throttles = 0
+            work.gone = None
+            work.fresh = False
+            self._claim_page(position, work, answer.value, answer.began_us)
+        else:
+            self._take_page_error(answer, request, work)
+
+    def _claim_page(
+        self, position: ShardPosition, work: ShardWork, page: Page, began_us: int
+    ) -> None:
+        page = _behind(page, position, self._source.generation)
+        empties = 0 if page.records else work.empties + 1
+        after = self._behind_page(position, page, empties, began_us)
+        counts = Counts(
+            changes=page.rows.num_rows,
+            bytes=page.bytes if page.records else 0,
+            pages=1 if page.records else 0,
+            empty_polls=0 if page.records else 1,
+            newest_event_us=page.newest_event_us,
+        )
+        if not self.claim(PageRead(position, after, counts)):
+            return
+        self.gathered.add(position.shard_id, page.rows, page.bytes)
+        self.notes.extend(page.dead)
+        work.empties = empties
+        self._judge_tip(position.shard_id, work, page, began_us)
+        self._memory.schedule(position.shard_id, self._next_poll(after, work, page))
+
+    def _behind_page(
+        self, before: ShardPosition, page: Page, empties: int, began_us: int
+    ) -> ShardPosition:
+        sequence = page.last_sequence or before.sequence
+        low_us = max(before.low_us, page.newest_event_us)
+        if empties >= self._pacing.tip_empties:
+            low_us = max(low_us, began_us - IDLE_MARGIN_US)
+        ended = not page.next_iterator
+        return dataclasses.replace(
+            before,
+            kind="ended" if ended else "after" if page.last_sequence else before.kind,
+            sequence=sequence,
+            iterator=page.next_iterator,
+            polled_us=began_us,
+            low_us=low_us,
+            ended_us=self._clock.now_us() if ended else 0,
+        )
+
+    def _judge_tip(self, shard_id: str, work: ShardWork, page: Page, began_us: int) -> None:
+        started_us = self._source.started_us
+        work.behind = bool(page.records) and page.newest_event_us < began_us - _NEAR_TIP_US
+        # A shard whose children are known has an end, so empty pages are not the tip.
+        has_end = any(parent == shard_id for _, parent in self.frontier.pending)
+        enough = work.empties >= self._pacing.tip_empties and not has_end
+        work.caught_up = enough or (bool(page.records) and page.newest_event_us >= started_us)
+
+    def _next_poll(self, after: ShardPosition, work: ShardWork, page: Page) -> float:
+        now = self._clock.monotonic()
+        if after.ended or work.behind:
+            return now
+        if self._bounded:
+            return now if page.records else now + self._pacing.tip_poll
+        if page.records:
+            return now + self._pacing.poll
+        return now + self._pacing.after_empty(work.empties)
+
+    def _take_page_error(self, answer: Answer, request: ReadPage, work: ShardWork) -> None:
+        position = request.position
+        error = answer.error
+        assert error is not None
+        kind = classify(error)
+        if kind is AwsErrorKind.TRIMMED:
+            self._pass_trimmed(position, str(error))
+            self._memory.schedule(position.shard_id, 0.0)
+        elif kind is AwsErrorKind.EXPIRED_ITERATOR:
+            self._bear(work, error, "GetRecords")
+            work.fresh = True
+            self._memory.schedule(position.shard_id, 0.0)
+        elif kind is AwsErrorKind.GONE:
+            # Listings decide: a shard is gone only if a complete one no longer holds it.
+            work.gone = self._want_listing()
+        else:
+            delay = self._retry_delay(work, error, "GetRecords")
+            self._memory.schedule(position.shard_id, self._clock.monotonic() + delay)
+
+    def _pass_trimmed(self, position: ShardPosition, detail: str) -> None:
+        now_us = self._clock.now_us()
+        after = dataclasses.replace(
+            position, kind="trim_horizon", at_us=0, iterator="", polled_us=0, since_us=now_us
+        )
+        self._pass_gap(GapKind.TRIMMED, position, detail, self.frontier.with_shard(after))
+
+    def _pass_gap(
+        self, kind: GapKind, position: ShardPosition | None, detail: str, after: Frontier
+    ) -> None:
+        """Stops, or reports the gap and goes on from another frontier.
+
+        Raises:
+            GapError: If the table's policy is to stop.
+        """
+        known = [each.known_us for each in ([position] if position else self.frontier.shards)]
+        gap = Gap(
+            table=self._source.table.name,
+            kind=kind,
+            stream_arn=self._source.stream_arn,
+            shard_id=position.shard_id if position else "",
+            last_sequence=position.sequence if position else "",
+            from_us=min(known, default=0),
+            to_us=self._clock.now_us(),
+            detail=detail,
+        )
+        if self._source.gap_policy is GapPolicy.FAIL:
+            raise gap.error()
+        if self.claim(Moved(self.frontier, after)):
+            self.notes.append(gap.report())
+            self.follow_shards()
+
+    # Children.
+
+    def _take_children(self, answer: Answer, request: AskChildren) -> None:
+        shard_id = request.shard_id
+        work = self._memory.work(shard_id)
+        work.running = False
+        position = self.frontier.shard(shard_id)
+        if position is None or not position.ended:
+            return
+        found = answer.value
+        if isinstance(found, StreamDescription):
+            work.failures = work.throttles = 0
+            children = tuple(each.shard_id for each in found.shards)
+        elif answer.error is not None and classify(answer.error) is AwsErrorKind.GONE:
+            children = ()
+        else:
+            assert answer.error is not None
+            delay = self._retry_delay(work, answer.error, "DescribeStream")
+            self._memory.schedule(shard_id, self._clock.monotonic() + delay)
+            return
+        work.asks += 1
+        if not children and not self._has_pending_child(shard_id):
+            if work.asks == self._pacing.child_asks:
+                self._want_listing()
+            delay = self._pacing.after_ask(work.asks)
+            self._memory.schedule(shard_id, self._clock.monotonic() + delay)
+            return
+        if self.claim(ChildrenFound(shard_id, children, self._clock.now_us())):
+            self._memory.forget(shard_id)
+            self.follow_shards()
+            # A sibling may be listed late; the next complete listing will show it.
+            self._want_listing()
+
+    def _want_listing(self) -> float:
+        self._memory.listing.wanted = self._clock.monotonic()
+        return self._memory.listing.wanted
+
+    def _has_pending_child(self, shard_id: str) -> bool:
+        return any(parent == shard_id for _, parent in self.frontier.pending)
+
+    # Listings.
+
+    def _take_listing(self, answer: Answer, request: ListShards) -> None:
+        listing = self._memory.listing
+        listing.running = False
+        found = answer.value
+        now = self._clock.monotonic()
+        if not isinstance(found, StreamDescription):
+            self._take_listing_error(answer, listing)
+            return
+        listing.failures = listing.throttles = 0
+        if not request.after:
+            listing.shards, listing.began_us = [], answer.began_us
+        listing.shards.extend(found.shards)
+        listing.after = found.next_after
+        listing.due = now + self._pacing.sweep_page
+        if found.status == "ENABLING" and not listing.shards and not found.next_after:
+            # Not a listing yet: the first shards are still to come.
+            listing.enabling += 1
+            listing.restart(now + self._pacing.after_ask(listing.enabling))
+            return
+        self._adopt(listing, complete=not found.next_after)
+        if not found.next_after and not self.refused:
+            listing.status = found.status
+            self._settle(listing)
+            listing.done = listing.began if listing.began is not None else now
+            listing.restart(now)
+            self.over = self._is_over(found.status)
+
+    def _adopt(self, listing: Listing, *, complete: bool) -> None:
+        after = adopt_listing(
+            self.frontier,
+            listing.shards,
+            complete=complete,
+            reader=self._source.reader,
+            readers=self._source.readers,
+            start=self._source.starting_point(),
+            began_us=listing.began_us,
+        )
+        if after != self.frontier and self.claim(Moved(self.frontier, after)):
+            self.follow_shards()
+
+    def _settle(self, listing: Listing) -> None:
+        """After a complete listing: shards that are gone, and ended ones that stay childless."""
+        listed = {each.shard_id for each in listing.shards}
+        for position in self.frontier.live:
+            work = self._memory.work(position.shard_id)
+            if work.gone is None or listing.began is None or work.gone > listing.began:
+                continue
+            work.gone = None
+            if position.shard_id in listed:
+                error = StreamError("the service lists the shard but does not find it")
+                self._bear(work, error, "GetRecords")
+                delay = self._pacing.after_failures(work.failures)
+                self._memory.schedule(position.shard_id, self._clock.monotonic() + delay)
+            else:
+                self._pass_vanished(position, listed)
+        self._drop_childless(disabled=listing.status == "DISABLED", began_us=listing.began_us)
+
+    def _pass_vanished(self, position: ShardPosition, listed: set[str]) -> None:
+        after = replace_vanished(self.frontier, position.shard_id, listed, self._clock.now_us())
+        detail = "it left the listing before it was read to its end"
+        self._pass_gap(GapKind.VANISHED, position, detail, after)
+        self._memory.forget(position.shard_id)
+
+    def _drop_childless(self, *, disabled: bool, began_us: int) -> None:
+        absent_us = began_us - self._memory.last_swept_us
+        after, aged = drop_childless(self.frontier, disabled=disabled, now_us=began_us)
+        self._memory.last_swept_us = began_us
+        if after == self.frontier:
+            return
+        if aged and absent_us > DAY_US:
+            # Nobody looked for a day, so children may have come and gone.
+            detail = "its children may have been trimmed: it was not looked at for a day"
+            self._pass_gap(GapKind.VANISHED, aged[0], detail, after)
+        else:
+            self.claim(Moved(self.frontier, after))
+
+    def _is_over(self, status: str) -> bool:
+        return status == "DISABLED" and not self.frontier.shards and not self.frontier.pending
+
+    def _take_listing_error(self, answer: Answer, listing: Listing) -> None:
+        error = answer.error
+        assert error is not None
+        if classify(error) is not AwsErrorKind.GONE:
+            delay = self._retry_delay(listing, error, "DescribeStream")
+            listing.due = self._clock.monotonic() + delay
+            return
+        if not self.frontier.swept_us:
+            raise StreamError(
+                f"there is no such stream: {error}",
+                where=f"table {self._source.table.name}, stream {self._source.stream_arn}",
+                mend="Give the ARN of the table's latest stream",
+            ) from error
+        emptied = dataclasses.replace(self.frontier, shards=(), pending=())
+        if self.frontier.shards:
+            self._pass_gap(GapKind.VANISHED, None, f"the stream is gone: {error}", emptied)
+        self.over = True
+
+    # Failures.
+
+    def _retry_delay(self, work: ShardWork | Listing, error: Exception, action: str) -> float:
+        """How long to wait before the next try.
+
+        Raises:
+            Exception: The error itself, unless it is one that passes, and too often for one that
+                does.
+        """
+        kind = classify(error)
+        if kind is AwsErrorKind.THROTTLED:
+            work.throttles += 1
+            self.claim(Polled(Counts(throttles=1)))
+            if work.throttles > self._pacing.throttles:
+                raise StreamError(
+                    f"{action} was throttled {work.throttles} times in a row: {error}",
+                    where=f"stream {self._source.stream_arn}",
+                    mend="Let fewer readers share the stream or the account's call rates",
+                ) from error
+            return self._pacing.after_failures(work.throttles)
+        if kind is AwsErrorKind.UNREACHABLE or isinstance(error, StreamError):
+            self._bear(work, error, action)
+            return self._pacing.after_failures(work.failures)
+        raise error
+
+    def _bear(self, work: ShardWork | Listing, error: Exception, action: str) -> None:
+        work.failures += 1
+        if work.failures > self._pacing.retries:
+            raise StreamError(
+                f"{action} failed {work.failures} times in a row: {error}",
+                where=f"table {self._source.table.name}, stream {self._source.stream_arn}",
+                mend="Check the network and the service's health, then run again",
+            ) from error
+
+
+def _behind(page: Page, position: ShardPosition, generation: int) -> Page:
+    """The page without records that were claimed before; they come after a restart by time."""
+    if not position.sequence or not page.rows.num_rows:
+        return page
+    claimed = pa.scalar(encode_version(generation, position.sequence), pa.binary())
+    new = pc.greater(page.rows.column("version"), claimed)
+    if pc.all(new).as_py():
+        return page
+    last = max(page.last_sequence, position.sequence, key=lambda digits: int(digits or 0))
+    return dataclasses.replace(page, rows=page.rows.filter(new), last_sequence=last)
