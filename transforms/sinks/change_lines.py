@@ -31,6 +31,7 @@ __all__ = ["change_lines", "key_objects"]
 # Arrow prints the seconds of a microsecond timestamp with six decimals.
 _RFC_3339 = "%Y-%m-%dT%H:%M:%SZ"
 _NULL = pa.scalar(b"null", pa.binary())
+_NEWLINE, _RETURN = ord("\n"), ord("\r")
 
 
 def change_lines(block: Block) -> memoryview:
@@ -93,7 +94,8 @@ def key_objects(keys: pa.Array, schema: KeySchema) -> pa.StringArray:
 
 def _one_line(documents: pa.Array) -> pa.Array:
     # Inside a JSON string a line break is always escaped, so a raw one is space between tokens.
-    if pc.any(pc.match_substring_regex(documents, pattern="[\r\n]")).as_py():
+    content = offsets_and_bytes(documents)[1]
+    if (content == _NEWLINE).any() or (content == _RETURN).any():
         documents = pc.replace_substring_regex(documents, pattern="[\r\n]", replacement=" ")
     return pc.coalesce(documents, _NULL)
 
