@@ -43,30 +43,31 @@ class Gathered:
         """Bytes of the pages whose rows are held."""
         return sum(self._sizes.values())
 
-    def add(self, shard_id: str, rows: pa.RecordBatch, size: int) -> None:
+    def add(self, shard_id: str, rows: pa.RecordBatch, size: int, *, last: bool) -> None:
         """Takes the claimed rows of one page.
 
         Args:
             shard_id: The shard.
             rows: A batch with the columns of `transforms.block.SCHEMA`.
             size: Bytes of the page.
+            last: True for the last page of its shard: then all of its rows leave now, so that
+                a child's rows cannot overtake them.
         """
-        if rows.num_rows == 0:
-            return
-        self._rows.setdefault(shard_id, []).append(rows)
-        self._sizes[shard_id] = self._sizes.get(shard_id, 0) + size
-        if self._sizes[shard_id] >= self._block_bytes:
+        if rows.num_rows:
+            self._rows.setdefault(shard_id, []).append(rows)
+            self._sizes[shard_id] = self._sizes.get(shard_id, 0) + size
+        if last or self._sizes.get(shard_id, 0) >= self._block_bytes:
             self._full.append(shard_id)
 
     def take_full(self) -> Iterator[Block]:
         """Blocks of the shards that have gathered enough."""
         while self._full:
-            yield from self._take(self._full.pop())
+            yield from self._take(self._full.pop(0))
 
     def take_all(self) -> Iterator[Block]:
         """Blocks of everything that is held."""
         self._full.clear()
-        for shard_id in sorted(self._rows):
+        for shard_id in list(self._rows):
             yield from self._take(shard_id)
 
     def _take(self, shard_id: str) -> Iterator[Block]:

@@ -158,7 +158,7 @@ class Steps:
         )
         if not self.claim(PageRead(position, after, counts)):
             return
-        self.gathered.add(position.shard_id, page.rows, page.bytes)
+        self.gathered.add(position.shard_id, page.rows, page.bytes, last=after.ended)
         self.notes.extend(page.dead)
         work.empties = empties
         self._judge_tip(position.shard_id, work, page, began_us)

@@ -1,0 +1,285 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`ReadStream` on the in-process runner, and the contract of provider and `process`."""
+
+import dataclasses
+import pickle
+
+import apache_beam as beam
+import pytest
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.testing.util import assert_that
+from apache_beam.utils.timestamp import Timestamp
+
+from tests.stream.scripted import (
+    ARN,
+    NOW_US,
+    QUICK,
+    FixedClock,
+    ScriptedStreams,
+    Shard,
+    record,
+    run,
+    shard_id,
+    source,
+)
+from transforms.aws.session import AwsAccess
+from transforms.block import Block, BlockCoder
+from transforms.dead_letters import DeadLetterCoder
+from transforms.reports import ReportCoder
+from transforms.stream.frontier import Frontier, FrontierCoder, ShardPosition
+from transforms.stream.read import ReadStream
+from transforms.stream.watermark import StreamWatermarks, advance, not_before, seed_us
+from transforms.version import decode_version
+
+A, B, C = (shard_id(n, 9 - n) for n in range(3))
+
+
+def scripted(access):
+    """A client of six lineages; made anew on each worker, the same everywhere."""
+    shards = []
+    for root in range(6):
+        parent, child = shard_id(root, 9), shard_id(10 + root, 5)
+        base = 1000 * root
+        shards.append(Shard(parent, "", [[record(base + n)] for n in range(1, 30)], closed=True))
+        shards.append(Shard(child, parent, [[record(base + n)] for n in range(30, 60)]))
+    return ScriptedStreams(*shards, status="ENABLED")
+
+
+def disabled(access):
+    client = scripted(access)
+    client.status = "DISABLED"
+    for shard in client.shards.values():
+        shard.closed = True
+    return client
+
+
+EXPECTED = [1000 * root + n for root in range(6) for n in range(1, 60)]
+
+
+def sequences(block):
+    return [decode_version(each)[1] for each in block.rows.column("version").to_pylist()]
+
+
+def by_key(block):
+    return block.group, sequences(block)
+
+
+def check_changes(found):
+    numbers = sorted(n for _, parts in found for part in parts for n in part)
+    assert numbers == EXPECTED, f"{len(numbers)} numbers"
+
+
+def check_reports(found):
+    assert sorted(each.fields["reader"] for each in found) == [0, 1, 2]
+    assert all(each.fields["caught_up"] for each in found)
+    assert sum(each.fields["changes"] for each in found) == len(EXPECTED)
+
+
+class TestRunner:
+    @pytest.mark.parametrize("workers", [1, 2])
+    def test_catch_up(self, workers):
+        options = PipelineOptions(
+            direct_num_workers=workers,
+            direct_running_mode="in_memory" if workers == 1 else "multi_threading",
+        )
+        transform = ReadStream(AwsAccess(), "tip", QUICK, FixedClock(), scripted)
+        with beam.Pipeline("FnApiRunner", options=options) as pipeline:
+            read = (
+                pipeline
+                | beam.Create([source(reader=n, readers=3) for n in range(3)])
+                | "Spread" >> beam.Reshuffle()
+                | transform
+            )
+            assert all(each.is_bounded for each in read.values())
+            grouped = (
+                read["blocks"]
+                | "Spread blocks" >> beam.Reshuffle()
+                | beam.Map(by_key)
+                | beam.GroupByKey()
+            )
+            assert_that(grouped, check_changes, label="changes")
+            assert_that(read["reports"], check_reports, label="reports")
+
+    def test_continuous_until_the_stream_is_switched_off(self):
+        pacing = dataclasses.replace(QUICK, slice=0.05, slice_bytes=4000, tip_slice=0.01)
+        transform = ReadStream(AwsAccess(), "forever", pacing, FixedClock(), disabled)
+        with beam.Pipeline("FnApiRunner") as pipeline:
+            read = pipeline | beam.Create([source()]) | transform
+            assert not read["blocks"].is_bounded
+            changes = read["blocks"] | beam.Map(by_key) | beam.Map(lambda kv: (kv[0], [kv[1]]))
+            assert_that(changes, check_changes, label="changes")
+
+            def check_slices(found):
+                assert len(found) > 3
+                assert sum(each.fields["changes"] for each in found) == len(EXPECTED)
+
+            assert_that(read["reports"], check_slices, label="reports")
+
+    def test_a_failure_ends_the_pipeline(self):
+        def broken(access):
+            client = scripted(access)
+            client.failures["get_records"] = [RuntimeError("unknown to the reader")]
+            return client
+
+        transform = ReadStream(AwsAccess(), "tip", QUICK, FixedClock(), broken)
+        with (
+            pytest.raises(RuntimeError, match="unknown to the reader"),
+            beam.Pipeline("FnApiRunner") as p,
+        ):
+            _ = p | beam.Create([source()]) | transform
+
+    def test_outputs_have_their_own_coders(self):
+        transform = ReadStream(AwsAccess(), "tip", QUICK, FixedClock(), scripted)
+        pipeline = beam.Pipeline("FnApiRunner")
+        read = pipeline | beam.Create([source()]) | transform
+        coders = {
+            tag: type(beam.coders.registry.get_coder(each.element_type))
+            for tag, each in read.items()
+        }
+        assert coders == {
+            "blocks": BlockCoder,
+            "reports": ReportCoder,
+            "dead_letters": DeadLetterCoder,
+        }
+
+    def test_only_two_modes(self):
+        with pytest.raises(ValueError, match="'tip' or 'forever', not 'once'"):
+            ReadStream(AwsAccess(), "once")
+
+
+class TestProvider:
+    def do_fn(self, until="tip"):
+        def fail(access):
+            raise AssertionError("a provider method called the service")
+
+        return ReadStream(AwsAccess(), until, QUICK, FixedClock(), fail)._do_fn
+
+    def test_no_method_calls_the_service_and_setup_is_not_needed(self):
+        do_fn = self.do_fn()
+        stored = Frontier((ShardPosition(A),), swept_us=1)
+        element = source(stored)
+        assert do_fn.initial_restriction(element) == stored
+        assert do_fn.initial_restriction(source()) == Frontier()
+        assert list(do_fn.split(element, stored)) == [stored]
+        assert do_fn.create_tracker(stored).current_restriction() == stored
+
+    def test_restriction_size_is_never_negative(self):
+        do_fn = self.do_fn()
+        frontier = Frontier((ShardPosition(A),))
+        sizes = [
+            do_fn.restriction_size(source(), each)
+            for each in (Frontier(), frontier, Frontier(closed=True))
+        ]
+        assert sizes == [1, 2, 0]
+
+    def test_truncate_stops_reading(self):
+        assert self.do_fn().truncate(source(), Frontier()) is None
+
+    def test_the_coder_is_ours(self):
+        assert isinstance(self.do_fn().restriction_coder(), FrontierCoder)
+
+    def test_bounded_is_the_mode(self):
+        assert self.do_fn("tip").create_tracker(Frontier()).is_bounded()
+        assert not self.do_fn("forever").create_tracker(Frontier()).is_bounded()
+
+    def test_it_pickles_and_clients_are_made_late(self):
+        do_fn = ReadStream(AwsAccess(), "tip", QUICK, FixedClock(), scripted)._do_fn
+        again = pickle.loads(pickle.dumps(do_fn))
+        assert again._pool is None
+        again.teardown()
+
+
+class _Estimator:
+    def __init__(self, micros):
+        self.at = Timestamp(micros=micros)
+
+    def current_watermark(self):
+        return self.at
+
+    def set_watermark(self, to):
+        assert to >= self.at
+        self.at = to
+
+
+class TestWatermark:
+    def test_it_is_seeded(self):
+        provider = StreamWatermarks()
+        state = provider.initial_estimator_state(source(), Frontier())
+        assert provider.create_watermark_estimator(state).current_watermark() == Timestamp(
+            micros=NOW_US - 48 * 3_600_000_000
+        )
+        older = Frontier((ShardPosition(A, low_us=5), ShardPosition(B)))
+        assert seed_us(source(), older) == 5
+
+    def test_its_state_is_not_pickled(self):
+        coder = StreamWatermarks().estimator_state_coder()
+        assert coder.decode(coder.encode(Timestamp(7))) == Timestamp(7)
+        assert isinstance(coder, beam.coders.TimestampCoder)
+
+    def test_it_never_moves_back(self):
+        estimator = _Estimator(10)
+        advance(estimator, 5)
+        assert estimator.at == Timestamp(micros=10)
+        advance(estimator, 0)
+        advance(estimator, 20)
+        assert estimator.at == Timestamp(micros=20)
+
+    def test_no_element_is_late(self):
+        assert not_before(_Estimator(10), 5) == Timestamp(micros=10)
+        assert not_before(_Estimator(10), 15) == Timestamp(micros=15)
+
+    def test_it_is_the_minimum_over_live_shards(self):
+        near, far = NOW_US // 10**6 - 5, NOW_US // 10**6 - 500
+        client = ScriptedStreams(
+            Shard(A, "", [[record(1, time=near)]]), Shard(B, "", [[record(2, time=far)]])
+        )
+        pacing = dataclasses.replace(QUICK, poll=9, idle_poll=9, tip_empties=99)
+        assert run(client, bounded=False, pacing=pacing).reader.watermark_us() == far * 10**6
+
+    def test_a_shard_that_is_stuck_holds_it(self):
+        client = ScriptedStreams(Shard(A, "", [[record(1)]]))
+        first = run(client, bounded=False)
+        standing = first.tracker.try_split(0)[1]
+        client.failures["get_records"] = [TimeoutError()] * 5000
+        stuck = dataclasses.replace(standing.shards[0], low_us=7, iterator="")
+        element = source(dataclasses.replace(standing, shards=(stuck,)))
+        pacing = dataclasses.replace(QUICK, retries=10**6, slice=0.05)
+        result = run(client, element, bounded=False, pacing=pacing)
+        assert result.reader.watermark_us() == 7
+
+    def test_an_ended_shard_holds_it_until_its_children_enter(self):
+        client = ScriptedStreams(Shard(A, "", [[record(1, time=100)]], closed=True))
+        first = run(client, bounded=False)
+        assert first.reader.watermark_us() == 100 * 10**6
+        client.add(Shard(B, A, [[record(2, time=200)]]))
+        standing = first.tracker.try_split(0)[1]
+        late = FixedClock(NOW_US + 100_000_000)
+        pacing = dataclasses.replace(QUICK, idle_poll=9, tip_empties=99)
+        second = run(client, source(standing), bounded=False, pacing=pacing, clock=late)
+        assert second.reader.watermark_us() == 200 * 10**6
+
+    def test_it_advances_while_shards_are_idle(self):
+        client = ScriptedStreams(Shard(A, "", []))
+        pacing = dataclasses.replace(QUICK, tip_slice=0.1)
+        assert run(client, bounded=False, pacing=pacing).reader.watermark_us() == (
+            NOW_US - 30_000_000
+        )
+
+    def test_a_reader_without_shards_does_not_hold_it(self):
+        result = run(ScriptedStreams(), bounded=False)
+        assert result.reader.watermark_us() == NOW_US - 120_000_000
+
+    def test_blocks_carry_the_time_of_their_oldest_row(self):
+        client = ScriptedStreams(
+            Shard(A, "", [[record(1, key="a", time=NOW_US // 10**6 - 9), record(2, key="a")]])
+        )
+        transform = ReadStream(AwsAccess(), "tip", QUICK, FixedClock(), client.connect)
+        do_fn = transform._do_fn
+        estimator = _Estimator(0)
+        element = source()
+        tracker = do_fn.create_tracker(do_fn.initial_restriction(element))
+        outputs = list(do_fn.process(element, tracker, estimator))
+        do_fn.teardown()
+        (block,) = (each for each in outputs if isinstance(getattr(each, "value", 0), Block))
+        assert block.timestamp == Timestamp(NOW_US // 10**6 - 60)
+        assert block.value.header.origin["stream_arn"] == ARN
