@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line: `dynabeam COMMAND …`, the same as `python -m pipelines.COMMAND …`."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+
+__all__ = ["main"]
+
+_COMMANDS = {
+    "replicate": "replicate tables into sinks",
+    "demo": "simulate AWS, replicate changing tables, prove that mirror = table",
+}
+_USAGE = "usage: dynabeam COMMAND [options]; 'dynabeam COMMAND --help' explains one\n"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command.
+
+    Args:
+        arguments: The words after `dynabeam`; None for those of the process.
+
+    Returns:
+        The exit code: 0 done, 1 failed, 2 not understood, 130 interrupted.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help", "help"):
+        sys.stdout.write(_USAGE)
+        for name, what in _COMMANDS.items():
+            sys.stdout.write(f"  {name:<10} {what}\n")
+        return 0
+    if words[0] not in _COMMANDS:
+        sys.stderr.write(f"dynabeam: no command {words[0]!r}; there are {', '.join(_COMMANDS)}\n")
+        return 2
+    # Google's packages warn about the age of Python whenever Beam is imported.
+    warnings.filterwarnings("ignore", "You are using a .*Python version", FutureWarning)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    return _run(words[0], words[1:])
+
+
+def _run(command: str, arguments: Sequence[str]) -> int:
+    from pipelines.failures import meant_for_people
+
+    module = importlib.import_module(f"pipelines.{command}")
+    logging.getLogger().setLevel(logging.ERROR)
+    try:
+        code: int = module.main(arguments)
+    except KeyboardInterrupt:
+        sys.stderr.write("dynabeam: interrupted; run again to go on from the last round\n")
+        return 130
+    except Exception as problem:  # noqa: BLE001 - the last resort: shown, never passed over
+        error = meant_for_people(problem)
+        if error is None:
+            traceback.print_exc()
+            sys.stderr.write(f"dynabeam: failed: {type(problem).__name__}: {problem}\n")
+            return 1
+        sys.stderr.write(f"dynabeam: {type(error).__name__}: {error}\n")
+        return 1
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Finds the error that was meant for a person inside what a runner raises.
+
+Runners send a worker's exception home as text inside a RuntimeError with a long traceback. The
+errors of `transforms.errors` are single lines there, so their class and text can be told.
+"""
+
+from __future__ import annotations
+
+import re
+
+from transforms import errors
+from transforms.errors import DynabeamError
+
+__all__ = ["meant_for_people"]
+
+_LINE = re.compile(r"transforms\.errors\.(\w+): (.*)")
+_WHILE_RUNNING = re.compile(r"\s*\[while running [^\]]*\].*$")
+
+
+def meant_for_people(problem: BaseException) -> DynabeamError | None:
+    """The `DynabeamError` behind a failure, None if there is none."""
+    if isinstance(problem, DynabeamError):
+        return problem
+    found = [match for match in _LINE.finditer(str(problem)) if hasattr(errors, match[1])]
+    if found:
+        kind, text = found[-1].groups()
+        error: DynabeamError = getattr(errors, kind)(
+            _WHILE_RUNNING.sub("", text).rstrip(". \\n'\"")
+        )
+        return error
+    behind = problem.__cause__ or problem.__context__
+    return meant_for_people(behind) if behind is not None else None

@@ -1,0 +1,264 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The options of `dynabeam replicate`: parsed, checked and named back in every error."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import dataclasses
+import os
+import re
+from collections.abc import Sequence
+from typing import Literal
+
+from transforms.aws.session import AwsAccess
+from transforms.errors import ConfigurationError
+from transforms.gaps import GapPolicy
+from transforms.sinks.uri import resolve_secrets
+
+__all__ = ["ReplicateOptions", "parse_replicate"]
+
+_TABLE_NAME = re.compile(r"[a-zA-Z0-9_.*?\[\]-]{1,255}")
+_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)?")
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, None: 1.0}
+_SIZE = re.compile(r"([0-9]+)\s*(|k|m|g|ki|mi|gi)b?", re.IGNORECASE)
+_BYTES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
+
+DEFAULT_ROUND_BYTES = 64 << 20
+_SMALLEST_ROUND = 1 << 20
+
+
+@dataclasses.dataclass(frozen=True)
+class ReplicateOptions:
+    """What `dynabeam replicate` was asked for.
+
+    Attributes:
+        name: Name of the replication; the default state directory is named after it.
+        tables: Names and globs of tables; empty to take them from the exports.
+        access: Where and as whom AWS is called; None if AWS is not to be used at all.
+        bucket: S3 bucket for new exports, with `prefix` and `bucket_owner`.
+        exports: Exports to use again, by location or ARN, or `newest:<seconds>`.
+        keys: Values of `--keys`.
+        snapshot: `auto`, `never` or `only`.
+        start: Where streams are begun: `trim_horizon`, `latest` or an RFC 3339 time.
+        sinks: Sink URIs.
+        state_dir: Folder of the position document.
+        until: `caught_up` or `forever`.
+        every: Seconds between two rounds.
+        round_bytes: Bytes that one round reads at most.
+        gaps: What a gap does.
+        verify: `strict` or `warn`.
+        buckets: Hash buckets per table.
+        readers: Stream readers per table.
+        beam_arguments: What is passed on to Beam.
+    """
+
+    name: str
+    tables: tuple[str, ...]
+    access: AwsAccess | None
+    bucket: str
+    prefix: str
+    bucket_owner: str
+    exports: tuple[str, ...]
+    keys: tuple[str, ...]
+    snapshot: Literal["auto", "never", "only"]
+    start: str
+    sinks: tuple[str, ...]
+    state_dir: str
+    until: Literal["caught_up", "forever"]
+    every: float
+    round_bytes: int
+    gaps: GapPolicy
+    verify: Literal["strict", "warn"]
+    buckets: int
+    readers: int
+    beam_arguments: tuple[str, ...]
+
+
+def parse_replicate(arguments: Sequence[str]) -> ReplicateOptions:
+    """Parses and checks the command line of `replicate`.
+
+    Raises:
+        ConfigurationError: An option has a value that cannot work, or options contradict.
+    """
+    given, rest = _parser().parse_known_args(list(arguments))
+    for each in rest:
+        if not each.startswith("--"):
+            raise ConfigurationError(
+                "not an option", found=each, mend="Options look like --tables=orders"
+            )
+    tables = _table_names(given)
+    if not tables and not given.export:
+        raise ConfigurationError(
+            "no table is named",
+            where="--tables",
+            mend="Give --tables=orders,customers, --tables_file=tables.csv, or --export=PATH",
+        )
+    if not given.sink:
+        raise ConfigurationError(
+            "no sink is named", where="--sink", mend="Give e.g. --sink=duckdb:///mirror.duckdb"
+        )
+    _set_credentials(given)
+    options = ReplicateOptions(
+        name=given.name,
+        tables=tables,
+        access=_access(given, tables),
+        bucket=given.s3_export_bucket,
+        prefix=given.s3_export_prefix,
+        bucket_owner=given.s3_export_bucket_owner,
+        exports=tuple(given.export),
+        keys=tuple(given.keys),
+        snapshot=given.snapshot,
+        start=given.start,
+        sinks=tuple(given.sink),
+        state_dir=given.state_dir or os.path.join(".dynabeam", given.name),
+        until=given.until or ("forever" if given.every else "caught_up"),
+        every=_duration("--every", given.every or "2s"),
+        round_bytes=_size("--round_bytes", given.round_bytes),
+        gaps=GapPolicy(given.gaps),
+        verify=given.verify,
+        buckets=_whole("--buckets", given.buckets, 1, 1024),
+        readers=_whole("--readers", given.readers, 1, 256),
+        beam_arguments=tuple(rest),
+    )
+    _check_together(options)
+    return options
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="dynabeam replicate",
+        description="Replicate DynamoDB tables: export and stream, reconciled, into sinks.",
+        epilog="Every other option is passed on to Beam, e.g. --runner=FnApiRunner.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--name", default="dynabeam", help="name of this replication")
+    add("--tables", "--table_list", action="append", default=[], help="names or globs, commas")
+    add("--tables_file", default="", help="CSV without header, one table a row")
+    add("--region", "--aws_region", default="", help="AWS region, e.g. eu-west-1")
+    add("--access_key_id", "--aws_access_key_id", default="", help="value or ${env:NAME}")
+    add("--secret_key", "--aws_secret_access_key", default="", help="${env:NAME} or ${file:PATH}")
+    add("--endpoint_url", default="", help="one endpoint for DynamoDB, its streams and S3")
+    add("--s3_export_bucket", "--s3_export_bucket_name", default="", help="bucket for exports")
+    add("--s3_export_prefix", default="", help="prefix inside the bucket")
+    add("--s3_export_bucket_owner", default="", help="account id, if the bucket is another's")
+    add("--export", action="append", default=[], help="folder, s3:// URI, ARN or newest:SECONDS")
+    add("--keys", action="append", default=[], help="table:hash[,range], for exports without AWS")
+    add("--snapshot", choices=["auto", "never", "only"], default="auto")
+    add("--start", default="trim_horizon", help="trim_horizon, latest or a time with zone")
+    add("--sink", action="append", default=[], help="sink URI; may be given several times")
+    add("--state_dir", default="", help="folder of the position document")
+    add("--mode", choices=["catch_up"], default="catch_up")
+    add("--until", choices=["caught_up", "forever"], default="")
+    add("--every", default="", help="pause between rounds, e.g. 2s; implies --until=forever")
+    add("--round_bytes", default=str(DEFAULT_ROUND_BYTES), help="bytes read in one round")
+    add("--gaps", choices=[each.value for each in GapPolicy], default=GapPolicy.FAIL.value)
+    add("--verify", choices=["strict", "warn"], default="strict")
+    add("--buckets", default="16", help="hash buckets per table")
+    add("--readers", default="1", help="stream readers per table")
+    return parser
+
+
+def _table_names(given: argparse.Namespace) -> tuple[str, ...]:
+    names = [name.strip() for text in given.tables for name in text.split(",")]
+    if given.tables_file:
+        names += _names_in_file(given.tables_file)
+    names = [name for name in names if name]
+    for name in names:
+        if not _TABLE_NAME.fullmatch(name):
+            raise ConfigurationError(
+                "not a table name",
+                where="--tables",
+                found=name,
+                mend="Names have letters, digits and _.- ; globs may use * ? [ ]",
+            )
+    return tuple(dict.fromkeys(names))
+
+
+def _names_in_file(path: str) -> list[str]:
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.reader(file))
+    except (OSError, UnicodeDecodeError) as problem:
+        raise ConfigurationError(
+            f"the list of tables cannot be read: {problem}", where=f"--tables_file={path}"
+        ) from problem
+    for number, row in enumerate(rows, 1):
+        if len([cell for cell in row if cell.strip()]) > 1:
+            raise ConfigurationError(
+                "a row names more than one table",
+                where=f"--tables_file={path}, row {number}",
+                found=",".join(row),
+                mend="Write one table a row, without a header",
+            )
+    return [cell.strip() for row in rows for cell in row if cell.strip()]
+
+
+def _set_credentials(given: argparse.Namespace) -> None:
+    # Only references travel with the pipeline: workers find the keys where boto3 looks for them.
+    if bool(given.access_key_id) != bool(given.secret_key):
+        raise ConfigurationError(
+            "an access key id and a secret key go together",
+            where="--access_key_id, --secret_key",
+            mend="Give both, or neither and let the environment or a role provide them",
+        )
+    if given.access_key_id:
+        os.environ["AWS_ACCESS_KEY_ID"] = resolve_secrets(given.access_key_id)
+        os.environ["AWS_SECRET_ACCESS_KEY"] = resolve_secrets(given.secret_key)
+
+
+def _access(given: argparse.Namespace, tables: Sequence[str]) -> AwsAccess | None:
+    region = given.region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    local_only = not tables and not (given.region or given.endpoint_url)
+    if local_only and all(
+        "://" not in each and not each.startswith("arn:") for each in given.export
+    ):
+        return None
+    return AwsAccess(region=region or "", endpoint_url=given.endpoint_url)
+
+
+def _check_together(options: ReplicateOptions) -> None:
+    if options.snapshot == "never" and options.exports:
+        raise ConfigurationError(
+            "an export is given, but no snapshot is wanted",
+            where="--export, --snapshot=never",
+            mend="Drop one of them",
+        )
+    if options.snapshot != "never" and not options.exports and not options.bucket:
+        raise ConfigurationError(
+            "there is neither an export to use nor a bucket for a new one",
+            where="--s3_export_bucket",
+            mend="Give --s3_export_bucket, --export, or --snapshot=never for the stream alone",
+        )
+
+
+def _duration(option: str, text: str) -> float:
+    match = _DURATION.fullmatch(text)
+    if not match:
+        raise ConfigurationError(
+            "not a duration", where=option, found=text, mend="Write e.g. 500ms, 2s, 5m or 1h"
+        )
+    return float(match[1]) * _SECONDS[match[2]]
+
+
+def _size(option: str, text: str) -> int:
+    match = _SIZE.fullmatch(text.strip())
+    if not match:
+        raise ConfigurationError(
+            "not a size in bytes", where=option, found=text, mend="Write e.g. 67108864 or 64MiB"
+        )
+    size = int(match[1]) * _BYTES[match[2].lower()]
+    if size < _SMALLEST_ROUND:
+        raise ConfigurationError(
+            "a round needs at least 1 MiB", where=option, expected=_SMALLEST_ROUND, found=size
+        )
+    return size
+
+
+def _whole(option: str, text: str, lowest: int, highest: int) -> int:
+    if not text.isascii() or not text.isdigit() or not lowest <= int(text) <= highest:
+        raise ConfigurationError(
+            "not a number in its range", where=option, expected=f"{lowest} … {highest}", found=text
+        )
+    return int(text)

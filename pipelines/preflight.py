@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is checked before anything is read: the tables, their streams, recovery, exports and state.
+
+A run that cannot work stops here, with one error that names the mend, and leaves sinks and state as
+they are.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from typing import Any
+
+from pipelines.options import ReplicateOptions
+from pipelines.state_directory import State
+from pipelines.table_state import (
+    check_coverage,
+    new_table_state,
+    raise_or_record,
+    stream_changed,
+)
+from transforms.aws import dynamodb
+from transforms.errors import ConfigurationError, ExportError, StateError, TableError
+from transforms.export.acquire import Acquisition, open_export
+from transforms.export.keys import find_keys, parse_keys
+from transforms.export.location import newest_age_us
+from transforms.export.manifest import ExportManifest
+from transforms.tables import Table
+
+__all__ = ["check_tables"]
+
+_VIEW = "NEW_AND_OLD_IMAGES"
+_GLOB = frozenset("*?[")
+
+
+def check_tables(options: ReplicateOptions, state: State) -> list[str]:
+    """Brings every table asked for into the state, checked.
+
+    Args:
+        options: What was asked for.
+        state: Changed in place: new tables are added.
+
+    Returns:
+        The names of the tables of this run.
+
+    Raises:
+        DynabeamError: Something is missing or does not fit; the error names it.
+    """
+    manifests = _open_exports(options)
+    names = _names(options, manifests)
+    if state.tables and not set(names) & set(state.tables):
+        raise StateError(
+            "the state directory is that of other tables",
+            where=options.state_dir,
+            expected=sorted(names),
+            found=sorted(state.tables),
+            mend="Give another --state_dir",
+        )
+    for name in names:
+        _check_table(name, options, state, manifests.get(name))
+    return names
+
+
+def _open_exports(options: ReplicateOptions) -> dict[str, tuple[str, ExportManifest]]:
+    how = Acquisition(access=options.access, verify=options.verify)
+    found: dict[str, tuple[str, ExportManifest]] = {}
+    for location in options.exports:
+        if newest_age_us(location):
+            continue
+        manifest = open_export(location, how)
+        if manifest.table_name in found:
+            raise ConfigurationError(
+                "two exports of one table are given",
+                where=f"--export={location}",
+                found=found[manifest.table_name][0],
+                mend="Give one export a table",
+            )
+        found[manifest.table_name] = (location, manifest)
+    return found
+
+
+def _names(
+    options: ReplicateOptions, manifests: dict[str, tuple[str, ExportManifest]]
+) -> list[str]:
+    names: list[str] = []
+    for pattern in options.tables:
+        if not _GLOB & set(pattern):
+            names.append(pattern)
+            continue
+        assert options.access is not None
+        matching = [
+            each
+            for each in dynamodb.list_tables(options.access)
+            if fnmatch.fnmatchcase(each, pattern)
+        ]
+        if not matching:
+            raise ConfigurationError("no table matches", where="--tables", found=pattern)
+        names += matching
+    names = list(dict.fromkeys(names)) or sorted(manifests)
+    for table, (location, _) in manifests.items():
+        if table not in names:
+            raise ExportError(
+                "the export is of a table that is not replicated",
+                where=f"--export={location}",
+                expected=sorted(names),
+                found=table,
+                mend="Name the table in --tables, or give an export of one that is",
+            )
+    return names
+
+
+def _check_table(
+    name: str,
+    options: ReplicateOptions,
+    state: State,
+    given: tuple[str, ExportManifest] | None,
+) -> None:
+    description = _describe(name, options)
+    known = state.tables.get(name)
+    if known is None:
+        table = description.table if description else _table_of_export(options, given)
+        known = new_table_state(table, description, options)
+        _set_export(name, known, options, given)
+        state.tables[name] = known
+        return
+    if description is not None:
+        _check_identity(name, known, description, options)
+        stream = known["stream"]
+        if stream is not None and stream["arn"] != description.stream_arn:
+            raise_or_record(
+                stream_changed(name, known, description.stream_arn), known, options.gaps
+            )
+            stream["arn"] = description.stream_arn
+            stream["frontiers"] = [None] * len(stream["frontiers"])
+
+
+def _describe(name: str, options: ReplicateOptions) -> dynamodb.TableDescription | None:
+    if options.access is None or (options.snapshot == "only" and options.exports):
+        return None
+    description = dynamodb.describe_table(options.access, name)
+    if options.snapshot != "only":
+        _check_stream(name, description)
+    if options.snapshot != "never" and not options.exports:
+        window = dynamodb.continuous_backups(options.access, name)
+        if not window.enabled:
+            raise TableError(
+                "point-in-time recovery is off, and an export needs it",
+                where=f"table {name}",
+                mend=(
+                    "Turn it on: aws dynamodb update-continuous-backups --table-name "
+                    f"{name} --point-in-time-recovery-specification "
+                    "PointInTimeRecoveryEnabled=true"
+                ),
+            )
+    return description
+
+
+def _check_stream(name: str, description: dynamodb.TableDescription) -> None:
+    turn_on = (
+        f"aws dynamodb update-table --table-name {name} --stream-specification "
+        f"StreamEnabled=true,StreamViewType={_VIEW}"
+    )
+    if not description.stream_enabled:
+        raise TableError(
+            "the table has no stream, so its changes cannot be captured",
+            where=f"table {name}",
+            mend=f"Turn it on: {turn_on} (or give --snapshot=only)",
+        )
+    if description.stream_view_type != _VIEW:
+        raise TableError(
+            "the stream's records lack the images that a replica needs",
+            where=f"table {name}, stream view type",
+            expected=_VIEW,
+            found=description.stream_view_type,
+            mend=(
+                "A view type cannot be changed: turn the stream off (StreamEnabled=false), then "
+                f"on again: {turn_on}. The new stream begins empty"
+            ),
+        )
+
+
+def _check_identity(
+    name: str,
+    known: dict[str, Any],
+    description: dynamodb.TableDescription,
+    options: ReplicateOptions,
+) -> None:
+    pairs = (
+        ("table ARN", known["table"]["arn"], description.table.arn),
+        ("table id", known["table_id"], description.table_id),
+    )
+    for what, expected, found in pairs:
+        if expected and expected != found:
+            raise StateError(
+                f"the state directory is that of another table of this name: its {what} differs",
+                where=f"{options.state_dir}, table {name}",
+                expected=expected,
+                found=found,
+                mend="Give another --state_dir",
+            )
+
+
+def _table_of_export(options: ReplicateOptions, given: tuple[str, ExportManifest] | None) -> Table:
+    if given is None:
+        raise ConfigurationError(
+            "without AWS a table needs an export",
+            where="--export",
+            mend="Give --region or --export",
+        )
+    manifest = given[1]
+    keys = find_keys(manifest, access=options.access, given=parse_keys(options.keys))
+    return Table(manifest.table_name, keys, manifest.table_arn)
+
+
+def _set_export(
+    name: str,
+    known: dict[str, Any],
+    options: ReplicateOptions,
+    given: tuple[str, ExportManifest] | None,
+) -> None:
+    snapshot = known["snapshot"]
+    if given is None:
+        newest = [each for each in options.exports if newest_age_us(each)]
+        snapshot["reuse"] = newest[0] if newest else ""
+        if snapshot["status"] == "pending" and not newest and not options.bucket:
+            raise ConfigurationError(
+                "the table has no export, and there is no bucket for a new one",
+                where=f"table {name}",
+                mend="Give --s3_export_bucket, or an --export of this table",
+            )
+        return
+    location, manifest = given
+    manifest.check_table(Table.from_json(known["table"]))
+    gap = check_coverage(name, known, manifest)
+    if gap is not None:
+        raise_or_record(gap, known, options.gaps)
+    snapshot["reuse"] = location

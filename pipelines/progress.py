@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a person sees while rounds run: bars on a terminal, lines elsewhere, a summary at the end."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from typing import Any, TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+
+from pipelines.options import ReplicateOptions
+from pipelines.rounds import RoundOutcome
+from pipelines.state_directory import State
+from pipelines.table_state import now_us
+from transforms.stream.frontier import Frontier
+
+__all__ = ["RoundPrinter", "print_summary"]
+
+_IDLE_SECONDS = 30.0
+
+
+class RoundPrinter:
+    """Shows each committed round.
+
+    Args:
+        names: The tables.
+        stream: Where to write.
+    """
+
+    def __init__(self, names: Sequence[str], stream: TextIO) -> None:
+        self._names = names
+        self._stream = stream
+        self._last_line = 0.0
+        self._progress: Progress | None = None
+        self._tasks: dict[str, TaskID] = {}
+        if stream.isatty() and os.environ.get("TERM") != "dumb":
+            self._progress = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TextColumn("{task.percentage:>3.0f} %  {task.fields[line]}"),
+                console=Console(file=stream),
+            )
+
+    def on_round(self, outcome: RoundOutcome) -> None:
+        """Shows one round."""
+        if self._progress is not None:
+            self._show_bars(self._progress, outcome)
+            return
+        quiet = not outcome.progressed and time.monotonic() - self._last_line < _IDLE_SECONDS
+        if quiet and not outcome.caught_up:
+            return
+        if quiet and self._last_line:
+            return
+        self._last_line = time.monotonic()
+        when = datetime.now(timezone.utc).strftime("%H:%M:%S")
+        for name in self._names:
+            line = _line(outcome.state.tables[name])
+            self._stream.write(f"{when} round {outcome.state.number}  {name}: {line}\n")
+        self._stream.flush()
+
+    def _show_bars(self, progress: Progress, outcome: RoundOutcome) -> None:
+        if not self._tasks:
+            progress.start()
+        for name in self._names:
+            state = outcome.state.tables[name]
+            if name not in self._tasks:
+                self._tasks[name] = progress.add_task(name, total=None, line="")
+            total, done = _snapshot_share(state)
+            progress.update(self._tasks[name], total=total, completed=done, line=_line(state))
+        progress.refresh()
+        if outcome.caught_up:
+            progress.stop()
+            self._tasks = {}
+
+
+def print_summary(state: State, options: ReplicateOptions, stream: TextIO) -> None:
+    """Prints what a run ended with: per table rows, changes, stale rows, dead letters, gaps, lag."""
+    stream.write(f"\nCaught up after round {state.number}.\n")
+    for name, table in sorted(state.tables.items()):
+        totals = table["totals"]
+        stream.write(
+            f"  {name}: {totals['snapshot_rows']:,} snapshot rows, {totals['changes']:,} changes, "
+            f"{totals['stale']:,} stale dropped, {totals['dead_letters']:,} dead letters, "
+            f"{totals['gaps']:,} gaps{_lag(table)}\n"
+        )
+    for sink in options.sinks:
+        stream.write(f"  written to {sink}\n")
+    stream.write(f"  positions in {options.state_dir}\n")
+
+
+def _line(state: dict[str, Any]) -> str:
+    snapshot, totals = state["snapshot"], state["totals"]
+    parts = []
+    if snapshot["status"] != "none":
+        parts.append(f"snapshot {snapshot['status']}, {snapshot['rows']:,} rows")
+    if state["stream"] is not None:
+        parts.append(f"{totals['changes']:,} changes")
+    if totals["gaps"]:
+        parts.append(f"{totals['gaps']:,} GAPS")
+    if totals["dead_letters"]:
+        parts.append(f"{totals['dead_letters']:,} dead letters")
+    return ", ".join(parts)
+
+
+def _snapshot_share(state: dict[str, Any]) -> tuple[int | None, int]:
+    snapshot = state["snapshot"]
+    if snapshot["status"] in ("none", "done"):
+        return 1, 1
+    if snapshot["manifest"] is None:
+        return None, 0
+    return max(1, sum(each[1] for each in snapshot["manifest"]["files"])), snapshot["rows"]
+
+
+def _lag(table: dict[str, Any]) -> str:
+    stream = table["stream"]
+    if stream is None:
+        return ""
+    newest = max(
+        (Frontier.from_json(each).counts.newest_event_us for each in stream["frontiers"] if each),
+        default=0,
+    )
+    if not newest:
+        return ", nothing new in the stream"
+    return f", newest change {max(0, now_us() - newest) // 1_000_000} s old"

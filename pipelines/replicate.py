@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`dynabeam replicate`: tables into sinks, in rounds on a state directory."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from apache_beam.io.filesystems import FileSystems
+
+from pipelines.options import ReplicateOptions, parse_replicate
+from pipelines.preflight import check_tables
+from pipelines.progress import RoundPrinter, print_summary
+from pipelines.rounds import beam_options, publish, run_rounds
+from pipelines.state_directory import State, StateDirectory
+from transforms.errors import DynabeamError
+from transforms.sinks.base import Sink
+from transforms.sinks.registry import RunnerFacts, check_capabilities, open_sink
+from transforms.tables import Table
+
+__all__ = ["main", "replicate"]
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs the command; returns its exit code."""
+    options = parse_replicate(arguments)
+    state = replicate(options)
+    print_summary(state, options, sys.stdout)
+    return 0
+
+
+def replicate(options: ReplicateOptions) -> State:
+    """Replicates until caught up (or for ever) and returns the last committed state.
+
+    Raises:
+        DynabeamError: Something stops the run; sinks and state stay at the last committed round.
+    """
+    FileSystems.set_options(beam_options(options))
+    sinks = [open_sink(each) for each in options.sinks]
+    check_capabilities(sinks, RunnerFacts("the in-process runner", False, shares_disk=True))
+    directory = StateDirectory(options.state_dir)
+    with directory.locked():
+        state = directory.load()
+        names = check_tables(options, state)
+        _check_sinks(sinks, state, names)
+        publish_committed(directory, state, sinks)
+        printer = RoundPrinter(names, sys.stderr)
+        return run_rounds(options, directory, state, names, sinks, printer.on_round)
+
+
+def publish_committed(directory: StateDirectory, state: State, sinks: Sequence[Sink]) -> None:
+    """Puts right what an interrupted run left behind."""
+    for sink in sinks:
+        sink.recover(state.committed)
+    publish(directory, state, [])
+
+
+def _check_sinks(sinks: Sequence[Sink], state: State, names: Sequence[str]) -> None:
+    tables = [Table.from_json(state.tables[name]["table"]) for name in names]
+    for sink in sinks:
+        sink.check(tables, state.committed)
+
+
+if __name__ == "__main__":
+    from pipelines.command_line import main as command_line
+
+    sys.exit(command_line(["replicate", *sys.argv[1:]]))

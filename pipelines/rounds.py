@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rounds: one catch-up run after the other on one state directory.
+
+A round builds a graph, runs it, and only after the whole pipeline has succeeded replaces the
+position document; then the sinks publish. A crash at any point repeats work and loses none: before
+the replacement the round is done again, after it the publishing is.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import logging
+import time
+from collections.abc import Callable, Sequence
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from pipelines.options import ReplicateOptions
+from pipelines.round_graph import RoundPlan, build_round
+from pipelines.state_directory import State, StateDirectory
+from pipelines.table_state import (
+    is_caught_up,
+    merge_reports,
+    now_us,
+    snapshot_request,
+    stream_sources,
+)
+from transforms.reports import Report
+from transforms.round_files import read_reports
+from transforms.sinks.base import Sink
+
+__all__ = ["RoundOutcome", "beam_options", "run_rounds"]
+
+_LOGGER = logging.getLogger(__name__)
+_WAIT_SECONDS = 2.0
+
+
+@dataclasses.dataclass(frozen=True)
+class RoundOutcome:
+    """What one round did.
+
+    Attributes:
+        state: The state that it committed.
+        reports: Its reports.
+        caught_up: Nothing is known to be left unread.
+        progressed: It read something.
+    """
+
+    state: State
+    reports: Sequence[Report]
+    caught_up: bool
+    progressed: bool
+
+
+def beam_options(options: ReplicateOptions) -> PipelineOptions:
+    """Beam's options for the rounds: in-process by default, S3 where AWS is."""
+    arguments = list(options.beam_arguments)
+    if not any(each.split("=")[0] == "--runner" for each in arguments):
+        # Named outright: Beam's DirectRunner may pick runners that cannot run this graph.
+        arguments.append("--runner=FnApiRunner")
+    access = options.access
+    if access is not None and access.endpoint_url:
+        arguments.append(f"--s3_endpoint_url={access.endpoint_url}")
+    if access is not None and access.region:
+        arguments.append(f"--s3_region_name={access.region}")
+    return PipelineOptions(arguments)
+
+
+def run_rounds(
+    options: ReplicateOptions,
+    directory: StateDirectory,
+    state: State,
+    names: Sequence[str],
+    sinks: Sequence[Sink],
+    on_round: Callable[[RoundOutcome], None],
+) -> State:
+    """Runs rounds until caught up, or for ever.
+
+    Args:
+        options: What was asked for.
+        directory: The locked state directory.
+        state: Its state, with all tables of this run.
+        names: The tables of this run.
+        sinks: Checked and recovered sinks.
+        on_round: Told of every committed round.
+
+    Returns:
+        The state after the last round.
+    """
+    while True:
+        outcome = _run_round(options, directory, state, names, sinks)
+        state = outcome.state
+        on_round(outcome)
+        if outcome.caught_up and options.until == "caught_up":
+            return state
+        if outcome.caught_up:
+            time.sleep(options.every)
+        elif not outcome.progressed:
+            # What is awaited (an export) is not there yet: asking without a pause brings nothing.
+            time.sleep(min(options.every, _WAIT_SECONDS))
+
+
+def _run_round(
+    options: ReplicateOptions,
+    directory: StateDirectory,
+    state: State,
+    names: Sequence[str],
+    sinks: Sequence[Sink],
+) -> RoundOutcome:
+    current = state.next_round()
+    plan = _plan(options, directory, state, names, sinks)
+    reports_path = directory.attempt_file(current.attempt, "reports.jsonl")
+    letters_path = directory.attempt_file(current.attempt, "dead_letters.jsonl")
+    plan = dataclasses.replace(
+        plan, current=current, reports_path=reports_path, dead_letters_path=letters_path
+    )
+    pipeline = beam.Pipeline(options=beam_options(options))
+    build_round(pipeline, plan)
+    pipeline.run().wait_until_finish()
+    reports = list(read_reports(reports_path))
+    tables = copy.deepcopy(state.tables)
+    merge_reports(tables, reports)
+    state = State(state.state_id, current.number, current.attempt, tables)
+    directory.commit(state)
+    publish(directory, state, sinks)
+    caught_up = all(is_caught_up(tables[name], reports) for name in names)
+    progressed = any(
+        each.fields.get("changes") or each.fields.get("rows")
+        for each in reports
+        if each.kind in ("stream", "file")
+    )
+    return RoundOutcome(state, reports, caught_up, progressed)
+
+
+def publish(directory: StateDirectory, state: State, sinks: Sequence[Sink]) -> None:
+    """Makes a committed round visible; may be repeated."""
+    for sink in sinks:
+        sink.publish(state.committed)
+    directory.keep_dead_letters(state.committed)
+    directory.clear_attempts()
+
+
+def _plan(
+    options: ReplicateOptions,
+    directory: StateDirectory,
+    state: State,
+    names: Sequence[str],
+    sinks: Sequence[Sink],
+) -> RoundPlan:
+    started = now_us()
+    tables = [state.tables[name] for name in names]
+    pending = [each for each in tables if each["snapshot"]["status"] in ("pending", "loading")]
+    streaming = [each for each in tables if each["stream"] is not None]
+    # Both branches fill the same memory: each table has its share of the round's bytes.
+    share = max(1, options.round_bytes // max(1, len(pending) + len(streaming)))
+    requests = [snapshot_request(each, options, state.state_id, share) for each in pending]
+    return RoundPlan(
+        current=state.committed,
+        sources=[
+            source for each in streaming for source in stream_sources(each, options, share, started)
+        ],
+        requests=[each for each in requests if each is not None],
+        sinks=sinks,
+        access=options.access,
+        verify=options.verify,
+        reports_path="",
+        dead_letters_path="",
+    )

@@ -1,0 +1,288 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the position document says of one table, and how a round's reports change it.
+
+Fields: `table` (name, keys, ARN), `table_id`, `generation`, `stream` (None, or `arn`, `since_us`
+and one frontier per reader), `snapshot` (`status` none | pending | loading | done, `reuse`,
+`manifest`, `files` path → lines or "done", `bytes`, `rows`), `totals`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from datetime import datetime, timezone
+from typing import Any
+
+from pipelines.options import ReplicateOptions
+from transforms.aws.dynamodb import TableDescription
+from transforms.errors import StateError
+from transforms.export.elements import DONE, SnapshotRequest
+from transforms.export.manifest import ExportManifest
+from transforms.gaps import Gap, GapKind, GapPolicy
+from transforms.reports import Report
+from transforms.stream.frontier import Frontier
+from transforms.stream.source import TRIM_HORIZON, StreamSource
+from transforms.tables import Table
+
+__all__ = [
+    "FUZZ_US",
+    "check_coverage",
+    "is_caught_up",
+    "merge_reports",
+    "new_table_state",
+    "now_us",
+    "snapshot_request",
+    "stream_changed",
+    "stream_sources",
+]
+
+FUZZ_US = 60_000_000
+"""An export's edge is fuzzy by a minute each side (`transforms.export.request`)."""
+
+_MARGIN_US = 5_000_000
+_DAY_US = 24 * 3600 * 1_000_000
+_NO_TOTALS = {"changes": 0, "snapshot_rows": 0, "stale": 0, "dead_letters": 0, "gaps": 0}
+
+
+def now_us() -> int:
+    """The time in microseconds since 1970."""
+    return time.time_ns() // 1000
+
+
+def new_table_state(
+    table: Table, description: TableDescription | None, options: ReplicateOptions
+) -> dict[str, Any]:
+    """The state of a table that no round has read yet."""
+    stream = None
+    if description is not None and options.snapshot != "only":
+        stream = {
+            "arn": description.stream_arn,
+            "since_us": _covered_since_us(description.stream_arn, options.start),
+            "frontiers": [None] * options.readers,
+        }
+    wanted = options.snapshot != "never"
+    return {
+        "table": table.to_json(),
+        "table_id": description.table_id if description else "",
+        "generation": 1,
+        "stream": stream,
+        "snapshot": {
+            "status": "pending" if wanted else "none",
+            "reuse": "",
+            "manifest": None,
+            "files": {},
+            "bytes": 0,
+            "rows": 0,
+        },
+        "totals": dict(_NO_TOTALS),
+    }
+
+
+def check_coverage(name: str, state: dict[str, Any], manifest: ExportManifest) -> Gap | None:
+    """The gap between a snapshot and the oldest change that the stream holds, if there is one."""
+    stream = state["stream"]
+    if stream is None or stream["since_us"] <= manifest.export_time_us - FUZZ_US:
+        return None
+    return Gap(
+        table=name,
+        kind=GapKind.UNCOVERED,
+        stream_arn=stream["arn"],
+        shard_id="",
+        last_sequence="",
+        from_us=manifest.export_time_us - FUZZ_US,
+        to_us=stream["since_us"],
+        detail=(
+            f"the export shows the table at {_text(manifest.export_time_us)} give or take a "
+            f"minute, the stream is read from {_text(stream['since_us'])}"
+        ),
+    )
+
+
+def stream_changed(name: str, state: dict[str, Any], arn: str) -> Gap:
+    """The gap of a table whose stream is another one than the stored positions are of."""
+    return Gap(
+        table=name,
+        kind=GapKind.STREAM_CHANGED,
+        stream_arn=state["stream"]["arn"],
+        shard_id="",
+        last_sequence="",
+        from_us=0,
+        to_us=now_us(),
+        detail=f"the table's stream is now {arn}",
+    )
+
+
+def stream_sources(
+    state: dict[str, Any], options: ReplicateOptions, max_bytes: int, started_us: int
+) -> list[StreamSource]:
+    """The stream readers of one table for one round."""
+    stream = state["stream"]
+    if stream is None:
+        return []
+    pending = state["snapshot"]["status"] in ("pending", "loading")
+    frontiers = stream["frontiers"]
+    return [
+        StreamSource(
+            table=Table.from_json(state["table"]),
+            stream_arn=stream["arn"],
+            reader=reader,
+            readers=len(frontiers),
+            generation=state["generation"],
+            buckets=options.buckets,
+            start=options.start,
+            frontier=None if frontier is None else Frontier.from_json(frontier),
+            gap_policy=options.gaps,
+            snapshot_until_us=started_us + FUZZ_US if pending else 0,
+            max_bytes=max(1, max_bytes // len(frontiers)),
+            started_us=started_us,
+        )
+        for reader, frontier in enumerate(frontiers)
+    ]
+
+
+def snapshot_request(
+    state: dict[str, Any], options: ReplicateOptions, state_id: str, max_bytes: int
+) -> SnapshotRequest | None:
+    """The snapshot request of one table for one round; None if its snapshot is over."""
+    snapshot, stream = state["snapshot"], state["stream"]
+    if snapshot["status"] not in ("pending", "loading"):
+        return None
+    return SnapshotRequest(
+        table=Table.from_json(state["table"]),
+        generation=state["generation"],
+        buckets=options.buckets,
+        reuse=snapshot["reuse"],
+        bucket=options.bucket,
+        prefix=options.prefix,
+        bucket_owner=options.bucket_owner,
+        request_id=state_id,
+        not_before_us=stream["since_us"] + FUZZ_US + _MARGIN_US if stream else 0,
+        max_bytes=max_bytes,
+        loaded=snapshot["files"],
+        loaded_bytes=snapshot["bytes"],
+        manifest=snapshot["manifest"],
+    )
+
+
+def merge_reports(tables: dict[str, dict[str, Any]], reports: Iterable[Report]) -> None:
+    """Brings the state of all tables up to what a round's reports say.
+
+    Raises:
+        GapError: A snapshot came out older than what its stream covers.
+    """
+    for report in reports:
+        if report.table in tables:
+            _MERGE.get(report.kind, _ignore)(tables[report.table], report)
+    for state in tables.values():
+        _finish_snapshot(state)
+
+
+def is_caught_up(state: dict[str, Any], reports: Iterable[Report]) -> bool:
+    """True if nothing of a table is known to be left unread."""
+    name = state["table"]["name"]
+    streams = [each for each in reports if each.kind == "stream" and each.table == name]
+    read = all(each.fields["caught_up"] for each in streams)
+    return read and state["snapshot"]["status"] in ("none", "done")
+
+
+def _merge_stream(state: dict[str, Any], report: Report) -> None:
+    if report.fields["stream_arn"] != state["stream"]["arn"]:
+        raise StateError(
+            "a report of another stream than the one that was read",
+            where=f"table {report.table}",
+            expected=state["stream"]["arn"],
+            found=report.fields["stream_arn"],
+        )
+    state["stream"]["frontiers"][report.fields["reader"]] = report.fields["frontier"]
+    state["totals"]["changes"] += report.fields["changes"]
+
+
+def _merge_export(state: dict[str, Any], report: Report) -> None:
+    snapshot = state["snapshot"]
+    if report.fields["export_arn"] and not snapshot["reuse"]:
+        snapshot["reuse"] = report.fields["export_arn"]
+    if report.fields["manifest"] is not None:
+        snapshot["manifest"] = report.fields["manifest"]
+        snapshot["status"] = "loading"
+
+
+def _merge_file(state: dict[str, Any], report: Report) -> None:
+    snapshot = state["snapshot"]
+    snapshot["files"][report.fields["file"]] = (
+        DONE if report.fields["done"] else report.fields["lines"]
+    )
+    snapshot["bytes"] += report.fields["bytes"]
+    snapshot["rows"] += report.fields["rows"]
+    state["totals"]["snapshot_rows"] += report.fields["rows"]
+    state["totals"]["dead_letters"] += report.fields["dead_letters"]
+
+
+def _merge_reconcile(state: dict[str, Any], report: Report) -> None:
+    state["totals"]["stale"] += report.fields["stale"]
+
+
+def _merge_gap(state: dict[str, Any], report: Report) -> None:
+    state["totals"]["gaps"] += 1
+    state.setdefault("gaps", []).append(dict(report.fields))
+
+
+def _ignore(state: dict[str, Any], report: Report) -> None:
+    """Reports that change no position."""
+
+
+_MERGE = {
+    "stream": _merge_stream,
+    "export": _merge_export,
+    "file": _merge_file,
+    "reconcile": _merge_reconcile,
+    "gap": _merge_gap,
+}
+
+
+def _finish_snapshot(state: dict[str, Any]) -> None:
+    snapshot = state["snapshot"]
+    if snapshot["status"] != "loading":
+        return
+    manifest = ExportManifest.from_json(snapshot["manifest"])
+    files = snapshot["files"]
+    if all(files.get(each.path) == DONE for each in manifest.files if each.item_count):
+        snapshot["status"] = "done"
+
+
+def _covered_since_us(stream_arn: str, start: str) -> int:
+    """From when on the stream's changes are read."""
+    if start != TRIM_HORIZON:
+        source_start = _parse(start)
+        return now_us() if source_start is None else source_start
+    label = stream_arn.rpartition("/stream/")[2]
+    created = _parse(label)
+    oldest = now_us() - _DAY_US
+    return oldest if created is None else max(created, oldest)
+
+
+def _parse(text: str) -> int | None:
+    try:
+        moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
+    except ValueError:
+        return None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=timezone.utc)
+    epoch = datetime(1970, 1, 1, tzinfo=timezone.utc)
+    delta = moment - epoch
+    return (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds
+
+
+def _text(us: int) -> str:
+    moment = datetime.fromtimestamp(us // 1_000_000, timezone.utc)
+    return moment.isoformat().replace("+00:00", "Z")
+
+
+def raise_or_record(gap: Gap, state: dict[str, Any], policy: GapPolicy) -> None:
+    """Does about a gap that the driver found what the policy says.
+
+    Raises:
+        GapError: The policy is `fail`.
+    """
+    if policy is GapPolicy.FAIL:
+        raise gap.error()
+    _merge_gap(state, gap.report())
