@@ -33,6 +33,7 @@ __all__ = [
     "describe_export",
     "describe_table",
     "list_exports",
+    "list_tables",
     "request_export",
 ]
 
@@ -297,6 +298,28 @@ def list_exports(access: AwsAccess, table_arn: str) -> Iterator[ExportSummary]:
         if not answer.get("NextToken"):
             return
         arguments["NextToken"] = answer["NextToken"]
+
+
+def list_tables(access: AwsAccess) -> Iterator[str]:
+    """Lists the names of the account's tables in the region, page by page.
+
+    Raises:
+        AwsAccessError: `dynamodb:ListTables` is not allowed.
+        CredentialsError: There are no usable credentials.
+    """
+    arguments: dict[str, Any] = {}
+    region = access.region or "the default region"
+    while True:
+        try:
+            answer = client(access, "dynamodb").list_tables(**arguments)
+        except (BotoCoreError, ClientError) as error:
+            # A listing names no table, so nothing can be gone.
+            raise_access_error(error, "dynamodb:ListTables", f"all tables in {region}")
+            raise
+        yield from answer.get("TableNames", [])
+        if not answer.get("LastEvaluatedTableName"):
+            return
+        arguments["ExclusiveStartTableName"] = answer["LastEvaluatedTableName"]
 
 
 def _arguments(order: ExportOrder) -> dict[str, Any]:
