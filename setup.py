@@ -31,11 +31,13 @@ setup(
         "rich",
     ],
     extras_require={
+        "duckdb": ["duckdb"],
         "dataflow": ["apache-beam[gcp]==2.77.*", "google-cloud-dataflow-client"],
         "simulator": SIMULATOR,
         "test": [
             *SIMULATOR,
             "moto[dynamodb,s3]",
+            "amazon.ion",
             "hypothesis",
             "mypy",
             "packaging",

@@ -39,7 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     # Google's packages warn about the age of Python whenever Beam is imported.
     warnings.filterwarnings("ignore", "You are using a .*Python version", FutureWarning)
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    # Beam warns as it is imported of packages that nothing here needs.
+    logging.basicConfig(level=logging.ERROR, format="%(levelname)s %(name)s: %(message)s")
     return _run(words[0], words[1:])
 
 
@@ -47,7 +48,6 @@ def _run(command: str, arguments: Sequence[str]) -> int:
     from pipelines.failures import meant_for_people
 
     module = importlib.import_module(f"pipelines.{command}")
-    logging.getLogger().setLevel(logging.ERROR)
     try:
         code: int = module.main(arguments)
     except KeyboardInterrupt:

@@ -16,7 +16,6 @@ from pipelines.options import ReplicateOptions
 from pipelines.rounds import RoundOutcome
 from pipelines.state_directory import State
 from pipelines.table_state import now_us
-from transforms.stream.frontier import Frontier
 
 __all__ = ["RoundPrinter", "print_summary"]
 
@@ -116,13 +115,9 @@ def _snapshot_share(state: dict[str, Any]) -> tuple[int | None, int]:
 
 
 def _lag(table: dict[str, Any]) -> str:
-    stream = table["stream"]
-    if stream is None:
+    if table["stream"] is None:
         return ""
-    newest = max(
-        (Frontier.from_json(each).counts.newest_event_us for each in stream["frontiers"] if each),
-        default=0,
-    )
+    newest = table["totals"]["newest_us"]
     if not newest:
-        return ", nothing new in the stream"
+        return ", nothing in the stream yet"
     return f", newest change {max(0, now_us() - newest) // 1_000_000} s old"

@@ -37,6 +37,7 @@ def replicate(options: ReplicateOptions) -> State:
     Raises:
         DynabeamError: Something stops the run; sinks and state stay at the last committed round.
     """
+    _tell_worker_processes(options)
     FileSystems.set_options(beam_options(options))
     sinks = [open_sink(each) for each in options.sinks]
     check_capabilities(sinks, RunnerFacts("the in-process runner", False, shares_disk=True))
@@ -48,6 +49,19 @@ def replicate(options: ReplicateOptions) -> State:
         publish_committed(directory, state, sinks)
         printer = RoundPrinter(names, sys.stderr)
         return run_rounds(options, directory, state, names, sinks, printer.on_round)
+
+
+def _tell_worker_processes(options: ReplicateOptions) -> None:
+    """Hands endpoint and region down by the environment.
+
+    The worker processes of the in-process runner get no pipeline options for their filesystems, and
+    boto3 reads these variables by itself.
+    """
+    access = options.access
+    if access is not None and access.endpoint_url:
+        os.environ["AWS_ENDPOINT_URL"] = access.endpoint_url
+    if access is not None and access.region:
+        os.environ["AWS_DEFAULT_REGION"] = access.region
 
 
 def publish_committed(directory: StateDirectory, state: State, sinks: Sequence[Sink]) -> None:

@@ -41,7 +41,14 @@ FUZZ_US = 60_000_000
 
 _MARGIN_US = 5_000_000
 _DAY_US = 24 * 3600 * 1_000_000
-_NO_TOTALS = {"changes": 0, "snapshot_rows": 0, "stale": 0, "dead_letters": 0, "gaps": 0}
+_NO_TOTALS = {
+    "changes": 0,
+    "snapshot_rows": 0,
+    "stale": 0,
+    "dead_letters": 0,
+    "gaps": 0,
+    "newest_us": 0,
+}
 
 
 def now_us() -> int:
@@ -194,7 +201,9 @@ def _merge_stream(state: dict[str, Any], report: Report) -> None:
             found=report.fields["stream_arn"],
         )
     state["stream"]["frontiers"][report.fields["reader"]] = report.fields["frontier"]
-    state["totals"]["changes"] += report.fields["changes"]
+    totals = state["totals"]
+    totals["changes"] += report.fields["changes"]
+    totals["newest_us"] = max(totals["newest_us"], report.fields["newest_event_us"])
 
 
 def _merge_export(state: dict[str, Any], report: Report) -> None:
