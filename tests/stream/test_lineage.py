@@ -17,6 +17,7 @@ from transforms.stream.lineage import (
     drop_childless,
     merge,
     partition,
+    redistribute,
     replace_parent,
     replace_vanished,
 )
@@ -247,3 +248,12 @@ class TestManyReaders:
                     adopt(part, forest, reader=r, readers=readers) for r, part in enumerate(parts)
                 ]
             assert sorted(itertools.chain(*(ids(part) for part in parts))) == [B, C, E]
+
+    def test_the_same_number_of_readers_goes_on_unchanged(self):
+        frontiers = [Frontier((ShardPosition(each),)) for each in (A, B)]
+        assert redistribute(frontiers, 2) == frontiers
+        assert sorted(itertools.chain(*(ids(each) for each in redistribute(frontiers, 3)))) == [
+            A,
+            B,
+        ]
+        assert redistribute([], 2) == [Frontier(), Frontier()]

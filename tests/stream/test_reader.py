@@ -273,6 +273,14 @@ class TestFailures:
         iterators = [call[1:] for call in client.calls if call[0] == "shard_iterator"]
         assert iterators == [(A, "", 0), (A, "2", 0)]
 
+    def test_a_start_that_is_the_future_for_the_service_is_tried_again(self):
+        client = ScriptedStreams(Shard(A, "", pages([1], time=NOW_US // 10**6)))
+        client.failures["shard_iterator"] = [api_error("ValidationException")] * 3
+        assert run(client, source(start="latest")).sequences == [1]
+        client.failures["shard_iterator"] = [api_error("ValidationException")]
+        with pytest.raises(ClientError, match="ValidationException"):
+            run(client, source(start="2027-01-15T06:00:00Z"))
+
     def test_an_old_iterator_is_not_tried(self):
         client = ScriptedStreams(Shard(A, "", pages([1], [2])))
         first = run(client, source(max_bytes=1))

@@ -218,6 +218,11 @@ class TestDeadLetters:
         assert page.last_sequence == S2
         assert S2 in page.dead[0].place
 
+    def test_positions_are_written_as_the_service_wrote_them(self):
+        padded = "000000000000000000010"
+        assert parse(record(9), record(padded)).last_sequence == padded
+        assert parse(record(padded), {"dynamodb": {"SequenceNumber": "9"}}).last_sequence == padded
+
     def test_the_raw_bytes_are_exact(self):
         raw = b'{"Records":[ {"eventName" : "ODD",\t"x":1.0e2} ]}'
         page = PageParser(TABLE, 1, ARN).parse(raw, SHARD)

@@ -5,7 +5,12 @@ boto3 keeps credentials, endpoints, signatures, connections and retries. Its par
 every attribute value of every record as Python objects (2.8 thousand records a second, measured),
 so `get_records` takes the body before it is parsed: botocore's `before-parse` event, public since
 1.30, hands handlers the raw answer. The handler keeps the body and leaves `{}` to the parser. If a
-release of boto3 stops calling it, `get_records` raises instead of returning nothing.
+release of boto3 stops calling it, `get_records` raises instead of returning nothing. Both hooks are
+on clients of this module's own, so that nobody else meets them.
+
+Throttles are not tried again by boto3, which would sleep up to 20 seconds on a thread of the
+reader's pool, unseen: the caller has a pace for each shard. Faults of the service or the network
+are, as ever.
 
 Errors: a missing right or credential is raised as this project's own error; everything else leaves
 as boto3 raises it, for `transforms.aws.errors.classify`.
@@ -22,8 +27,8 @@ from typing import Any, Protocol
 
 from botocore.exceptions import BotoCoreError, ChecksumError, ClientError
 
-from transforms.aws.errors import raise_access_error
-from transforms.aws.session import AwsAccess, client
+from transforms.aws.errors import AwsErrorKind, classify, raise_access_error
+from transforms.aws.session import AwsAccess
 from transforms.errors import StreamError
 
 __all__ = [
@@ -40,7 +45,11 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _BODY = "RawBody"
 _EVENT = "before-parse.dynamodb-streams.GetRecords"
 _HOOK_ID = "dynabeam-raw-records"
+_RETRY_EVENT = "needs-retry.dynamodb-streams"
+_RETRY_HOOK_ID = "dynabeam-throttles"
 _hooking = threading.Lock()
+_connecting = threading.Lock()
+_connected: dict[AwsAccess, Boto3Streams] = {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,13 +114,16 @@ class Boto3Streams:
     """The streams client on top of boto3.
 
     Args:
-        boto3_client: A client for `dynamodbstreams`.
+        boto3_client: A client for `dynamodbstreams`, of this object's own: it gets hooks.
     """
 
     def __init__(self, boto3_client: Any) -> None:
         self._client = boto3_client
         with _hooking:
             boto3_client.meta.events.register(_EVENT, _keep_body, unique_id=_HOOK_ID)
+            boto3_client.meta.events.register_first(
+                _RETRY_EVENT, _leave_throttles, unique_id=_RETRY_HOOK_ID
+            )
 
     def describe(
         self, stream_arn: str, *, after: str = "", children_of: str = ""
@@ -127,20 +139,21 @@ class Boto3Streams:
         Raises:
             AwsAccessError: If `dynamodb:DescribeStream` is not allowed.
             CredentialsError: If the credentials are not accepted.
+            StreamError: If the answer was cut off.
         """
         arguments: dict[str, Any] = {"StreamArn": stream_arn}
         if after:
             arguments["ExclusiveStartShardId"] = after
         if children_of:
             arguments["ShardFilter"] = {"Type": "CHILD_SHARDS", "ShardId": children_of}
-        found = self._call("DescribeStream", "describe_stream", stream_arn, arguments)
-        found = found["StreamDescription"]
+        answer = self._call("DescribeStream", "describe_stream", stream_arn, arguments)
+        found = _part(answer, "StreamDescription", stream_arn)
         shards = tuple(shard_info(each) for each in found.get("Shards", ()))
         if children_of:
             shards = tuple(each for each in shards if each.parent_id == children_of)
         created = found.get("CreationRequestDateTime")
         return StreamDescription(
-            status=found["StreamStatus"],
+            status=_part(found, "StreamStatus", stream_arn),
             view_type=found.get("StreamViewType", ""),
             shards=shards,
             next_after=found.get("LastEvaluatedShardId") or "",
@@ -163,6 +176,7 @@ class Boto3Streams:
         Raises:
             AwsAccessError: If `dynamodb:GetShardIterator` is not allowed.
             CredentialsError: If the credentials are not accepted.
+            StreamError: If the answer was cut off.
         """
         arguments: dict[str, Any] = {"StreamArn": stream_arn, "ShardId": shard_id}
         if after:
@@ -173,7 +187,7 @@ class Boto3Streams:
         else:
             arguments["ShardIteratorType"] = "TRIM_HORIZON"
         found = self._call("GetShardIterator", "get_shard_iterator", stream_arn, arguments)
-        return str(found["ShardIterator"])
+        return str(_part(found, "ShardIterator", stream_arn))
 
     def get_records(self, stream_arn: str, iterator: str) -> bytes:
         """One page of records.
@@ -221,6 +235,13 @@ def shard_info(shard: Mapping[str, Any]) -> ShardInfo:
     )
 
 
+def _part(answer: Mapping[str, Any], name: str, stream_arn: str) -> Any:
+    # boto3 takes an answer that was cut off half-way for an empty one.
+    if name not in answer:
+        raise StreamError(f"the service's answer has no {name}", where=stream_arn)
+    return answer[name]
+
+
 def connect(access: AwsAccess) -> StreamsClient:
     """The streams client of this process for an access.
 
@@ -228,7 +249,10 @@ def connect(access: AwsAccess) -> StreamsClient:
         ConfigurationError: If no region is known.
         CredentialsError: If no credentials are found.
     """
-    return Boto3Streams(client(access, "dynamodbstreams"))
+    with _connecting:
+        if access not in _connected:
+            _connected[access] = Boto3Streams(access.new_client("dynamodbstreams"))
+        return _connected[access]
 
 
 def _keep_body(
@@ -241,6 +265,14 @@ def _keep_body(
     _check_crc32(body, response_dict["headers"])
     customized_response_dict[_BODY] = body
     response_dict["body"] = b"{}"
+
+
+def _leave_throttles(response: Any = None, operation: Any = None, **_: Any) -> bool | None:
+    """Handler of `needs-retry`: no second try of a throttled call; no say about others."""
+    if response is None:
+        return None
+    error = ClientError(response[1], operation.name)
+    return False if classify(error) is AwsErrorKind.THROTTLED else None
 
 
 def _check_crc32(body: bytes, headers: Mapping[str, str]) -> None:

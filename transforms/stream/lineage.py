@@ -32,6 +32,7 @@ __all__ = [
     "drop_childless",
     "merge",
     "partition",
+    "redistribute",
     "replace_parent",
     "replace_vanished",
 ]
@@ -226,6 +227,13 @@ def partition(frontier: Frontier, readers: int) -> list[Frontier]:
         )
         for reader in range(readers)
     ]
+
+
+def redistribute(frontiers: Sequence[Frontier], readers: int) -> list[Frontier]:
+    """Stored frontiers, in the order of their readers, for a run with perhaps another number."""
+    if len(frontiers) == readers:
+        return list(frontiers)
+    return partition(merge(frontiers), readers)
 
 
 class _Adoption:

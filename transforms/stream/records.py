@@ -18,6 +18,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
+from collections.abc import Iterable
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
@@ -144,12 +145,7 @@ class PageParser:
             return None
         if rows is None:
             return None
-        # Widths differ, so the highest number is the last by length, then by text.
-        last = max(
-            (each.dynamodb.SequenceNumber.lstrip("0") for each in page.Records),
-            key=lambda digits: (len(digits), digits),
-            default="",
-        )
+        last = _highest(each.dynamodb.SequenceNumber for each in page.Records)
         return _page(rows, (), last, page.NextShardIterator or "", len(body))
 
     def _columns(self, records: list[Any]) -> pa.RecordBatch | None:
@@ -200,11 +196,11 @@ class PageParser:
             ) from error
         rows: list[dict[str, Any]] = []
         dead: list[DeadLetter] = []
-        last = 0
+        sequences: list[str] = []
         for number, raw in enumerate(page.Records):
             record = bytes(raw)
             sequence = _sequence_of(record)
-            last = max(last, int(sequence or 0))
+            sequences.append(sequence)
             try:
                 rows.append(self._row(record))
             except (msgspec.MsgspecError, ValueDecodeError, UnicodeDecodeError) as error:
@@ -220,7 +216,7 @@ class PageParser:
                 )
         columns = pa.RecordBatch.from_pylist(rows, schema=SCHEMA) if rows else _empty_rows()
         iterator = page.NextShardIterator or ""
-        return _page(columns, tuple(dead), str(last) if last else "", iterator, len(body))
+        return _page(columns, tuple(dead), _highest(sequences), iterator, len(body))
 
     def _row(self, record: bytes) -> dict[str, Any]:
         """One record with all that it says.
@@ -347,6 +343,8 @@ def _fast_envelope(record: Any) -> bytes:
         rest["SizeBytes"] = inner.SizeBytes
     if inner.StreamViewType is not None:
         rest["StreamViewType"] = inner.StreamViewType
+    if inner.ApproximateCreationDateTimePrecision is not None:
+        rest["ApproximateCreationDateTimePrecision"] = inner.ApproximateCreationDateTimePrecision
     return _encode(
         _Envelope(
             record.eventID,
@@ -393,6 +391,17 @@ def _sequence_of(record: bytes) -> str:
     return found if _SEQUENCE.fullmatch(found) and len(found) <= SEQUENCE_DIGITS else ""
 
 
+def _highest(sequences: Iterable[str]) -> str:
+    """The highest number, as the service wrote it; empty for none."""
+
+    def rank(digits: str) -> tuple[int, str]:
+        # Widths differ, so numbers rank by length first; quicker than making integers of them.
+        significant = digits.lstrip("0")
+        return len(significant), significant
+
+    return max(sequences, key=rank, default="")
+
+
 def _empty_rows() -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays([pa.array([], each.type) for each in SCHEMA], schema=SCHEMA)
 
@@ -429,6 +438,7 @@ def _fast_decoder(table: Table) -> Any:
             ("OldImage", Raw, _NONE),
             ("SizeBytes", int | None, None),
             ("StreamViewType", str | None, None),
+            ("ApproximateCreationDateTimePrecision", str | None, None),
         ],
         forbid_unknown_fields=True,
         gc=False,

@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from transforms.aws.errors import AwsErrorKind, classify
+from transforms.aws.errors import AwsErrorKind, classify, error_code
 from transforms.aws.streams import StreamDescription
 from transforms.dead_letters import DeadLetter
 from transforms.errors import StreamError
@@ -50,6 +50,7 @@ IDLE_MARGIN_US = 30 * 1_000_000
 """How much older than the last empty poll a record may still be that comes later."""
 
 _NEAR_TIP_US = 10 * 1_000_000
+_CLOCK_SKEW_US = 300 * 1_000_000
 
 
 class Steps:
@@ -215,9 +216,19 @@ class Steps:
         elif kind is AwsErrorKind.GONE:
             # Listings decide: a shard is gone only if a complete one no longer holds it.
             work.gone = self._want_listing()
+        elif self._is_too_early(position, error):
+            self._bear(work, error, "GetShardIterator")
+            delay = self._pacing.after_failures(work.failures)
+            self._memory.schedule(position.shard_id, self._clock.monotonic() + delay)
         else:
             delay = self._retry_delay(work, error, "GetRecords")
             self._memory.schedule(position.shard_id, self._clock.monotonic() + delay)
+
+    def _is_too_early(self, position: ShardPosition, error: Exception) -> bool:
+        """The service's clock is behind ours, so that a start of just now is its future."""
+        recent_us = self._clock.now_us() - _CLOCK_SKEW_US
+        at_time = position.kind == "at_timestamp" and position.at_us > recent_us
+        return at_time and error_code(error) == "ValidationException"
 
     def _pass_trimmed(self, position: ShardPosition, detail: str) -> None:
         now_us = self._clock.now_us()
