@@ -4,6 +4,7 @@
 import dataclasses
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from botocore.exceptions import ClientError
@@ -13,6 +14,7 @@ from tests.stream.scripted import (
     HOUR_US,
     NOW_US,
     QUICK,
+    TABLE,
     FixedClock,
     ScriptedStreams,
     Shard,
@@ -28,6 +30,9 @@ from transforms.dead_letters import DeadLetter
 from transforms.errors import GapError, StreamError
 from transforms.gaps import GapPolicy
 from transforms.stream.frontier import Frontier, ShardPosition
+from transforms.stream.memory import ReaderMemory
+from transforms.stream.records import PageParser
+from transforms.stream.requests import Requests
 from transforms.stream.tracker import FrontierTracker
 
 A, B, C, D = (shard_id(n, 9 - n) for n in range(4))
@@ -416,34 +421,24 @@ class TestContinuous:
     def test_answers_that_come_after_a_slice_are_used_by_the_next(self):
         client = ScriptedStreams(Shard(A, "", pages([1], [2])))
         release = threading.Event()
-        client.on_records = lambda name: release.wait(10)
-        pacing = dataclasses.replace(QUICK, slice=0.05)
-
-        class Late(FixedClock):
-            pass
-
-        timer = threading.Timer(0.2, release.set)
-        timer.start()
-        first = run(client, bounded=False, pacing=pacing, clock=Late())
-        assert first.sequences == []
-        _, residual = first.tracker.try_split(0)
-        # `run` waits for the pool, so the answer is there now; it is not asked for again.
-        asked = client.count("get_records")
-        tracker = FrontierTracker(residual, bounded=False)
-        reader = first.reader
-        again = type(reader)(
-            source(),
-            tracker,
-            first.memory,
-            dataclasses.replace(pacing, slice=0),
-            Late(),
-            bounded=False,
-        )
-        steps = again._steps
-        steps.follow_shards()
-        steps.take(first.memory.requests.next_answer(1))
-        assert steps.frontier.shard(A).sequence == "1"
-        assert client.count("get_records") == asked
+        client.on_records = lambda name: release.wait(60)
+        pacing = dataclasses.replace(QUICK, slice=0.05, poll=60)
+        clock = FixedClock()
+        with ThreadPoolExecutor(2) as pool:
+            parser = PageParser(TABLE, 1, ARN)
+            memory = ReaderMemory(Requests(ARN, client, parser, clock, pool), 0)
+            first = run(client, bounded=False, pacing=pacing, clock=clock, memory=memory)
+            assert first.sequences == []
+            asked = client.count("get_records")
+            release.set()
+            _, residual = first.tracker.try_split(0)
+            tracker = FrontierTracker(residual, bounded=False)
+            again = dataclasses.replace(pacing, slice=60, slice_bytes=1)
+            second = run(
+                client, bounded=False, pacing=again, clock=clock, memory=memory, tracker=tracker
+            )
+        assert second.sequences == [1]
+        assert (asked, client.count("get_records")) == (1, 1)
 
     def test_a_slice_ends_while_behind(self):
         client = ScriptedStreams(Shard(A, "", pages(*[[n] for n in range(1, 3000)])))
