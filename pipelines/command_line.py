@@ -10,6 +10,8 @@ import traceback
 import warnings
 from collections.abc import Sequence
 
+from pipelines.failures import meant_for_people
+
 __all__ = ["main"]
 
 _COMMANDS = {
@@ -45,8 +47,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(command: str, arguments: Sequence[str]) -> int:
-    from pipelines.failures import meant_for_people
-
     module = importlib.import_module(f"pipelines.{command}")
     try:
         code: int = module.main(arguments)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a person sees while rounds run: bars on a terminal, lines elsewhere, a summary at the end."""
+"""What a person sees while rounds run: bars or lines, and a summary at the end."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class RoundPrinter:
 
 
 def print_summary(state: State, options: ReplicateOptions, stream: TextIO) -> None:
-    """Prints what a run ended with: per table rows, changes, stale rows, dead letters, gaps, lag."""
+    """Prints what a run ended with: rows, changes, stale rows, dead letters, gaps, lag."""
     stream.write(f"\nCaught up after round {state.number}.\n")
     for name, table in sorted(state.tables.items()):
         totals = table["totals"]

@@ -6,16 +6,14 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 from apache_beam.io.filesystems import FileSystems
 
 from pipelines.options import ReplicateOptions, parse_replicate
 from pipelines.preflight import check_tables
 from pipelines.progress import RoundPrinter, print_summary
-from pipelines.rounds import beam_options, publish, run_rounds
+from pipelines.rounds import Rounds, beam_options, publish
 from pipelines.state_directory import State, StateDirectory
-from transforms.errors import DynabeamError
 from transforms.sinks.base import Sink
 from transforms.sinks.registry import RunnerFacts, check_capabilities, open_sink
 from transforms.tables import Table
@@ -45,10 +43,12 @@ def replicate(options: ReplicateOptions) -> State:
     with directory.locked():
         state = directory.load()
         names = check_tables(options, state)
+        # Before any sink binds itself to it: a crash in the first round must not change it.
+        directory.keep_identity(state)
         _check_sinks(sinks, state, names)
         publish_committed(directory, state, sinks)
         printer = RoundPrinter(names, sys.stderr)
-        return run_rounds(options, directory, state, names, sinks, printer.on_round)
+        return Rounds(options, directory, names, sinks).run(state, printer.on_round)
 
 
 def _tell_worker_processes(options: ReplicateOptions) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import logging
 import time
 from collections.abc import Callable, Sequence
 
@@ -29,11 +28,10 @@ from pipelines.table_state import (
 )
 from transforms.reports import Report
 from transforms.round_files import read_reports
-from transforms.sinks.base import Sink
+from transforms.sinks.base import Round, Sink
 
-__all__ = ["RoundOutcome", "beam_options", "run_rounds"]
+__all__ = ["RoundOutcome", "Rounds", "beam_options", "publish"]
 
-_LOGGER = logging.getLogger(__name__)
 _WAIT_SECONDS = 2.0
 
 
@@ -68,70 +66,88 @@ def beam_options(options: ReplicateOptions) -> PipelineOptions:
     return PipelineOptions(arguments)
 
 
-def run_rounds(
-    options: ReplicateOptions,
-    directory: StateDirectory,
-    state: State,
-    names: Sequence[str],
-    sinks: Sequence[Sink],
-    on_round: Callable[[RoundOutcome], None],
-) -> State:
-    """Runs rounds until caught up, or for ever.
+@dataclasses.dataclass(frozen=True)
+class Rounds:
+    """Catch-up rounds on one state directory.
 
-    Args:
+    Attributes:
         options: What was asked for.
         directory: The locked state directory.
-        state: Its state, with all tables of this run.
-        names: The tables of this run.
+        names: The tables of this run; all are in the state.
         sinks: Checked and recovered sinks.
-        on_round: Told of every committed round.
-
-    Returns:
-        The state after the last round.
     """
-    while True:
-        outcome = _run_round(options, directory, state, names, sinks)
-        state = outcome.state
-        on_round(outcome)
-        if outcome.caught_up and options.until == "caught_up":
-            return state
-        if outcome.caught_up:
-            time.sleep(options.every)
-        elif not outcome.progressed:
-            # What is awaited (an export) is not there yet: asking without a pause brings nothing.
-            time.sleep(min(options.every, _WAIT_SECONDS))
 
+    options: ReplicateOptions
+    directory: StateDirectory
+    names: Sequence[str]
+    sinks: Sequence[Sink]
 
-def _run_round(
-    options: ReplicateOptions,
-    directory: StateDirectory,
-    state: State,
-    names: Sequence[str],
-    sinks: Sequence[Sink],
-) -> RoundOutcome:
-    current = state.next_round()
-    plan = _plan(options, directory, state, names, sinks)
-    reports_path = directory.attempt_file(current.attempt, "reports.jsonl")
-    letters_path = directory.attempt_file(current.attempt, "dead_letters.jsonl")
-    plan = dataclasses.replace(
-        plan, current=current, reports_path=reports_path, dead_letters_path=letters_path
-    )
-    pipeline = beam.Pipeline(options=beam_options(options))
-    build_round(pipeline, plan)
-    pipeline.run().wait_until_finish()
-    reports = list(read_reports(reports_path))
-    tables = copy.deepcopy(state.tables)
-    merge_reports(tables, reports)
-    state = State(state.state_id, current.number, current.attempt, tables)
-    directory.commit(state)
-    publish(directory, state, sinks)
-    caught_up = all(is_caught_up(tables[name], reports) for name in names)
-    progressed = any(
-        each.fields.get("changes") or each.fields.get("rows")
-        for each in reports
-        if each.kind in ("stream", "file")
-    )
-    return RoundOutcome(state, reports, caught_up, progressed)
+    def run(self, state: State, on_round: Callable[[RoundOutcome], None]) -> State:
+        """Runs rounds until caught up, or for ever.
+
+        Args:
+            state: The committed state.
+            on_round: Told of every committed round.
+
+        Returns:
+            The state after the last round.
+        """
+        options = self.options
+        while True:
+            outcome = self.run_one(state)
+            state = outcome.state
+            on_round(outcome)
+            if outcome.caught_up and options.until == "caught_up":
+                return state
+            if outcome.caught_up:
+                time.sleep(options.every)
+            elif not outcome.progressed:
+                # What is awaited (an export) is not there yet: asking at once brings nothing.
+                time.sleep(min(options.every, _WAIT_SECONDS))
+
+    def run_one(self, state: State) -> RoundOutcome:
+        """Runs one round, commits and publishes it."""
+        current = state.next_round()
+        plan = self._plan(state, current)
+        pipeline = beam.Pipeline(options=beam_options(self.options))
+        build_round(pipeline, plan)
+        pipeline.run().wait_until_finish()
+        reports = list(read_reports(plan.reports_path))
+        tables = copy.deepcopy(state.tables)
+        merge_reports(tables, reports)
+        state = State(state.state_id, current.number, current.attempt, tables)
+        self.directory.commit(state)
+        publish(self.directory, state, self.sinks)
+        caught_up = all(is_caught_up(tables[name], reports) for name in self.names)
+        progressed = any(
+            each.fields.get("changes") or each.fields.get("rows")
+            for each in reports
+            if each.kind in ("stream", "file")
+        )
+        return RoundOutcome(state, reports, caught_up, progressed)
+
+    def _plan(self, state: State, current: Round) -> RoundPlan:
+        options, directory, started = self.options, self.directory, now_us()
+        tables = [state.tables[name] for name in self.names]
+        pending = [each for each in tables if each["snapshot"]["status"] in ("pending", "loading")]
+        streaming = [each for each in tables if each["stream"] is not None]
+        # Both branches fill the same memory: each table has its share of the round's bytes.
+        share = max(1, options.round_bytes // max(1, len(pending) + len(streaming)))
+        requests = [snapshot_request(each, options, state.state_id, share) for each in pending]
+        return RoundPlan(
+            current=current,
+            sources=[
+                source
+                for each in streaming
+                for source in stream_sources(each, options, share, started)
+            ],
+            requests=[each for each in requests if each is not None],
+            sinks=self.sinks,
+            access=options.access,
+            verify=options.verify,
+            reports_path=directory.attempt_file(current.attempt, "reports.jsonl"),
+            dead_letters_path=directory.attempt_file(current.attempt, "dead_letters.jsonl"),
+        )
 
 
 def publish(directory: StateDirectory, state: State, sinks: Sequence[Sink]) -> None:
@@ -140,31 +156,3 @@ def publish(directory: StateDirectory, state: State, sinks: Sequence[Sink]) -> N
         sink.publish(state.committed)
     directory.keep_dead_letters(state.committed)
     directory.clear_attempts()
-
-
-def _plan(
-    options: ReplicateOptions,
-    directory: StateDirectory,
-    state: State,
-    names: Sequence[str],
-    sinks: Sequence[Sink],
-) -> RoundPlan:
-    started = now_us()
-    tables = [state.tables[name] for name in names]
-    pending = [each for each in tables if each["snapshot"]["status"] in ("pending", "loading")]
-    streaming = [each for each in tables if each["stream"] is not None]
-    # Both branches fill the same memory: each table has its share of the round's bytes.
-    share = max(1, options.round_bytes // max(1, len(pending) + len(streaming)))
-    requests = [snapshot_request(each, options, state.state_id, share) for each in pending]
-    return RoundPlan(
-        current=state.committed,
-        sources=[
-            source for each in streaming for source in stream_sources(each, options, share, started)
-        ],
-        requests=[each for each in requests if each is not None],
-        sinks=sinks,
-        access=options.access,
-        verify=options.verify,
-        reports_path="",
-        dead_letters_path="",
-    )

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import fcntl
 import json
 import os
 import socket
@@ -113,6 +114,15 @@ class StateDirectory:
                 mend="Restore it from a copy, or start with a new --state_dir",
             ) from problem
 
+    def keep_identity(self, state: State) -> None:
+        """Writes the identity of a new directory, so that a crash before the first commit keeps it.
+
+        Raises:
+            StateError: It cannot be written.
+        """
+        if not storage.exists(self._document):
+            self.commit(State(state.state_id, 0, "", {}))
+
     def commit(self, state: State) -> None:
         """Replaces the position document: the moment at which a round counts.
 
@@ -152,8 +162,6 @@ class StateDirectory:
 
     @contextlib.contextmanager
     def _locked_locally(self) -> Iterator[None]:
-        import fcntl
-
         path = os.path.join(self.path, "lock")
         try:
             storage.make_folder(self.path)

@@ -9,7 +9,7 @@ stale), one updates 1 % of the keys, and one brings a single change, so that the
 over the full table shows.
 """
 
-# ruff: noqa: T201  (printing is what it is for)
+
 
 import argparse
 import json

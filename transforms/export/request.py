@@ -239,7 +239,7 @@ class _WaitForExportFn(beam.DoFn, RestrictionProvider):
         self,
         element: SnapshotRequest,
         timestamp: Any = beam.DoFn.TimestampParam,
-        tracker: Any = beam.DoFn.RestrictionParam(),  # noqa: B008 - how Beam passes it
+        tracker: Any = beam.DoFn.RestrictionParam(),
         watermark_estimator: Any = _ESTIMATOR,
     ) -> Iterator[Any]:
         # Held here until the slices are out, so that no older row can come after the watermark.
