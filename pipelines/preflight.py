@@ -231,6 +231,7 @@ def _set_export(
     location, manifest = given
     manifest.check_table(Table.from_json(known["table"]))
     gap = check_coverage(name, known, manifest)
+    known["coverage_checked"] = True
     if gap is not None:
         raise_or_record(gap, known, options.gaps)
     snapshot["reuse"] = location

@@ -114,7 +114,7 @@ class Rounds:
         pipeline.run().wait_until_finish()
         reports = list(read_reports(plan.reports_path))
         tables = copy.deepcopy(state.tables)
-        merge_reports(tables, reports)
+        merge_reports(tables, reports, self.options.gaps)
         state = State(state.state_id, current.number, current.attempt, tables)
         self.directory.commit(state)
         publish(self.directory, state, self.sinks)

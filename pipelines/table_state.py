@@ -21,6 +21,7 @@ from transforms.export.manifest import ExportManifest
 from transforms.gaps import Gap, GapKind, GapPolicy
 from transforms.reports import Report
 from transforms.stream.frontier import Frontier
+from transforms.stream.lineage import redistribute
 from transforms.stream.source import TRIM_HORIZON, StreamSource
 from transforms.tables import Table
 
@@ -31,6 +32,7 @@ __all__ = [
     "merge_reports",
     "new_table_state",
     "now_us",
+    "raise_or_record",
     "snapshot_request",
     "stream_changed",
     "stream_sources",
@@ -127,7 +129,8 @@ def stream_sources(
     if stream is None:
         return []
     pending = state["snapshot"]["status"] in ("pending", "loading")
-    frontiers = stream["frontiers"]
+    frontiers = _for_readers(stream["frontiers"], options.readers)
+    stream["frontiers"] = frontiers
     return [
         StreamSource(
             table=Table.from_json(state["table"]),
@@ -145,6 +148,16 @@ def stream_sources(
         )
         for reader, frontier in enumerate(frontiers)
     ]
+
+
+def _for_readers(frontiers: list[Any], readers: int) -> list[Any]:
+    """The stored positions, dealt out again if the number of readers has changed."""
+    if len(frontiers) == readers:
+        return frontiers
+    if any(each is None for each in frontiers):
+        return [None] * readers
+    stored = [Frontier.from_json(each) for each in frontiers]
+    return [each.to_json() for each in redistribute(stored, readers)]
 
 
 def snapshot_request(
@@ -171,15 +184,29 @@ def snapshot_request(
     )
 
 
-def merge_reports(tables: dict[str, dict[str, Any]], reports: Iterable[Report]) -> None:
+def merge_reports(
+    tables: dict[str, dict[str, Any]], reports: Iterable[Report], policy: GapPolicy
+) -> None:
     """Brings the state of all tables up to what a round's reports say.
 
     Raises:
-        GapError: A snapshot came out older than what its stream covers.
+        GapError: A snapshot came out older than what its stream covers, and the policy is `fail`.
     """
     for report in reports:
-        if report.table in tables:
-            _MERGE.get(report.kind, _ignore)(tables[report.table], report)
+        state = tables.get(report.table)
+        if state is None:
+            continue
+        _MERGE.get(report.kind, _ignore)(state, report)
+        if report.kind == "export" and report.fields["manifest"] is not None:
+            manifest = ExportManifest.from_json(report.fields["manifest"])
+            gap = (
+                None
+                if state.get("coverage_checked")
+                else check_coverage(report.table, state, manifest)
+            )
+            state["coverage_checked"] = True
+            if gap is not None:
+                raise_or_record(gap, state, policy)
     for state in tables.values():
         _finish_snapshot(state)
 
@@ -188,7 +215,8 @@ def is_caught_up(state: dict[str, Any], reports: Iterable[Report]) -> bool:
     """True if nothing of a table is known to be left unread."""
     name = state["table"]["name"]
     streams = [each for each in reports if each.kind == "stream" and each.table == name]
-    read = all(each.fields["caught_up"] for each in streams)
+    readers = len(state["stream"]["frontiers"]) if state["stream"] else 0
+    read = len(streams) == readers and all(each.fields["caught_up"] for each in streams)
     return read and state["snapshot"]["status"] in ("none", "done")
 
 
