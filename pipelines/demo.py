@@ -34,7 +34,7 @@ _MARK = ".dynabeam-demo"
 _LOG_LINES = 40
 
 
-class _DemoFailure(Exception):
+class _DemoError(Exception):
     """The demo cannot go on; the text is for people."""
 
 
@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         folder = _fresh_folder(pathlib.Path(options.dir))
         equal = _run(folder, options.seconds)
-    except _DemoFailure as failure:
+    except _DemoError as failure:
         _say("", f"The demo failed: {failure}")
         return 1
     _say("", f"Took {time.monotonic() - began:.0f} s.")
@@ -90,14 +90,14 @@ def _fresh_folder(folder: pathlib.Path) -> pathlib.Path:
     try:
         if folder.exists() and any(folder.iterdir()):
             if not (folder / _MARK).exists():
-                raise _DemoFailure(
+                raise _DemoError(
                     f"--dir: {folder} holds files that no demo made; name another folder"
                 )
             shutil.rmtree(folder)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / _MARK).touch()
     except OSError as error:
-        raise _DemoFailure(f"--dir: {folder} cannot be used: {error.strerror}") from error
+        raise _DemoError(f"--dir: {folder} cannot be used: {error.strerror}") from error
     return folder
 
 
@@ -119,6 +119,9 @@ def _run(folder: pathlib.Path, seconds: float) -> bool:
         workload.start()
         try:
             _replicate(command, folder / "run-1.log")
+        except BaseException:
+            workload.halt()
+            raise
         finally:
             workload.finish()
         _say("2. The tables stand still. Second run: what was written since ...")
@@ -177,13 +180,13 @@ def _replicate(command: list[str], log: pathlib.Path) -> None:
                 check=False,
             ).returncode
         except subprocess.TimeoutExpired as error:
-            raise _DemoFailure(
+            raise _DemoError(
                 f"`dynabeam replicate` was stopped after {_LIMIT_SECONDS} s; its output: {log}"
             ) from error
     if status != 0:
         last = log.read_text(encoding="utf-8", errors="replace").splitlines()[-_LOG_LINES:]
         told = "\n".join(f"  {line}" for line in last)
-        raise _DemoFailure(
+        raise _DemoError(
             f"`dynabeam replicate` ended with {status}. The end of its output ({log}):\n{told}"
         )
     _say(f"   done in {time.monotonic() - began:.1f} s; its output: {log}")

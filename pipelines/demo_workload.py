@@ -65,9 +65,13 @@ class Counts:
 def make_tables(sim: Simulator, rng: random.Random) -> dict[str, ChangingTable]:
     """Makes and fills the tables, lets `AGE` pass, and returns what there is of each.
 
-    The simulator's clock must stand `AGE` in the past: a run starts a stream of its own age only
-    after a while, and nobody wants to wait for it. Most items are older than their stream, so only
-    an export holds them.
+    The simulator's clock must stand `AGE` in the past: a snapshot waits until its stream has been
+    there for a while, and a demo must not. Most items are older than their stream, so that only an
+    export holds them.
+
+    Args:
+        sim: A simulator without tables.
+        rng: Decides keys, items and changes.
     """
     sim.create_bucket(BUCKET)
     client = sim.client("dynamodb")
