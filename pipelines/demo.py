@@ -18,6 +18,7 @@ import shutil
 import subprocess
 import sys
 import time
+from urllib.parse import quote
 
 from pipelines.demo_proof import Proof, compare_items, compare_records, mirror_items
 from pipelines.demo_workload import AGE, BUCKET, TABLES, Counts, Workload, make_tables
@@ -141,15 +142,18 @@ def _command(sim: Simulator, folder: pathlib.Path) -> list[str]:
         f"--region={sim.region}",
         f"--endpoint_url={sim.endpoint_url}",
         f"--s3_export_bucket={BUCKET}",
-        f"--sink=duckdb:///{folder / 'mirror.duckdb'}",
-        f"--sink=file:///{folder / 'changes'}?format=jsonl",
+        f"--sink=duckdb:///{quote(str(folder))}/mirror.duckdb",
+        f"--sink=file:///{quote(str(folder))}/changes?format=jsonl",
         f"--state_dir={folder / 'state'}",
         "--until=caught_up",
     ]
 
 
 def _shown(command: list[str], folder: pathlib.Path) -> str:
-    options = (each.replace(f"{folder}{os.sep}", "") for each in command[4:])
+    options = (
+        each.replace(f"{quote(str(folder))}/", "").replace(f"{folder}{os.sep}", "")
+        for each in command[4:]
+    )
     return "  " + " \\\n      ".join(["dynabeam replicate", *map(shlex.quote, options)])
 
 
