@@ -1,0 +1,19 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A state directory keeps its identity from before its first round."""
+
+from pipelines.state_directory import State, StateDirectory
+
+
+def test_a_crash_before_the_first_commit_leaves_the_identity(tmp_path):
+    directory = StateDirectory(str(tmp_path))
+    first = directory.load()
+    directory.keep_identity(first)
+    assert StateDirectory(str(tmp_path)).load() == State(first.state_id, 0, "", {})
+
+
+def test_a_committed_state_stays_as_it_is(tmp_path):
+    directory = StateDirectory(str(tmp_path))
+    committed = State(directory.load().state_id, 3, "attempt", {"orders": {}})
+    directory.commit(committed)
+    directory.keep_identity(committed)
+    assert directory.load() == committed
