@@ -25,7 +25,7 @@ because DuckDB keeps such an index in memory and it grows with the table: a merg
 keys up by a join whose small side is the round.
 
 Options: `layout` unpacked | packed; `numbers` decimal(38,9) | decimal(p,s) | text; `nested`
-dynamodb | plain; `memory_limit` 512MB (DuckDB's; what exceeds it is spilled beside the file);
+dynamodb | plain; `memory_limit` 128MB (DuckDB's; what exceeds it is spilled beside the file);
 `threads` 2.
 """
 
@@ -167,11 +167,16 @@ class DuckDBMirror(Sink):
             os.makedirs(folder, exist_ok=True)
         except OSError as error:
             raise SinkError(
-                f"the folder cannot be created: {error.strerror}", where=where, found=folder
+                f"the folder cannot be created: {error.strerror}",
+                where=where,
+                found=folder,
+                mend=_WRITABLE,
             ) from error
         if not os.access(folder, os.W_OK):
             # DuckDB writes its log beside the file.
-            raise SinkError("the folder cannot be written", where=where, found=folder)
+            raise SinkError(
+                "the folder cannot be written", where=where, found=folder, mend=_WRITABLE
+            )
 
     def _check_round(self, held: Round | None, committed: Round) -> None:
         self._check_owner(held, committed)
@@ -205,6 +210,7 @@ class DuckDBMirror(Sink):
             )
 
 
+_WRITABLE = "Give a file in another folder, or the right to write this one"
 _START_ANEW = (
     "Give the file that belongs to this state directory, or start with a new file and a new state "
     "directory"
@@ -261,7 +267,7 @@ def _settings(uri: SinkUri) -> DatabaseSettings:
             where=f"--sink={uri.text}",
             mend="Write duckdb:///m.duckdb (relative) or duckdb:////folder/m.duckdb (absolute)",
         )
-    memory = uri.option("memory_limit", "512MB")
+    memory = uri.option("memory_limit", "128MB")
     if not _MEMORY.fullmatch(memory):
         raise ConfigurationError(
             "memory_limit is no size",
