@@ -10,7 +10,7 @@ import traceback
 import warnings
 from collections.abc import Sequence
 
-from pipelines.failures import meant_for_people
+from pipelines.failures import kind_of, meant_for_people
 
 __all__ = ["main"]
 
@@ -59,7 +59,7 @@ def _run(command: str, arguments: Sequence[str]) -> int:
             traceback.print_exc()
             sys.stderr.write(f"dynabeam: failed: {type(problem).__name__}: {problem}\n")
             return 1
-        sys.stderr.write(f"dynabeam: {type(error).__name__}: {error}\n")
+        sys.stderr.write(f"dynabeam: {kind_of(error)}: {error}\n")
         return 1
     return code
 

@@ -12,7 +12,7 @@ import re
 from transforms import errors
 from transforms.errors import DynabeamError
 
-__all__ = ["meant_for_people"]
+__all__ = ["kind_of", "meant_for_people"]
 
 _LINE = re.compile(r"transforms\.errors\.(\w+): (.*)")
 _WHILE_RUNNING = re.compile(r"\s*\[while running [^\]]*\].*$")
@@ -21,7 +21,7 @@ _WHILE_RUNNING = re.compile(r"\s*\[while running [^\]]*\].*$")
 def meant_for_people(problem: BaseException) -> DynabeamError | None:
     """The `DynabeamError` behind a failure, None if there is none."""
     if isinstance(problem, DynabeamError):
-        return problem
+        return _without_step(problem)
     found = [match for match in _LINE.finditer(str(problem)) if hasattr(errors, match[1])]
     if found:
         kind, text = found[-1].groups()
@@ -31,3 +31,14 @@ def meant_for_people(problem: BaseException) -> DynabeamError | None:
         return error
     behind = problem.__cause__ or problem.__context__
     return meant_for_people(behind) if behind is not None else None
+
+
+def kind_of(error: DynabeamError) -> str:
+    """The name of the error's class, or of the public one that it is a kind of."""
+    return next(each.__name__ for each in type(error).__mro__ if each.__module__ == errors.__name__)
+
+
+def _without_step(error: DynabeamError) -> DynabeamError:
+    """The error without the name of the graph's step, which the in-process runner appends."""
+    text = _WHILE_RUNNING.sub("", str(error))
+    return error if text == str(error) else type(error)(text)

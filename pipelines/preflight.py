@@ -30,6 +30,7 @@ __all__ = ["check_tables"]
 
 _VIEW = "NEW_AND_OLD_IMAGES"
 _GLOB = frozenset("*?[")
+_SHOWN = 20
 
 
 def check_tables(options: ReplicateOptions, state: State) -> list[str]:
@@ -87,13 +88,16 @@ def _names(
             names.append(pattern)
             continue
         assert options.access is not None
-        matching = [
-            each
-            for each in dynamodb.list_tables(options.access)
-            if fnmatch.fnmatchcase(each, pattern)
-        ]
+        there = list(dynamodb.list_tables(options.access))
+        matching = [each for each in there if fnmatch.fnmatchcase(each, pattern)]
         if not matching:
-            raise ConfigurationError("no table matches", where="--tables", found=pattern)
+            shown = ", ".join(there[:_SHOWN]) + (", …" if len(there) > _SHOWN else "")
+            raise ConfigurationError(
+                f"no table of {options.access.region or 'the default region'} matches",
+                where="--tables",
+                found=pattern,
+                mend=f"Check the pattern and --region; the tables there are: {shown or 'none'}",
+            )
         names += matching
     names = list(dict.fromkeys(names)) or sorted(manifests)
     for table, (location, _) in manifests.items():
