@@ -8,6 +8,7 @@ takes endpoint and region from the pipeline options and credentials from boto3's
 
 from __future__ import annotations
 
+import json
 import os
 import uuid
 from collections.abc import Iterable
@@ -19,7 +20,7 @@ from apache_beam.io.filesystem import BeamIOError, CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
 from transforms.aws.beam_s3 import s3_io
-from transforms.errors import DynabeamError
+from transforms.errors import AwsAccessError, DynabeamError
 
 __all__ = [
     "delete",
@@ -35,6 +36,10 @@ __all__ = [
     "size_of",
     "write_atomic",
 ]
+
+
+_READ = "Check that the path is right and that this identity may read it"
+_WRITE = "Give another place, or the right to write this one"
 
 
 def is_local(path: str) -> bool:
@@ -82,6 +87,7 @@ def size_of(path: str, error: type[DynabeamError]) -> int:
     except FileNotFoundError as problem:
         raise error("the file does not exist", where=path) from problem
     except S3ClientError as problem:
+        _refuse_forbidden(problem, path)
         missing = problem.code == HTTPStatus.NOT_FOUND
         what = "the file does not exist" if missing else f"the file cannot be read: {problem}"
         raise error(what, where=path) from problem
@@ -112,7 +118,9 @@ def open_for_reading(path: str, error: type[DynabeamError]) -> BinaryIO:
         try:
             return open(path, "rb")
         except OSError as problem:
-            raise error(f"the file cannot be read: {problem.strerror}", where=path) from problem
+            raise error(
+                f"the file cannot be read: {problem.strerror}", where=path, mend=_READ
+            ) from problem
     try:
         if _is_s3(path):
             return cast(BinaryIO, s3_io().open(path, "rb"))
@@ -121,7 +129,8 @@ def open_for_reading(path: str, error: type[DynabeamError]) -> BinaryIO:
             BinaryIO, FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
         )
     except (OSError, BeamIOError, S3ClientError) as problem:
-        raise error(f"the file cannot be read: {problem}", where=path) from problem
+        _refuse_forbidden(problem, path)
+        raise error(f"the file cannot be read: {problem}", where=path, mend=_READ) from problem
 
 
 def read_bytes(path: str, error: type[DynabeamError]) -> bytes:
@@ -148,7 +157,7 @@ def open_for_writing(path: str, error: type[DynabeamError]) -> BinaryIO:
             BinaryIO, FileSystems.create(path, compression_type=CompressionTypes.UNCOMPRESSED)
         )
     except (OSError, BeamIOError) as problem:
-        raise error(f"the file cannot be written: {problem}", where=path) from problem
+        raise error(f"the file cannot be written: {problem}", where=path, mend=_WRITE) from problem
 
 
 def write_atomic(path: str, content: bytes, error: type[DynabeamError]) -> None:
@@ -172,7 +181,9 @@ def write_atomic(path: str, content: bytes, error: type[DynabeamError]) -> None:
         os.replace(temporary, path)
         _sync_folder(os.path.dirname(path) or ".")
     except OSError as problem:
-        raise error(f"the file cannot be written: {problem.strerror}", where=path) from problem
+        raise error(
+            f"the file cannot be written: {problem.strerror}", where=path, mend=_WRITE
+        ) from problem
 
 
 def move(source: str, target: str, error: type[DynabeamError]) -> None:
@@ -208,6 +219,22 @@ def delete(paths: Iterable[str], error: type[DynabeamError]) -> None:
             continue
         except (OSError, BeamIOError) as problem:
             raise error(f"the file cannot be deleted: {problem}", where=path) from problem
+
+
+def _refuse_forbidden(problem: Exception, path: str) -> None:
+    """A missing right is nothing that is wrong with the file.
+
+    Raises:
+        AwsAccessError: S3 refused to show the object.
+    """
+    if isinstance(problem, S3ClientError) and problem.code == HTTPStatus.FORBIDDEN:
+        arn = "arn:aws:s3:::" + path.removeprefix("s3://")
+        statement = json.dumps({"Effect": "Allow", "Action": "s3:GetObject", "Resource": arn})
+        raise AwsAccessError(
+            f"AWS refused s3:GetObject: {problem}",
+            where=path,
+            mend=f"Add this statement to the policy of the identity that runs it: {statement}",
+        ) from problem
 
 
 def _is_s3(path: str) -> bool:
