@@ -205,7 +205,12 @@ class _StageFn(beam.DoFn):
     def start_bundle(self) -> None:
         """Starts anew: what a failed bundle of this worker wrote does not count."""
         folder = self._sink.files().staging_folder(self._round.attempt)
+        self._abandon()
         self._writer = self._sink.writer(folder)
+
+    def teardown(self) -> None:
+        """Lets go of the files of a bundle that failed elsewhere: no list will name them."""
+        self._abandon()
 
     def process(self, element: Block) -> None:
         """Stages one block."""
@@ -217,8 +222,15 @@ class _StageFn(beam.DoFn):
         """Closes the files and names them."""
         assert self._writer is not None
         window = GlobalWindow()
-        for file in self._writer.finish():
+        files = self._writer.finish()
+        self._writer = None
+        for file in files:
             yield WindowedValue(("", file.to_json()), window.max_timestamp(), [window])
+
+    def _abandon(self) -> None:
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.finish()
 
 
 class _CommitListFn(beam.DoFn):
