@@ -27,7 +27,7 @@ from pipelines.table_state import (
     stream_sources,
 )
 from transforms.reports import Report
-from transforms.round_files import read_reports
+from transforms.round_files import read_dead_letters, read_reports
 from transforms.sinks.base import Round, Sink
 
 __all__ = ["RoundOutcome", "Rounds", "beam_options", "publish"]
@@ -115,6 +115,9 @@ class Rounds:
         reports = list(read_reports(plan.reports_path))
         tables = copy.deepcopy(state.tables)
         merge_reports(tables, reports, self.options.gaps)
+        # The letters themselves are counted: a stream's reports do not tell how many there were.
+        for letter in read_dead_letters(plan.dead_letters_path):
+            tables[letter.table]["totals"]["dead_letters"] += 1
         state = State(state.state_id, current.number, current.attempt, tables)
         self.directory.commit(state)
         publish(self.directory, state, self.sinks)

@@ -251,7 +251,6 @@ def _merge_file(state: dict[str, Any], report: Report) -> None:
     snapshot["bytes"] += report.fields["bytes"]
     snapshot["rows"] += report.fields["rows"]
     state["totals"]["snapshot_rows"] += report.fields["rows"]
-    state["totals"]["dead_letters"] += report.fields["dead_letters"]
 
 
 def _merge_reconcile(state: dict[str, Any], report: Report) -> None:

@@ -17,7 +17,7 @@ from transforms.dead_letters import DeadLetter
 from transforms.errors import StateError
 from transforms.reports import Report, ReportCoder
 
-__all__ = ["WriteDeadLetters", "WriteReports", "read_reports"]
+__all__ = ["WriteDeadLetters", "WriteReports", "read_dead_letters", "read_reports"]
 
 
 class WriteReports(beam.PTransform):
@@ -58,6 +58,15 @@ def read_reports(path: str) -> Iterator[Report]:
         return
     for line in storage.read_bytes(path, StateError).splitlines():
         yield ReportCoder().decode(line)
+
+
+def read_dead_letters(path: str) -> Iterator[DeadLetter]:
+    """Reads what `WriteDeadLetters` wrote, a line at a time; nothing if there is no such file."""
+    if not storage.exists(path):
+        return
+    with storage.open_for_reading(path, StateError) as file:
+        for line in file:
+            yield DeadLetter.from_line(line)
 
 
 class _WriteOneFile(beam.PTransform):

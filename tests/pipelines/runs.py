@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the tests of `dynabeam replicate` share: a world to replicate, runs of it, what they left."""
+"""What the tests of `dynabeam replicate` share: a world, runs on it, what they left."""
 
 import dataclasses
 import json

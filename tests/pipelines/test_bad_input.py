@@ -13,7 +13,7 @@ from transforms.testing.faults import Faults
 
 
 def _spoil(sim, marker):
-    """Takes the brackets' ends off the stream records with a mark, and returns what is left."""
+    """Renames the new image of the stream records with a mark, and returns what they are then."""
     spoiled = []
     for stream in sim.all_streams():
         for shard in stream.shards.values():
