@@ -77,6 +77,7 @@ def size_of(path: str, error: type[DynabeamError]) -> int:
 
     Raises:
         DynabeamError: Of the given kind, if there is no such file or it cannot be seen.
+        AwsAccessError: S3 refuses to show it.
     """
     try:
         if is_local(path):
@@ -112,7 +113,8 @@ def open_for_reading(path: str, error: type[DynabeamError]) -> BinaryIO:
     """Opens a file as raw bytes (never decompressed).
 
     Raises:
-        DynabeamError: Of the given kind, if it is not there or may not be read.
+        DynabeamError: Of the given kind, if it is not there or cannot be read.
+        AwsAccessError: S3 refuses to show it.
     """
     if is_local(path):
         try:
@@ -137,7 +139,8 @@ def read_bytes(path: str, error: type[DynabeamError]) -> bytes:
     """Reads a whole file.
 
     Raises:
-        DynabeamError: Of the given kind, if it is not there or may not be read.
+        DynabeamError: Of the given kind, if it is not there or cannot be read.
+        AwsAccessError: S3 refuses to show it.
     """
     with open_for_reading(path, error) as file:
         return file.read()

@@ -9,7 +9,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from transforms import storage
 from transforms.aws.beam_s3 import s3_io
-from transforms.errors import ExportError
+from transforms.errors import AwsAccessError, ExportError
 from transforms.testing.faults import Faults
 from transforms.testing.simulator import Simulator
 
@@ -74,7 +74,7 @@ def test_missing_and_forbidden(sim):
     sim.faults = Faults(denied_actions=frozenset({"s3:GetObject"}))
     for read in (storage.size_of, storage.read_bytes):
         with pytest.raises(
-            ExportError, match=r"s3://things/folder/a: the file cannot be read: .*403"
+            AwsAccessError, match=r"s3://things/folder/a: AWS refused s3:GetObject: .*403"
         ):
             read("s3://things/folder/a", ExportError)
     with pytest.raises(BeamIOError, match="403"):
