@@ -42,6 +42,7 @@ DAY_US = 24 * HOUR_US
 FINISHED_KEPT_US = 48 * HOUR_US
 CHILDLESS_KEPT_US = 25 * HOUR_US
 _COLLAPSE_MS = 3_600 * 1_000
+_LISTED_WITHIN_MS = 15 * 60 * 1_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,7 +137,9 @@ def adopt_listing(
     """
     if start.open_only and not complete and not frontier.swept_us:
         return frontier
-    work = _Adoption(frontier, shards, complete=complete, reader=reader, readers=readers)
+    work = _Adoption(
+        frontier, shards, complete=complete, reader=reader, readers=readers, began_us=began_us
+    )
     decided = work.classify()
     return work.result(decided, start if not frontier.swept_us else Start(), began_us)
 
@@ -247,8 +250,10 @@ class _Adoption:
         complete: bool,
         reader: int,
         readers: int,
+        began_us: int,
     ) -> None:
         self._frontier = frontier
+        self._began_ms = began_us // 1_000
         self._listed = {each.shard_id: each for each in shards}
         self._complete = complete
         self._reader = reader
@@ -283,7 +288,22 @@ class _Adoption:
             return None
         if _is_old(shard_id, self._frontier.foreign_before_ms):
             return False
+        if self._parent_may_come(shard_id, parent):
+            return None
         return owner(shard_id, self._readers) == self._reader
+
+    def _parent_may_come(self, shard_id: str, parent: str) -> bool:
+        """True if a parent that is not listed is more likely listed late than trimmed.
+
+        A shard younger than the retention cannot have been trimmed. Taking its child for a root
+        would give one lineage two owners, or none, as readers see different listings. But a listing
+        that lags is a matter of seconds: behind an older child the parent is taken for gone.
+        """
+        made, parent_made = created_ms(shard_id), created_ms(parent)
+        if made is None or parent_made is None:
+            return False
+        lags = self._began_ms - made < _LISTED_WITHIN_MS
+        return lags and self._began_ms - parent_made < DAY_US // 1_000
 
     def result(self, decided: Mapping[str, bool], start: Start, began_us: int) -> Frontier:
         """The frontier with every decision carried out."""
@@ -292,8 +312,7 @@ class _Adoption:
         if start.open_only:
             frontier, new = self._pass_over_closed(frontier, new, began_us)
         pending = [(each, self._listed[each].parent_id) for each in new]
-        theirs = sorted(each for each, mine in decided.items() if not mine)
-        frontier = self._remember(frontier, pending, theirs, began_us)
+        frontier = self._remember(frontier, pending, decided, began_us)
         return _begin(frontier, start, began_us)
 
     def _pass_over_closed(
@@ -310,12 +329,15 @@ class _Adoption:
         self,
         frontier: Frontier,
         pending: list[tuple[str, str]],
-        theirs: list[str],
+        decided: Mapping[str, bool],
         began_us: int,
     ) -> Frontier:
+        theirs = [each for each, mine in decided.items() if not mine]
         before = frontier.foreign_before_ms
         foreign = {*frontier.foreign, *theirs}
-        if self._complete:
+        # A listing that leaves a shard undecided is not complete: it is asked for again.
+        complete = self._complete and self._listed.keys() <= decided.keys()
+        if complete:
             made = [ms for each in self._listed if (ms := created_ms(each)) is not None]
             before = max(before, max(made, default=0) - _COLLAPSE_MS)
             foreign = {each for each in foreign if self._must_be_named(each, before)}
@@ -324,7 +346,7 @@ class _Adoption:
             pending=tuple(sorted({*frontier.pending, *pending})),
             foreign=tuple(sorted(foreign)),
             foreign_before_ms=before,
-            swept_us=began_us if self._complete else frontier.swept_us,
+            swept_us=began_us if complete else frontier.swept_us,
         )
 
     def _must_be_named(self, shard_id: str, before_ms: int) -> bool:
