@@ -9,10 +9,10 @@ import boto3
 import pytest
 from botocore.awsrequest import AWSResponse
 from botocore.config import Config
-from botocore.exceptions import ChecksumError, ClientError
+from botocore.exceptions import ChecksumError, ClientError, IncompleteReadError
 
 from transforms.aws.errors import AwsErrorKind, classify
-from transforms.aws.session import AwsAccess, client
+from transforms.aws.session import AwsAccess, client, repeat_cut_answers
 from transforms.aws.streams import Boto3Streams, ShardInfo, connect
 from transforms.errors import AwsAccessError, CredentialsError, StreamError
 
@@ -45,6 +45,7 @@ class Wire:
             config=Config(retries={"mode": "standard", "max_attempts": attempts}),
         )
         self.client.meta.events.register("before-send.dynamodb-streams.*", self._send)
+        self.client.meta.events.register("needs-retry.dynamodb-streams", repeat_cut_answers)
         self.streams = Boto3Streams(self.client)
 
     def _send(self, request, **_):
@@ -59,6 +60,12 @@ class Wire:
 
 def good(body=BODY, **headers):
     return 200, {"x-amz-crc32": str(zlib.crc32(body)), **headers}, body
+
+
+def cut(answer):
+    """The answer as it arrives if the connection closes in the middle."""
+    status, headers, body = answer
+    return status, {**headers, "content-length": str(len(body))}, body[: len(body) // 2]
 
 
 def error(code, status=400):
@@ -110,6 +117,19 @@ class TestGetRecords:
         wire = Wire(error("InternalServerError", 500), good(), attempts=2)
         assert wire.streams.get_records(ARN, "it") == BODY
         assert len(wire.requests) == 2
+
+    def test_an_error_cut_in_the_middle_is_asked_again(self):
+        wire = Wire(cut(error("ExpiredIteratorException")), error("ExpiredIteratorException"))
+        with pytest.raises(ClientError, match="ExpiredIterator"):
+            wire.streams.get_records(ARN, "it")
+        assert len(wire.requests) == 2
+
+    def test_errors_that_are_cut_again_and_again(self):
+        wire = Wire(*[cut(error("ExpiredIteratorException"))] * 5)
+        with pytest.raises(IncompleteReadError) as caught:
+            wire.streams.get_records(ARN, "it")
+        assert classify(caught.value) is AwsErrorKind.UNREACHABLE
+        assert len(wire.requests) == 5
 
     def test_a_throttle_is_left_to_the_caller(self):
         wire = Wire(error("ThrottlingException"), attempts=5)

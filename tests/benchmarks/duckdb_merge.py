@@ -9,8 +9,6 @@ stale), one updates 1 % of the keys, and one brings a single change, so that the
 over the full table shows.
 """
 
-
-
 import argparse
 import json
 import multiprocessing

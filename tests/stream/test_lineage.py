@@ -120,6 +120,45 @@ class TestAdoption:
         assert adopt(Frontier(), [chain[n] for n in order]) == adopt(Frontier(), chain)
 
 
+@st.composite
+def young_forests(draw):
+    """Listings of shards made within the last minutes, in any shape, parents first."""
+    ages = st.floats(0.001, 0.2)
+    names = [shard_id(n, age) for n, age in enumerate(sorted(draw(st.lists(ages)), reverse=True))]
+    parents = [draw(st.sampled_from(["", *names[:n]])) for n in range(len(names))]
+    return [ShardInfo(*each) for each in zip(names, parents, strict=True)]
+
+
+class TestOneOwner:
+    """Readers see different listings, and shards late; each shard still has one reader."""
+
+    @given(young_forests(), st.integers(1, 3), st.data())
+    def test_shards_that_are_listed_late(self, forest, readers, data):
+        owners = []
+        for reader in range(readers):
+            frontier = Frontier()
+            partial = st.sets(st.sampled_from(forest)) if forest else st.just(set())
+            for seen in [*data.draw(st.lists(partial, max_size=3)), forest]:
+                listing = [each for each in forest if each in seen]
+                frontier = adopt(frontier, listing, reader=reader, readers=readers)
+            owners += [each for each, _ in frontier.pending] + ids(frontier)
+            # No shard is begun whose parent is to be read first.
+            parents = {each.shard_id: each.parent_id for each in forest}
+            assert not [each for each in ids(frontier) if parents[each]]
+        assert sorted(owners) == sorted(each.shard_id for each in forest)
+
+    def test_a_listing_without_a_young_parent_is_not_complete(self):
+        parent, child = shard_id(1, 0.1), shard_id(2, 0.05)
+        frontier = adopt(Frontier(), [ShardInfo(child, parent)])
+        assert frontier == Frontier()
+        assert adopt(frontier, [ShardInfo(parent), ShardInfo(child, parent)]).swept_us == NOW_US
+
+    @pytest.mark.parametrize(("parent_age", "child_age"), [(24.01, 0.1), (1, 0.26)])
+    def test_a_parent_that_cannot_come_any_more(self, parent_age, child_age):
+        parent, child = shard_id(1, parent_age), shard_id(2, child_age)
+        assert ids(adopt(Frontier(), [ShardInfo(child, parent)])) == [child]
+
+
 class TestStart:
     def test_latest_begins_with_open_shards_and_closed_leaves(self):
         listing = [

@@ -212,6 +212,33 @@ class TestListing:
         second = run(client, resumed(first), clock=FixedClock(NOW_US + 2_000_000))
         assert second.sequences == [3]
 
+    @pytest.mark.parametrize("known", [False, True])
+    def test_a_young_parent_that_is_listed_late_is_waited_for(self, known):
+        """Neither it nor its child may be begun before, and the run is not at the tip without."""
+        parent, child = shard_id(1, 0.02), shard_id(2, 0.01)
+        client = ScriptedStreams(
+            Shard(A, "", pages([1])),
+            Shard(parent, "", pages([2], [3]), closed=True, listed=False),
+            Shard(child, parent, pages([4])),
+        )
+        asked = []
+
+        def describe(*arguments, **options):
+            asked.append(1)
+            client.shards[parent].listed = len(asked) > 3
+            return ScriptedStreams.describe(client, *arguments, **options)
+
+        client.describe = describe
+        element = (
+            source(Frontier((ShardPosition(A, since_us=NOW_US),), swept_us=1))
+            if known
+            else source()
+        )
+        result = run(client, element)
+        assert sorted(result.sequences) == [1, 2, 3, 4]
+        assert [each for each in result.sequences if each > 1] == [2, 3, 4]
+        assert result.reports()[0]["caught_up"]
+
     def test_start_at_latest(self):
         client = ScriptedStreams(
             Shard(A, "", pages([1], time=NOW_US // 10**6 - 99), closed=True),
@@ -455,7 +482,8 @@ class TestContinuous:
 
     def test_a_disabled_stream_ends_for_good(self):
         client = ScriptedStreams(Shard(A, "", pages([1]), closed=True), status="DISABLED")
-        result = run(client, bounded=False)
+        pacing = dataclasses.replace(QUICK, slice=10.0, tip_slice=10.0)
+        result = run(client, bounded=False, pacing=pacing)
         assert result.sequences == [1]
         assert result.tracker.check_done()
 

@@ -15,16 +15,17 @@ from typing import Any
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, NoCredentialsError
+from botocore.exceptions import BotoCoreError, IncompleteReadError, NoCredentialsError
 
 from transforms.errors import ConfigurationError, CredentialsError
 
-__all__ = ["AwsAccess", "client"]
+__all__ = ["AwsAccess", "client", "repeat_cut_answers"]
 
 _CONNECT_SECONDS = 5
 _READ_SECONDS = 30
 _ATTEMPTS = 5
 _POOL = 64
+_CUT_ANSWER_DELAY = 0.1
 
 _lock = threading.Lock()
 _clients: dict[tuple[AwsAccess, str], Any] = {}
@@ -97,7 +98,7 @@ class AwsAccess:
                     "machine with a role"
                 ),
             )
-        return session.client(
+        made = session.client(
             service,
             endpoint_url=self.endpoint_url or None,
             config=Config(
@@ -108,6 +109,34 @@ class AwsAccess:
                 s3={"addressing_style": "path"} if self.endpoint_url else {},
             ),
         )
+        event = f"needs-retry.{made.meta.service_model.service_id.hyphenize()}"
+        made.meta.events.register(event, repeat_cut_answers, unique_id="dynabeam-cut-answers")
+        return made
+
+
+def repeat_cut_answers(
+    response: Any = None, operation: Any = None, attempts: int = 1, **_: Any
+) -> float | None:
+    """Handler of `needs-retry`: asks again if the connection closed within an answer.
+
+    botocore takes half an answer for a whole one: it reads an error's torn text as an error without
+    a code, and a torn result as an empty one.
+
+    Returns:
+        Seconds to wait before the next try; None if the answer is whole.
+
+    Raises:
+        IncompleteReadError: The last try was cut off too.
+    """
+    if response is None or operation.has_streaming_output or operation.http["method"] == "HEAD":
+        return None
+    answer = response[0]
+    promised = int(answer.headers.get("content-length") or 0)
+    if len(answer.content) >= promised:
+        return None
+    if attempts >= _ATTEMPTS:
+        raise IncompleteReadError(actual_bytes=len(answer.content), expected_bytes=promised)
+    return _CUT_ANSWER_DELAY * 2 ** (attempts - 1)
 
 
 def client(access: AwsAccess, service: str) -> Any:

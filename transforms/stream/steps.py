@@ -328,7 +328,11 @@ class Steps:
             listing.status = found.status
             self._settle(listing)
             listing.done = listing.began if listing.began is not None else now
-            listing.restart(now)
+            undecided = self.frontier.swept_us < listing.began_us
+            listing.restart(now + self._pacing.after_ask(1) if undecided else now)
+            if undecided:
+                # A parent is listed late; neither it nor its child is anybody's so far.
+                self._want_listing()
             self.over = self._is_over(found.status)
 
     def _adopt(self, listing: Listing, *, complete: bool) -> None:
