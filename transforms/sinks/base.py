@@ -12,6 +12,12 @@ Life of a sink in catch-up mode, in this order:
    becomes visible. Repeating it changes nothing.
 
 So a round is visible in a changelog exactly once, whenever the process dies.
+
+A continuous run has no rounds: after `check` and `recover`, `write_continuously` takes the place of
+`write` and `publish`. What a bundle was given is durable in the sink when the bundle ends, or kept
+in Beam state under an event-time timer no later than `HELD_SECONDS` behind the timestamp of the
+block. So once the watermark behind a sink has passed a moment by more than that, all that was read
+before that moment is in the sink, and the positions of that moment may be stored elsewhere.
 """
 
 from __future__ import annotations
@@ -23,10 +29,14 @@ from typing import Any, ClassVar, Literal
 
 import apache_beam as beam
 
+from transforms.errors import SinkError
 from transforms.sinks.uri import SinkUri
 from transforms.tables import Table
 
-__all__ = ["Capabilities", "Round", "Sink"]
+__all__ = ["HELD_SECONDS", "Capabilities", "Round", "Sink"]
+
+HELD_SECONDS = 30
+"""How long, in event time, a sink of a continuous run may keep blocks in state."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,6 +112,24 @@ class Sink(abc.ABC):
         Report fields: `sink` (display name), `rows` (rows of blocks that arrived), `written`
         (rows that changed the sink), `stale` (rows that the version guard dropped).
         """
+
+    def write_continuously(self, state_id: str) -> beam.PTransform[Any, Any]:
+        """The transform of a run that never ends: `PCollection[Block]` to `PCollection[Report]`.
+
+        Blocks come at least once: after a failure or a restart from a checkpoint some come again.
+        Labels and state are kept by savepoints: they do not change within a release line.
+
+        Args:
+            state_id: Identity of the state directory.
+
+        Raises:
+            SinkError: If the sink is written in rounds only.
+        """
+        raise SinkError(
+            "this sink is written in rounds only",
+            where=f"--sink={self.name}",
+            mend="Use --mode=catch_up with --every, or another sink",
+        )
 
     @abc.abstractmethod
     def publish(self, current: Round) -> None:
