@@ -2,10 +2,9 @@
 """The graph of one catch-up round: snapshot branch and stream branch, reconciled, into the sinks.
 
 ```
-SnapshotRequests ─► EnsureExport ─► ReadExportFiles ─┐ blocks
-                                                     ├─► Reconcile ─► one Write per sink
-StreamSources ─► SpreadReaders ─► ReadStream ────────┘
-        all reports ─► WriteReports          all dead letters ─► WriteDeadLetters
+SnapshotRequests ─┬─► ReadTables ─► one Write per sink
+StreamSources ────┘       ├─► WriteReports ◄── reports of the sinks
+                          └─► WriteDeadLetters
 ```
 """
 
@@ -19,17 +18,12 @@ import apache_beam as beam
 
 from transforms.aws.session import AwsAccess
 from transforms.block import Block
-from transforms.dead_letters import DeadLetter
-from transforms.export.acquire import Acquisition
 from transforms.export.elements import SnapshotRequest
 from transforms.export.manifest import Verify
-from transforms.export.read import ReadExportFiles
-from transforms.export.request import EnsureExport
-from transforms.reconcile import Reconcile
+from transforms.read_tables import ReadTables
 from transforms.reports import Report
 from transforms.round_files import WriteDeadLetters, WriteReports
 from transforms.sinks.base import Round, Sink
-from transforms.stream.read import ReadStream
 from transforms.stream.source import StreamSource
 
 __all__ = ["RoundPlan", "build_round"]
@@ -62,55 +56,25 @@ class RoundPlan:
 
 def build_round(pipeline: beam.Pipeline, plan: RoundPlan) -> None:
     """Adds the graph of a round to a pipeline."""
-    blocks: list[Any] = []
+    elements = {}
+    for name, label, found in (
+        ("requests", "SnapshotRequests", plan.requests),
+        ("sources", "StreamSources", plan.sources),
+    ):
+        if found:
+            elements[name] = pipeline | label >> beam.Create(list(found), reshuffle=False)
     reports: list[Any] = []
-    letters: list[Any] = []
-    if plan.requests:
-        _add_snapshot(pipeline, plan, blocks, reports, letters)
-    if plan.sources:
-        _add_stream(pipeline, plan, blocks, reports, letters)
-    merged = blocks | "Blocks" >> beam.Flatten(pipeline=pipeline)
-    merged.element_type = Block
-    reconciled = merged | "Reconcile" >> Reconcile()
-    reports.append(reconciled.reports)
+    if elements:
+        read = elements | "ReadTables" >> ReadTables(plan.access, verify=plan.verify)
+        blocks = read.blocks
+        reports.append(read.reports)
+        _ = read.dead_letters | "WriteDeadLetters" >> WriteDeadLetters(plan.dead_letters_path)
+    else:
+        # Sinks record a round without changes too.
+        blocks = pipeline | "NoBlocks" >> beam.Create([]).with_output_types(Block)
     for number, sink in enumerate(plan.sinks, 1):
         label = f"Write{number}_{sink.uri.scheme}"
-        reports.append(reconciled.blocks | label >> sink.write(plan.current))
+        reports.append(blocks | label >> sink.write(plan.current))
     all_reports = reports | "Reports" >> beam.Flatten(pipeline=pipeline)
     all_reports.element_type = Report
-    all_letters = letters | "DeadLetters" >> beam.Flatten(pipeline=pipeline)
-    all_letters.element_type = DeadLetter
     _ = all_reports | "WriteReports" >> WriteReports(plan.reports_path)
-    _ = all_letters | "WriteDeadLetters" >> WriteDeadLetters(plan.dead_letters_path)
-
-
-def _add_snapshot(
-    pipeline: beam.Pipeline,
-    plan: RoundPlan,
-    blocks: list[Any],
-    reports: list[Any],
-    letters: list[Any],
-) -> None:
-    how = Acquisition(access=plan.access, verify=plan.verify)
-    requests = pipeline | "SnapshotRequests" >> beam.Create(list(plan.requests), reshuffle=False)
-    ensured = requests | "EnsureExport" >> EnsureExport(how, wait=False)
-    rows = ensured.slices | "ReadExportFiles" >> ReadExportFiles(verify=plan.verify)
-    blocks.append(rows.blocks)
-    reports += [ensured.reports, rows.reports]
-    letters.append(rows.dead_letters)
-
-
-def _add_stream(
-    pipeline: beam.Pipeline,
-    plan: RoundPlan,
-    blocks: list[Any],
-    reports: list[Any],
-    letters: list[Any],
-) -> None:
-    assert plan.access is not None
-    sources = pipeline | "StreamSources" >> beam.Create(list(plan.sources), reshuffle=False)
-    spread = sources | "SpreadReaders" >> beam.Reshuffle()
-    read = spread | "ReadStream" >> ReadStream(plan.access, until="tip")
-    blocks.append(read["blocks"])
-    reports.append(read["reports"])
-    letters.append(read["dead_letters"])

@@ -45,7 +45,7 @@ from transforms.stream.source import StreamSource
 from transforms.stream.tracker import FrontierTracker
 from transforms.stream.watermark import StreamWatermarks, advance, not_before
 
-__all__ = ["BLOCKS", "DEAD_LETTERS", "REPORTS", "ReadStream"]
+__all__ = ["BLOCKS", "DEAD_LETTERS", "REPORTS", "ReadStream", "Until"]
 
 BLOCKS = "blocks"
 REPORTS = "reports"

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Snapshot branch and stream branch of many tables, reconciled: the reading half of every graph.
+
+```
+SnapshotRequest ─► EnsureExport ─► ReadExportFiles ─┐ blocks
+                                                    ├─► Reconcile ─► blocks
+StreamSource ─► SpreadReaders ─► ReadStream ────────┘
+```
+
+Tables are data: the graph has the same shape for one and for hundreds. The stream never waits for
+the snapshot. Which elements come in, and whether they go on coming, is the caller's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import apache_beam as beam
+
+from transforms.aws.session import AwsAccess
+from transforms.block import Block
+from transforms.dead_letters import DeadLetter
+from transforms.export.acquire import Acquisition
+from transforms.export.manifest import Verify
+from transforms.export.read import ReadExportFiles
+from transforms.export.request import EnsureExport
+from transforms.reconcile import Reconcile
+from transforms.reports import Report
+from transforms.stream.read import ReadStream, Until
+
+__all__ = ["ReadTables", "TablesRead"]
+
+
+class TablesRead(NamedTuple):
+    """What `ReadTables` gives.
+
+    Attributes:
+        blocks: `PCollection[Block]`: every stream change, and the snapshot rows that are not
+            superseded by one.
+        reports: `PCollection[Report]`: positions, exports, files, gaps, counts.
+        dead_letters: `PCollection[DeadLetter]`: records that could not be handled, raw.
+    """
+
+    blocks: Any
+    reports: Any
+    dead_letters: Any
+
+
+class ReadTables(beam.PTransform):
+    """`{"requests": PCollection[SnapshotRequest], "sources": PCollection[StreamSource]}` → blocks.
+
+    One of the two may be left out. The output is a `TablesRead`.
+
+    At least once: a bundle that is tried again delivers again, under the same versions.
+
+    Args:
+        access: Where and as whom AWS is called; None if exports are read without AWS.
+        until: `tip`: read what is there, look for each export once, and end. `forever`: never end,
+            and wait for exports.
+        verify: What checksums and counts that do not agree are: an error, or a warning.
+    """
+
+    def __init__(
+        self, access: AwsAccess | None, *, until: Until = "tip", verify: Verify = "strict"
+    ) -> None:
+        super().__init__()
+        self._access = access
+        self._until: Until = until
+        self._verify: Verify = verify
+
+    def expand(self, elements: Mapping[str, Any]) -> TablesRead:
+        """Adds the branches that there are elements for."""
+        branches = [
+            elements[name] | branch
+            for name, branch in (
+                ("requests", "Snapshot" >> _Snapshot(self)),
+                ("sources", "Stream" >> _Stream(self)),
+            )
+            if name in elements
+        ]
+        blocks = tuple(each.blocks for each in branches) | "Blocks" >> beam.Flatten()
+        blocks.element_type = Block
+        reconciled = blocks | "Reconcile" >> Reconcile()
+        reports = (
+            *(each.reports for each in branches),
+            reconciled.reports,
+        ) | "Reports" >> beam.Flatten()
+        reports.element_type = Report
+        letters = tuple(each.dead_letters for each in branches) | "DeadLetters" >> beam.Flatten()
+        letters.element_type = DeadLetter
+        return TablesRead(reconciled.blocks, reports, letters)
+
+    @property
+    def access(self) -> AwsAccess | None:
+        """Where and as whom AWS is called."""
+        return self._access
+
+    @property
+    def until(self) -> Until:
+        """When the reading ends."""
+        return self._until
+
+    @property
+    def verify(self) -> Verify:
+        """What a mismatch is."""
+        return self._verify
+
+
+class _Snapshot(beam.PTransform):
+    def __init__(self, how: ReadTables) -> None:
+        super().__init__()
+        self._how = how
+
+    def expand(self, requests: Any) -> TablesRead:
+        how = Acquisition(access=self._how.access, verify=self._how.verify)
+        ensured = requests | "EnsureExport" >> EnsureExport(how, wait=self._how.until == "forever")
+        rows = ensured.slices | "ReadExportFiles" >> ReadExportFiles(verify=self._how.verify)
+        reports = (ensured.reports, rows.reports) | "Reports" >> beam.Flatten()
+        reports.element_type = Report
+        return TablesRead(rows.blocks, reports, rows.dead_letters)
+
+
+class _Stream(beam.PTransform):
+    def __init__(self, how: ReadTables) -> None:
+        super().__init__()
+        self._how = how
+
+    def expand(self, sources: Any) -> TablesRead:
+        if self._how.access is None:
+            raise ValueError("a stream cannot be read without AWS")
+        spread = sources | "SpreadReaders" >> beam.Reshuffle()
+        read = spread | "ReadStream" >> ReadStream(self._how.access, until=self._how.until)
+        return TablesRead(read["blocks"], read["reports"], read["dead_letters"])
