@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from datetime import datetime, timezone
 from typing import Any
 
 from pipelines.options import ReplicateOptions
 from transforms.aws.dynamodb import TableDescription
+from transforms.coverage import FUZZ_US, REQUEST_MARGIN_US, covered_since_us, uncovered
 from transforms.errors import StateError
 from transforms.export.elements import DONE, SnapshotRequest
 from transforms.export.manifest import ExportManifest
@@ -22,11 +22,10 @@ from transforms.gaps import Gap, GapKind, GapPolicy
 from transforms.reports import Report
 from transforms.stream.frontier import Frontier
 from transforms.stream.lineage import redistribute
-from transforms.stream.source import TRIM_HORIZON, StreamSource
+from transforms.stream.source import StreamSource
 from transforms.tables import Table
 
 __all__ = [
-    "FUZZ_US",
     "check_coverage",
     "is_caught_up",
     "merge_reports",
@@ -38,11 +37,6 @@ __all__ = [
     "stream_sources",
 ]
 
-FUZZ_US = 60_000_000
-"""An export's edge is fuzzy by a minute each side (`transforms.export.request`)."""
-
-_MARGIN_US = 5_000_000
-_DAY_US = 24 * 3600 * 1_000_000
 _NO_TOTALS = {
     "changes": 0,
     "snapshot_rows": 0,
@@ -66,7 +60,7 @@ def new_table_state(
     if description is not None and options.snapshot != "only":
         stream = {
             "arn": description.stream_arn,
-            "since_us": _covered_since_us(description.stream_arn, options.start),
+            "since_us": covered_since_us(description.stream_arn, options.start, now_us()),
             "frontiers": [None] * options.readers,
         }
     wanted = options.snapshot != "never"
@@ -90,21 +84,9 @@ def new_table_state(
 def check_coverage(name: str, state: dict[str, Any], manifest: ExportManifest) -> Gap | None:
     """The gap between a snapshot and the oldest change that the stream holds, if there is one."""
     stream = state["stream"]
-    if stream is None or stream["since_us"] <= manifest.export_time_us - FUZZ_US:
+    if stream is None:
         return None
-    return Gap(
-        table=name,
-        kind=GapKind.UNCOVERED,
-        stream_arn=stream["arn"],
-        shard_id="",
-        last_sequence="",
-        from_us=manifest.export_time_us - FUZZ_US,
-        to_us=stream["since_us"],
-        detail=(
-            f"the export shows the table at {_text(manifest.export_time_us)} give or take a "
-            f"minute, the stream is read from {_text(stream['since_us'])}"
-        ),
-    )
+    return uncovered(name, stream["arn"], stream["since_us"], manifest.export_time_us)
 
 
 def stream_changed(name: str, state: dict[str, Any], arn: str) -> Gap:
@@ -176,7 +158,7 @@ def snapshot_request(
         prefix=options.prefix,
         bucket_owner=options.bucket_owner,
         request_id=state_id,
-        not_before_us=stream["since_us"] + FUZZ_US + _MARGIN_US if stream else 0,
+        not_before_us=stream["since_us"] + FUZZ_US + REQUEST_MARGIN_US if stream else 0,
         max_bytes=max_bytes,
         loaded=snapshot["files"],
         loaded_bytes=snapshot["bytes"],
@@ -283,34 +265,6 @@ def _finish_snapshot(state: dict[str, Any]) -> None:
     files = snapshot["files"]
     if all(files.get(each.path) == DONE for each in manifest.files if each.item_count):
         snapshot["status"] = "done"
-
-
-def _covered_since_us(stream_arn: str, start: str) -> int:
-    """From when on the stream's changes are read."""
-    if start != TRIM_HORIZON:
-        source_start = _parse(start)
-        return now_us() if source_start is None else source_start
-    label = stream_arn.rpartition("/stream/")[2]
-    created = _parse(label)
-    oldest = now_us() - _DAY_US
-    return oldest if created is None else max(created, oldest)
-
-
-def _parse(text: str) -> int | None:
-    try:
-        moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
-    except ValueError:
-        return None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=timezone.utc)
-    epoch = datetime(1970, 1, 1, tzinfo=timezone.utc)
-    delta = moment - epoch
-    return (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds
-
-
-def _text(us: int) -> str:
-    moment = datetime.fromtimestamp(us // 1_000_000, timezone.utc)
-    return moment.isoformat().replace("+00:00", "Z")
 
 
 def raise_or_record(gap: Gap, state: dict[str, Any], policy: GapPolicy) -> None:

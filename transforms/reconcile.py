@@ -73,8 +73,8 @@ class Reconcile(beam.PTransform):
             | "ByTableAndBucket" >> beam.Map(_with_group).with_output_types(tuple[str, Block])
             | "OrderRule"
             >> beam.ParDo(_OrderRuleFn())
+            .with_output_types(Block, reports=Report)
             .with_outputs(_REPORTS, main=_BLOCKS)
-            .with_output_types(Block)
         )
         return Reconciled(out[_BLOCKS], out[_REPORTS])
 

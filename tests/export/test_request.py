@@ -13,7 +13,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.runners.sdf_utils import RestrictionTrackerView, ThreadsafeRestrictionTracker
 from apache_beam.testing.util import assert_that, equal_to
-from apache_beam.utils.timestamp import Timestamp
+from apache_beam.utils.timestamp import MIN_TIMESTAMP, Timestamp
 
 from tests.export.builders import BUCKET, SAMPLE, SAMPLE_TABLE, TABLE, items, write_full
 from tests.export.conftest import beam_options
@@ -94,13 +94,13 @@ class Watermark:
     """A manual watermark estimator that remembers."""
 
     def __init__(self):
-        self.value = None
+        self.value = MIN_TIMESTAMP
 
     def current_watermark(self):
         return self.value
 
     def set_watermark(self, value):
-        assert self.value is None or value >= self.value
+        assert value >= self.value
         self.value = value
 
 

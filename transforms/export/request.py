@@ -23,8 +23,8 @@ from typing import Any, NamedTuple
 import apache_beam as beam
 from apache_beam.io import iobase
 from apache_beam.io.watermark_estimators import ManualWatermarkEstimator
-from apache_beam.transforms.core import RestrictionProvider
-from apache_beam.utils.timestamp import Duration
+from apache_beam.transforms.core import RestrictionProvider, WatermarkEstimatorProvider
+from apache_beam.utils.timestamp import MIN_TIMESTAMP, Duration, Timestamp
 
 from transforms.errors import ValueDecodeError
 from transforms.export.acquire import Acquisition, Look, acquire
@@ -40,7 +40,25 @@ REPORTS = "reports"
 LOOK_SECONDS = 10
 
 _FORMAT = 1
-_ESTIMATOR = beam.DoFn.WatermarkEstimatorParam(ManualWatermarkEstimator.default_provider())
+
+
+class _HeldWatermark(WatermarkEstimatorProvider):
+    """A watermark that is set by hand; its state is coded, Beam's default would pickle it."""
+
+    def initial_estimator_state(self, element: Any, restriction: Any) -> Timestamp:
+        """None would be read as the beginning of time, and cannot be coded."""
+        return MIN_TIMESTAMP
+
+    def create_watermark_estimator(self, estimator_state: Timestamp) -> Any:
+        """Goes on where the last one stood."""
+        return ManualWatermarkEstimator(estimator_state)
+
+    def estimator_state_coder(self) -> beam.coders.Coder:
+        """Timestamps, never pickle."""
+        return beam.coders.TimestampCoder()
+
+
+_ESTIMATOR = beam.DoFn.WatermarkEstimatorParam(_HeldWatermark())
 
 Clock = Callable[[], int]
 
@@ -243,7 +261,7 @@ class _WaitForExportFn(beam.DoFn, RestrictionProvider):
         watermark_estimator: Any = _ESTIMATOR,
     ) -> Iterator[Any]:
         # Held here until the slices are out, so that no older row can come after the watermark.
-        if watermark_estimator.current_watermark() is None:
+        if watermark_estimator.current_watermark() < timestamp:
             watermark_estimator.set_watermark(timestamp)
         state = tracker.current_restriction()
         if state.done:
