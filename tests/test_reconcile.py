@@ -9,6 +9,7 @@ import apache_beam as beam
 import pyarrow as pa
 import pytest
 from apache_beam.testing.util import assert_that
+from apache_beam.utils.timestamp import Timestamp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -142,10 +143,22 @@ def test_memory_is_dropped_by_the_timer():
     fn, token, runs, timer = reconcile._OrderRuleFn(), _Cell(), _State(), _Timer()
     _feed(fn, [_block("stream", [(b"a", 5)], until=42_000_000)], token, runs, timer)
     assert timer.at.micros == 42_000_000
-    fn.forget(token, runs)
-    assert not token.values
+    fn.forget(token, runs, timer.at)
     assert not runs.values
     assert len(_feed(fn, [_block("export", [(b"a", 0)])], token, runs)) == 1
+
+
+def test_nothing_is_remembered_once_the_snapshot_is_over():
+    fn, token, runs = reconcile._OrderRuleFn(), _Cell(), _State()
+    fn.forget(token, runs, Timestamp(42))
+    mark = list(token.values)
+    over = _block("stream", [(b"a", 5)], until=42_000_000)
+    assert len(_feed(fn, [over], token, runs)) == 1
+    assert (token.values, runs.values) == (mark, [])
+    # A later snapshot, after a gap say, is another matter.
+    _feed(fn, [_block("stream", [(b"a", 6)], until=43_000_000)], token, runs)
+    assert runs.values
+    assert not _feed(fn, [_block("export", [(b"a", 0)])], token, runs)
 
 
 def test_the_bag_is_read_only_by_a_worker_that_does_not_know_it():

@@ -5,7 +5,8 @@ Every stream change passes (a changelog wants them all, a mirror guards itself).
 the table is pending, the newest version of each key that the stream changed is remembered, deletes
 included, and a snapshot row that loses against it is dropped and counted. Once the watermark has
 passed the snapshot's time and its one-minute fuzz, no older row can arrive and the memory is
-dropped; a bounded input drops it at its end.
+dropped, and nothing is remembered any more; a bounded input drops it at its end. What stays per
+bucket is a mark of some 40 bytes that says up to when snapshots are over.
 
 Promise: at least once in, at least once out; nothing but superseded snapshot rows is ever dropped.
 
@@ -48,6 +49,7 @@ _RUN_SCHEMA = pa.schema([("key", pa.binary()), ("version", pa.binary())])
 _IPC_OPTIONS = pa.ipc.IpcWriteOptions(compression="lz4")
 _GROUPS_IN_MEMORY = 256
 _MAX_RUNS = 64
+_OVER = b"snapshots over until "
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +113,7 @@ class _OrderRuleFn(beam.DoFn):
         """Passes a stream block and remembers its keys; filters a snapshot block."""
         group, block = element
         if block.header.source == "stream":
-            if block.header.snapshot_until_us:
+            if block.header.snapshot_until_us > _over_until_us(token.read()):
                 memory = self._recall(group, token, runs)
                 self._remember(memory, block.rows, token, runs)
                 evict.set(Timestamp(micros=block.header.snapshot_until_us))
@@ -132,15 +134,16 @@ class _OrderRuleFn(beam.DoFn):
         self,
         token: Any = beam.DoFn.StateParam(TOKEN),
         runs: Any = beam.DoFn.StateParam(RUNS),
+        at: Any = beam.DoFn.TimestampParam,
     ) -> None:
         """Drops the memory of one bucket: no older row can arrive any more."""
-        # The in-memory copy needs no clearing: without a token in the state it is never used.
-        token.clear()
+        # The in-memory copy needs no clearing: without its token in the state it is never used.
+        token.write(_OVER + str(at.micros).encode())
         runs.clear()
 
     def _recall(self, group: str, token: Any, runs: Any) -> _Memory:
         stored = token.read()
-        if stored is None:
+        if stored is None or stored.startswith(_OVER):
             return self._keep(group, _Memory(None, {}, 0))
         memory = self._memories.get(group)
         if memory is None or memory.token != stored:
@@ -176,6 +179,13 @@ class _OrderRuleFn(beam.DoFn):
         # Random, so that the memory of a bundle that failed never matches what its retry wrote.
         memory.token = os.urandom(8)
         token.write(memory.token)
+
+
+def _over_until_us(stored: bytes | None) -> int:
+    """Up to when snapshots are over, microseconds since 1970; 0 if the state does not say it."""
+    if stored is None or not stored.startswith(_OVER):
+        return 0
+    return int(stored.removeprefix(_OVER))
 
 
 def _merge(known: dict[bytes, bytes], run: pa.RecordBatch) -> None:
