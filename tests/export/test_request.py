@@ -23,7 +23,8 @@ from transforms.export import request as module
 from transforms.export.acquire import Acquisition
 from transforms.export.elements import DONE, FileSlice, SnapshotRequest
 from transforms.export.read import ReadExportFiles
-from transforms.export.request import EnsureExport, WaitState, WaitStateCoder, WaitTracker, now_us
+from transforms.export.request import EnsureExport, WaitState, WaitStateCoder, now_us
+from transforms.look_tracker import LookTracker
 
 WAITING = WaitState(False, "arn", 7)
 ENDED = WaitState(True, "arn", 7)
@@ -31,13 +32,13 @@ ENDED = WaitState(True, "arn", 7)
 
 class TestTracker:
     def test_a_split_before_any_claim_is_declined(self):
-        tracker = WaitTracker(WaitState())
+        tracker = LookTracker(WaitState())
         assert tracker.try_split(0) is None
         assert tracker.try_split(0.5) is None
         assert tracker.current_restriction() == WaitState()
 
     def test_a_claimed_look_hands_over_what_is_left(self):
-        tracker = WaitTracker(WaitState())
+        tracker = LookTracker(WaitState())
         assert tracker.try_claim(WAITING)
         primary, residual = tracker.try_split(0)
         assert primary.done
@@ -47,30 +48,30 @@ class TestTracker:
         assert tracker.try_split(0) is None
 
     def test_an_answered_request_leaves_nothing(self):
-        tracker = WaitTracker(WAITING)
+        tracker = LookTracker(WAITING)
         assert tracker.try_claim(ENDED)
         assert tracker.try_split(0) is None
         assert tracker.check_done()
 
     def test_one_claim_per_bundle(self):
-        tracker = WaitTracker(WaitState())
+        tracker = LookTracker(WaitState())
         assert tracker.try_claim(WAITING)
         assert not tracker.try_claim(ENDED)
 
     def test_nothing_to_claim_after_the_end(self):
-        assert not WaitTracker(ENDED).try_claim(WAITING)
-        assert WaitTracker(ENDED).check_done()
+        assert not LookTracker(ENDED).try_claim(WAITING)
+        assert LookTracker(ENDED).check_done()
 
     @pytest.mark.parametrize("claims", [[], [WAITING]])
     def test_work_that_is_neither_done_nor_handed_over(self, claims):
-        tracker = WaitTracker(WaitState())
+        tracker = LookTracker(WaitState())
         for claim in claims:
             tracker.try_claim(claim)
         with pytest.raises(ValueError, match="neither ended nor handed over"):
             tracker.check_done()
 
     def test_progress_and_bounds(self):
-        tracker = WaitTracker(WaitState())
+        tracker = LookTracker(WaitState())
         assert not tracker.is_bounded()
         assert tracker.current_progress().completed_work == 0
         tracker.try_claim(ENDED)

@@ -31,6 +31,7 @@ QUICK = Pacing(
     idle_poll=0.002,
     slice=2.0,
     tip_slice=0.02,
+    report=0.0,
     sweep_page=0.0,
     child_backoff=0.001,
     backoff=0.001,

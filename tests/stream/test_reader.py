@@ -48,6 +48,11 @@ def resumed(result, **changes):
     return source(Frontier.from_json(result.reports()[-1]["frontier"]), **changes)
 
 
+def new_memory(client, pool):
+    """The memory of a reader that has done nothing yet, for several calls of `process`."""
+    return ReaderMemory(Requests(ARN, client, PageParser(TABLE, 1, ARN), FixedClock(), pool), 0)
+
+
 class TestCatchUp:
     def test_a_lineage_is_read_parents_first(self):
         client = ScriptedStreams(
@@ -441,9 +446,29 @@ class TestContinuous:
         assert residual.shard(A).sequence == "2"
         assert result.reports()[0]["changes"] == 2
 
-    def test_a_slice_that_read_nothing_reports_nothing(self):
+    def test_reports_come_now_and_then_with_the_counts_since_the_last(self):
+        client = ScriptedStreams(Shard(A, "", pages([1])))
+        pacing = dataclasses.replace(QUICK, report=3600.0)
+        with ThreadPoolExecutor(4) as pool:
+            memory = new_memory(client, pool)
+
+            def reported(pacing):
+                result = run(client, bounded=False, pacing=pacing, memory=memory)
+                return [(each["pages"], each["changes"]) for each in result.reports()]
+
+            assert reported(pacing) == [(1, 1)]
+            # The same records again, as far as this memory goes: a fresh tracker reads them.
+            assert reported(pacing) == []
+            assert reported(pacing) == []
+            assert reported(QUICK) == [(3, 3)]
+
+    def test_an_idle_reader_reports_now_and_then(self):
         client = ScriptedStreams(Shard(A, "", []))
-        assert run(client, bounded=False).outputs == []
+        with ThreadPoolExecutor(4) as pool:
+            memory = new_memory(client, pool)
+            first, second = (run(client, bounded=False, memory=memory) for _ in range(2))
+        assert [each["pages"] for each in first.reports()] == [0]
+        assert second.outputs == []
 
     def test_answers_that_come_after_a_slice_are_used_by_the_next(self):
         client = ScriptedStreams(Shard(A, "", pages([1], [2])))
@@ -452,8 +477,7 @@ class TestContinuous:
         pacing = dataclasses.replace(QUICK, slice=0.05, poll=60)
         clock = FixedClock()
         with ThreadPoolExecutor(2) as pool:
-            parser = PageParser(TABLE, 1, ARN)
-            memory = ReaderMemory(Requests(ARN, client, parser, clock, pool), 0)
+            memory = new_memory(client, pool)
             first = run(client, bounded=False, pacing=pacing, clock=clock, memory=memory)
             assert first.sequences == []
             asked = client.count("get_records")

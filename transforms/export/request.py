@@ -6,10 +6,8 @@ round looks again; the output is bounded. Waiting is a splittable DoFn that look
 and gives its worker back between two looks; the output is unbounded, and its watermark is held at
 the request's timestamp until the slices are out.
 
-Contract of tracker and process: look, claim what was found, emit, defer. A look may be repeated at
-any time: the same token gives the same export. A split before any claim is declined, because it
-could be repeated forever without progress (as in Beam's Java guard, PR #32044); for the same reason
-a look that found nothing new is claimed too.
+A look may be repeated at any time: the same token gives the same export. Tracker and contract are
+those of `transforms.look_tracker`.
 """
 
 from __future__ import annotations
@@ -21,44 +19,25 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import apache_beam as beam
-from apache_beam.io import iobase
-from apache_beam.io.watermark_estimators import ManualWatermarkEstimator
-from apache_beam.transforms.core import RestrictionProvider, WatermarkEstimatorProvider
-from apache_beam.utils.timestamp import MIN_TIMESTAMP, Duration, Timestamp
+from apache_beam.transforms.core import RestrictionProvider
+from apache_beam.utils.timestamp import Duration
 
 from transforms.errors import ValueDecodeError
 from transforms.export.acquire import Acquisition, Look, acquire
 from transforms.export.elements import FileSlice, SnapshotRequest
 from transforms.export.fetch import compressed_size
 from transforms.export.plan import DEFAULT_RATIO, compression_ratio, plan_round
+from transforms.look_tracker import HeldWatermark, LookState, LookTracker
 from transforms.reports import Report
 
-__all__ = ["EnsureExport", "Ensured", "WaitState", "WaitStateCoder", "WaitTracker"]
+__all__ = ["EnsureExport", "Ensured", "WaitState", "WaitStateCoder"]
 
 SLICES = "slices"
 REPORTS = "reports"
 LOOK_SECONDS = 10
 
 _FORMAT = 1
-
-
-class _HeldWatermark(WatermarkEstimatorProvider):
-    """A watermark that is set by hand; its state is coded, Beam's default would pickle it."""
-
-    def initial_estimator_state(self, element: Any, restriction: Any) -> Timestamp:
-        """None would be read as the beginning of time, and cannot be coded."""
-        return MIN_TIMESTAMP
-
-    def create_watermark_estimator(self, estimator_state: Timestamp) -> Any:
-        """Goes on where the last one stood."""
-        return ManualWatermarkEstimator(estimator_state)
-
-    def estimator_state_coder(self) -> beam.coders.Coder:
-        """Timestamps, never pickle."""
-        return beam.coders.TimestampCoder()
-
-
-_ESTIMATOR = beam.DoFn.WatermarkEstimatorParam(_HeldWatermark())
+_ESTIMATOR = beam.DoFn.WatermarkEstimatorParam(HeldWatermark())
 
 Clock = Callable[[], int]
 
@@ -132,16 +111,14 @@ class _LookOnceFn(beam.DoFn):
 
 
 @dataclasses.dataclass(frozen=True)
-class WaitState:
+class WaitState(LookState):
     """The restriction: what is left to do for one request.
 
     Attributes:
-        done: True if nothing is.
         export_arn: The export that is waited for; empty if none is known yet.
         next_look_us: Not to look again before this time, whatever the runner does with delays.
     """
 
-    done: bool = False
     export_arn: str = ""
     next_look_us: int = 0
 
@@ -181,54 +158,6 @@ class WaitStateCoder(beam.coders.Coder):
         return WaitState
 
 
-class WaitTracker(iobase.RestrictionTracker):
-    """Tracks one request: a claim is the state after a look, at most one per bundle."""
-
-    def __init__(self, state: WaitState) -> None:
-        self._state = state
-        self._claimed: WaitState | None = None
-        self._handed_over = False
-
-    def current_restriction(self) -> WaitState:
-        """What this bundle answers for."""
-        return self._state
-
-    def try_claim(self, position: WaitState) -> bool:
-        """Claims the state after a look; refused if nothing is left or a look is claimed."""
-        if self._state.done or self._claimed is not None:
-            return False
-        self._claimed = position
-        return True
-
-    def try_split(self, fraction_of_remainder: float) -> tuple[WaitState, WaitState] | None:
-        """Hands over what is left after the claimed look; None if there is nothing to hand over."""
-        if self._claimed is None or self._claimed.done or self._handed_over:
-            return None
-        self._handed_over = True
-        self._state = WaitState(done=True, export_arn=self._claimed.export_arn)
-        return self._state, self._claimed
-
-    def check_done(self) -> bool:
-        """True if the request is answered or what is left was handed over.
-
-        Raises:
-            ValueError: It is not: going on would lose the snapshot.
-        """
-        claimed_all = self._claimed is not None and self._claimed.done
-        if self._state.done or claimed_all:
-            return True
-        raise ValueError(f"The wait for an export was neither ended nor handed over: {self._state}")
-
-    def current_progress(self) -> iobase.RestrictionProgress:
-        """All or nothing."""
-        done = self._state.done or (self._claimed is not None and self._claimed.done)
-        return iobase.RestrictionProgress(completed=float(done), remaining=float(not done))
-
-    def is_bounded(self) -> bool:
-        """False: how long an export takes is not known."""
-        return False
-
-
 class _WaitForExportFn(beam.DoFn, RestrictionProvider):
     """Looks until the export is complete, deferring in between."""
 
@@ -240,8 +169,8 @@ class _WaitForExportFn(beam.DoFn, RestrictionProvider):
     def initial_restriction(self, element: SnapshotRequest) -> WaitState:
         return WaitState()
 
-    def create_tracker(self, restriction: WaitState) -> WaitTracker:
-        return WaitTracker(restriction)
+    def create_tracker(self, restriction: WaitState) -> LookTracker[WaitState]:
+        return LookTracker(restriction)
 
     def restriction_coder(self) -> WaitStateCoder:
         return WaitStateCoder()

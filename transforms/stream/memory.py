@@ -13,6 +13,7 @@ import heapq
 import math
 
 from transforms.aws.streams import ShardInfo
+from transforms.stream.frontier import Counts
 from transforms.stream.requests import Requests
 
 __all__ = ["Listing", "ReaderMemory", "ShardWork"]
@@ -91,6 +92,11 @@ class ReaderMemory:
     Args:
         requests: Its requests.
         last_swept_us: When the last complete listing was begun, 0 if none was.
+
+    Attributes:
+        used: Monotonic time of the last call.
+        unreported: What was read since the last report of a continuous run.
+        reported: Monotonic time of that report.
     """
 
     def __init__(self, requests: Requests, last_swept_us: int) -> None:
@@ -98,6 +104,8 @@ class ReaderMemory:
         self.requests = requests
         self.listing = Listing()
         self.used = 0.0
+        self.unreported = Counts()
+        self.reported = -math.inf
         self._work: dict[str, ShardWork] = {}
         self._due: list[tuple[float, str]] = []
 

@@ -41,6 +41,8 @@ class Pacing:
         tip_slice: Continuous: its length at the tip; latency is about two of these on Flink.
         idle_delay: Continuous: resume delay while every shard is idle; 2 or more, as runners take
             elapsed time off and Flink keeps whole seconds.
+        report: Continuous: between two reports of a reader that reads.
+        idle_report: The same for one that does not.
         slice_bytes: Continuous: pages after which a slice ends.
         block_bytes: Rows of one shard that are gathered before they leave as blocks.
         memory_bytes: Pages that are under way or gathered.
@@ -65,6 +67,8 @@ class Pacing:
     slice: float = 5.0
     tip_slice: float = 0.25
     idle_delay: int = 2
+    report: float = 5.0
+    idle_report: float = 60.0
     slice_bytes: int = 64 << 20
     block_bytes: int = 4 << 20
     memory_bytes: int = 128 << 20

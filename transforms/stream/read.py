@@ -79,8 +79,8 @@ class ReadStream(beam.PTransform):
         A report of kind `stream` has the fields `reader`, `readers`, `stream_arn`, `frontier`
         (JSON of the positions), `caught_up`, `changes`, `bytes`, `pages`, `empty_polls`,
         `throttles`, `children`, `newest_event_us` and `shards`. A catch-up run emits exactly one
-        per element, at its end, with the counts of the run; a continuous run one whenever a slice
-        read something, with the counts of that slice.
+        per element, at its end, with the counts of the run; a continuous run one every few seconds,
+        with the counts since the last one (a worker that dies takes counts with it, no records).
     """
 
     def __init__(

@@ -236,9 +236,16 @@ class SliceReader:
             if steps.claim(Closed()):
                 yield self._report(steps.frontier.counts, caught_up=caught_up)
             return
-        read = self._read()
-        if read.pages:
-            yield self._report(read, caught_up=not self._is_behind())
+        memory, now = self._memory, self._clock.monotonic()
+        memory.unreported = memory.unreported.plus(self._read())
+        quiet = now - memory.reported
+        if (
+            steps.over
+            or quiet >= self._pacing.idle_report
+            or (memory.unreported.pages and quiet >= self._pacing.report)
+        ):
+            yield self._report(memory.unreported, caught_up=not self._is_behind())
+            memory.unreported, memory.reported = Counts(), now
         if steps.over:
             steps.claim(Closed())
 

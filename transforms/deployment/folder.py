@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The folder through which a continuous run is told things, and tells where it is.
+
+| path below it | written by | what |
+|---|---|---|
+| `assignments/<name>.json` | the command line | what to read: once there, never changed |
+| `positions/<table>.jsonl` | the run | up to where sinks hold everything, see `positions` |
+| `dead_letters/<name>.jsonl` | the run | records that could not be handled |
+| `over` | the command line | the run has a successor: it must not go on |
+
+An assignment is read by a watching source, so that tables can be added to a run, and snapshotted
+again, without a new graph and without a restart.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Sequence
+from urllib.parse import quote, unquote
+
+from transforms import storage
+from transforms.errors import StateError
+from transforms.export.elements import SnapshotRequest, SnapshotRequestCoder
+from transforms.reports import Report, ReportCoder
+from transforms.stream.source import StreamSource
+
+__all__ = ["Assignment", "DeploymentFolder"]
+
+FORMAT = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Assignment:
+    """What a run is to read from now on.
+
+    Attributes:
+        sources: Stream readers.
+        requests: Snapshots.
+    """
+
+    sources: Sequence[StreamSource]
+    requests: Sequence[SnapshotRequest]
+
+    def to_json(self) -> bytes:
+        """The assignment as JSON."""
+        coder = SnapshotRequestCoder()
+        document = {
+            "format": FORMAT,
+            "sources": [each.to_json() for each in self.sources],
+            "requests": [json.loads(coder.encode(each)) for each in self.requests],
+        }
+        return json.dumps(document, separators=(",", ":"), sort_keys=True).encode()
+
+    @classmethod
+    def from_json(cls, path: str, content: bytes) -> Assignment:
+        """Reads what `to_json` wrote.
+
+        Raises:
+            StateError: It is damaged, or of an unknown format.
+        """
+        try:
+            document = json.loads(content)
+            if document["format"] != FORMAT:
+                raise StateError(
+                    "an assignment of an unknown format",
+                    where=path,
+                    expected=FORMAT,
+                    found=document["format"],
+                    mend="Use the version of Dynabeam that wrote it, or a newer one",
+                )
+            coder = SnapshotRequestCoder()
+            return cls(
+                [StreamSource.from_json(each) for each in document["sources"]],
+                [coder.decode(json.dumps(each).encode()) for each in document["requests"]],
+            )
+        except (ValueError, KeyError, TypeError) as problem:
+            raise StateError(
+                f"the assignment is damaged: {problem!r}",
+                where=path,
+                mend="Remove the file and give the command that wrote it again",
+            ) from problem
+
+
+class DeploymentFolder:
+    """The folder of one deployment.
+
+    Args:
+        path: Local path or object store URL.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._over = storage.join(path, "over")
+
+    def assign(self, name: str, assignment: Assignment) -> str:
+        """Writes an assignment; a running deployment finds it within seconds.
+
+        Args:
+            name: Unique in the folder; sorted names are the order in which they are found.
+            assignment: What to read.
+
+        Returns:
+            The path of the file.
+        """
+        path = storage.join(self.path, "assignments", f"{name}.json")
+        storage.write_atomic(path, assignment.to_json(), StateError)
+        return path
+
+    def assignments(self) -> list[str]:
+        """Paths of all assignments, sorted."""
+        found = storage.list_files(storage.join(self.path, "assignments"))
+        return sorted(each for each in found if each.endswith(".json"))
+
+    def read_assignment(self, path: str) -> Assignment:
+        """Reads one assignment."""
+        return Assignment.from_json(path, storage.read_bytes(path, StateError))
+
+    def write_positions(self, table: str, reports: Sequence[Report]) -> None:
+        """Replaces the stored positions of a table."""
+        coder = ReportCoder()
+        content = b"".join(coder.encode(each) + b"\n" for each in reports)
+        storage.write_atomic(self._positions(table), content, StateError)
+
+    def read_positions(self) -> dict[str, list[Report]]:
+        """The stored positions: table → reports."""
+        coder, found = ReportCoder(), {}
+        for path in storage.list_files(storage.join(self.path, "positions")):
+            name = os.path.basename(path)
+            if name.endswith(".jsonl"):
+                lines = storage.read_bytes(path, StateError).splitlines()
+                found[unquote(name.removesuffix(".jsonl"))] = [coder.decode(each) for each in lines]
+        return found
+
+    def dead_letters(self, name: str) -> str:
+        """The path of a file of dead letters."""
+        return storage.join(self.path, "dead_letters", f"{name}.jsonl")
+
+    def end(self, successor: str) -> None:
+        """Says that the deployment has a successor."""
+        storage.write_atomic(self._over, successor.encode(), StateError)
+
+    def check_current(self) -> None:
+        """Fails a run that was superseded.
+
+        Raises:
+            StateError: The deployment has a successor, which reads on from its positions.
+        """
+        if storage.exists(self._over):
+            successor = storage.read_bytes(self._over, StateError).decode()
+            raise StateError(
+                f"another run has taken over: {successor}",
+                where=self.path,
+                mend="Cancel this job; the other one goes on from where it stored its positions",
+            )
+
+    def _positions(self, table: str) -> str:
+        return storage.join(self.path, "positions", f"{quote(table, safe='')}.jsonl")

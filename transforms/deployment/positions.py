@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`StorePositions`: up to where the sinks hold everything, kept outside of the runner.
+
+The runner's checkpoints are what a continuous run restarts from. The stored positions are for what
+they cannot do: going back to catch-up rounds, another runner, a lost savepoint, another number of
+readers. They lag a minute or two behind.
+
+Why they are never ahead of the sinks: a reader reports a position after it has emitted what lies
+before it. A report waits here under an event-time timer until the watermark has passed the moment
+of the report by more than `HELD_SECONDS`. The watermark behind the sinks is held back by every
+bundle that is not finished and, for at most `HELD_SECONDS`, by what a sink keeps in state. So when
+the timer fires, everything before the position is in every sink. The reports of all sinks have to
+be part of the input, because only through them does this transform stand behind the sinks.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.transforms.timeutil import TimeDomain
+from apache_beam.transforms.userstate import (
+    BagStateSpec,
+    ReadModifyWriteStateSpec,
+    TimerSpec,
+    on_timer,
+)
+from apache_beam.utils.timestamp import Timestamp
+
+from transforms.deployment.condense import condense
+from transforms.deployment.folder import DeploymentFolder
+from transforms.reports import Report, ReportCoder
+from transforms.sinks.base import HELD_SECONDS
+
+__all__ = ["STORED_AFTER_US", "StorePositions"]
+
+STORED_AFTER_US = (HELD_SECONDS + 15) * 1_000_000
+"""How far the watermark has to be behind a report before its position is stored."""
+
+Clock = Callable[[], int]
+
+
+def now_us() -> int:
+    """The time in microseconds since 1970."""
+    return time.time_ns() // 1000
+
+
+class StorePositions(beam.PTransform):
+    """Stores the positions of each table: `PCollection[Report]` → nothing of use.
+
+    Args:
+        folder: The deployment's folder.
+        clock: Gives the time in microseconds since 1970; picklable.
+    """
+
+    def __init__(self, folder: str, clock: Clock = now_us) -> None:
+        super().__init__()
+        self._folder = folder
+        self._clock = clock
+
+    def expand(self, reports: Any) -> Any:
+        """Groups by table and stores."""
+        return (
+            reports
+            | "ByTable" >> beam.Map(_with_table).with_output_types(tuple[str, Report])
+            | "Store" >> beam.ParDo(_StoreFn(self._folder, self._clock)).with_output_types(Report)
+        )
+
+
+def _with_table(report: Report) -> tuple[str, Report]:
+    return report.table, report
+
+
+class _StoreFn(beam.DoFn):
+    STORED = ReadModifyWriteStateSpec("stored", beam.coders.BytesCoder())
+    WAITING = BagStateSpec("waiting", beam.coders.BytesCoder())
+    DUE = ReadModifyWriteStateSpec("due", beam.coders.VarIntCoder())
+    TIMER = TimerSpec("store", TimeDomain.WATERMARK)
+
+    def __init__(self, folder: str, clock: Clock) -> None:
+        self._folder = DeploymentFolder(folder)
+        self._clock = clock
+
+    def process(
+        self,
+        element: tuple[str, Report],
+        waiting: Any = beam.DoFn.StateParam(WAITING),
+        due: Any = beam.DoFn.StateParam(DUE),
+        timer: Any = beam.DoFn.TimerParam(TIMER),
+    ) -> None:
+        """Keeps a report until the sinks hold what lies before it."""
+        now = self._clock()
+        waiting.add(_encode(now, element[1]))
+        if due.read() is None:
+            _set(now + STORED_AFTER_US, due, timer)
+
+    @on_timer(TIMER)
+    def store(
+        self,
+        table: Any = beam.DoFn.KeyParam,
+        stored: Any = beam.DoFn.StateParam(STORED),
+        waiting: Any = beam.DoFn.StateParam(WAITING),
+        due: Any = beam.DoFn.StateParam(DUE),
+        timer: Any = beam.DoFn.TimerParam(TIMER),
+    ) -> Iterator[Report]:
+        """Stores what the watermark has passed; the rest waits for another turn.
+
+        Raises:
+            StateError: Another run has taken over, or the positions cannot be written.
+        """
+        passed_us = due.read() - STORED_AFTER_US
+        decoded = sorted((_decode(each) for each in waiting.read()), key=lambda pair: pair[0])
+        reports = condense([*_reports(stored.read()), *(r for at, r in decoded if at <= passed_us)])
+        self._folder.check_current()
+        self._folder.write_positions(table, reports)
+        stored.write(_dump(reports))
+        waiting.clear()
+        due.clear()
+        rest = [(at, report) for at, report in decoded if at > passed_us]
+        for at, report in rest:
+            waiting.add(_encode(at, report))
+        if rest:
+            # The last of them: one file in a while, not one for each report.
+            _set(rest[-1][0] + STORED_AFTER_US, due, timer)
+        yield from ()
+
+
+def _set(at_us: int, due: Any, timer: Any) -> None:
+    due.write(at_us)
+    timer.set(Timestamp(micros=at_us))
+
+
+_CODER = ReportCoder()
+
+
+def _encode(at_us: int, report: Report) -> bytes:
+    return b"%d %b" % (at_us, _CODER.encode(report))
+
+
+def _decode(encoded: bytes) -> tuple[int, Report]:
+    at_us, _, report = encoded.partition(b" ")
+    return int(at_us), _CODER.decode(report)
+
+
+def _dump(reports: list[Report]) -> bytes:
+    return b"\n".join(_CODER.encode(each) for each in reports)
+
+
+def _reports(stored: bytes | None) -> list[Report]:
+    return [_CODER.decode(line) for line in stored.splitlines()] if stored else []

@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`WatchAssignments`: what to read, from a folder that is looked at again and again.
+
+One element, the folder, never ends; its restriction holds the names of the assignments that were
+taken up, so that each is taken up once, over restarts too. The watermark follows the clock, and
+what is found carries the time at which it was found: so it holds back everything behind a snapshot
+that begins later.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import apache_beam as beam
+from apache_beam.pvalue import TaggedOutput
+from apache_beam.transforms.core import RestrictionProvider
+from apache_beam.transforms.window import TimestampedValue
+from apache_beam.utils.timestamp import Duration, Timestamp
+
+from transforms.coverage import FUZZ_US
+from transforms.deployment.folder import DeploymentFolder
+from transforms.errors import ValueDecodeError
+from transforms.export.elements import SnapshotRequest
+from transforms.look_tracker import HeldWatermark, LookState, LookTracker
+from transforms.stream.source import StreamSource
+
+__all__ = ["Assigned", "Seen", "SeenCoder", "WatchAssignments"]
+
+LOOK_SECONDS = 10
+
+_FORMAT = 1
+_REQUESTS = "requests"
+_SOURCES = "sources"
+_TRACKER = beam.DoFn.RestrictionParam()
+_ESTIMATOR = beam.DoFn.WatermarkEstimatorParam(HeldWatermark())
+
+Clock = Callable[[], int]
+
+
+def now_us() -> int:
+    """The time in microseconds since 1970."""
+    return time.time_ns() // 1000
+
+
+class Assigned(NamedTuple):
+    """What `WatchAssignments` gives.
+
+    Attributes:
+        sources: `PCollection[StreamSource]`.
+        requests: `PCollection[SnapshotRequest]`.
+    """
+
+    sources: Any
+    requests: Any
+
+
+class WatchAssignments(beam.PTransform):
+    """`PCollection[str]` (paths of deployment folders) → `Assigned`.
+
+    Args:
+        look_seconds: Time between two looks.
+        clock: Gives the time in microseconds since 1970; picklable.
+    """
+
+    def __init__(self, look_seconds: int = LOOK_SECONDS, clock: Clock = now_us) -> None:
+        super().__init__()
+        self._fn = _WatchFn(look_seconds, clock)
+
+    def expand(self, folders: Any) -> Assigned:
+        """Looks until the pipeline is stopped."""
+        out = folders | "Watch" >> beam.ParDo(self._fn).with_output_types(
+            StreamSource, requests=SnapshotRequest
+        ).with_outputs(_REQUESTS, main=_SOURCES)
+        return Assigned(out[_SOURCES], out[_REQUESTS])
+
+
+@dataclasses.dataclass(frozen=True)
+class Seen(LookState):
+    """The restriction.
+
+    Attributes:
+        names: File names of the assignments that were taken up, sorted.
+        next_look_us: Not to look again before this time, whatever the runner does with delays.
+    """
+
+    names: tuple[str, ...] = ()
+    next_look_us: int = 0
+
+
+class SeenCoder(beam.coders.Coder):
+    """Canonical JSON with a format number: savepoints keep it."""
+
+    def encode(self, value: Seen) -> bytes:
+        """Encodes a restriction."""
+        document = {"format": _FORMAT, **dataclasses.asdict(value)}
+        return json.dumps(document, separators=(",", ":"), sort_keys=True).encode()
+
+    def decode(self, encoded: bytes) -> Seen:
+        """Decodes a restriction.
+
+        Raises:
+            ValueDecodeError: If the format number is unknown.
+        """
+        document = json.loads(encoded)
+        found = document.pop("format", None)
+        if found != _FORMAT:
+            raise ValueDecodeError(
+                "a watch of assignments of an unknown format",
+                where="restriction of WatchAssignments",
+                expected=_FORMAT,
+                found=found,
+                mend="Upgrade Dynabeam on the workers, or restart from the state directory",
+            )
+        return Seen(**document | {"names": tuple(document["names"])})
+
+    def is_deterministic(self) -> bool:
+        """Equal restrictions have equal bytes."""
+        return True
+
+    def to_type_hint(self) -> type[Seen]:
+        """The type that this coder carries."""
+        return Seen
+
+
+class _WatchFn(beam.DoFn, RestrictionProvider):
+    """Looks, hands out what is new, defers."""
+
+    def __init__(self, look_seconds: int, clock: Clock) -> None:
+        self._look_seconds = look_seconds
+        self._clock = clock
+
+    def initial_restriction(self, element: str) -> Seen:
+        return Seen()
+
+    def create_tracker(self, restriction: Seen) -> LookTracker[Seen]:
+        return LookTracker(restriction)
+
+    def restriction_coder(self) -> SeenCoder:
+        return SeenCoder()
+
+    def restriction_size(self, element: str, restriction: Seen) -> int:
+        return 0 if restriction.done else 1
+
+    def truncate(self, element: str, restriction: Seen) -> None:
+        """Nothing new is taken up while a pipeline drains."""
+
+    @beam.DoFn.unbounded_per_element()
+    def process(
+        self, element: str, tracker: Any = _TRACKER, estimator: Any = _ESTIMATOR
+    ) -> Iterator[Any]:
+        seen: Seen = tracker.current_restriction()
+        now = self._clock()
+        if seen.done:
+            return
+        if now < seen.next_look_us:
+            # The runner came back early (the in-process one ignores delays).
+            if tracker.try_claim(seen):
+                tracker.defer_remainder(Duration(seconds=self._look_seconds))
+            return
+        folder = DeploymentFolder(element)
+        found = {os.path.basename(path): path for path in folder.assignments()}
+        new = [name for name in sorted(found) if name not in set(seen.names)]
+        after = Seen(
+            names=tuple(sorted({*seen.names, *new})),
+            next_look_us=now + self._look_seconds * 1_000_000,
+        )
+        if not tracker.try_claim(after):
+            return
+        for name in new:
+            yield from _outputs(folder, found[name], now)
+        _advance(estimator, now)
+        tracker.defer_remainder(Duration(seconds=self._look_seconds))
+
+
+def _outputs(folder: DeploymentFolder, path: str, now: int) -> Iterator[Any]:
+    """The elements of one assignment, at the time of the look."""
+    at = Timestamp(micros=now)
+    assignment = folder.read_assignment(path)
+    for source in assignment.sources:
+        # The memory of changed keys has to outlive the snapshot, which begins only now.
+        until_us = now + FUZZ_US if source.snapshot_until_us else 0
+        yield TimestampedValue(dataclasses.replace(source, snapshot_until_us=until_us), at)
+    for request in assignment.requests:
+        yield TaggedOutput(_REQUESTS, TimestampedValue(request, at))
+
+
+def _advance(estimator: Any, now: int) -> None:
+    wanted = Timestamp(micros=now)
+    if wanted > estimator.current_watermark():
+        estimator.set_watermark(wanted)

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The restriction tracker of splittable DoFns that look at something again and again.
+
+Contract of tracker and process: look, claim the state after the look, emit, defer. A split before
+any claim is declined, because it could be repeated forever without progress (as in Beam's Java
+guard, PR #32044); for the same reason a look that found nothing new is claimed too.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Generic, TypeVar
+
+import apache_beam as beam
+from apache_beam.io import iobase
+from apache_beam.io.watermark_estimators import ManualWatermarkEstimator
+from apache_beam.transforms.core import WatermarkEstimatorProvider
+from apache_beam.utils.timestamp import MIN_TIMESTAMP, Timestamp
+
+__all__ = ["HeldWatermark", "LookState", "LookTracker"]
+
+
+@dataclasses.dataclass(frozen=True)
+class LookState:
+    """What is left to look at; subclasses add what they remember.
+
+    Attributes:
+        done: True if nothing is.
+    """
+
+    done: bool = False
+
+
+State = TypeVar("State", bound=LookState)
+
+
+class LookTracker(iobase.RestrictionTracker, Generic[State]):
+    """Tracks one element: a claim is the state after a look, at most one per bundle."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._claimed: State | None = None
+        self._handed_over = False
+
+    def current_restriction(self) -> State:
+        """What this bundle answers for."""
+        return self._state
+
+    def try_claim(self, position: State) -> bool:
+        """Claims the state after a look; refused if nothing is left or a look is claimed."""
+        if self._state.done or self._claimed is not None:
+            return False
+        self._claimed = position
+        return True
+
+    def try_split(self, fraction_of_remainder: float) -> tuple[State, State] | None:
+        """Hands over what is left after the claimed look; None if there is nothing to hand over."""
+        if self._claimed is None or self._claimed.done or self._handed_over:
+            return None
+        self._handed_over = True
+        self._state = dataclasses.replace(self._claimed, done=True)
+        return self._state, self._claimed
+
+    def check_done(self) -> bool:
+        """True if nothing is left or what is left was handed over.
+
+        Raises:
+            ValueError: It is not: going on would lose it.
+        """
+        claimed_all = self._claimed is not None and self._claimed.done
+        if self._state.done or claimed_all:
+            return True
+        raise ValueError(f"The looking was neither ended nor handed over: {self._state}")
+
+    def current_progress(self) -> iobase.RestrictionProgress:
+        """All or nothing."""
+        done = self._state.done or (self._claimed is not None and self._claimed.done)
+        return iobase.RestrictionProgress(completed=float(done), remaining=float(not done))
+
+    def is_bounded(self) -> bool:
+        """False: how long it takes is not known."""
+        return False
+
+
+class HeldWatermark(WatermarkEstimatorProvider):
+    """A watermark that is set by hand; its state is coded, Beam's default would pickle it."""
+
+    def initial_estimator_state(self, element: Any, restriction: Any) -> Timestamp:
+        """None would be read as the beginning of time, and cannot be coded."""
+        return MIN_TIMESTAMP
+
+    def create_watermark_estimator(self, estimator_state: Timestamp) -> Any:
+        """Goes on where the last one stood."""
+        return ManualWatermarkEstimator(estimator_state)
+
+    def estimator_state_coder(self) -> beam.coders.Coder:
+        """Timestamps, never pickle."""
+        return beam.coders.TimestampCoder()
