@@ -7,8 +7,6 @@ import pathlib
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from apache_beam.io.filesystems import FileSystems
-from apache_beam.options.pipeline_options import PipelineOptions
 
 from tests.sinks.changes import NO_ROUND, Change, blocks, image, only_block, round_number, table
 from tests.sinks.targets import (
@@ -454,24 +452,6 @@ class TestRefusals:
 
 
 class TestObjectStore:
-    @pytest.fixture
-    def s3(self, monkeypatch):
-        boto3 = pytest.importorskip("boto3")
-        server = pytest.importorskip("moto.server")
-        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-            monkeypatch.setenv(name, "testing")
-        monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        running = server.ThreadedMotoServer(port=0, verbose=False)
-        running.start()
-        host, port = running.get_host_and_port()
-        endpoint = f"http://{host}:{port}"
-        boto3.client("s3", endpoint_url=endpoint).create_bucket(Bucket="bucket")
-        options = [f"--s3_endpoint_url={endpoint}", "--s3_region_name=us-east-1"]
-        FileSystems.set_options(PipelineOptions(options))
-        yield options
-        FileSystems.set_options(PipelineOptions([]))
-        running.stop()
-
     def test_rounds(self, s3):
         sink = open_sink("s3://bucket/log?format=parquet")
         tables = [ORDERS, CUSTOMERS]
