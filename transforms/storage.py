@@ -199,6 +199,7 @@ def move(source: str, target: str, error: type[DynabeamError]) -> None:
         if is_local(source):
             make_folder(os.path.dirname(target) or ".")
             os.replace(source, target)
+            _sync_folder(os.path.dirname(target) or ".")
             return
         FileSystems.copy([source], [target])
         FileSystems.delete([source])
