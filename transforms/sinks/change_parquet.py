@@ -70,12 +70,19 @@ class ParquetWriter(ChangeWriter):
         max_file_bytes: A file of at least this size is closed.
         options: How rows are laid out.
         compression: `zstd`, `snappy` or `none`.
+        piece_bytes: Rows are written once so many bytes have gathered, default `PIECE_BYTES`.
     """
 
     def __init__(
-        self, folder: str, max_file_bytes: int, options: RowOptions, compression: str
+        self,
+        folder: str,
+        max_file_bytes: int,
+        options: RowOptions,
+        compression: str,
+        piece_bytes: int | None = None,
     ) -> None:
         super().__init__(folder, max_file_bytes)
+        self._piece_bytes = PIECE_BYTES if piece_bytes is None else piece_bytes
         self._options = options
         self._compression = compression
         self._tables: dict[str, _TableFiles] = {}
@@ -87,7 +94,7 @@ class ParquetWriter(ChangeWriter):
         if table.name not in self._tables:
             self._tables[table.name] = _TableFiles(table, self._options)
         self._tables[table.name].gather(block)
-        while sum(each.waiting_bytes for each in self._tables.values()) >= PIECE_BYTES:
+        while sum(each.waiting_bytes for each in self._tables.values()) >= self._piece_bytes:
             self._write(max(self._tables.values(), key=lambda each: each.waiting_bytes))
 
     def finish(self) -> list[StagedFile]:

@@ -21,14 +21,22 @@ number of workers write; the list of closed files goes through one grouped eleme
 attempt's commit list. A bundle that is retried leaves a file that no list names, and that is
 removed with the attempt. See `transforms.sinks.staging` for what happens after the commit.
 
+A continuous run has no rounds: each file appears whole, within `HELD_SECONDS` of its changes, and
+stays. A failure of the runner makes changes come again that are in a file already, so a change can
+then be there twice, with one `_version`; no change is ever missing. See
+`transforms.sinks.continuous_files`. One folder can be written in both ways, one after the other.
+
 Options: `format` jsonl | parquet; `compression` none | gzip (jsonl), zstd | snappy | none
-(parquet); `max_file_bytes`; for Parquet also `layout` unpacked | packed, `numbers`
-decimal(38,9) | decimal(p,s) | text, `nested` dynamodb | plain.
+(parquet); `max_file_bytes`, default 256 MiB, and 32 MiB of changes at most in a continuous run;
+`writers`, files that a continuous run gathers per table at a time, default 4; for Parquet also
+`layout` unpacked | packed, `numbers` decimal(38,9) | decimal(p,s) | text, `nested` dynamodb |
+plain.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, ClassVar
 
@@ -44,27 +52,31 @@ from transforms.reports import Report
 from transforms.sinks.base import Capabilities, Round, Sink
 from transforms.sinks.change_parquet import ParquetWriter
 from transforms.sinks.change_writer import ChangeWriter, LineWriter
+from transforms.sinks.continuous_files import GATHER_BYTES, ContinuousFiles, WriteContinuously
 from transforms.sinks.row_layout import LAYOUT_OPTIONS, row_options
 from transforms.sinks.staging import Marker, RoundFiles, StagedFile
 from transforms.sinks.uri import SinkUri
 from transforms.tables import Table
 
-__all__ = ["DEFAULT_MAX_FILE_BYTES", "FileChangelog"]
+__all__ = ["DEFAULT_MAX_FILE_BYTES", "DEFAULT_WRITERS", "FileChangelog"]
 
 DEFAULT_MAX_FILE_BYTES = 256 << 20
+DEFAULT_WRITERS = 4
 
 _COMPRESSIONS = {"jsonl": ("none", "gzip"), "parquet": ("zstd", "snappy", "none")}
-_OPTIONS = frozenset({"format", "compression", "max_file_bytes", *LAYOUT_OPTIONS})
+_OPTIONS = frozenset({"format", "compression", "max_file_bytes", "writers", *LAYOUT_OPTIONS})
 
 
 class FileChangelog(Sink):
-    """Every change, appended once per committed round, as JSON lines or typed Parquet.
+    """Every change, appended once per committed round or as it comes, as JSON lines or Parquet.
 
     Raises:
         ConfigurationError: If the URI names no folder or an option is wrong.
     """
 
-    capabilities: ClassVar[Capabilities] = Capabilities(kind="changelog", append=True)
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        kind="changelog", append=True, continuous=True
+    )
 
     def __init__(self, uri: SinkUri) -> None:
         super().__init__(uri)
@@ -74,6 +86,7 @@ class FileChangelog(Sink):
         allowed = _COMPRESSIONS[self._format]
         self._compression = uri.choice("compression", allowed[0], allowed)
         self._max_file_bytes = _positive(uri, "max_file_bytes", DEFAULT_MAX_FILE_BYTES)
+        self._writers = _positive(uri, "writers", DEFAULT_WRITERS)
         if self._format == "jsonl":
             _refuse_layout(uri)
         self._row_options = row_options(uri)
@@ -129,6 +142,11 @@ class FileChangelog(Sink):
         """Stages the changes; an empty round writes nothing."""
         return _StageChanges(self, current)
 
+    def write_continuously(self, state_id: str) -> beam.PTransform[Any, Any]:
+        """Writes whole files as changes come, see `transforms.sinks.continuous_files`."""
+        files = ContinuousFiles(self.files(), self.name, state_id, self.one_file_writer)
+        return WriteContinuously(files, self._writers, min(self._max_file_bytes, GATHER_BYTES))
+
     def publish(self, current: Round) -> None:
         """Moves the staged files of a committed round to their final places."""
         RoundFiles(self._root).publish(current)
@@ -166,10 +184,19 @@ class FileChangelog(Sink):
 
     def writer(self, folder: str) -> ChangeWriter:
         """A writer of this changelog's format into a staging folder."""
+        return self._writer(folder, self._max_file_bytes)
+
+    def one_file_writer(self, folder: str) -> ChangeWriter:
+        """A writer that puts all blocks of a table into one file, however large."""
+        return self._writer(folder, sys.maxsize, sys.maxsize)
+
+    def _writer(
+        self, folder: str, max_file_bytes: int, piece_bytes: int | None = None
+    ) -> ChangeWriter:
         if self._format == "jsonl":
-            gzip = self._compression == "gzip"
-            return LineWriter(folder, self._max_file_bytes, gzip=gzip)
-        return ParquetWriter(folder, self._max_file_bytes, self._row_options, self._compression)
+            return LineWriter(folder, max_file_bytes, gzip=self._compression == "gzip")
+        options, compression = self._row_options, self._compression
+        return ParquetWriter(folder, max_file_bytes, options, compression, piece_bytes)
 
     def files(self) -> RoundFiles:
         """The files of this changelog."""
@@ -267,7 +294,7 @@ def _positive(uri: SinkUri, name: str, default: int) -> int:
     text = uri.option(name, str(default))
     if not text.isdecimal() or int(text) == 0:
         raise ConfigurationError(
-            f"{name} is no positive number of bytes", where=f"--sink={uri.text}", found=text
+            f"{name} is no positive number", where=f"--sink={uri.text}", found=text
         )
     return int(text)
 

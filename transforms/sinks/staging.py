@@ -9,16 +9,20 @@ Layout below a changelog's root:
 | `_staging/<attempt>/<uuid>.<ext>` | written by workers; a retried bundle leaves one unlisted |
 | `_staging/<attempt>/files.json` | the commit list: staged files that count, their final names |
 | `<table>/round=<10 digits>/part-<5 digits>.<ext>` | published |
+| `_staging/continuous/<uuid>.<ext>` | a file that a continuous run is writing |
+| `<table>/round=continuous-<day>/part-<digest>.<ext>` | written by a continuous run |
 
 The commit list is written once, after every staged file is closed, and fixes the final names. So
 publishing is a list of moves that can be repeated from any point: a file that is no longer staged
 and is at its final place has been moved already. The marker names a round before its first file is
-published; so files of a round above the marker's cannot exist.
+published; so files of a round above the marker's cannot exist. Files of a continuous run are of no
+round: nothing here moves or removes them (see `transforms.sinks.continuous_files`).
 """
 
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import json
 import os
 from collections.abc import Sequence
@@ -35,6 +39,7 @@ _FORMAT = 1
 _STAGING = "_staging"
 _MARKER = "_dynabeam.json"
 _LIST = "files.json"
+_CONTINUOUS = "continuous"
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -92,6 +97,15 @@ class RoundFiles:
     def staging_folder(self, attempt: str) -> str:
         """Where an attempt stages its files."""
         return storage.join(self.root, _STAGING, attempt)
+
+    def continuous_staging_folder(self) -> str:
+        """Where a continuous run writes a file before it gets its name."""
+        return storage.join(self.root, _STAGING, _CONTINUOUS)
+
+    def continuous_path(self, table: str, day: datetime.date, name: str) -> str:
+        """The final path of a file of a continuous run."""
+        folder = f"round={_CONTINUOUS}-{day.isoformat()}"
+        return storage.join(self.root, table_folder(table), folder, name)
 
     def read_marker(self) -> Marker | None:
         """The marker, None if there is none.
