@@ -26,6 +26,8 @@ _BYTES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "
 
 DEFAULT_ROUND_BYTES = 64 << 20
 _SMALLEST_ROUND = 1 << 20
+# More readers than subtasks spread evenly; in one process they would only share its threads.
+_READERS = {"catch_up": "1", "continuous": "4"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +52,9 @@ class ReplicateOptions:
         verify: `strict` or `warn`.
         buckets: Hash buckets per table.
         readers: Stream readers per table.
+        mode: `catch_up` or `continuous`.
+        take_over: Go on from a continuous run that may still be running.
+        detach: Continuous: do not stay with the job.
         beam_arguments: What is passed on to Beam.
     """
 
@@ -72,6 +77,9 @@ class ReplicateOptions:
     verify: Literal["strict", "warn"]
     buckets: int
     readers: int
+    mode: Literal["catch_up", "continuous"]
+    take_over: bool
+    detach: bool
     beam_arguments: tuple[str, ...]
 
 
@@ -118,7 +126,10 @@ def parse_replicate(arguments: Sequence[str]) -> ReplicateOptions:
         gaps=GapPolicy(given.gaps),
         verify=given.verify,
         buckets=_whole("--buckets", given.buckets, 1, 1024),
-        readers=_whole("--readers", given.readers, 1, 256),
+        readers=_whole("--readers", given.readers or _READERS[given.mode], 1, 256),
+        mode=given.mode,
+        take_over=given.take_over,
+        detach=given.detach,
         beam_arguments=tuple(rest),
     )
     _check_together(options)
@@ -149,14 +160,16 @@ def _parser() -> argparse.ArgumentParser:
     add("--start", default="trim_horizon", help="trim_horizon, latest or a time with zone")
     add("--sink", action="append", default=[], help="sink URI; may be given several times")
     add("--state_dir", default="", help="folder of the position document")
-    add("--mode", choices=["catch_up"], default="catch_up")
+    add("--mode", choices=["catch_up", "continuous"], default="catch_up")
+    add("--take_over", action="store_true", help="go on from a continuous run that may be running")
+    add("--detach", action="store_true", help="continuous: leave the job to its runner")
     add("--until", choices=["caught_up", "forever"], default="")
     add("--every", default="", help="pause between rounds, e.g. 2s; implies --until=forever")
     add("--round_bytes", default=str(DEFAULT_ROUND_BYTES), help="bytes read in one round")
     add("--gaps", choices=[each.value for each in GapPolicy], default=GapPolicy.FAIL.value)
     add("--verify", choices=["strict", "warn"], default="strict")
     add("--buckets", default="16", help="hash buckets per table")
-    add("--readers", default="1", help="stream readers per table")
+    add("--readers", default="", help="stream readers per table; 1, or 4 in continuous mode")
     return parser
 
 
@@ -219,6 +232,16 @@ def _access(given: argparse.Namespace, tables: Sequence[str]) -> AwsAccess | Non
 
 
 def _check_together(options: ReplicateOptions) -> None:
+    if options.mode == "continuous" and (options.access is None or options.snapshot == "only"):
+        raise ConfigurationError(
+            "a continuous run reads streams, and there is none to read",
+            where="--mode=continuous",
+            mend="Name --tables and --region, or use --mode=catch_up",
+        )
+    if options.detach and options.mode != "continuous":
+        raise ConfigurationError(
+            "rounds run in this process, which cannot leave them", where="--detach"
+        )
     if options.snapshot == "never" and options.exports:
         raise ConfigurationError(
             "an export is given, but no snapshot is wanted",

@@ -33,12 +33,13 @@ _GLOB = frozenset("*?[")
 _SHOWN = 20
 
 
-def check_tables(options: ReplicateOptions, state: State) -> list[str]:
+def check_tables(options: ReplicateOptions, state: State, *, new: bool = False) -> list[str]:
     """Brings every table asked for into the state, checked.
 
     Args:
         options: What was asked for.
         state: Changed in place: new tables are added.
+        new: The tables may all be new to a state that has others.
 
     Returns:
         The names of the tables of this run.
@@ -48,7 +49,7 @@ def check_tables(options: ReplicateOptions, state: State) -> list[str]:
     """
     manifests = _open_exports(options)
     names = _names(options, manifests)
-    if state.tables and not set(names) & set(state.tables):
+    if not new and state.tables and not set(names) & set(state.tables):
         raise StateError(
             "the state directory is that of other tables",
             where=options.state_dir,

@@ -17,7 +17,7 @@ from pipelines.rounds import RoundOutcome
 from pipelines.state_directory import State
 from pipelines.table_state import now_us
 
-__all__ = ["RoundPrinter", "print_summary"]
+__all__ = ["RoundPrinter", "print_summary", "table_line"]
 
 _IDLE_SECONDS = 30.0
 
@@ -57,7 +57,7 @@ class RoundPrinter:
         self._last_line = time.monotonic()
         when = datetime.now(timezone.utc).strftime("%H:%M:%S")
         for name in self._names:
-            line = _line(outcome.state.tables[name])
+            line = table_line(outcome.state.tables[name])
             self._stream.write(f"{when} round {outcome.state.number}  {name}: {line}\n")
         self._stream.flush()
 
@@ -69,7 +69,7 @@ class RoundPrinter:
             if name not in self._tasks:
                 self._tasks[name] = progress.add_task(name, total=None, line="")
             total, done = _snapshot_share(state)
-            progress.update(self._tasks[name], total=total, completed=done, line=_line(state))
+            progress.update(self._tasks[name], total=total, completed=done, line=table_line(state))
         progress.refresh()
         if outcome.caught_up:
             progress.stop()
@@ -91,7 +91,8 @@ def print_summary(state: State, options: ReplicateOptions, stream: TextIO) -> No
     stream.write(f"  positions in {options.state_dir}\n")
 
 
-def _line(state: dict[str, Any]) -> str:
+def table_line(state: dict[str, Any]) -> str:
+    """How far a table is, for people."""
     snapshot, totals = state["snapshot"], state["totals"]
     parts = []
     if snapshot["status"] != "none":

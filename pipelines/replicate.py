@@ -9,6 +9,8 @@ from collections.abc import Sequence
 
 from apache_beam.io.filesystems import FileSystems
 
+from pipelines.continuous import replicate_continuously
+from pipelines.deployments import take_over
 from pipelines.options import ReplicateOptions, parse_replicate
 from pipelines.preflight import check_tables
 from pipelines.progress import RoundPrinter, print_summary
@@ -24,6 +26,10 @@ __all__ = ["main", "replicate"]
 def main(arguments: Sequence[str]) -> int:
     """Runs the command; returns its exit code."""
     options = parse_replicate(arguments)
+    if options.mode == "continuous":
+        _tell_worker_processes(options)
+        FileSystems.set_options(beam_options(options))
+        return replicate_continuously(options)
     state = replicate(options)
     print_summary(state, options, sys.stdout)
     return 0
@@ -42,6 +48,7 @@ def replicate(options: ReplicateOptions) -> State:
     directory = StateDirectory(options.state_dir)
     with directory.locked():
         state = directory.load()
+        take_over(directory, state, successor="catch-up rounds", forced=options.take_over)
         names = check_tables(options, state)
         # Before any sink binds itself to it: a crash in the first round must not change it.
         directory.keep_identity(state)

@@ -26,11 +26,12 @@ from pipelines.table_state import (
     snapshot_request,
     stream_sources,
 )
+from transforms.aws.session import AwsAccess
 from transforms.reports import Report
 from transforms.round_files import read_dead_letters, read_reports
 from transforms.sinks.base import Round, Sink
 
-__all__ = ["RoundOutcome", "Rounds", "beam_options", "publish"]
+__all__ = ["RoundOutcome", "Rounds", "beam_options", "publish", "with_aws"]
 
 _WAIT_SECONDS = 2.0
 
@@ -58,12 +59,17 @@ def beam_options(options: ReplicateOptions) -> PipelineOptions:
     if not any(each.split("=")[0] == "--runner" for each in arguments):
         # Named outright: Beam's DirectRunner may pick runners that cannot run this graph.
         arguments.append("--runner=FnApiRunner")
-    access = options.access
+    return PipelineOptions(with_aws(arguments, options.access))
+
+
+def with_aws(arguments: Sequence[str], access: AwsAccess | None) -> list[str]:
+    """Beam's arguments, with where its S3 filesystem finds S3."""
+    found = list(arguments)
     if access is not None and access.endpoint_url:
-        arguments.append(f"--s3_endpoint_url={access.endpoint_url}")
+        found.append(f"--s3_endpoint_url={access.endpoint_url}")
     if access is not None and access.region:
-        arguments.append(f"--s3_region_name={access.region}")
-    return PipelineOptions(arguments)
+        found.append(f"--s3_region_name={access.region}")
+    return found
 
 
 @dataclasses.dataclass(frozen=True)

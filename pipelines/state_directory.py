@@ -39,12 +39,14 @@ class State:
         number: The last committed round, 0 before the first.
         attempt: The attempt that committed it.
         tables: Table name → its state, JSON-able; `pipelines.table_state` explains it.
+        deployment: The continuous deployment that reads on from here; empty for none.
     """
 
     state_id: str
     number: int
     attempt: str
     tables: dict[str, dict[str, Any]]
+    deployment: str = ""
 
     @property
     def committed(self) -> Round:
@@ -105,7 +107,11 @@ class StateDirectory:
                     mend="Use the version of Dynabeam that wrote it, or a newer one",
                 )
             return State(
-                document["state_id"], document["round"], document["attempt"], document["tables"]
+                document["state_id"],
+                document["round"],
+                document["attempt"],
+                document["tables"],
+                document.get("deployment", ""),
             )
         except (ValueError, KeyError, TypeError) as problem:
             raise StateError(
@@ -135,6 +141,7 @@ class StateDirectory:
             "round": state.number,
             "attempt": state.attempt,
             "tables": state.tables,
+            "deployment": state.deployment,
         }
         text = json.dumps(document, separators=(",", ":"), sort_keys=True)
         storage.write_atomic(self._document, text.encode(), StateError)

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`dynabeam replicate --mode=continuous`: one job that never ends, on a runner that streams.
+
+The command checks everything that rounds check, writes down what to read, hands the graph to the
+runner, and stays to show how it goes. Positions and state live in the runner's checkpoints; a copy
+of the positions is kept in the state directory (`transforms.deployment.positions`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from typing import Any, TextIO
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.runners.runner import PipelineState
+
+from pipelines.continuous_graph import build_continuous
+from pipelines.deployments import absorb, assign_tables, begin, current, take_over
+from pipelines.options import ReplicateOptions
+from pipelines.preflight import check_tables
+from pipelines.progress import table_line
+from pipelines.rounds import with_aws
+from pipelines.runners import ContinuousRunner, continuous_runner
+from pipelines.state_directory import State, StateDirectory
+from transforms.deployment.folder import DeploymentFolder
+from transforms.sinks.base import Sink
+from transforms.sinks.registry import check_capabilities, open_sink
+from transforms.tables import Table
+
+__all__ = ["prepare", "replicate_continuously"]
+
+_SHOW_EVERY_MS = 10_000
+
+
+def replicate_continuously(options: ReplicateOptions) -> int:
+    """Starts the job and stays with it; returns the exit code.
+
+    Raises:
+        DynabeamError: Something stops the start; sinks and state stay as they were.
+    """
+    runner = continuous_runner(options.beam_arguments)
+    sinks = [open_sink(each) for each in options.sinks]
+    check_capabilities(sinks, runner.facts)
+    directory = StateDirectory(options.state_dir)
+    with directory.locked():
+        state, folder = prepare(options, directory, sinks, runner)
+    _say_what_was_set(runner, sys.stderr)
+    pipeline = beam.Pipeline(options=PipelineOptions(with_aws(runner.arguments, options.access)))
+    assert options.access is not None
+    build_continuous(
+        pipeline,
+        folder=folder.path,
+        state_id=state.state_id,
+        sinks=sinks,
+        access=options.access,
+        verify=options.verify,
+    )
+    result = pipeline.run()
+    if options.detach:
+        sys.stdout.write(f"Started; positions will be stored in {folder.path}\n")
+        return 0
+    return _stay(result, directory, folder, sys.stderr)
+
+
+def prepare(
+    options: ReplicateOptions,
+    directory: StateDirectory,
+    sinks: Sequence[Sink],
+    runner: ContinuousRunner,
+) -> tuple[State, DeploymentFolder]:
+    """Checks tables and sinks, and writes down what the job is to read.
+
+    A job that is resumed from a savepoint goes on with its own deployment, and reads in addition
+    the tables that are new to the state; any other job begins a deployment at the stored positions.
+
+    Args:
+        options: What was asked for.
+        directory: The locked state directory.
+        sinks: Sinks that fit the runner.
+        runner: The runner.
+
+    Returns:
+        The committed state and the deployment's folder.
+    """
+    state = directory.load()
+    if not runner.savepoint:
+        successor = f"a run of mode {options.mode} on {runner.facts.runner}"
+        take_over(directory, state, successor=successor, forced=options.take_over)
+    known = set(state.tables)
+    names = check_tables(options, state)
+    directory.keep_identity(state)
+    tables = [Table.from_json(state.tables[name]["table"]) for name in names]
+    for sink in sinks:
+        sink.recover(state.committed)
+        sink.check(tables, state.committed)
+    if runner.savepoint:
+        folder = current(directory, state)
+        names = [each for each in names if each not in known]
+    else:
+        folder = begin(directory, state)
+    if names:
+        assign_tables(folder, state, names, options)
+    directory.commit(state)
+    return state, folder
+
+
+def _say_what_was_set(runner: ContinuousRunner, stream: TextIO) -> None:
+    stream.write(f"{runner.facts.runner}, with (each can be overridden):\n")
+    for each in runner.pinned:
+        stream.write(f"  {each}\n")
+    stream.flush()
+
+
+def _stay(result: Any, directory: StateDirectory, folder: DeploymentFolder, stream: TextIO) -> int:
+    shown: dict[str, str] = {}
+    state = PipelineState.RUNNING
+    with contextlib.suppress(KeyboardInterrupt):
+        while not PipelineState.is_terminal(state):
+            state = result.wait_until_finish(duration=_SHOW_EVERY_MS) or result.state
+            _show(directory, folder, shown, stream)
+    if PipelineState.is_terminal(state):
+        stream.write(f"The job ended: {state}\n")
+        return 0 if state in (PipelineState.DONE, PipelineState.CANCELLED) else 1
+    stream.write("Left the job; how to stop it with a savepoint is in the README.\n")
+    return 130
+
+
+def _show(
+    directory: StateDirectory, folder: DeploymentFolder, shown: dict[str, str], stream: TextIO
+) -> None:
+    """A line for each table whose stored positions have moved on."""
+    state = directory.load()
+    absorb(folder, state)
+    when = datetime.now(timezone.utc).strftime("%H:%M:%S")
+    for name, table in sorted(state.tables.items()):
+        line = table_line(table)
+        if shown.get(name) != line:
+            shown[name] = line
+            stream.write(f"{when}  {name}: {line}\n")
+    stream.flush()

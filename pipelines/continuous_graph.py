@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The graph of a continuous run.
+
+```
+Deployment ─► WatchAssignments ─┬─► ReadTables ─► one Write per sink
+                                └──►    ├─► StorePositions ◄── reports of the sinks
+                                        └─► KeepDeadLetters
+```
+
+Its labels are what savepoints are found by: they change with a release line only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import apache_beam as beam
+
+from transforms.aws.session import AwsAccess
+from transforms.deployment.dead_letters import KeepDeadLetters
+from transforms.deployment.positions import StorePositions
+from transforms.deployment.watch import WatchAssignments
+from transforms.export.manifest import Verify
+from transforms.read_tables import ReadTables
+from transforms.reports import Report
+from transforms.sinks.base import Sink
+
+__all__ = ["build_continuous"]
+
+
+def build_continuous(
+    pipeline: beam.Pipeline,
+    *,
+    folder: str,
+    state_id: str,
+    sinks: Sequence[Sink],
+    access: AwsAccess,
+    verify: Verify,
+) -> None:
+    """Adds the graph to a pipeline.
+
+    Args:
+        pipeline: The pipeline.
+        folder: The deployment's folder.
+        state_id: Identity of the state directory.
+        sinks: Where the changes go; their order is part of the labels.
+        access: Where and as whom AWS is called.
+        verify: What checksums that do not agree are.
+    """
+    deployment = pipeline | "Deployment" >> beam.Create([folder], reshuffle=False)
+    assigned = deployment | "WatchAssignments" >> WatchAssignments()
+    elements = {"requests": assigned.requests, "sources": assigned.sources}
+    read = elements | "ReadTables" >> ReadTables(access, until="forever", verify=verify)
+    reports = [read.reports]
+    for number, sink in enumerate(sinks, 1):
+        label = f"Write{number}_{sink.uri.scheme}"
+        reports.append(read.blocks | label >> sink.write_continuously(state_id))
+    all_reports = reports | "Reports" >> beam.Flatten(pipeline=pipeline)
+    all_reports.element_type = Report
+    _ = all_reports | "StorePositions" >> StorePositions(folder)
+    _ = read.dead_letters | "KeepDeadLetters" >> KeepDeadLetters(folder)

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The deployment of a state directory: begun, gone on with, added to, taken over from.
+
+A state directory has at most one continuous deployment, whose folder is `continuous/<id>` below it.
+A run that takes over, catch-up or continuous, first tells the deployment that it is over, then
+brings the positions that it has stored into the position document, and only then reads on.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Sequence
+
+from apache_beam.io.filesystems import FileSystems
+
+from pipelines.options import ReplicateOptions
+from pipelines.state_directory import State, StateDirectory
+from pipelines.table_state import merge_reports, now_us, snapshot_request, stream_sources
+from transforms import storage
+from transforms.deployment.folder import Assignment, DeploymentFolder
+from transforms.errors import StateError, StateInUseError
+from transforms.gaps import GapPolicy
+from transforms.round_files import read_dead_letters
+
+__all__ = ["absorb", "assign_tables", "begin", "current", "take_over"]
+
+_LIVE_SECONDS = 180
+
+
+def current(directory: StateDirectory, state: State) -> DeploymentFolder:
+    """The folder of the deployment that the state names.
+
+    Raises:
+        StateError: There is none.
+    """
+    if not state.deployment:
+        raise StateError(
+            "the state directory has no continuous deployment to go on with",
+            where=directory.path,
+            mend="Leave --savepoint_path out: the run begins at the stored positions",
+        )
+    return DeploymentFolder(storage.join(directory.path, "continuous", state.deployment))
+
+
+def begin(directory: StateDirectory, state: State) -> DeploymentFolder:
+    """Makes a new deployment the state's own; to be committed by the caller."""
+    state.deployment = uuid.uuid4().hex[:12]
+    return current(directory, state)
+
+
+def assign_tables(
+    folder: DeploymentFolder, state: State, names: Sequence[str], options: ReplicateOptions
+) -> None:
+    """Tells a deployment to read tables from where the state says."""
+    started = now_us()
+    tables = [state.tables[name] for name in names]
+    sources = [s for each in tables for s in stream_sources(each, options, 0, started)]
+    requests = [snapshot_request(each, options, state.state_id, 0) for each in tables]
+    wanted = [each for each in requests if each is not None]
+    folder.assign(f"{started:020d}", Assignment(sources, wanted))
+
+
+def take_over(directory: StateDirectory, state: State, *, successor: str, forced: bool) -> None:
+    """Ends the deployment that the state names, if any, and goes on from its positions.
+
+    Args:
+        directory: The locked state directory.
+        state: Changed in place and committed.
+        successor: Who takes over, for the error that the ended run gives.
+        forced: Take over even from one that seems to be running.
+
+    Raises:
+        StateInUseError: The deployment has stored positions within the last minutes.
+    """
+    if not state.deployment:
+        return
+    folder = current(directory, state)
+    quiet = _seconds_since_last_store(folder)
+    if quiet < _LIVE_SECONDS and not forced:
+        raise StateInUseError(
+            f"a continuous run stored positions here {quiet:.0f} seconds ago",
+            where=directory.path,
+            found=f"deployment {state.deployment}",
+            mend=(
+                "If it runs, stop it; then give --take_over, or wait three minutes. To resume it "
+                "from a savepoint, give --savepoint_path"
+            ),
+        )
+    folder.end(successor)
+    absorb(folder, state)
+    state.deployment = ""
+    directory.commit(state)
+
+
+def absorb(folder: DeploymentFolder, state: State) -> None:
+    """Brings stored positions and counts of a deployment into the state."""
+    for table, reports in folder.read_positions().items():
+        if table in state.tables:
+            # Gaps were judged where they were met; here they are only written down.
+            merge_reports(state.tables, reports, GapPolicy.CONTINUE)
+    for path in storage.list_files(storage.join(folder.path, "dead_letters")):
+        for letter in read_dead_letters(path):
+            state.tables[letter.table]["totals"]["dead_letters"] += 1
+
+
+def _seconds_since_last_store(folder: DeploymentFolder) -> float:
+    found = FileSystems.match([storage.join(folder.path, "positions", "*")])[0].metadata_list
+    newest = max((each.last_updated_in_seconds or 0 for each in found), default=0)
+    return max(0.0, time.time() - newest)

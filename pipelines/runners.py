@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What each runner is told beyond what the user says, and what it cannot do.
+
+A continuous run on Flink without these options loses work or waits: checkpoints are off by default,
+a small bundle is never flushed while checkpoints run, and every residual of a splittable DoFn waits
+for the bundle timer of a second. Each can be overridden on the command line; the start of a run
+says what was set.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from urllib.parse import urlsplit
+
+from transforms.errors import ConfigurationError
+from transforms.sinks.registry import RunnerFacts
+
+__all__ = ["ContinuousRunner", "continuous_runner", "option"]
+
+_LOCAL_HOSTS = ("", "localhost", "127.0.0.1", "::1", "[local]", "[auto]", "[collection]")
+_FLINK = {
+    # No recovery at all without them.
+    "checkpointing_interval": "10000",
+    "externalized_checkpoints_enabled": "true",
+    "retain_externalized_checkpoints_on_cancellation": "true",
+    # Else the output of an open bundle is kept in the checkpoint instead of passed on.
+    "finish_bundle_before_checkpointing": "true",
+    # Elements are blocks of many records: each is passed on at once.
+    "max_bundle_size": "1",
+    # A reader that resumes is a timer, not an element: its bundle ends by this alone.
+    "max_bundle_time_mills": "100",
+    # Both are fixed by the first start: state is split into so many key groups.
+    "parallelism": "2",
+    "max_parallelism": "128",
+    # Without it a worker reads each state cell from Flink again for each bundle.
+    "max_cache_memory_usage_mb": "100",
+}
+_PINNED: Mapping[str, Mapping[str, str]] = {
+    "FlinkRunner": _FLINK,
+    "PortableRunner": {**_FLINK, "environment_type": "LOOPBACK"},
+    "PrismRunner": {"environment_type": "LOOPBACK"},
+    "DataflowRunner": {"enable_streaming_engine": ""},
+}
+_IN_PROCESS = ("DirectRunner", "FnApiRunner", "BundleBasedDirectRunner", "SwitchingDirectRunner")
+
+
+@dataclasses.dataclass(frozen=True)
+class ContinuousRunner:
+    """The runner of a continuous run.
+
+    Attributes:
+        facts: What sinks have to know of it.
+        arguments: All arguments for Beam.
+        pinned: Those that were set here, to be shown.
+        savepoint: The savepoint or checkpoint that the run is resumed from; empty for none.
+    """
+
+    facts: RunnerFacts
+    arguments: Sequence[str]
+    pinned: Sequence[str]
+    savepoint: str
+
+
+def continuous_runner(arguments: Sequence[str]) -> ContinuousRunner:
+    """The runner that Beam's arguments name, with what it needs set.
+
+    Raises:
+        ConfigurationError: If there is none, or it cannot run for ever.
+    """
+    runner = option(arguments, "runner")
+    if not runner:
+        raise ConfigurationError(
+            "a continuous run needs a runner that streams",
+            where="--runner",
+            expected=" | ".join(_PINNED),
+            mend="Name one, or use --mode=catch_up --every=2s, which runs in this process",
+        )
+    if runner in _IN_PROCESS:
+        raise ConfigurationError(
+            "the in-process runner hands nothing on before its input ends, which is never",
+            where="--runner",
+            expected=" | ".join(_PINNED),
+            found=runner,
+            mend="Use --mode=catch_up --every=2s with it",
+        )
+    given = {each.split("=", 1)[0].removeprefix("--") for each in arguments}
+    pinned = [
+        f"--{name}={value}" if value else f"--{name}"
+        for name, value in {"streaming": "", **_PINNED.get(runner, {})}.items()
+        if name not in given
+    ]
+    return ContinuousRunner(
+        facts=RunnerFacts(runner, continuous=True, shares_disk=_shares_disk(runner, arguments)),
+        arguments=[*arguments, *pinned],
+        pinned=pinned,
+        savepoint=option(arguments, "savepoint_path"),
+    )
+
+
+def option(arguments: Sequence[str], name: str) -> str:
+    """The last value of `--name=value` or `--name value`; empty if it is not given."""
+    found = ""
+    for at, each in enumerate(arguments):
+        if each.startswith(f"--{name}="):
+            found = each.partition("=")[2]
+        elif each == f"--{name}" and at + 1 < len(arguments):
+            found = arguments[at + 1]
+    return found
+
+
+def _shares_disk(runner: str, arguments: Sequence[str]) -> bool:
+    """A cluster on this machine sees its disk; of any other that is not known."""
+    if runner == "DataflowRunner":
+        return False
+    for name in ("flink_master", "job_endpoint"):
+        place = option(arguments, name)
+        host = urlsplit(f"//{place}").hostname if "[" not in place else place
+        if (host or "") not in _LOCAL_HOSTS:
+            return False
+    return True

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The folder of a deployment: assignments, positions, dead letters, its end."""
+
+import pytest
+
+from tests.stream.scripted import TABLE, source
+from transforms.deployment.folder import Assignment, DeploymentFolder
+from transforms.errors import StateError
+from transforms.export.elements import SnapshotRequest
+from transforms.reports import Report
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return DeploymentFolder(str(tmp_path / "continuous" / "abc"))
+
+
+class TestAssignments:
+    def test_what_is_assigned_is_read(self, folder):
+        assignment = Assignment(
+            [source(), source(reader=1, readers=2)],
+            [SnapshotRequest(TABLE, 1, 16, bucket="exports", loaded={"a": "done", "b": 7})],
+        )
+        path = folder.assign("0001", assignment)
+        assert folder.assignments() == [path]
+        assert folder.read_assignment(path) == assignment
+
+    def test_in_the_order_of_their_names(self, folder):
+        paths = [folder.assign(name, Assignment([], [])) for name in ("0002", "0001", "0010")]
+        assert folder.assignments() == [paths[1], paths[0], paths[2]]
+
+    def test_an_empty_folder(self, folder):
+        assert folder.assignments() == []
+        assert folder.read_positions() == {}
+
+    @pytest.mark.parametrize(
+        ("content", "reason"),
+        [
+            (b"{", "damaged"),
+            (b"[]", "damaged"),
+            (b'{"format":1}', "damaged"),
+            (b'{"format":2}', "unknown format; expected 1; found 2"),
+        ],
+    )
+    def test_a_damaged_one_names_the_file(self, folder, content, reason):
+        with pytest.raises(StateError, match=reason) as caught:
+            Assignment.from_json("/x/0001.json", content)
+        assert "/x/0001.json" in str(caught.value)
+
+
+class TestPositions:
+    def test_are_replaced_whole(self, folder):
+        folder.write_positions("a.b-c", [Report("gap", "a.b-c", {"x": 1})])
+        reports = [Report("stream", "a.b-c", {"reader": n}) for n in range(2)]
+        folder.write_positions("a.b-c", reports)
+        assert folder.read_positions() == {"a.b-c": reports}
+
+
+class TestEnd:
+    def test_a_run_that_has_a_successor_must_stop(self, folder):
+        folder.check_current()
+        folder.end("catch-up rounds")
+        with pytest.raises(StateError, match="taken over: catch-up rounds"):
+            folder.check_current()
