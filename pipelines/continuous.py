@@ -8,9 +8,9 @@ of the positions is kept in the state directory (`transforms.deployment.position
 
 from __future__ import annotations
 
-import contextlib
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import datetime, timezone
 from typing import Any, TextIO
 
@@ -33,7 +33,7 @@ from transforms.tables import Table
 
 __all__ = ["prepare", "replicate_continuously"]
 
-_SHOW_EVERY_MS = 10_000
+_SHOW_EVERY = 10.0
 
 
 def replicate_continuously(options: ReplicateOptions) -> int:
@@ -116,17 +116,22 @@ def _say_what_was_set(runner: ContinuousRunner, stream: TextIO) -> None:
 
 
 def _stay(result: Any, directory: StateDirectory, folder: DeploymentFolder, stream: TextIO) -> int:
+    """Shows how the job goes until it ends; an interrupt cancels it."""
     shown: dict[str, str] = {}
-    state = PipelineState.RUNNING
-    with contextlib.suppress(KeyboardInterrupt):
-        while not PipelineState.is_terminal(state):
-            state = result.wait_until_finish(duration=_SHOW_EVERY_MS) or result.state
-            _show(directory, folder, shown, stream)
-    if PipelineState.is_terminal(state):
-        stream.write(f"The job ended: {state}\n")
-        return 0 if state in (PipelineState.DONE, PipelineState.CANCELLED) else 1
-    stream.write("Left the job; how to stop it with a savepoint is in the README.\n")
-    return 130
+    # Beam's result can be waited for only once, so a thread of its own does it.
+    with ThreadPoolExecutor(1, "dynabeam-job") as pool:
+        ended = pool.submit(result.wait_until_finish)
+        try:
+            while not wait([ended], _SHOW_EVERY).done:
+                _show(directory, folder, shown, stream)
+        except KeyboardInterrupt:
+            stream.write("Cancelling the job; its checkpoints stay\n")
+            result.cancel()
+            wait([ended])
+            return 130
+    _show(directory, folder, shown, stream)
+    stream.write(f"The job ended: {ended.result()}\n")
+    return 0 if ended.result() in (PipelineState.DONE, PipelineState.CANCELLED) else 1
 
 
 def _show(
