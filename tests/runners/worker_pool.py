@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the Python code of a pipeline on Flink runs: in workers apart from the submitting process.
+
+EXTERNAL: a pool process, which Flink asks for workers; they outlive neither their job nor a killed
+TaskManager. PROCESS: each TaskManager starts its own. Either way a worker is `tests.runners.boot`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pathlib
+import shlex
+import signal
+import sys
+from collections.abc import Mapping
+from types import TracebackType
+
+from tests.runners.boot import FOLDER
+from tests.runners.processes import ROOT, Process, free_ports, is_listening, wait_until
+
+__all__ = ["WorkerPool", "Workers"]
+
+_POOL = "apache_beam.runners.worker.worker_pool_main"
+_START = 60
+
+
+class Workers:
+    """The Python workers of a cluster, however they are started.
+
+    Args:
+        folder: For their logs.
+    """
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self.boot = folder / "boot"
+        self.boot.write_text(
+            f"#!/bin/sh\n{FOLDER}={shlex.quote(str(folder))} PYTHONPATH={shlex.quote(str(ROOT))} "
+            f'exec {shlex.quote(sys.executable)} -X faulthandler -m tests.runners.boot "$@"\n'
+        )
+        self.boot.chmod(0o755)
+
+    def process_options(self) -> list[str]:
+        """Beam options for workers that TaskManagers start."""
+        config = json.dumps({"command": str(self.boot)})
+        return ["--environment_type=PROCESS", f"--environment_config={config}"]
+
+    def pids(self) -> list[int]:
+        """Workers that run."""
+        found = (int(path.name) for path in self.folder.iterdir() if path.name.isdigit())
+        return sorted(pid for pid in found if _is_running(pid))
+
+    def kill(self) -> list[int]:
+        """SIGKILL to every worker; returns their ids."""
+        killed = self.pids()
+        for pid in killed:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            (self.folder / str(pid)).unlink(missing_ok=True)
+        return killed
+
+
+class WorkerPool:
+    """The EXTERNAL environment: a context manager that starts and stops a pool of workers.
+
+    Args:
+        workers: What it starts.
+        log: For its output.
+        variables: Environment variables of the pool and its workers.
+        port: 0 for a free one.
+    """
+
+    def __init__(
+        self,
+        workers: Workers,
+        log: pathlib.Path,
+        variables: Mapping[str, str] | None = None,
+        port: int = 0,
+    ) -> None:
+        self._workers = workers
+        self._log = log
+        self._variables = variables
+        self._port = port or free_ports(1)[0]
+        self.process: Process | None = None
+
+    @property
+    def options(self) -> list[str]:
+        """Beam options for workers of this pool."""
+        return ["--environment_type=EXTERNAL", f"--environment_config=127.0.0.1:{self._port}"]
+
+    def __enter__(self) -> WorkerPool:
+        try:
+            self.start()
+            self.wait_ready()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Starts the pool; does not wait."""
+        command = [sys.executable, "-m", _POOL, f"--service_port={self._port}"]
+        command.append(f"--container_executable={self._workers.boot}")
+        self.process = Process("worker pool", command, self._log, self._variables)
+
+    def wait_ready(self) -> None:
+        """Waits until it takes connections."""
+        assert self.process is not None
+        wait_until(lambda: is_listening(self._port), "worker pool", _START, [self.process])
+
+    def kill(self) -> None:
+        """SIGKILL to the pool and its workers."""
+        assert self.process is not None
+        self.process.kill(with_children=True)
+        self.stop()
+
+    def stop(self) -> None:
+        """Ends the pool and its workers."""
+        if self.process is not None:
+            self.process.stop()
+            self.process = None
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
