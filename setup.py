@@ -32,6 +32,7 @@ setup(
     ],
     extras_require={
         "duckdb": ["duckdb"],
+        "postgres": ["psycopg[binary]>=3.2"],
         "dataflow": ["apache-beam[gcp]==2.77.*", "google-cloud-dataflow-client"],
         "simulator": SIMULATOR,
         "test": [
@@ -41,6 +42,7 @@ setup(
             "hypothesis",
             "mypy",
             "packaging",
+            "psycopg[binary]>=3.2",
             "pytest",
             "pytest-xdist",
             "ruff",

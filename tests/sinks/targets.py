@@ -6,17 +6,23 @@ import dataclasses
 import datetime
 import decimal
 import gzip
+import hashlib
 import json
 import pathlib
 from urllib.parse import unquote
 
 import apache_beam as beam
+import psycopg.rows
+import psycopg.types.string
 import pyarrow.parquet as pq
 from apache_beam.options.pipeline_options import PipelineOptions
 
+from tests.sinks.postgres_server import server_for_tests
 from transforms.block import Block
 from transforms.reports import Report
 from transforms.sinks.duckdb_mirror import DuckDBMirror
+from transforms.sinks.postgresql_mirror import PostgreSQLMirror
+from transforms.sinks.postgresql_names import column_name, relation_name
 from transforms.sinks.registry import open_sink
 from transforms.values.json_sql import quoted_name
 from transforms.values.keys import encode_key
@@ -25,17 +31,22 @@ from transforms.values.numbers import normalise_number
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """A sink URI with `FOLDER` in it."""
+    """A sink URI with `FOLDER` or, for a database, `SERVER` in it."""
 
     uri: str
 
     @property
     def id(self):
-        return self.uri.replace(":///FOLDER/", "-").replace("?", "-").replace("&", "-")
+        short = self.uri.replace(":///FOLDER/", "-").replace("://SERVER", "")
+        return short.replace("?", "-").replace("&", "-")
 
     @property
     def is_mirror(self):
-        return self.uri.startswith("duckdb")
+        return self.uri.startswith("duckdb") or self.is_postgresql
+
+    @property
+    def is_postgresql(self):
+        return self.uri.startswith("postgres")
 
     @property
     def is_packed(self):
@@ -46,6 +57,8 @@ class Target:
         return "nested=plain" in self.uri
 
     def open(self, folder):
+        if self.is_postgresql:
+            return open_sink(postgresql_uri(self.uri, folder))
         return open_sink(self.uri.replace("FOLDER", str(folder)))
 
 
@@ -55,6 +68,12 @@ MIRRORS = [
     Target("duckdb:///FOLDER/m.duckdb?numbers=text&memory_limit=256MB&threads=1"),
     Target("duckdb:///FOLDER/m.duckdb?numbers=decimal(10,2)&nested=plain"),
 ]
+POSTGRESQL = [
+    Target("postgresql://SERVER"),
+    Target("postgresql://SERVER?layout=packed"),
+    Target("postgres://SERVER?numbers=decimal(10,2)&nested=plain"),
+    Target("postgresql://SERVER?numbers=text"),
+]
 CHANGELOGS = [
     Target("file:///FOLDER/out"),
     Target("file:///FOLDER/out?compression=gzip"),
@@ -62,12 +81,20 @@ CHANGELOGS = [
     Target("file:///FOLDER/out?format=parquet&layout=packed&compression=snappy"),
     Target("file:///FOLDER/out?format=parquet&numbers=text&nested=plain&compression=none"),
 ]
-TARGETS = MIRRORS + CHANGELOGS
+TARGETS = MIRRORS + POSTGRESQL + CHANGELOGS
+
+
+def postgresql_uri(text, folder):
+    """The URI with the tests' server in it and a schema of this folder's own."""
+    schema = "t" + hashlib.sha256(str(folder).encode()).hexdigest()[:16]
+    scheme, _, options = text.partition("://SERVER")
+    uri = server_for_tests().uri().replace("postgresql", scheme)
+    return f"{uri}{options or '?'}&schema={schema}"
 
 
 def deliver(sink, blocks, current):
     """One round's rows without a graph; nothing is published yet."""
-    if isinstance(sink, DuckDBMirror):
+    if isinstance(sink, (DuckDBMirror, PostgreSQLMirror)):
         return sink.apply(blocks, current)
     return sink.stage(blocks, current)
 
@@ -94,6 +121,8 @@ def run_pipeline(sink, tables, blocks, current, committed, *options):
 
 def read_back(target, sink, tables):
     """What the sink says the tables hold: `{table name: {key: item}}`."""
+    if target.is_postgresql:
+        return {table.name: dict(postgresql_rows(target, sink, table)) for table in tables}
     if target.is_mirror:
         return {table.name: dict(_mirror_rows(target, sink, table)) for table in tables}
     held = {table.name: {} for table in tables}
@@ -118,6 +147,36 @@ def _mirror_rows(target, sink, table):
         assert row["_deleted"] is False
         item = json.loads(row["item"]) if target.is_packed else item_of(row, tags, target)
         yield encode_key(item, table.keys), item
+
+
+def postgresql_rows(target, sink, table, server=None):
+    """The live items, by key; every JSON text is read as text, `_raw` is part of the item."""
+    schema, view = quoted_name(schema_of(sink)), quoted_name(relation_name(table.name))
+    with (server or server_for_tests()).connect() as connection:
+        for name in ("json", "jsonb"):
+            connection.adapters.register_loader(name, psycopg.types.string.TextLoader)
+        ((attributes,),) = connection.execute(
+            f'SELECT attributes FROM {schema}."$tables" WHERE name = %s', [table.name]
+        ).fetchall()
+        cursor = connection.cursor(row_factory=psycopg.rows.dict_row)
+        rows = cursor.execute(f"SELECT * FROM {schema}.{view}").fetchall()
+    tags = dict(json.loads(attributes))
+    for row in rows:
+        assert row["_deleted"] is False
+        raw = json.loads(row["_raw"] or b"{}")
+        if target.is_packed:
+            assert not raw or row["item"] is None
+            item = raw or json.loads(row["item"])
+        else:
+            named = {name: row.get(column_name(name)) for name in tags} | {"_other": row["_other"]}
+            item = item_of(named, tags, target)
+            assert not item.keys() & raw.keys()
+            item |= raw
+        yield encode_key(item, table.keys), item
+
+
+def schema_of(sink):
+    return dict(sink.uri.options).get("schema", "dynabeam")
 
 
 def item_of(row, tags, target):

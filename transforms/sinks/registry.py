@@ -35,12 +35,15 @@ class SinkModule:
 
 
 _FILES = SinkModule("transforms.sinks.file_changelog", "FileChangelog")
+_POSTGRESQL = SinkModule("transforms.sinks.postgresql_mirror", "PostgreSQLMirror", extra="postgres")
 
 SINKS: Mapping[str, SinkModule] = {
     "duckdb": SinkModule("transforms.sinks.duckdb_mirror", "DuckDBMirror", extra="duckdb"),
     "file": _FILES,
     "s3": _FILES,
     "gs": dataclasses.replace(_FILES, extra="dataflow"),
+    "postgres": _POSTGRESQL,
+    "postgresql": _POSTGRESQL,
 }
 
 

@@ -106,10 +106,19 @@ class RowLayout:
         table: The table.
         options: How its rows are laid out.
         reserved: Names that no attribute may have as its column.
+        max_columns: Attributes that get a column of their own, the key's included.
     """
 
-    def __init__(self, table: Table, options: RowOptions, reserved: Iterable[str]) -> None:
+    def __init__(
+        self,
+        table: Table,
+        options: RowOptions,
+        reserved: Iterable[str],
+        *,
+        max_columns: int = MAX_COLUMNS,
+    ) -> None:
         self._options = options
+        self._max_columns = max_columns
         self._keys = table.keys
         own = ITEM if options.layout == "packed" else OTHER
         self._taken = {name.lower() for name in (*reserved, own)}
@@ -135,12 +144,17 @@ class RowLayout:
         self._taken.update(name.lower() for name in types.columns)
         self._types = types
 
-    def rows(self, keys: pa.Array, images: pa.Array) -> pa.Table:
+    def add(self, types: ColumnTypes) -> None:
+        """Gives attributes that are new their columns, as far as they can have one."""
+        self._add(types.tags.items())
+
+    def rows(self, keys: pa.Array, images: pa.Array, *, grow: bool = True) -> pa.Table:
         """Lays out items as rows; attributes that are new get their columns.
 
         Args:
             keys: Canonical keys, no nulls.
             images: The items as DynamoDB JSON, null for a deleted one.
+            grow: Whether there may be new columns; otherwise what has none stays in `_other`.
 
         Returns:
             The columns of `columns()`, then the one of `rest`, rows in the given order.
@@ -151,13 +165,14 @@ class RowLayout:
         if self._options.layout == "packed":
             batch = self._unpack(key_objects(keys, self._keys)).batch
             return _table(batch, ITEM, images.cast(pa.string()))
-        unpacked = self._unpack_all(_with_keys(keys, images, self._keys))
+        images = _with_keys(keys, images, self._keys)
+        unpacked = self._unpack_all(images) if grow else self._unpack(images)
         return _table(unpacked.batch, OTHER, unpacked.other)
 
     def _unpack_all(self, images: pa.Array) -> UnpackedColumns:
         if len(self._types.tags) == len(self._keys.attributes):
             # Nothing but the key is known: looking first is cheaper than unpacking in vain.
-            self._add(discover(images, self._types, max_columns=MAX_COLUMNS).tags.items())
+            self._add(discover(images, self._types, max_columns=self._max_columns).tags.items())
         while True:
             known = self._types
             unpacked = self._unpack(images)
@@ -176,7 +191,9 @@ class RowLayout:
             if self._types.tags.get(name, _NO_COLUMN) != _NO_COLUMN:
                 continue
             tag_now = _NO_COLUMN if self._is_blocked(name) else tag
-            self._types = self._types.with_attributes([(name, tag_now)], max_columns=MAX_COLUMNS)
+            self._types = self._types.with_attributes(
+                [(name, tag_now)], max_columns=self._max_columns
+            )
             if name in self._types.columns:
                 self._taken.add(name.lower())
 

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How quickly rows go into a PostgreSQL mirror: small bundles, a large load, replays.
+
+    python -m tests.benchmarks.postgresql_merge [--rows=100000]
+
+The server is a local one without fsync, so the figures are those of our work and PostgreSQL's, not
+of a disk or a network. Items have 10 attributes (text, numbers, a list, a map), about 400 bytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+
+import pyarrow as pa
+
+from tests.sinks.changes import NO_ROUND, Change, image, round_number, table
+from tests.sinks.postgres_server import PostgresServer
+from transforms.block import SCHEMA, Block, BlockHeader
+from transforms.sinks.postgresql_writer import GatheredRows
+from transforms.sinks.registry import open_sink
+from transforms.values.keys import encode_keys
+from transforms.version import constant_versions
+
+ORDERS = table()
+
+
+def make_block(first: int, count: int, generation: int = 1) -> Block:
+    """A block of `count` items with keys from `first` on."""
+    keys = pa.array([f"customer-{at:012d}" for at in range(first, first + count)])
+    images = [
+        image(
+            {
+                "id": {"S": keys[at].as_py()},
+                "name": {"S": f"some name of item {at}"},
+                "city": {"S": "Reykjavík"},
+                "price": {"N": f"{at}.25"},
+                "count": {"N": str(at)},
+                "open": {"BOOL": at % 2 == 0},
+                "tags": {"SS": ["one", "two"]},
+                "lines": {"L": [{"M": {"sku": {"S": f"sku-{at}"}, "n": {"N": "3"}}}]},
+                "address": {"M": {"street": {"S": "Long Street"}, "no": {"N": "12"}}},
+                "note": {"S": "x" * 60},
+            }
+        )
+        for at in range(count)
+    ]
+    time_of_all = Change(generation, None, keys={"id": {"S": ""}}).row(ORDERS)["event_time"]
+    rows = pa.RecordBatch.from_arrays(
+        [
+            encode_keys([keys], ORDERS.keys),
+            constant_versions(generation, count),
+            pa.array(["r"] * count),
+            pa.array([time_of_all] * count, SCHEMA.field("event_time").type),
+            pa.nulls(count, pa.binary()),
+            pa.array(images, pa.binary()),
+            pa.array([False] * count),
+            pa.nulls(count, pa.binary()),
+        ],
+        schema=SCHEMA,
+    )
+    return Block(BlockHeader(ORDERS, 0, 1, generation, "export"), rows)
+
+
+def small_bundles(writer, sink, count, times=60):
+    """Median and 90th percentile, in ms, of a bundle of `count` rows, half new, half updates."""
+    taken = []
+    for each in range(times):
+        block = make_block(each * count // 2, count, generation=2 + each)
+        begin = time.perf_counter()
+        gathered = GatheredRows(writer, sink.name)
+        gathered.add(block)
+        list(gathered.finish())
+        taken.append(1000 * (time.perf_counter() - begin))
+    return statistics.median(taken[5:]), sorted(taken[5:])[int(0.9 * (times - 5))]
+
+
+def load(writer, sink, blocks):
+    begin = time.perf_counter()
+    gathered = GatheredRows(writer, sink.name)
+    for block in blocks:
+        gathered.add(block)
+    list(gathered.finish())
+    return time.perf_counter() - begin
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=100_000)
+    count = parser.parse_args().rows
+    with PostgresServer() as server:
+        for layout in ("unpacked", "packed"):
+            sink = open_sink(f"{server.uri()}?layout={layout}&schema={layout}")
+            sink.check([ORDERS], NO_ROUND)
+            writer = sink.writer(round_number(1).state_id)
+            for size in (1, 100, 1000):
+                median, most = small_bundles(writer, sink, size)
+                print(f"{layout}: bundle of {size} rows: median {median:.1f} ms, p90 {most:.1f} ms")
+            step = 5000
+            for word, generation in (("new", 500), ("updated", 501), ("replayed", 501)):
+                blocks = [make_block(10**9 + at, step, generation) for at in range(0, count, step)]
+                taken = load(writer, sink, blocks)
+                print(f"{layout}: {count} rows {word}: {taken:.1f} s, {count / taken:,.0f} rows/s")
+            writer.close()
+
+
+if __name__ == "__main__":
+    main()

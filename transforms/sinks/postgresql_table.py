@@ -1,0 +1,439 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tables of a PostgreSQL mirror: their columns, and how rows are merged into them.
+
+Several writers do this at once, so:
+
+* A merge locks the table against new columns, then looks whether it knows all columns; if not, it
+  lets go, reads them and lays its rows out anew. Otherwise an update could leave the old value of a
+  column in place that it has never heard of.
+* Rows are merged in order of key, so two merges never wait for each other in a circle.
+* Who adds columns locks the table's entry first, so two never add the same one, then view and rows
+  in the order in which a query locks them. It waits only a moment: if someone's query runs for
+  hours, the attribute stays in `_other` until later, and writers do not queue up behind a lock.
+"""
+
+# ruff: noqa: S608  (SQL is made of constants and of names that are quoted)
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Sequence
+from functools import cached_property
+
+import psycopg
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from transforms.errors import SinkError
+from transforms.order import newest_per_key
+from transforms.sinks.change_lines import key_objects
+from transforms.sinks.postgresql_connection import Connection, PostgresSettings, execute
+from transforms.sinks.postgresql_meta import TABLES
+from transforms.sinks.postgresql_names import (
+    column_name,
+    qualified,
+    quoted_text,
+    relation_name,
+    rows_name,
+)
+from transforms.sinks.postgresql_values import copy_text, index_keys, set_aside, without_nul
+from transforms.sinks.row_layout import RowLayout, RowOptions
+from transforms.tables import Table
+from transforms.values.column_types import ColumnTypes
+from transforms.values.json_sql import quoted_name
+from transforms.version import encode_version
+
+__all__ = ["MAX_COLUMNS", "PURGE_ROWS", "STAGING_SQL", "MirrorTable"]
+
+MAX_COLUMNS = 300
+"""Attributes of one table that get a column, the key's included. A row has to fit in a page, 8,160
+bytes; a value can be moved out of the row only if it is longer than 24 bytes. So each column may
+cost 24 bytes, and 300 of them and ours always fit, where 1,600, the most there can be, may not."""
+
+_KEY = "_key"
+_RAW = "_raw"
+_METADATA = {
+    "_version": 'text COLLATE "C"',
+    "_op": "text",
+    "_event_time": "timestamptz",
+    "_ttl": "boolean",
+    "_deleted": "boolean",
+}
+_DELETED_AT = "_deleted_at"
+_RESERVED = (
+    *(_KEY, _RAW, *_METADATA, _DELETED_AT),
+    # Every table of PostgreSQL has columns of these names already.
+    *("tableoid", "xmin", "cmin", "xmax", "cmax", "ctid", "oid"),
+)
+_STAGING = "pg_temp.dynabeam_staging"
+_STAGING_COLUMNS = MAX_COLUMNS + len(_RESERVED)
+STAGING_SQL = (
+    "CREATE TEMPORARY TABLE dynabeam_staging ("
+    + ", ".join(f"c{at} text" for at in range(_STAGING_COLUMNS))
+    + ") ON COMMIT DELETE ROWS"
+)
+"""One for all tables of a connection, all text, so that it never changes."""
+
+_ENTRY_LOCK, _TABLE_LOCK = "20s", "3s"
+_GROW_AGAIN_SECONDS = 30.0
+PURGE_ROWS = 5000
+
+
+class MirrorTable:
+    """One table of a mirror, as one writer sees it.
+
+    Every method may fail with any `psycopg.Error` and may then be called again.
+
+    Args:
+        table: The table.
+        options: How its rows are laid out; numbers as text if `numeric`.
+        numbers: SQL type of numbers.
+        settings: The mirror.
+    """
+
+    def __init__(
+        self, table: Table, options: RowOptions, numbers: str, settings: PostgresSettings
+    ) -> None:
+        self._table = table
+        self._options = options
+        self._numbers = numbers
+        self._settings = settings
+        self._relation = relation_name(table.name)
+        self._view = qualified(settings.schema, self._relation)
+        self._rows = qualified(settings.schema, rows_name(self._relation))
+        self._tables = qualified(settings.schema, TABLES)
+        self._id = 0
+        self._revision = 0
+        self._layout = self._new_layout()
+        self._grow_after = 0.0
+
+    @property
+    def name(self) -> str:
+        """The table's name."""
+        return self._table.name
+
+    def open(self, connection: Connection) -> None:
+        """Reads what the mirror knows of the table; creates it if it is new.
+
+        Raises:
+            SinkError: If the mirror holds it with another key or other options, or another relation
+                has its name.
+        """
+        if not self._load(connection):
+            self._create(connection)
+            self._load(connection)
+
+    def merge(self, connection: Connection, rows: pa.RecordBatch) -> int:
+        """Applies rows under the version guard, in a transaction of its own.
+
+        Args:
+            connection: In no transaction.
+            rows: Changes with the columns `key`, `version`, `op`, `event_time`, `new` and `ttl`,
+                in any order.
+
+        Returns:
+            How many rows changed the table.
+
+        Raises:
+            SinkError: If a change lacks the image that a mirror needs.
+        """
+        self._refuse_missing_images(rows)
+        rows = newest_per_key(rows)
+        while True:
+            typed = self._lay_out(connection, rows)
+            if typed is None:
+                continue
+            written = self._apply(connection, typed)
+            if written is not None:
+                return written
+            if not self._load(connection):
+                raise SinkError(
+                    "the mirror does not know this table any more",
+                    where=f"{self._settings.where}, table {self.name}",
+                    mend="Something was dropped by hand: start with a new schema",
+                )
+
+    def remove_older_generations(self, connection: Connection, generation: int) -> int:
+        """Turns live rows whose version is of an older generation into tombstones."""
+        keys = {each.name for each in self._table.keys.attributes}
+        attributes = [*self._layout.columns(), self._layout.rest, _RAW]
+        gone = "".join(f"{_quoted(each)} = NULL, " for each in attributes if each not in keys)
+        version = encode_version(generation).decode("ascii")
+        older = f"NOT r._deleted AND r._version < '{version}'"
+        # In order of key, as merges go; what came in between is looked at again.
+        found = execute(
+            connection,
+            f"WITH old AS (SELECT r._key FROM {self._rows} r WHERE {older} ORDER BY 1 FOR UPDATE) "
+            f"UPDATE {self._rows} r SET {gone}_op = 'd', _ttl = false, _deleted = true, "
+            f"{_DELETED_AT} = now(), _version = '{version}' FROM old WHERE r._key = old._key "
+            f"AND {older}",
+        )
+        return found.rowcount
+
+    def remove_tombstones(self, connection: Connection, days: int) -> int:
+        """Removes some of the tombstones that were made more than `days` days ago.
+
+        Returns:
+            How many; `PURGE_ROWS` if there may be more.
+        """
+        found = execute(
+            connection,
+            f"DELETE FROM {self._rows} WHERE _key IN (SELECT _key FROM {self._rows} "
+            f"WHERE {_DELETED_AT} < now() - interval '{days:d} days' "
+            f"ORDER BY {_DELETED_AT} LIMIT {PURGE_ROWS} FOR UPDATE SKIP LOCKED)",
+        )
+        return found.rowcount
+
+    def _new_layout(self, types: ColumnTypes | None = None) -> RowLayout:
+        layout = RowLayout(self._table, self._options, _RESERVED, max_columns=MAX_COLUMNS)
+        if types is not None:
+            layout.restore(types)
+        return layout
+
+    def _load(self, connection: Connection, lock: str = "") -> bool:
+        row = execute(
+            connection,
+            f"SELECT id, revision, attributes, keys, options FROM {self._tables} "
+            f"WHERE name = {quoted_text(self.name)} {lock}",
+        ).fetchone()
+        if row is None:
+            return False
+        asked = {
+            "key": (json.dumps(self._table.keys.to_json()), row[3]),
+            "options": (self._options_text(), row[4]),
+        }
+        for what, (expected, found) in asked.items():
+            if expected != found:
+                raise SinkError(
+                    f"the mirror holds this table with another {what}",
+                    where=f"{self._settings.where}, table {self.name}",
+                    expected=expected,
+                    found=found,
+                    mend="Mirror it to a new schema, with a new state directory",
+                )
+        self._id, self._revision = row[0], row[1]
+        self._layout = self._new_layout(ColumnTypes.from_json(json.loads(row[2])))
+        self.__dict__.pop("_statements", None)
+        return True
+
+    def _options_text(self) -> str:
+        return json.dumps(
+            {**json.loads(self._options.to_json()), "numbers": self._numbers}, sort_keys=True
+        )
+
+    def _create(self, connection: Connection) -> None:
+        with connection.transaction():
+            # Another writer that creates it too waits here.
+            found = execute(
+                connection,
+                f"INSERT INTO {self._tables} (name, relation, arn, keys, options, attributes, "
+                "revision) VALUES (%s, %s, %s, %s, %s, %s, 1) ON CONFLICT DO NOTHING RETURNING id",
+                (
+                    self.name,
+                    self._relation,
+                    self._table.arn,
+                    json.dumps(self._table.keys.to_json()),
+                    self._options_text(),
+                    json.dumps(self._layout.types.to_json()),
+                ),
+            )
+            if found.fetchone() is None:
+                return
+            self._refuse_foreign(connection)
+            keys = [(name, self._sql_type(tag)) for name, tag in self._layout.columns().items()]
+            fields = [*keys, (self._layout.rest, "jsonb"), (_RAW, "bytea")]
+            columns = ", ".join(f"{_quoted(name)} {kind}" for name, kind in fields)
+            metadata = ", ".join(f"{name} {kind} NOT NULL" for name, kind in _METADATA.items())
+            execute(
+                connection,
+                f"CREATE TABLE {self._rows} ({_KEY} bytea PRIMARY KEY, {columns}, {metadata}, "
+                f"{_DELETED_AT} timestamptz); "
+                f"CREATE INDEX ON {self._rows} ({_DELETED_AT}) WHERE {_DELETED_AT} IS NOT NULL",
+            )
+            self._create_view(connection)
+
+    def _refuse_foreign(self, connection: Connection) -> None:
+        names = f"{quoted_text(self._relation)}, {quoted_text(rows_name(self._relation))}"
+        found = execute(
+            connection,
+            f"SELECT relname FROM pg_class WHERE relname IN ({names}) AND relnamespace = "
+            f"{quoted_text(self._settings.schema)}::regnamespace",
+        ).fetchone()
+        if found is not None:
+            raise SinkError(
+                f"the schema has a relation {found[0]!r} that is not Dynabeam's",
+                where=f"{self._settings.where}, table {self.name}",
+                mend="Rename it, or mirror to another schema",
+            )
+
+    def _create_view(self, connection: Connection) -> None:
+        """The live rows; new columns come last.
+
+        A view can be replaced only so, and it has to be replaced, not dropped, for its grants and
+        what others have built on it.
+        """
+        columns = list(self._layout.columns())
+        first = [each.name for each in self._table.keys.attributes if each.name in columns]
+        added = [name for name in columns if name not in first]
+        names = [*first, self._layout.rest, _RAW, *_METADATA, *added]
+        execute(
+            connection,
+            f"CREATE OR REPLACE VIEW {self._view} AS SELECT {', '.join(map(_quoted, names))} "
+            f"FROM {self._rows} WHERE NOT _deleted",
+        )
+
+    def _lay_out(self, connection: Connection, rows: pa.RecordBatch) -> pa.Table | None:
+        """The rows as columns; None if the columns became others, so that it is to be repeated."""
+        grow = time.monotonic() >= self._grow_after
+        before, keys = self._layout.types, rows.column("key")
+        packed = self._options.layout == "packed"
+        images = rows.column("new") if packed else self._with_keys(keys, rows.column("new"))
+        images, aside = set_aside(images, whole=packed)
+        typed = self._layout.rows(keys, images, grow=grow)
+        if self._layout.types is not before:
+            wanted = self._layout.types
+            self._layout = self._new_layout(before)
+            self._grow(connection, wanted)
+            return None
+        metadata = {
+            _RAW: aside,
+            "_version": rows.column("version").cast(pa.string()),
+            "_op": rows.column("op"),
+            "_event_time": rows.column("event_time"),
+            "_ttl": rows.column("ttl"),
+            "_deleted": pc.equal(rows.column("op"), "d"),
+        }
+        for name, column in metadata.items():
+            typed = typed.append_column(name, column)
+        return typed.add_column(0, _KEY, index_keys(keys))
+
+    def _with_keys(self, keys: pa.Array, images: pa.Array) -> pa.Array:
+        missing = pc.is_null(images)
+        if not pc.any(missing).as_py():
+            return images
+        objects = key_objects(keys.filter(missing), self._table.keys).cast(images.type)
+        return pc.replace_with_mask(images, missing, objects)
+
+    def _grow(self, connection: Connection, wanted: ColumnTypes) -> None:
+        try:
+            with connection.transaction():
+                execute(connection, f"SET LOCAL lock_timeout = '{_ENTRY_LOCK}'")
+                self._load(connection, "FOR UPDATE")
+                known, columns = self._layout.types, self._layout.columns()
+                self._layout.add(wanted)
+                if self._layout.types is known:
+                    return
+                added = {k: v for k, v in self._layout.columns().items() if k not in columns}
+                if added:
+                    self._add_columns(connection, added)
+                execute(
+                    connection,
+                    f"UPDATE {self._tables} SET revision = revision + 1, attributes = %s "
+                    "WHERE id = %s",
+                    (json.dumps(self._layout.types.to_json()), self._id),
+                )
+                self._revision += 1
+        except psycopg.errors.LockNotAvailable:
+            self._grow_after = time.monotonic() + _GROW_AGAIN_SECONDS
+            self._load(connection)
+        except BaseException:
+            # What the layout has and the database has not must not be written.
+            self._revision = 0
+            raise
+
+    def _add_columns(self, connection: Connection, added: dict[str, str]) -> None:
+        columns = ", ".join(
+            f"ADD COLUMN {_quoted(name)} {self._sql_type(tag)}" for name, tag in added.items()
+        )
+        execute(
+            connection,
+            f"SET LOCAL lock_timeout = '{_TABLE_LOCK}'; "
+            f"LOCK TABLE {self._view} IN ACCESS EXCLUSIVE MODE; "
+            f"ALTER TABLE {self._rows} {columns}",
+        )
+        self._create_view(connection)
+
+    def _apply(self, connection: Connection, typed: pa.Table) -> int | None:
+        """Merges rows that are in order of key; None if there are columns unknown here."""
+        sql = self._statements
+        assert typed.column_names == list(sql.columns)
+        locked = execute(connection, sql.begin)
+        while locked.nextset():
+            pass
+        if locked.fetchone() != (self._revision,):
+            execute(connection, "ROLLBACK")
+            return None
+        cursor = connection.cursor()
+        with cursor.copy(sql.copy.encode()) as copy:
+            copy.write(copy_text(self._storable(typed)))
+        cursor.execute(sql.merge.encode())
+        return cursor.rowcount
+
+    def _storable(self, typed: pa.Table) -> pa.Table:
+        """The key's columns without U+0000: the item, which has it too, has been set aside."""
+        for each in self._table.keys.attributes:
+            if each.type == "S" and each.name in typed.column_names:
+                at = typed.column_names.index(each.name)
+                column = without_nul(typed.column(at).combine_chunks())
+                typed = typed.set_column(at, each.name, column)
+        return typed
+
+    @cached_property
+    def _statements(self) -> _Statements:
+        attributes = {name: self._sql_type(tag) for name, tag in self._layout.columns().items()}
+        own = {_RAW: "bytea", **_METADATA}
+        return _statements(
+            {_KEY: "bytea", **attributes, self._layout.rest: "jsonb", **own},
+            rows=self._rows,
+            revision=f"SELECT revision FROM {self._tables} WHERE id = {self._id}",
+        )
+
+    def _refuse_missing_images(self, rows: pa.RecordBatch) -> None:
+        lacking = pc.and_(pc.is_null(rows.column("new")), pc.not_equal(rows.column("op"), "d"))
+        if pc.any(lacking).as_py():
+            raise SinkError(
+                "a change that is no delete has no new image, which a mirror needs",
+                where=f"{self._settings.where}, table {self.name}",
+                found=rows.filter(lacking).column("key")[0].as_py(),
+                mend="Set the stream's view type to NEW_AND_OLD_IMAGES or NEW_IMAGE",
+            )
+
+    def _sql_type(self, tag: str) -> str:
+        if tag in ("SS", "NS", "BS"):
+            return f"{self._sql_type(tag[0])}[]"
+        simple = {"N": self._numbers, "B": "bytea", "BOOL": "boolean", "L": "jsonb", "M": "jsonb"}
+        return simple.get(tag, "text")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Statements:
+    """SQL of a merge; `columns` says which columns the rows have, in order."""
+
+    columns: Sequence[str]
+    begin: str
+    copy: str
+    merge: str
+
+
+def _statements(columns: dict[str, str], *, rows: str, revision: str) -> _Statements:
+    names = [*map(_quoted, columns), _DELETED_AT]
+    places = {name: f"c{at}" for at, name in enumerate(columns)}
+    cells = [f"{places[name]}::{kind}" for name, kind in columns.items()]
+    cells.append(f"CASE WHEN {places['_deleted']}::boolean THEN now() END")
+    values = ", ".join(f"{name} = excluded.{name}" for name in names[1:])
+    return _Statements(
+        columns=tuple(columns),
+        # Whoever wants to add columns waits until this transaction ends, or we for them.
+        begin=f"BEGIN; LOCK TABLE {rows} IN ROW EXCLUSIVE MODE; {revision}",
+        copy=f"COPY {_STAGING} ({', '.join(places.values())}) FROM STDIN (FORMAT csv)",
+        # Read as it was copied, so in order of key.
+        merge=f"INSERT INTO {rows} AS r ({', '.join(names)}) SELECT {', '.join(cells)} "
+        f"FROM {_STAGING} ON CONFLICT ({_KEY}) DO UPDATE SET {values} "
+        f"WHERE excluded._version > r._version; COMMIT",
+    )
+
+
+def _quoted(attribute: str) -> str:
+    return quoted_name(column_name(attribute))

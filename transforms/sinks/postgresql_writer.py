@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One writer of a PostgreSQL mirror: its connection and what it knows of the tables.
+
+The connection is made when it is needed, and made again when it is lost.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+import pyarrow as pa
+
+from transforms.block import Block
+from transforms.errors import SinkError
+from transforms.reports import Report
+from transforms.sinks.postgresql_connection import (
+    Connection,
+    PostgresSettings,
+    connect,
+    execute,
+    persistently,
+    transaction_left,
+)
+from transforms.sinks.postgresql_meta import Held, read_held, write_held
+from transforms.sinks.postgresql_table import PURGE_ROWS, STAGING_SQL, MirrorTable
+from transforms.tables import Table
+
+__all__ = ["PIECE_BYTES", "GatheredRows", "MirrorWriter", "refuse_other_owner"]
+
+PIECE_BYTES = 8 << 20
+"""Rows are merged once this many bytes of them have gathered: bounds memory and transactions."""
+_PURGE_EVERY_SECONDS = 3600.0
+_PURGE_PIECES = 20
+_COLUMNS = ("key", "version", "op", "event_time", "new", "ttl")
+
+T = TypeVar("T")
+
+
+class MirrorWriter:
+    """Merges rows into a mirror, through server restarts; to be closed. For one thread at a time.
+
+    Args:
+        settings: The mirror.
+        new_table: Makes the `MirrorTable` of a table.
+        state_id: The state directory that the mirror must belong to; None for any.
+        tombstone_days: Age at which tombstones are removed; 0 keeps them.
+    """
+
+    def __init__(
+        self,
+        settings: PostgresSettings,
+        new_table: Callable[[Table], MirrorTable],
+        state_id: str | None,
+        tombstone_days: int = 0,
+    ) -> None:
+        self._settings = settings
+        self._new_table = new_table
+        self._state_id = state_id
+        self._tombstone_days = tombstone_days
+        self._connection: Connection | None = None
+        self._tables: dict[Table, MirrorTable] = {}
+        self._purged: dict[Table, float] = {}
+
+    def merge(self, table: Table, rows: pa.RecordBatch) -> int:
+        """Applies rows of one table, durably; returns how many changed the mirror.
+
+        Raises:
+            SinkError: If PostgreSQL refuses, or is not there for `retry_seconds`.
+        """
+        written = self._persistently(
+            f"table {table.name}",
+            lambda connection: self._open(connection, table).merge(connection, rows),
+        )
+        self._purge_if_due(table)
+        return written
+
+    def remove_older_generations(self, table: Table, generation: int) -> int:
+        """See `Sink.remove_older_generations`."""
+        return self._persistently(
+            f"table {table.name}",
+            lambda connection: self._open(connection, table).remove_older_generations(
+                connection, generation
+            ),
+        )
+
+    def remove_tombstones(self, table: Table, days: int) -> int:
+        """Removes one piece of the tombstones that are older."""
+        return self._persistently(
+            f"table {table.name}",
+            lambda connection: self._open(connection, table).remove_tombstones(connection, days),
+        )
+
+    def record(self, held: Held) -> None:
+        """Records the last round, or that the run has none."""
+        self._persistently("", lambda connection: write_held(connection, self._settings, held))
+
+    def record_continuous(self) -> None:
+        """Records that a run without rounds writes the mirror."""
+        held = self._persistently("", lambda connection: read_held(connection, self._settings))
+        assert held is not None
+        if not held.continuous:
+            self.record(Held(held.round, continuous=True))
+
+    def close(self) -> None:
+        """Closes the connection; the next call would make another one."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _persistently(self, where: str, work: Callable[[Connection], T]) -> T:
+        return persistently(
+            self._settings, where, lambda: work(self._connected()), self._leave_transaction
+        )
+
+    def _connected(self) -> Connection:
+        if self._connection is None:
+            connection = connect(self._settings)
+            try:
+                self._check_owner(connection)
+                execute(connection, STAGING_SQL)
+            except BaseException:
+                connection.close()
+                raise
+            self._connection = connection
+        return self._connection
+
+    def _leave_transaction(self) -> None:
+        if self._connection is not None and not transaction_left(self._connection):
+            self.close()
+
+    def _check_owner(self, connection: Connection) -> None:
+        held = read_held(connection, self._settings)
+        if held is None:
+            raise SinkError(
+                "there is no mirror in this schema",
+                where=self._settings.where,
+                found=self._settings.schema,
+                mend="It is made when a run starts: start again with a new state directory",
+            )
+        if self._state_id is not None:
+            refuse_other_owner(held, self._state_id, self._settings)
+
+    def _open(self, connection: Connection, table: Table) -> MirrorTable:
+        opened = self._tables.get(table)
+        if opened is None:
+            opened = self._new_table(table)
+            opened.open(connection)
+            self._tables[table] = opened
+        return opened
+
+    def _purge_if_due(self, table: Table) -> None:
+        now = time.monotonic()
+        if not self._tombstone_days or now < self._purged.get(table, 0.0):
+            return
+        self._purged[table] = now + _PURGE_EVERY_SECONDS
+        for _ in range(_PURGE_PIECES):
+            if self.remove_tombstones(table, self._tombstone_days) < PURGE_ROWS:
+                return
+
+
+class GatheredRows:
+    """Gathers blocks per table and has them merged piece by piece."""
+
+    def __init__(self, writer: MirrorWriter, sink: str) -> None:
+        self._writer = writer
+        self._sink = sink
+        self._waiting: dict[Table, list[pa.RecordBatch]] = {}
+        self._bytes: dict[Table, int] = {}
+        self._counts: dict[str, dict[str, int]] = {}
+
+    def add(self, block: Block) -> None:
+        """Takes one block; merges what has gathered most if enough is gathered."""
+        if block.rows.num_rows == 0:
+            return
+        table, rows = block.header.table, block.rows.select(list(_COLUMNS))
+        self._waiting.setdefault(table, []).append(rows)
+        self._bytes[table] = self._bytes.get(table, 0) + rows.nbytes
+        while sum(self._bytes.values()) >= PIECE_BYTES:
+            self._merge(max(self._bytes, key=lambda each: self._bytes[each]))
+
+    def finish(self) -> Iterator[Report]:
+        """Merges what is left.
+
+        Yields:
+            A report of kind `sink` per table: `rows` that arrived, `written` rows that changed the
+            mirror, `stale` rows that lost against a higher version, stored or in the same bundle. A
+            merge repeated after a lost connection may call stale what it had written.
+        """
+        for table in list(self._waiting):
+            self._merge(table)
+        for name, fields in sorted(self._counts.items()):
+            yield Report("sink", name, {"sink": self._sink, **fields})
+
+    def _merge(self, table: Table) -> None:
+        batches = self._waiting.pop(table)
+        del self._bytes[table]
+        rows = batches[0] if len(batches) == 1 else pa.concat_batches(batches)
+        written = self._writer.merge(table, rows)
+        counts = self._counts.setdefault(table.name, {"rows": 0, "written": 0, "stale": 0})
+        counts["rows"] += rows.num_rows
+        counts["written"] += written
+        counts["stale"] += rows.num_rows - written
+
+
+def refuse_other_owner(held: Held, state_id: str, settings: PostgresSettings) -> None:
+    """Checks that a mirror belongs to a state directory.
+
+    Raises:
+        SinkError: If it belongs to another one.
+    """
+    if held.round.state_id != state_id:
+        raise SinkError(
+            f"the mirror belongs to state directory {held.round.state_id}",
+            where=settings.where,
+            expected=state_id,
+            found=held.round.state_id,
+            mend="Use the state directory that belongs to it, or another schema",
+        )
