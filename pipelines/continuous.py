@@ -45,11 +45,14 @@ def replicate_continuously(options: ReplicateOptions) -> int:
     runner = continuous_runner(options.beam_arguments)
     sinks = [open_sink(each) for each in options.sinks]
     check_capabilities(sinks, runner.facts)
+    beam_options = PipelineOptions(with_aws(runner.arguments, options.access))
+    # Options that Beam does not understand stop the command here, before anything is written.
+    beam_options.get_all_options()
     directory = StateDirectory(options.state_dir)
     with directory.locked():
         state, folder = prepare(options, directory, sinks, runner)
     _say_what_was_set(runner, sys.stderr)
-    pipeline = beam.Pipeline(options=PipelineOptions(with_aws(runner.arguments, options.access)))
+    pipeline = beam.Pipeline(options=beam_options)
     assert options.access is not None
     build_continuous(
         pipeline,

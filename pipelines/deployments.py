@@ -11,13 +11,21 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Sequence
+from typing import Any
 
 from apache_beam.io.filesystems import FileSystems
 
 from pipelines.options import ReplicateOptions
 from pipelines.state_directory import State, StateDirectory
-from pipelines.table_state import merge_reports, now_us, snapshot_request, stream_sources
+from pipelines.table_state import (
+    for_readers,
+    merge_reports,
+    now_us,
+    snapshot_request,
+    stream_sources,
+)
 from transforms import storage
+from transforms.aws.streams import connect
 from transforms.deployment.folder import Assignment, DeploymentFolder
 from transforms.errors import StateError, StateInUseError
 from transforms.gaps import GapPolicy
@@ -26,6 +34,8 @@ from transforms.round_files import read_dead_letters
 __all__ = ["absorb", "assign_tables", "begin", "current", "take_over"]
 
 _LIVE_SECONDS = 180
+# More than subtasks, so that they spread evenly; more would take turns for nothing.
+_MOST_READERS = 4
 
 
 def current(directory: StateDirectory, state: State) -> DeploymentFolder:
@@ -55,10 +65,30 @@ def assign_tables(
     """Tells a deployment to read tables from where the state says."""
     started = now_us()
     tables = [state.tables[name] for name in names]
+    if not options.readers:
+        for each in tables:
+            _choose_readers(each, options)
     sources = [s for each in tables for s in stream_sources(each, options, 0, started)]
     requests = [snapshot_request(each, options, state.state_id, 0) for each in tables]
     wanted = [each for each in requests if each is not None]
     folder.assign(f"{started:020d}", Assignment(sources, wanted))
+
+
+def _choose_readers(table: dict[str, Any], options: ReplicateOptions) -> None:
+    """As many readers as there are open shards, within bounds: one does nothing without a shard."""
+    stream = table["stream"]
+    if stream is None:
+        return
+    assert options.access is not None
+    client, shards, after = connect(options.access), 0, ""
+    while True:
+        page = client.describe(stream["arn"], after=after)
+        shards += sum(not each.closed for each in page.shards)
+        after = page.next_after
+        if not after or shards >= _MOST_READERS:
+            break
+    readers = min(max(1, shards), _MOST_READERS)
+    stream["frontiers"] = for_readers(stream["frontiers"], readers)
 
 
 def take_over(directory: StateDirectory, state: State, *, successor: str, forced: bool) -> None:

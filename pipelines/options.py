@@ -26,8 +26,6 @@ _BYTES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "
 
 DEFAULT_ROUND_BYTES = 64 << 20
 _SMALLEST_ROUND = 1 << 20
-# More readers than subtasks spread evenly; in one process they would only share its threads.
-_READERS = {"catch_up": "1", "continuous": "4"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +49,7 @@ class ReplicateOptions:
         gaps: What a gap does.
         verify: `strict` or `warn`.
         buckets: Hash buckets per table.
-        readers: Stream readers per table.
+        readers: Stream readers per table; 0 to choose by the number of open shards.
         mode: `catch_up` or `continuous`.
         take_over: Go on from a continuous run that may still be running.
         detach: Continuous: do not stay with the job.
@@ -126,7 +124,7 @@ def parse_replicate(arguments: Sequence[str]) -> ReplicateOptions:
         gaps=GapPolicy(given.gaps),
         verify=given.verify,
         buckets=_whole("--buckets", given.buckets, 1, 1024),
-        readers=_whole("--readers", given.readers or _READERS[given.mode], 1, 256),
+        readers=_readers(given),
         mode=given.mode,
         take_over=given.take_over,
         detach=given.detach,
@@ -169,7 +167,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--gaps", choices=[each.value for each in GapPolicy], default=GapPolicy.FAIL.value)
     add("--verify", choices=["strict", "warn"], default="strict")
     add("--buckets", default="16", help="hash buckets per table")
-    add("--readers", default="", help="stream readers per table; 1, or 4 in continuous mode")
+    add("--readers", default="", help="stream readers per table; 1, or by its shards")
     return parser
 
 
@@ -277,6 +275,13 @@ def _size(option: str, text: str) -> int:
             "a round needs at least 1 MiB", where=option, expected=_SMALLEST_ROUND, found=size
         )
     return size
+
+
+def _readers(given: argparse.Namespace) -> int:
+    if given.readers:
+        return _whole("--readers", given.readers, 1, 256)
+    # In one process several readers of a table would only share its threads.
+    return 0 if given.mode == "continuous" else 1
 
 
 def _whole(option: str, text: str, lowest: int, highest: int) -> int:

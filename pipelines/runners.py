@@ -22,10 +22,10 @@ _LOCAL_HOSTS = ("", "localhost", "127.0.0.1", "::1", "[local]", "[auto]", "[coll
 _FLINK = {
     # No recovery at all without them.
     "checkpointing_interval": "10000",
-    "externalized_checkpoints_enabled": "true",
-    "retain_externalized_checkpoints_on_cancellation": "true",
+    "externalized_checkpoints_enabled": "",
+    "retain_externalized_checkpoints_on_cancellation": "",
     # Else the output of an open bundle is kept in the checkpoint instead of passed on.
-    "finish_bundle_before_checkpointing": "true",
+    "finish_bundle_before_checkpointing": "",
     # Elements are blocks of many records: each is passed on at once.
     "max_bundle_size": "1",
     # A reader that resumes is a timer, not an element: its bundle ends by this alone.

@@ -27,6 +27,7 @@ from transforms.tables import Table
 
 __all__ = [
     "check_coverage",
+    "for_readers",
     "is_caught_up",
     "merge_reports",
     "new_table_state",
@@ -61,7 +62,7 @@ def new_table_state(
         stream = {
             "arn": description.stream_arn,
             "since_us": covered_since_us(description.stream_arn, options.start, now_us()),
-            "frontiers": [None] * options.readers,
+            "frontiers": [None] * max(1, options.readers),
         }
     wanted = options.snapshot != "never"
     return {
@@ -111,7 +112,7 @@ def stream_sources(
     if stream is None:
         return []
     pending = state["snapshot"]["status"] in ("pending", "loading")
-    frontiers = _for_readers(stream["frontiers"], options.readers)
+    frontiers = for_readers(stream["frontiers"], options.readers or len(stream["frontiers"]))
     stream["frontiers"] = frontiers
     return [
         StreamSource(
@@ -132,7 +133,7 @@ def stream_sources(
     ]
 
 
-def _for_readers(frontiers: list[Any], readers: int) -> list[Any]:
+def for_readers(frontiers: list[Any], readers: int) -> list[Any]:
     """The stored positions, dealt out again if the number of readers has changed."""
     if len(frontiers) == readers:
         return frontiers

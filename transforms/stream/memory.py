@@ -94,7 +94,6 @@ class ReaderMemory:
         last_swept_us: When the last complete listing was begun, 0 if none was.
 
     Attributes:
-        used: Monotonic time of the last call.
         unreported: What was read since the last report of a continuous run.
         reported: Monotonic time of that report.
     """
@@ -103,7 +102,6 @@ class ReaderMemory:
         self.last_swept_us = last_swept_us
         self.requests = requests
         self.listing = Listing()
-        self.used = 0.0
         self.unreported = Counts()
         self.reported = -math.inf
         self._work: dict[str, ShardWork] = {}

@@ -27,6 +27,9 @@ class Clock:
         return time.monotonic()
 
 
+_SHORTEST_SLICE = 0.01
+
+
 @dataclasses.dataclass(frozen=True)
 class Pacing:
     """Times in seconds, sizes in bytes. The service allows two readers a shard.
@@ -82,6 +85,20 @@ class Pacing:
     throttles: int = 100
     backoff: float = 0.1
     max_backoff: float = 5.0
+
+    def shared(self, readers: int) -> Pacing:
+        """The pacing of one of several readers that take turns on one worker.
+
+        A record waits for a turn of every other reader, so the more there are, the shorter each;
+        requests go on in between.
+        """
+        if readers <= 1:
+            return self
+        return dataclasses.replace(
+            self,
+            slice=max(self.slice / readers, min(self.slice, self.tip_slice)),
+            tip_slice=max(self.tip_slice / readers, min(self.tip_slice, _SHORTEST_SLICE)),
+        )
 
     def after_failures(self, failures: int) -> float:
         """How long to wait after so many consecutive failures: exponential, with full jitter."""

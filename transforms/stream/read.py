@@ -19,8 +19,8 @@ splits it by itself is obeyed.
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
 import apache_beam as beam
@@ -43,6 +43,7 @@ from transforms.stream.records import PageParser
 from transforms.stream.requests import Requests
 from transforms.stream.source import StreamSource
 from transforms.stream.tracker import FrontierTracker
+from transforms.stream.turns import Turns, hold, release, turns_of
 from transforms.stream.watermark import StreamWatermarks, advance, not_before
 
 __all__ = ["BLOCKS", "DEAD_LETTERS", "REPORTS", "ReadStream", "Until"]
@@ -51,7 +52,6 @@ BLOCKS = "blocks"
 REPORTS = "reports"
 DEAD_LETTERS = "dead_letters"
 
-_FORGET_AFTER = 60.0
 _TRACKER = beam.DoFn.RestrictionParam()
 _ESTIMATOR = beam.DoFn.WatermarkEstimatorParam(StreamWatermarks())
 
@@ -122,8 +122,8 @@ class _Read(beam.DoFn, RestrictionProvider):
         self._pacing = pacing
         self._clock = clock
         self._connect = connect
-        self._pool: ThreadPoolExecutor | None = None
-        self._memories: dict[tuple[str, int, int, int], ReaderMemory] = {}
+        # Travels with the pickled DoFn, so that all its copies in a process share their readers.
+        self._job = uuid.uuid4().hex
 
     def initial_restriction(self, element: StreamSource) -> Frontier:
         """The stored positions, or an empty frontier; no call of the service."""
@@ -145,51 +145,38 @@ class _Read(beam.DoFn, RestrictionProvider):
         """Nothing is read after a drain has begun; positions are then lost: update instead."""
         return
 
+    def setup(self) -> None:
+        """Takes part in what the job's readers share in this process."""
+        hold(self._job)
+
     def teardown(self) -> None:
-        """Ends the threads; answers under way are dropped."""
-        if self._pool is not None:
-            self._pool.shutdown(wait=False, cancel_futures=True)
-            self._pool = None
+        """Leaves it; the last one ends the threads."""
+        release(self._job)
 
     def _read(self, element: StreamSource, tracker: Any, estimator: Any) -> Iterator[Any]:
-        reader = SliceReader(
-            element,
-            tracker,
-            self._memory(element, tracker.current_restriction()),
-            self._pacing,
-            self._clock,
-            bounded=self.bounded,
-        )
+        turns = turns_of(self._job, self._pacing.threads)
+        key = (element.stream_arn, element.reader, element.readers, element.generation)
+        # A bounded run that is tried again after a failure must not believe what the first one saw.
+        memory = None if self.bounded else turns.take(key)
+        if memory is None:
+            memory = self._new_memory(element, tracker.current_restriction(), turns)
+        pacing = self._pacing if self.bounded else self._pacing.shared(turns.readers)
+        reader = SliceReader(element, tracker, memory, pacing, self._clock, bounded=self.bounded)
         for output in reader.read():
             yield _tagged(output, estimator)
-        if not self.bounded and not tracker.current_restriction().closed:
+        if self.bounded:
+            return
+        if not tracker.current_restriction().closed:
             # Everything is emitted by now, so the watermark may move.
             advance(estimator, reader.watermark_us())
             delay = reader.resume_delay()
             tracker.defer_remainder(Duration(seconds=delay) if delay else None)
+        turns.give(key, memory)
 
-    def _threads(self) -> ThreadPoolExecutor:
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(self._pacing.threads, "dynabeam-stream")
-        return self._pool
-
-    def _memory(self, element: StreamSource, frontier: Frontier) -> ReaderMemory:
-        if self.bounded:
-            # A second try after a failure must not believe what the first one saw.
-            return self._new_memory(element, frontier)
-        now = self._clock.monotonic()
-        for key in [k for k, m in self._memories.items() if now - m.used > _FORGET_AFTER]:
-            del self._memories[key]
-        key = (element.stream_arn, element.reader, element.readers, element.generation)
-        if key not in self._memories:
-            self._memories[key] = self._new_memory(element, frontier)
-        self._memories[key].used = now
-        return self._memories[key]
-
-    def _new_memory(self, element: StreamSource, frontier: Frontier) -> ReaderMemory:
+    def _new_memory(self, element: StreamSource, frontier: Frontier, turns: Turns) -> ReaderMemory:
         parser = PageParser(element.table, element.generation, element.stream_arn)
         client = self._connect(self._access)
-        requests = Requests(element.stream_arn, client, parser, self._clock, self._threads())
+        requests = Requests(element.stream_arn, client, parser, self._clock, turns.pool)
         return ReaderMemory(requests, frontier.swept_us)
 
 

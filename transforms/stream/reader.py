@@ -28,7 +28,7 @@ __all__ = ["Output", "SliceReader"]
 
 Output = Block | Report | DeadLetter
 
-_SWEEP_MARGIN_US = 4 * IDLE_MARGIN_US
+_SWEEP_MARGIN_US = IDLE_MARGIN_US
 _LONGEST_WAIT = 1.0
 _IDLE_EMPTIES = 8
 

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Readers of a job share memories and threads in a process; calls that fail keep theirs."""
+
+import threading
+
+from tests.stream.scripted import QUICK
+from transforms.stream.memory import ReaderMemory
+from transforms.stream.turns import hold, release, turns_of
+
+KEY = ("arn", 0, 1, 1)
+OTHER = ("arn", 1, 2, 1)
+
+
+def memory():
+    return ReaderMemory(None, 0)
+
+
+class TestMemories:
+    def test_a_memory_belongs_to_one_call_at_a_time(self):
+        turns = turns_of("one at a time", 1)
+        assert turns.take(KEY) is None
+        mine = memory()
+        turns.give(KEY, mine)
+        assert turns.take(KEY) is mine
+        # A call that goes on though its bundle was given up still has it.
+        assert turns.take(KEY) is None
+
+    def test_all_copies_of_a_job_share_them(self):
+        mine = memory()
+        turns_of("copies", 1).give(KEY, mine)
+        assert turns_of("copies", 1).take(KEY) is mine
+        assert turns_of("another job", 1).take(KEY) is None
+
+    def test_readers_that_went_elsewhere_are_forgotten(self, monkeypatch):
+        now = [0.0]
+        monkeypatch.setattr("transforms.stream.turns.time.monotonic", lambda: now[0])
+        turns = turns_of("elsewhere", 1)
+        turns.take(KEY)
+        turns.give(KEY, memory())
+        turns.take(OTHER)
+        assert turns.readers == 2
+        now[0] = 61.0
+        turns.take(OTHER)
+        assert turns.readers == 1
+        assert turns.take(KEY) is None
+
+
+class TestThreads:
+    def test_they_end_with_the_last_user(self):
+        hold("threads")
+        hold("threads")
+        pool = turns_of("threads", 2).pool
+        (thread,) = pool.submit(lambda: [threading.current_thread()]).result()
+        release("threads")
+        assert pool.submit(int).result() == 0
+        release("threads")
+        thread.join(10)
+        assert not thread.is_alive()
+        assert turns_of("threads", 2).pool is not pool
+
+
+class TestPacing:
+    def test_the_more_readers_the_shorter_their_turns(self):
+        pacing = QUICK.__class__()
+        assert pacing.shared(1) is pacing
+        four = pacing.shared(4)
+        assert (four.slice, four.tip_slice) == (pacing.slice / 4, pacing.tip_slice / 4)
+        many = pacing.shared(1000)
+        assert many.slice == pacing.tip_slice
+        assert 0 < many.tip_slice < 0.05
