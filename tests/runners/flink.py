@@ -154,8 +154,8 @@ class Flink:
         words += [*self.connection_options(), *options]
         if savepoint:
             words.append(f"--savepoint_path={savepoint}")
-        command = [sys.executable, "-m", "tests.runners.submit", *words]
-        return self.start_command(command)
+        submit = [sys.executable, "-X", "faulthandler", "-m", "tests.runners.submit"]
+        return self.start_command([*submit, *words])
 
     def start_command(self, command: Sequence[str]) -> str:
         """Runs a command that submits one job and ends; `--job_name` is added to it.

@@ -136,13 +136,15 @@ class Process:
             The exit status.
 
         Raises:
-            TimeoutError: It still runs; nothing is done about that.
+            TimeoutError: It was still running; SIGABRT has ended it, to which a Python with
+                `-X faulthandler` answers where it hung.
         """
         try:
-            status = self._popen.wait(seconds)
+            return self._popen.wait(seconds)
         except subprocess.TimeoutExpired:
-            raise TimeoutError(f"{self.name} runs after {seconds} s:\n{self.tail()}") from None
-        return status
+            self._popen.send_signal(signal.SIGABRT)
+            self._popen.wait()
+            raise TimeoutError(f"{self.name} ran for {seconds} s:\n{self.tail()}") from None
 
     def _signal_group(self, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError):

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import pathlib
 import sys
+from collections.abc import Sequence
 from types import TracebackType
 
 from tests.runners.processes import Process, wait_until
@@ -26,10 +27,13 @@ class SimulatorProcess:
         log: For its output.
         seed: Decides ids, numbers and faults.
         shards: Shards of a new stream.
+        options: More options of `python -m transforms.testing`.
     """
 
-    def __init__(self, log: pathlib.Path, seed: int = 1, shards: int = 3) -> None:
-        command = [sys.executable, "-m", "transforms.testing", f"--seed={seed}"]
+    def __init__(
+        self, log: pathlib.Path, seed: int = 1, shards: int = 3, options: Sequence[str] = ()
+    ) -> None:
+        command = [sys.executable, "-m", "transforms.testing", f"--seed={seed}", *options]
         self._command = [*command, f"--region={REGION}", f"--initial_shards={shards}"]
         self._log = log
         self._process: Process | None = None

@@ -11,6 +11,7 @@ import argparse
 import json
 import signal
 import sys
+from datetime import timedelta
 
 from transforms.testing.clock import SimClock
 from transforms.testing.faults import Faults
@@ -25,6 +26,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--region", default="eu-west-1", help="Region in ARNs and records")
     parser.add_argument("--initial_shards", type=int, default=1, help="shards of a new stream")
     parser.add_argument("--scale", type=float, default=1.0, help="simulated seconds per second")
+    parser.add_argument("--behind", type=float, default=0.0, help="begin so many seconds ago")
+    parser.add_argument("--export_seconds", type=float, default=0.0, help="what an export takes")
     parser.add_argument(
         "--faults", type=json.loads, default={}, help='JSON object, such as {"throttle": 0.1}'
     )
@@ -36,10 +39,11 @@ def main(arguments: list[str] | None = None) -> int:
         seed=options.seed,
         region=options.region,
         faults=Faults.from_json(options.faults),
-        clock=SimClock(scale=options.scale),
+        clock=SimClock(scale=options.scale, offset=timedelta(seconds=-options.behind)),
         initial_shards=options.initial_shards,
         port=options.port,
     ) as simulator:
+        simulator.exports.export_seconds = options.export_seconds
         sys.stdout.write(json.dumps({"endpoint_url": simulator.endpoint_url}) + "\n")
         sys.stdout.flush()
         signal.sigwait(stops)

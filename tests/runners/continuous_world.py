@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: Apache-2.0
+"""All that a continuous run needs, real or simulated, and the proof of what it did.
+
+A simulator in a process of its own, a PostgreSQL server, a folder for the changelog and the state
+directory, and the command line that ties them together.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import json
+import pathlib
+import sys
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from types import TracebackType
+from typing import Any
+
+import boto3
+
+from tests.runners.processes import Process, wait_until
+from tests.runners.simulator_process import CREDENTIALS, REGION, SimulatorProcess
+from tests.runners.steady_work import KEYS
+from tests.sinks.postgres_server import PostgresServer
+from tests.sinks.targets import Target, postgresql_rows, read_changes
+from transforms.sinks.registry import open_sink
+from transforms.tables import KeyAttribute, KeySchema, Table
+from transforms.testing.remote import RemoteSimulator
+from transforms.values.keys import encode_key
+from transforms.values.plain_json import same_item
+
+__all__ = ["ContinuousWorld"]
+
+BUCKET = "exports"
+_MIRROR = Target("postgresql://SERVER")
+_CHANGELOG = Target("file:///FOLDER/out")
+
+
+class ContinuousWorld:
+    """A context manager.
+
+    Args:
+        folder: For everything that is written.
+        tables: Number of tables.
+        shards: Open shards of each at the start.
+        export_seconds: What an export takes.
+        changelog: Write a changelog too.
+    """
+
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        *,
+        tables: int = 3,
+        shards: int = 2,
+        export_seconds: float = 20.0,
+        changelog: bool = True,
+    ) -> None:
+        self.folder = folder
+        self.tables = {f"table{n}": KEYS[n % len(KEYS)] for n in range(tables)}
+        self._changelog = changelog
+        # From ten minutes ago, because a stream that is too young covers no export.
+        options = ["--behind=600", f"--export_seconds={export_seconds}"]
+        folder.mkdir(parents=True, exist_ok=True)
+        self._simulator = SimulatorProcess(folder / "simulator.log", 1, shards, options)
+        self._stack = contextlib.ExitStack()
+        self.sim: RemoteSimulator
+        self.postgres: PostgresServer
+
+    def __enter__(self) -> ContinuousWorld:
+        with contextlib.ExitStack() as stack:
+            self.postgres = stack.enter_context(PostgresServer())
+            self.sim = stack.enter_context(self._simulator)
+            for name in self.tables:
+                self.create(name)
+            self.sim.create_bucket(BUCKET)
+            self._catch_up()
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+
+    def create(self, name: str) -> None:
+        """Creates a table with point-in-time recovery and a few items."""
+        schema = self.tables.setdefault(name, KEYS[0])
+        self.sim.create_table(name, schema)
+        client = boto3.client(
+            "dynamodb",
+            region_name=REGION,
+            endpoint_url=self.sim.endpoint_url,
+            aws_access_key_id="simulated",
+            aws_secret_access_key="simulated",
+        )
+        client.update_continuous_backups(
+            TableName=name, PointInTimeRecoverySpecification={"PointInTimeRecoveryEnabled": True}
+        )
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """Environment of everything that replicates."""
+        return dict(CREDENTIALS)
+
+    def options(self, *names: str) -> list[str]:
+        """Options of `dynabeam replicate` for all tables or the named ones."""
+        return [
+            f"--tables={','.join(names or self.tables)}",
+            f"--region={REGION}",
+            f"--endpoint_url={self.sim.endpoint_url}",
+            f"--s3_export_bucket={BUCKET}",
+            f"--state_dir={self.folder / 'state'}",
+            *(f"--sink={each}" for each in self.sinks),
+        ]
+
+    @property
+    def sinks(self) -> list[str]:
+        """URIs of the sinks."""
+        changelog = [f"file:///{self.folder / 'out'}"] if self._changelog else []
+        return [self.postgres.uri(), *changelog]
+
+    def command(
+        self, *options: str, command: str = "replicate", names: Sequence[str] = ()
+    ) -> list[str]:
+        """The command line."""
+        program = [sys.executable, "-m", "pipelines.command_line", command]
+        return [*program, *self.options(*names), *options]
+
+    def run(self, *options: str, command: str = "replicate", names: Sequence[str] = ()) -> str:
+        """Runs a command to its end; returns what it said.
+
+        Raises:
+            AssertionError: It failed.
+        """
+        log = self.folder / f"{command}.log"
+        words = self.command(*options, command=command, names=names)
+        process = Process(command, words, log, self.variables)
+        code = process.wait(180)
+        assert code == 0, log.read_text()
+        return log.read_text()
+
+    # The proof.
+
+    def wait_for_mirror(self, seconds: float, *needed: Process) -> None:
+        """Waits until every mirror equals its table; the tables must be at rest."""
+        wait_until(lambda: not self.differences(), "mirror = table", seconds, needed)
+
+    def differences(self) -> list[str]:
+        """Where mirrors differ from their tables."""
+        found = []
+        for name in self.tables:
+            table = self._table(name)
+            truth = {encode_key(item, table.keys): item for item in self.sim.items(name)}
+            held = self._held(table)
+            found += [f"{name} lacks {key!r}" for key in truth.keys() - held.keys()]
+            found += [f"{name} has, though deleted, {key!r}" for key in held.keys() - truth.keys()]
+            found += [
+                f"{name}, {key!r}: {held[key]}, should be {item}"
+                for key, item in truth.items()
+                if key in held and not same_item(held[key], item)
+            ]
+        return found
+
+    def missing_changes(self) -> tuple[list[str], int]:
+        """Versions of the streams that no changelog holds, and how many it holds repeatedly."""
+        changelog = open_sink(self.sinks[1])
+        found = collections.Counter(
+            (each["table"], each["version"])
+            for each in read_changes(_CHANGELOG, changelog)
+            if each["source"] == "stream"
+        )
+        wanted = {
+            (name, f"{1:08d}.{int(record['dynamodb']['SequenceNumber']):040d}")
+            for name in self.tables
+            for record in self.sim.records(name)
+        }
+        assert not found.keys() - wanted, "versions that never were"
+        missing = sorted(f"{name} {version}" for name, version in wanted - found.keys())
+        return missing, sum(times - 1 for times in found.values())
+
+    def dead_letters(self) -> list[Any]:
+        """All dead letters below the state directory."""
+        paths = (self.folder / "state").rglob("dead_letters/*.jsonl")
+        return [json.loads(line) for path in paths for line in path.read_text().splitlines()]
+
+    def _held(self, table: Table) -> dict[bytes, Any]:
+        sink = open_sink(self.sinks[0])
+        return dict(postgresql_rows(_MIRROR, sink, table, self.postgres))
+
+    def _table(self, name: str) -> Table:
+        attributes = [KeyAttribute(*part.split(":")) for part in self.tables[name].split(",")]
+        return Table(name, KeySchema(*attributes))
+
+    def _catch_up(self) -> None:
+        """Brings the simulator's clock to the present."""
+        self.sim.advance(datetime.now(timezone.utc) - self.sim.now())
