@@ -11,9 +11,11 @@ import argparse
 import contextlib
 import json
 import pathlib
+import shlex
 import signal
 import sys
 import tempfile
+import threading
 import uuid
 from collections.abc import Mapping, Sequence
 from types import TracebackType
@@ -64,8 +66,9 @@ class Flink:
         parts: An assembled Flink.
         folder: For everything that they write.
         settings: What the cluster is like.
-        environment: Where Python code runs. `EXTERNAL`: in workers of `pool`; `PROCESS`: in
-            workers that TaskManagers start; `LOOPBACK`: in the submitting process.
+        environment: Where Python code runs. `EXTERNAL`: in workers of `pool`, as beside the
+            TaskManagers of a real cluster; `PROCESS`: in workers that TaskManagers start;
+            `LOOPBACK`: in the submitting process, with which the job ends.
         variables: Environment variables of all of them, such as credentials.
         job_port: Port of the job server; 0 for a free one.
     """
@@ -75,7 +78,7 @@ class Flink:
         parts: FlinkParts,
         folder: pathlib.Path,
         settings: ClusterSettings | None = None,
-        environment: Environment = "PROCESS",
+        environment: Environment = "EXTERNAL",
         variables: Mapping[str, str] | None = None,
         job_port: int = 0,
     ) -> None:
@@ -214,7 +217,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--slots", type=int, default=2, help="of each TaskManager")
     parser.add_argument("--memory", default="1400m", help="of each TaskManager")
     parser.add_argument("--state_backend", choices=get_args(StateBackend), default="rocksdb")
-    parser.add_argument("--environment", choices=get_args(Environment), default="PROCESS")
+    parser.add_argument("--environment", choices=get_args(Environment), default="EXTERNAL")
     parser.add_argument("--rest_port", type=int, default=8081, help="0: any free one")
     parser.add_argument("--job_port", type=int, default=8099, help="0: any free one")
     parser.add_argument("--folder", help="for logs, checkpoints, savepoints (a temporary one)")
@@ -226,15 +229,15 @@ def main(arguments: list[str] | None = None) -> int:
         state_backend=options.state_backend,
         rest_port=options.rest_port,
     )
-    stops = {signal.SIGTERM, signal.SIGINT}
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     folder = pathlib.Path(options.folder or tempfile.mkdtemp(prefix="dynabeam-flink-"))
     try:
         parts = flink_parts()
     except (MissingToolError, AssemblyError) as error:
         sys.stderr.write(f"{error}\n")
         return 1
-    with Flink(parts, folder, settings, options.environment, job_port=options.job_port) as flink:
-        signal.pthread_sigmask(signal.SIG_BLOCK, stops)
+    server = Flink(parts, folder, settings, options.environment, job_port=options.job_port)
+    with contextlib.suppress(KeyboardInterrupt), server as flink:
         words = flink.connection_options() + streaming_options(
             checkpoint_ms=10_000, parallelism=options.taskmanagers * options.slots
         )
@@ -242,11 +245,11 @@ def main(arguments: list[str] | None = None) -> int:
             f"Flink       {flink.rest.url}\n"
             f"Job server  {flink.job_server.endpoint}\n"
             f"Folder      {folder}\n"
-            f"Options     {' '.join(words)}\n"
+            f"Options     {shlex.join(words)}\n"
             "Ctrl-C ends it.\n"
         )
         sys.stdout.flush()
-        signal.sigwait(stops)
+        threading.Event().wait()
     return 0
 
 

@@ -10,8 +10,11 @@ from __future__ import annotations
 
 import importlib
 import json
+import logging
+import os
 import sys
-from typing import Any
+import traceback
+from typing import Any, NoReturn
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
@@ -52,5 +55,22 @@ def _begun(result: Any) -> str | None:
     return str(state) if begun else None
 
 
+def _leave(words: list[str]) -> NoReturn:
+    """Runs `main` and ends this process at once.
+
+    A `PipelineResult` holds open answers of the job server. When the interpreter takes them down at
+    its end, gRPC waits now and then for a lock that a dead thread holds, for ever.
+    """
+    status = 1
+    try:
+        status = main(words)
+    except Exception:  # noqa: BLE001 - reported, and the status tells
+        traceback.print_exc()
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    _leave(sys.argv[1:])

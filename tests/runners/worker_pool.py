@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where the Python code of a pipeline on Flink runs: in workers apart from the submitting process.
 
-EXTERNAL: a pool process, which Flink asks for workers; they outlive neither their job nor a killed
-TaskManager. PROCESS: each TaskManager starts its own. Either way a worker is `tests.runners.boot`.
+EXTERNAL: a pool process, which Flink asks for workers. PROCESS: each TaskManager starts its own.
+Either way a worker is `tests.runners.boot`, outlives neither its job nor its TaskManager, and comes
+back after a kill when Flink restarts the job.
+
+A savepoint or checkpoint is bound to the kind: Beam names operators by their input and the URN of
+the environment. EXTERNAL and LOOPBACK share one; PROCESS and DOCKER have others.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ import os
 import pathlib
 import shlex
 import signal
+import subprocess
 import sys
 from collections.abc import Mapping
 from types import TracebackType
@@ -137,4 +142,7 @@ def _is_running(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    return True
+    # One that is dead, but that nobody has asked for its status, still takes signals.
+    asked = ["ps", "-o", "stat=", "-p", str(pid)]
+    state = subprocess.run(asked, capture_output=True, text=True, check=False).stdout
+    return bool(state.strip()) and not state.startswith("Z")
