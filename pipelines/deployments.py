@@ -34,8 +34,9 @@ from transforms.round_files import read_dead_letters
 __all__ = ["absorb", "assign_tables", "begin", "current", "take_over"]
 
 _LIVE_SECONDS = 180
-# More than subtasks, so that they spread evenly; more would take turns for nothing.
-_MOST_READERS = 4
+# Of all tables together: more than subtasks, so that they spread evenly over these; each further
+# one makes the others wait for its turn.
+_READERS = 8
 
 
 def current(directory: StateDirectory, state: State) -> DeploymentFolder:
@@ -67,14 +68,14 @@ def assign_tables(
     tables = [state.tables[name] for name in names]
     if not options.readers:
         for each in tables:
-            _choose_readers(each, options)
+            _choose_readers(each, options, most=max(1, -(-_READERS // len(state.tables))))
     sources = [s for each in tables for s in stream_sources(each, options, 0, started)]
     requests = [snapshot_request(each, options, state.state_id, 0) for each in tables]
     wanted = [each for each in requests if each is not None]
     folder.assign(f"{started:020d}", Assignment(sources, wanted))
 
 
-def _choose_readers(table: dict[str, Any], options: ReplicateOptions) -> None:
+def _choose_readers(table: dict[str, Any], options: ReplicateOptions, most: int) -> None:
     """As many readers as there are open shards, within bounds: one does nothing without a shard."""
     stream = table["stream"]
     if stream is None:
@@ -85,9 +86,9 @@ def _choose_readers(table: dict[str, Any], options: ReplicateOptions) -> None:
         page = client.describe(stream["arn"], after=after)
         shards += sum(not each.closed for each in page.shards)
         after = page.next_after
-        if not after or shards >= _MOST_READERS:
+        if not after or shards >= most:
             break
-    readers = min(max(1, shards), _MOST_READERS)
+    readers = min(max(1, shards), most)
     stream["frontiers"] = for_readers(stream["frontiers"], readers)
 
 

@@ -26,6 +26,8 @@ _BYTES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "
 
 DEFAULT_ROUND_BYTES = 64 << 20
 _SMALLEST_ROUND = 1 << 20
+# A few times the parallelism. Near the tip blocks are small, and each costs as much as a large one.
+_BUCKETS = {"catch_up": "16", "continuous": "8"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,7 +125,7 @@ def parse_replicate(arguments: Sequence[str]) -> ReplicateOptions:
         round_bytes=_size("--round_bytes", given.round_bytes),
         gaps=GapPolicy(given.gaps),
         verify=given.verify,
-        buckets=_whole("--buckets", given.buckets, 1, 1024),
+        buckets=_whole("--buckets", given.buckets or _BUCKETS[given.mode], 1, 1024),
         readers=_readers(given),
         mode=given.mode,
         take_over=given.take_over,
@@ -166,7 +168,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--round_bytes", default=str(DEFAULT_ROUND_BYTES), help="bytes read in one round")
     add("--gaps", choices=[each.value for each in GapPolicy], default=GapPolicy.FAIL.value)
     add("--verify", choices=["strict", "warn"], default="strict")
-    add("--buckets", default="16", help="hash buckets per table")
+    add("--buckets", default="", help="hash buckets per table; 16, or 8 in continuous mode")
     add("--readers", default="", help="stream readers per table; 1, or by its shards")
     return parser
 

@@ -51,7 +51,7 @@ def streaming_options(
         "--finish_bundle_before_checkpointing",
         "--externalized_checkpoints_enabled",
         "--retain_externalized_checkpoints_on_cancellation",
-        "--max_bundle_size=1",
+        "--max_bundle_size=1000",
         "--max_bundle_time_mills=100",
         f"--parallelism={parallelism}",
         "--max_parallelism=128",

@@ -40,6 +40,8 @@ class Pacing:
         tip_poll: Catch-up: between empty pages of one shard, so that idle shards cost little.
         poll: Continuous: between pages of a shard near the tip.
         idle_poll: Continuous: between pages of a shard that had many empty pages.
+        requests: Continuous: requests a second that a worker process sends near the tip; each
+            takes about a millisecond of its CPU.
         slice: Continuous: length of one `process` while behind.
         tip_slice: Continuous: its length at the tip; latency is about two of these on Flink.
         idle_delay: Continuous: resume delay while every shard is idle; 2 or more, as runners take
@@ -67,6 +69,7 @@ class Pacing:
     tip_poll: float = 0.03
     poll: float = 0.25
     idle_poll: float = 1.0
+    requests: float = 200.0
     slice: float = 5.0
     tip_slice: float = 0.25
     idle_delay: int = 2
@@ -86,16 +89,24 @@ class Pacing:
     backoff: float = 0.1
     max_backoff: float = 5.0
 
-    def shared(self, readers: int) -> Pacing:
+    def shared(self, readers: int, shards: int) -> Pacing:
         """The pacing of one of several readers that take turns on one worker.
 
         A record waits for a turn of every other reader, so the more there are, the shorter each;
-        requests go on in between.
+        requests go on in between. And a worker sends so many requests a second and no more, so the
+        more shards there are, the longer each waits for its next.
+
+        Args:
+            readers: Readers in this process.
+            shards: Open shards of all of them.
         """
+        poll = max(self.poll, shards / self.requests)
         if readers <= 1:
-            return self
+            return dataclasses.replace(self, poll=poll, idle_poll=max(self.idle_poll, poll))
         return dataclasses.replace(
             self,
+            poll=poll,
+            idle_poll=max(self.idle_poll, poll),
             slice=max(self.slice / readers, min(self.slice, self.tip_slice)),
             tip_slice=max(self.tip_slice / readers, min(self.tip_slice, _SHORTEST_SLICE)),
         )

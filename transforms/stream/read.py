@@ -157,10 +157,13 @@ class _Read(beam.DoFn, RestrictionProvider):
         turns = turns_of(self._job, self._pacing.threads)
         key = (element.stream_arn, element.reader, element.readers, element.generation)
         # A bounded run that is tried again after a failure must not believe what the first one saw.
-        memory = None if self.bounded else turns.take(key)
+        frontier: Frontier = tracker.current_restriction()
+        memory = None if self.bounded else turns.take(key, len(frontier.live))
         if memory is None:
-            memory = self._new_memory(element, tracker.current_restriction(), turns)
-        pacing = self._pacing if self.bounded else self._pacing.shared(turns.readers)
+            memory = self._new_memory(element, frontier, turns)
+        pacing = self._pacing
+        if not self.bounded:
+            pacing = pacing.shared(turns.readers, turns.shards)
         reader = SliceReader(element, tracker, memory, pacing, self._clock, bounded=self.bounded)
         for output in reader.read():
             yield _tagged(output, estimator)

@@ -39,15 +39,20 @@ class Turns:
     def __init__(self, threads: int) -> None:
         self.pool = ThreadPoolExecutor(threads, "dynabeam-stream")
         self._memories: dict[ReaderKey, ReaderMemory] = {}
-        self._seen: dict[ReaderKey, float] = {}
+        self._seen: dict[ReaderKey, tuple[float, int]] = {}
         self._lock = threading.Lock()
 
-    def take(self, key: ReaderKey) -> ReaderMemory | None:
-        """The memory of a reader, which is then the caller's alone; None if there is none."""
+    def take(self, key: ReaderKey, shards: int) -> ReaderMemory | None:
+        """The memory of a reader, which is then the caller's alone; None if there is none.
+
+        Args:
+            key: The reader.
+            shards: How many open shards it reads.
+        """
         now = time.monotonic()
         with self._lock:
-            self._seen[key] = now
-            for each in [k for k, at in self._seen.items() if now - at > _FORGET_AFTER]:
+            self._seen[key] = now, shards
+            for each in [k for k, (at, _) in self._seen.items() if now - at > _FORGET_AFTER]:
                 # The reader has moved to another worker, or its stream has ended.
                 del self._seen[each]
                 self._memories.pop(each, None)
@@ -63,6 +68,12 @@ class Turns:
         """How many readers take turns in this process."""
         with self._lock:
             return len(self._seen)
+
+    @property
+    def shards(self) -> int:
+        """How many open shards they read."""
+        with self._lock:
+            return sum(shards for _, shards in self._seen.values())
 
 
 def turns_of(job: str, threads: int) -> Turns:
