@@ -26,8 +26,7 @@ _BYTES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "
 
 DEFAULT_ROUND_BYTES = 64 << 20
 _SMALLEST_ROUND = 1 << 20
-# A few times the parallelism. Near the tip blocks are small, and each costs as much as a large one.
-_BUCKETS = {"catch_up": "16", "continuous": "8"}
+_CONTINUOUS_BUCKETS = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,7 +124,7 @@ def parse_replicate(arguments: Sequence[str]) -> ReplicateOptions:
         round_bytes=_size("--round_bytes", given.round_bytes),
         gaps=GapPolicy(given.gaps),
         verify=given.verify,
-        buckets=_whole("--buckets", given.buckets or _BUCKETS[given.mode], 1, 1024),
+        buckets=_buckets(given, tables),
         readers=_readers(given),
         mode=given.mode,
         take_over=given.take_over,
@@ -168,7 +167,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--round_bytes", default=str(DEFAULT_ROUND_BYTES), help="bytes read in one round")
     add("--gaps", choices=[each.value for each in GapPolicy], default=GapPolicy.FAIL.value)
     add("--verify", choices=["strict", "warn"], default="strict")
-    add("--buckets", default="", help="hash buckets per table; 16, or 8 in continuous mode")
+    add("--buckets", default="", help="hash buckets per table; 16, or by their number")
     add("--readers", default="", help="stream readers per table; 1, or by its shards")
     return parser
 
@@ -277,6 +276,16 @@ def _size(option: str, text: str) -> int:
             "a round needs at least 1 MiB", where=option, expected=_SMALLEST_ROUND, found=size
         )
     return size
+
+
+def _buckets(given: argparse.Namespace, tables: Sequence[str]) -> int:
+    if given.buckets:
+        return _whole("--buckets", given.buckets, 1, 1024)
+    if given.mode == "catch_up":
+        return 16
+    # Near the tip blocks are small, and each costs as much as a large one: so together the tables
+    # have a few times as many as there are subtasks, and no more.
+    return max(1, min(16, _CONTINUOUS_BUCKETS // max(1, len(tables))))
 
 
 def _readers(given: argparse.Namespace) -> int:

@@ -70,7 +70,7 @@ class BlockHeader:
         generation: The generation inside every row's version.
         source: Which branch read the rows.
         origin: Constant facts of the source, e.g. `stream_arn` and `shard_id`, or `export_arn`
-            and `file`.
+            and `file`. Rows of several shards have theirs in the envelope, as `shardId`.
         snapshot_until_us: Stream blocks only: event time (microseconds since 1970) up to which
             rows of a pending snapshot may still arrive, 0 if none is pending.
     """

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Claimed rows on their way out: gathered per shard, cut into one block per hash bucket."""
+"""Claimed rows on their way out: gathered per shard, cut into one block per hash bucket.
+
+A block costs the same whether it holds one row or a thousand. So rows of several shards that leave
+together share blocks; then the shard is not in the header, but in each row's envelope as `shardId`.
+"""
 
 from __future__ import annotations
 
@@ -67,19 +71,42 @@ class Gathered:
     def take_all(self) -> Iterator[Block]:
         """Blocks of everything that is held."""
         self._full.clear()
+        together: list[str] = []
+        size = 0
         for shard_id in list(self._rows):
-            yield from self._take(shard_id)
+            together.append(shard_id)
+            size += self._sizes[shard_id]
+            if size >= self._block_bytes:
+                yield from self._take(*together)
+                together, size = [], 0
+        yield from self._take(*together)
 
-    def _take(self, shard_id: str) -> Iterator[Block]:
-        batches = self._rows.pop(shard_id, [])
-        self._sizes.pop(shard_id, None)
-        if not batches:
-            return
-        origin = {"stream_arn": self._stream_arn, "shard_id": shard_id}
-        header = dataclasses.replace(self._header, origin=origin)
-        yield from split_by_bucket(header, pa.concat_batches(batches))
+    def _take(self, *shard_ids: str) -> Iterator[Block]:
+        found = {each: self._rows.pop(each, []) for each in shard_ids}
+        for each in shard_ids:
+            self._sizes.pop(each, None)
+        origin = {"stream_arn": self._stream_arn}
+        if len(shard_ids) == 1:
+            origin["shard_id"] = shard_ids[0]
+            batches = found[shard_ids[0]]
+        else:
+            batches = [_with_shard(rows, each) for each, held in found.items() for rows in held]
+        if batches:
+            header = dataclasses.replace(self._header, origin=origin)
+            yield from split_by_bucket(header, pa.concat_batches(batches))
+
+
+def _with_shard(rows: pa.RecordBatch, shard_id: str) -> pa.RecordBatch:
+    """The rows with the shard as the first member of their envelopes, which are JSON objects."""
+    at = rows.schema.get_field_index("envelope")
+    envelopes = rows.column(at)
+    named = f'{{"shardId":"{shard_id}"'.encode()
+    rest = pc.binary_replace_slice(envelopes, 0, 1, b"")
+    comma = pc.if_else(pc.equal(envelopes, pa.scalar(b"{}", pa.binary())), b"", b",")
+    joined = pc.binary_join_element_wise(pa.scalar(named, pa.binary()), comma, rest, b"")
+    return rows.set_column(at, rows.schema.field(at), joined.cast(pa.binary()))
 
 
 def oldest_event_us(block: Block) -> int:
     """The earliest event time of a block, microseconds since 1970."""
-    return int(pc.min(block.rows.column("event_time").cast(pa.int64())).as_py())
+    return int(pc.min(block.rows.column("event_time")).value)
