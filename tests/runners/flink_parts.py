@@ -17,6 +17,7 @@ import zipfile
 from concurrent.futures import ThreadPoolExecutor
 
 from tests.runners.parts import assembled, require, run
+from tests.runners.residual_ids import HANDLER, constant_ids, mended
 
 __all__ = ["FLINK", "JAVA_FLAGS", "FlinkParts", "flink_parts"]
 
@@ -106,7 +107,7 @@ def flink_parts() -> FlinkParts:
         AssemblyError: Something could not be fetched.
     """
     java = require("java", "running Flink")
-    name = f"flink-{_CLUSTER}-beam-{_BEAM_RUNNER}"
+    name = f"flink-{_CLUSTER}-beam-{_BEAM_RUNNER}-mended"
     return FlinkParts(java, assembled(name, _assemble))
 
 
@@ -132,6 +133,7 @@ def _merge_jars(source: pathlib.Path, target: pathlib.Path) -> None:
     Each job sends the job server's class path to Flink, which takes a tenth of a second a file.
     """
     target.mkdir()
+    added = constant_ids(source)
     services: dict[str, bytes] = {}
     with zipfile.ZipFile(target / "beam.jar", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as merged:
         seen: set[str] = set()
@@ -146,8 +148,9 @@ def _merge_jars(source: pathlib.Path, target: pathlib.Path) -> None:
                         services[name] = services.get(name, b"") + jar.read(entry) + b"\n"
                     elif _belongs(name) and name not in seen:
                         seen.add(name)
-                        merged.writestr(name, jar.read(entry))
-        for name, classes in services.items():
+                        content = jar.read(entry)
+                        merged.writestr(name, mended(content) if name == HANDLER else content)
+        for name, classes in {**services, **added}.items():
             merged.writestr(name, classes)
 
 
