@@ -18,6 +18,7 @@ usage() {
     cat <<'END'
 ./run_local.sh [OPTIONS]           set up, then the demo: simulated AWS, changing tables, replication, proof
 ./run_local.sh test [ARGUMENTS]    set up, then all tests, or pytest with the arguments
+./run_local.sh flink [OPTIONS]     set up, then the demo on a real Flink, until Ctrl-C; needs Java 17 and Maven
 ./run_local.sh COMMAND [OPTIONS]   set up, then `dynabeam COMMAND`
 ./run_local.sh help                this text
 
@@ -183,6 +184,11 @@ case ${1:-} in
         # Without arguments: everything, on two processes. With arguments the caller decides.
         [ $# -gt 0 ] || set -- -n 2 --dist loadfile
         exec "$venv/bin/python" -m pytest "$@"
+        ;;
+    flink)
+        shift
+        cd "$here"
+        exec "$venv/bin/python" -m tests.runners.flink_demo "$@"
         ;;
     '' | -*)
         exec "$venv/bin/dynabeam" demo "$@"

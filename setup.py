@@ -39,6 +39,7 @@ setup(
             *SIMULATOR,
             "moto[dynamodb,s3]",
             "amazon.ion",
+            "grpcio",
             "hypothesis",
             "mypy",
             "packaging",
