@@ -74,3 +74,9 @@ class TestPacing:
         assert pacing.shared(3, 10).poll == pacing.poll
         assert pacing.shared(3, 300).poll == 300 / pacing.requests
         assert pacing.shared(3, 3000).idle_poll == 3000 / pacing.requests
+
+    def test_the_more_readers_the_rarer_their_listings(self):
+        pacing = QUICK.__class__()
+        assert pacing.shared(2, 2).quick_sweep == pacing.quick_sweep
+        assert pacing.shared(20, 20).quick_sweep == 20 / pacing.listings
+        assert pacing.shared(1000, 1000).sweep == 1000 / pacing.listings

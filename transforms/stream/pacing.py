@@ -42,6 +42,7 @@ class Pacing:
         idle_poll: Continuous: between pages of a shard that had many empty pages.
         requests: Continuous: requests a second that a worker process sends near the tip; each
             takes about a millisecond of its CPU.
+        listings: Continuous: listings a second that a worker process begins: the account has ten.
         slice: Continuous: length of one `process` while behind.
         tip_slice: Continuous: its length at the tip; latency is about two of these on Flink.
         idle_delay: Continuous: resume delay while every shard is idle; 2 or more, as runners take
@@ -70,6 +71,7 @@ class Pacing:
     poll: float = 0.25
     idle_poll: float = 1.0
     requests: float = 200.0
+    listings: float = 2.0
     slice: float = 5.0
     tip_slice: float = 0.25
     idle_delay: int = 2
@@ -101,12 +103,17 @@ class Pacing:
             shards: Open shards of all of them.
         """
         poll = max(self.poll, shards / self.requests)
-        if readers <= 1:
-            return dataclasses.replace(self, poll=poll, idle_poll=max(self.idle_poll, poll))
-        return dataclasses.replace(
+        paced = dataclasses.replace(
             self,
             poll=poll,
             idle_poll=max(self.idle_poll, poll),
+            sweep=max(self.sweep, readers / self.listings),
+            quick_sweep=max(self.quick_sweep, readers / self.listings),
+        )
+        if readers <= 1:
+            return paced
+        return dataclasses.replace(
+            paced,
             slice=max(self.slice / readers, min(self.slice, self.tip_slice)),
             tip_slice=max(self.tip_slice / readers, min(self.tip_slice, _SHORTEST_SLICE)),
         )
