@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
 import sys
 import traceback
 import warnings
 from collections.abc import Sequence
+from typing import NoReturn
 
 from pipelines.failures import kind_of, meant_for_people
 
@@ -29,7 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The words after `dynabeam`; None for those of the process.
 
     Returns:
-        The exit code: 0 done, 1 failed, 2 not understood, 130 interrupted.
+        The exit code: 0 done, 1 failed, 2 not understood, 130 interrupted. A process of its own
+        that detaches from its job does not return but ends.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help", "help"):
@@ -44,7 +47,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     warnings.filterwarnings("ignore", "You are using a .*Python version", FutureWarning)
     # Beam warns as it is imported of packages that nothing here needs.
     logging.basicConfig(level=logging.ERROR, format="%(levelname)s %(name)s: %(message)s")
-    return _run(words[0], words[1:])
+    code = _run(words[0], words[1:])
+    if arguments is None and "--detach" in words:
+        _leave(code)
+    return code
+
+
+def _leave(code: int) -> NoReturn:
+    """Ends the process at once, while a job that it has submitted goes on.
+
+    Beam's result holds open answers of the job server. When the interpreter takes them down at its
+    end, gRPC waits now and then, for ever, for a lock that a thread held which is no longer there.
+    """
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _run(command: str, arguments: Sequence[str]) -> int:

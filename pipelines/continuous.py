@@ -34,6 +34,10 @@ from transforms.tables import Table
 __all__ = ["prepare", "replicate_continuously"]
 
 _SHOW_EVERY = 10.0
+_STILL_ON_FLINK = (
+    "On a Flink cluster it goes on by itself: end it with `flink stop` (behind a savepoint) or "
+    "`flink cancel`"
+)
 
 
 def replicate_continuously(options: ReplicateOptions) -> int:
@@ -66,7 +70,7 @@ def replicate_continuously(options: ReplicateOptions) -> int:
     if options.detach:
         sys.stdout.write(f"Started; positions will be stored in {folder.path}\n")
         return 0
-    return _stay(result, directory, folder, sys.stderr)
+    return _stay(result, runner, directory, folder, sys.stderr)
 
 
 def prepare(
@@ -118,8 +122,14 @@ def _say_what_was_set(runner: ContinuousRunner, stream: TextIO) -> None:
     stream.flush()
 
 
-def _stay(result: Any, directory: StateDirectory, folder: DeploymentFolder, stream: TextIO) -> int:
-    """Shows how the job goes until it ends; an interrupt cancels it."""
+def _stay(
+    result: Any,
+    runner: ContinuousRunner,
+    directory: StateDirectory,
+    folder: DeploymentFolder,
+    stream: TextIO,
+) -> int:
+    """Shows how the job goes until it ends; an interrupt cancels it, if its runner can do that."""
     shown: dict[str, str] = {}
     # Beam's result can be waited for only once, so a thread of its own does it.
     with ThreadPoolExecutor(1, "dynabeam-job") as pool:
@@ -129,6 +139,10 @@ def _stay(result: Any, directory: StateDirectory, folder: DeploymentFolder, stre
                 _show(directory, folder, shown, stream)
         except KeyboardInterrupt:
             stream.write("Cancelling the job; its checkpoints stay\n")
+            if runner.is_flink:
+                # Beam's job server only stops to follow a job that runs on a cluster.
+                stream.write(f"{_STILL_ON_FLINK}\n")
+            stream.flush()
             result.cancel()
             wait([ended])
             return 130

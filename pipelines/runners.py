@@ -62,6 +62,11 @@ class ContinuousRunner:
     pinned: Sequence[str]
     savepoint: str
 
+    @property
+    def is_flink(self) -> bool:
+        """Whether it is Flink; behind a job endpoint there is hardly anything else."""
+        return _PINNED.get(self.facts.runner, {}).items() >= _FLINK.items()
+
 
 def continuous_runner(arguments: Sequence[str]) -> ContinuousRunner:
     """The runner that Beam's arguments name, with what it needs set.

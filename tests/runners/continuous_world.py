@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import dataclasses
+import gzip
 import json
 import pathlib
 import sys
 from collections.abc import Sequence
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from types import TracebackType
 from typing import Any
 
@@ -21,24 +23,43 @@ import boto3
 
 from tests.runners.processes import Process, wait_until
 from tests.runners.simulator_process import CREDENTIALS, REGION, SimulatorProcess
-from tests.runners.steady_work import KEYS
+from tests.runners.steady_work import KEYS, key_of
 from tests.sinks.postgres_server import PostgresServer
-from tests.sinks.targets import Target, postgresql_rows, read_changes
+from tests.sinks.targets import Target, postgresql_rows, published
 from transforms.sinks.registry import open_sink
 from transforms.tables import KeyAttribute, KeySchema, Table
 from transforms.testing.remote import RemoteSimulator
 from transforms.values.keys import encode_key
 from transforms.values.plain_json import same_item
 
-__all__ = ["ContinuousWorld"]
+__all__ = ["Changelog", "ContinuousWorld"]
 
 BUCKET = "exports"
 _MIRROR = Target("postgresql://SERVER")
 _CHANGELOG = Target("file:///FOLDER/out")
+_OLD_ITEMS = range(10_000, 10_300)
+_TRIM_AGE = timedelta(seconds=300)
+
+
+@dataclasses.dataclass(frozen=True)
+class Changelog:
+    """What the changelog holds, compared with the streams.
+
+    Attributes:
+        missing: Versions that no file holds.
+        repeats: Rows beyond one a version.
+        snapshot_rows: Rows that come from exports.
+    """
+
+    missing: list[str]
+    repeats: int
+    snapshot_rows: int
 
 
 class ContinuousWorld:
     """A context manager.
+
+    Each table has some items from before all that its stream still holds: only a snapshot has them.
 
     Args:
         folder: For everything that is written.
@@ -60,6 +81,8 @@ class ContinuousWorld:
         self.folder = folder
         self.tables = {f"table{n}": KEYS[n % len(KEYS)] for n in range(tables)}
         self._changelog = changelog
+        self._trimmed: set[tuple[str, str]] = set()
+        self._files_read: dict[str, list[tuple[str, str, str]]] = {}
         # From ten minutes ago, because a stream that is too young covers no export.
         options = ["--behind=600", f"--export_seconds={export_seconds}"]
         folder.mkdir(parents=True, exist_ok=True)
@@ -76,6 +99,9 @@ class ContinuousWorld:
                 self.create(name)
             self.sim.create_bucket(BUCKET)
             self._catch_up()
+            for name in self.tables:
+                self._trimmed |= self._versions(name)
+                self.sim.trim(name, before=self.sim.now() - _TRIM_AGE)
             self._stack = stack.pop_all()
         return self
 
@@ -88,9 +114,11 @@ class ContinuousWorld:
         self._stack.close()
 
     def create(self, name: str) -> None:
-        """Creates a table with point-in-time recovery and a few items."""
+        """Creates a table with point-in-time recovery."""
         schema = self.tables.setdefault(name, KEYS[0])
         self.sim.create_table(name, schema)
+        items = [key_of(schema, number) | {"old": {"BOOL": True}} for number in _OLD_ITEMS]
+        self.sim.put_many(name, items)
         client = boto3.client(
             "dynamodb",
             region_name=REGION,
@@ -146,14 +174,14 @@ class ContinuousWorld:
 
     # The proof.
 
-    def wait_for_mirror(self, seconds: float, *needed: Process) -> None:
-        """Waits until every mirror equals its table; the tables must be at rest."""
-        wait_until(lambda: not self.differences(), "mirror = table", seconds, needed)
+    def wait_for_mirror(self, seconds: float, *needed: Process, names: Sequence[str] = ()) -> None:
+        """Waits until every mirror, or the named ones, equals its table, which must be at rest."""
+        wait_until(lambda: not self.differences(names), "mirror = table", seconds, needed)
 
-    def differences(self) -> list[str]:
+    def differences(self, names: Sequence[str] = ()) -> list[str]:
         """Where mirrors differ from their tables."""
         found = []
-        for name in self.tables:
+        for name in names or self.tables:
             table = self._table(name)
             truth = {encode_key(item, table.keys): item for item in self.sim.items(name)}
             held = self._held(table)
@@ -166,22 +194,59 @@ class ContinuousWorld:
             ]
         return found
 
-    def missing_changes(self) -> tuple[list[str], int]:
-        """Versions of the streams that no changelog holds, and how many it holds repeatedly."""
-        changelog = open_sink(self.sinks[1])
-        found = collections.Counter(
-            (each["table"], each["version"])
-            for each in read_changes(_CHANGELOG, changelog)
-            if each["source"] == "stream"
-        )
-        wanted = {
-            (name, f"{1:08d}.{int(record['dynamodb']['SequenceNumber']):040d}")
-            for name in self.tables
-            for record in self.sim.records(name)
-        }
+    def wait_for_changelog(self, seconds: float, *needed: Process) -> Changelog:
+        """Waits until the files hold every version of the streams, which must be at rest.
+
+        Raises:
+            TimeoutError: They do not; the text says what is missing.
+        """
+        wanted = self._wanted()
+        try:
+            wait_until(
+                lambda: not self._compare(wanted).missing, "complete changelog", seconds, needed
+            )
+        except TimeoutError as error:
+            missing = self._compare(wanted).missing
+            raise TimeoutError(
+                f"{len(missing)} changes are lost, such as {missing[:20]}"
+            ) from error
+        return self._compare(wanted)
+
+    def changelog(self) -> Changelog:
+        """What the files hold now."""
+        return self._compare(self._wanted())
+
+    def _compare(self, wanted: set[tuple[str, str]]) -> Changelog:
+        rows = [row for path in self._published() for row in self._rows(path)]
+        found = collections.Counter(row[:2] for row in rows if row[2] == "stream")
         assert not found.keys() - wanted, "versions that never were"
         missing = sorted(f"{name} {version}" for name, version in wanted - found.keys())
-        return missing, sum(times - 1 for times in found.values())
+        repeats = sum(times - 1 for times in found.values())
+        return Changelog(missing, repeats, sum(row[2] != "stream" for row in rows))
+
+    def _wanted(self) -> set[tuple[str, str]]:
+        """All that streams have held since the start."""
+        return {each for name in self.tables for each in self._versions(name)} - self._trimmed
+
+    def _versions(self, name: str) -> set[tuple[str, str]]:
+        return {
+            (name, f"{1:08d}.{int(record['dynamodb']['SequenceNumber']):040d}")
+            for record in self.sim.records(name)
+        }
+
+    def _published(self) -> list[pathlib.Path]:
+        return list(published(_CHANGELOG, open_sink(self.sinks[1])).values())
+
+    def _rows(self, path: pathlib.Path) -> list[tuple[str, str, str]]:
+        """Table, version and source of each row; a file is read once, because it never changes."""
+        known = self._files_read.get(str(path))
+        if known is None:
+            content = path.read_bytes()
+            content = gzip.decompress(content) if path.suffix == ".gz" else content
+            rows = [json.loads(line) for line in content.splitlines()]
+            known = [(row["table"], row["version"], row["source"]) for row in rows]
+            self._files_read[str(path)] = known
+        return known
 
     def dead_letters(self) -> list[Any]:
         """All dead letters below the state directory."""

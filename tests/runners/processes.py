@@ -116,6 +116,15 @@ class Process:
             self._popen.kill()
         self._popen.wait()
 
+    def interrupt(self, seconds: float) -> int:
+        """SIGINT, as Ctrl-C sends it, and wait for the end; returns the exit status.
+
+        Raises:
+            TimeoutError: See `wait`.
+        """
+        self._popen.send_signal(signal.SIGINT)
+        return self.wait(seconds)
+
     def stop(self, seconds: float = 10) -> None:
         """SIGTERM, and after so many seconds SIGKILL; then SIGKILL to what is left of its group."""
         self._popen.terminate()

@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ways in which a deployment is stopped, moved, added to and gone on with lose nothing."""
+
+from __future__ import annotations
+
+import pathlib
+import sys
+import time
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+
+from tests.runners.continuous_world import ContinuousWorld
+from tests.runners.flink import Flink
+from tests.runners.flink_cluster import ClusterSettings
+from tests.runners.flink_parts import FlinkParts
+from tests.runners.prism import options as prism_options
+from tests.runners.processes import Process, wait_until
+from tests.runners.steady_work import SteadyWork
+
+_SECONDS = 120
+_INTERRUPTED = 130
+_CONTINUOUS = ("--mode=continuous", "--checkpointing_interval=3000")
+_FIRST = ("table0", "table1")
+_ADDED = "table2"
+
+
+@pytest.mark.flink
+@pytest.mark.slow
+@pytest.mark.runner
+class TestFlink:
+    """One deployment through all of it, because each part goes on from what the last one left."""
+
+    @pytest.fixture
+    def world(self, tmp_path: pathlib.Path) -> Iterator[ContinuousWorld]:
+        with ContinuousWorld(tmp_path, tables=3, export_seconds=3) as world:
+            yield world
+
+    @pytest.fixture
+    def cluster(
+        self, flink: FlinkParts, world: ContinuousWorld, tmp_path: pathlib.Path
+    ) -> Iterator[Flink]:
+        settings = ClusterSettings(slots=3)
+        with Flink(flink, tmp_path / "flink", settings, variables=world.variables) as cluster:
+            yield cluster
+
+    def test_a_deployment_goes_on(self, world: ContinuousWorld, cluster: Flink):
+        rest = cluster.rest
+        with SteadyWork(world.sim, world.tables, rate=150, roll_every=10, splits=1):
+            # Rounds, and from their positions a job.
+            world.run("--until=caught_up", names=_FIRST)
+            job = self._start(world, cluster, "--parallelism=2")
+            rest.next_checkpoint(job)
+
+            # One more table, while it runs.
+            began = time.monotonic()
+            world.run(command="add", names=[_ADDED])
+            wait_until(lambda: _old_rows(world, _ADDED) == 300, "rows of the new table", _SECONDS)
+            sys.stdout.write(
+                f"snapshot of an added table in PostgreSQL after {time.monotonic() - began:.1f} s\n"
+            )
+
+            # Behind a savepoint, with more subtasks.
+            savepoint = rest.stop_with_savepoint(job, str(cluster.cluster.savepoints))
+            more = ("--parallelism=3", f"--savepoint_path={savepoint}")
+            client, job = self._follow(world, cluster, *more)
+            rest.next_checkpoint(job)
+
+            # The machine is lost, with all that runs on it but the work.
+            _kill_everything(client, cluster)
+            _start_everything(cluster)
+            retained = cluster.cluster.retained_checkpoint(job)
+            assert retained is not None
+            more = ("--parallelism=3", f"--savepoint_path={retained}")
+            client, job = self._follow(world, cluster, *more)
+            rest.next_checkpoint(job)
+
+            # Back to rounds.
+            assert client.interrupt(_SECONDS) == _INTERRUPTED, client.tail()
+            client.stop()
+            # Beam's job server cannot cancel what runs on a cluster, and the command says so.
+            assert "end it with `flink stop`" in client.tail()
+            rest.cancel(job)
+        world.run("--until=caught_up", "--take_over")
+        assert world.differences() == []
+        # The job took with it what it had gathered for a file: rounds began before that.
+        changelog = world.changelog()
+        assert changelog.missing == []
+        assert changelog.snapshot_rows >= 900
+        assert world.dead_letters() == []
+        sys.stdout.write(f"repeated in the changelog: {changelog.repeats}\n")
+
+    def _start(self, world: ContinuousWorld, cluster: Flink, *options: str) -> str:
+        words = [*_CONTINUOUS, "--detach", *cluster.connection_options(), *options]
+        return cluster.start_command(world.command(*words, names=_FIRST))
+
+    def _follow(self, world: ContinuousWorld, cluster: Flink, *options: str) -> tuple[Process, str]:
+        words = [*_CONTINUOUS, *cluster.connection_options(), *options]
+        return cluster.follow_command(world.command(*words))
+
+
+def _kill_everything(client: Process, cluster: Flink) -> None:
+    assert cluster.job_server.process is not None
+    client.kill()
+    cluster.job_server.process.kill()
+    cluster.cluster.kill_jobmanager()
+    cluster.cluster.kill_taskmanager()
+    cluster.pool.kill()
+    cluster.workers.kill()
+    client.stop()
+    cluster.job_server.stop()
+
+
+def _start_everything(cluster: Flink) -> None:
+    cluster.pool.start()
+    cluster.job_server.start()
+    cluster.cluster.start_jobmanager()
+    cluster.cluster.start_taskmanager()
+    cluster.job_server.wait_ready()
+    cluster.pool.wait_ready()
+
+
+def _old_rows(world: ContinuousWorld, table: str) -> int:
+    """How many of the rows that only the snapshot has are there."""
+    try:
+        with world.postgres.connect() as connection:
+            query = f'SELECT count(*) FROM dynabeam."{table}" WHERE "old"'
+            (row,) = connection.execute(query).fetchall()
+    except psycopg.errors.UndefinedColumn:
+        return 0
+    return int(row[0])
+
+
+@pytest.mark.prism
+@pytest.mark.slow
+@pytest.mark.runner
+def test_prism_replicates(prism: pathlib.Path, tmp_path: pathlib.Path):
+    with ContinuousWorld(tmp_path, tables=2, export_seconds=3) as world:
+        words = world.command("--mode=continuous", *prism_options(prism))
+        process = Process("replicate", words, tmp_path / "replicate.log", world.variables)
+        try:
+            with SteadyWork(world.sim, world.tables, rate=100, roll_every=5, splits=1):
+                wait_until(
+                    lambda: all(_old_rows(world, name) == 300 for name in world.tables),
+                    "snapshots",
+                    _SECONDS,
+                    [process],
+                )
+            world.wait_for_mirror(_SECONDS, process)
+            changelog = world.wait_for_changelog(_SECONDS, process)
+            assert process.interrupt(_SECONDS) == _INTERRUPTED, process.tail()
+        finally:
+            process.stop()
+        assert changelog.repeats == 0
+        assert changelog.snapshot_rows >= 600
+        assert world.differences() == []
+        assert world.dead_letters() == []
