@@ -121,7 +121,7 @@ def _shares_disk(runner: str, arguments: Sequence[str]) -> bool:
         return False
     for name in ("flink_master", "job_endpoint"):
         place = option(arguments, name)
-        host = urlsplit(f"//{place}").hostname if "[" not in place else place
-        if (host or "") not in _LOCAL_HOSTS:
+        host = place if place in _LOCAL_HOSTS else urlsplit(f"//{place}").hostname
+        if host not in _LOCAL_HOSTS:
             return False
     return True

@@ -16,7 +16,7 @@ def labels_of(pipeline, below=""):
 
         def visit_transform(self, node):
             label = node.full_label
-            if label.startswith(below) and not _is_beams_own(label):
+            if label and label.startswith(below) and not _is_beams_own(label):
                 found.append(label)
 
     pipeline.visit(Visitor())

@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a continuous run prepares, and how others take over from it; its graph."""
+
+import json
+import os
+import time
+
+import apache_beam as beam
+import pytest
+
+from pipelines.command_line import main
+from pipelines.continuous import prepare
+from pipelines.continuous_graph import build_continuous
+from pipelines.deployments import current
+from pipelines.options import parse_replicate
+from pipelines.runners import continuous_runner
+from pipelines.state_directory import StateDirectory
+from tests.graphs import labels_of, pickled_places
+from tests.pipelines.runs import orders
+from transforms.aws.session import AwsAccess
+from transforms.errors import StateError
+from transforms.reports import Report
+from transforms.sinks.registry import open_sink
+
+LABELS = [
+    "Deployment",
+    "KeepDeadLetters",
+    "KeepDeadLetters/Keep",
+    "Reports",
+    "StorePositions",
+    "StorePositions/ByTable",
+    "StorePositions/Store",
+    "WatchAssignments",
+    "WatchAssignments/Watch",
+    "Write1_postgresql",
+    "Write2_file",
+]
+
+
+def graph(tmp_path):
+    pipeline = beam.Pipeline(runner="FnApiRunner")
+    sinks = ["postgresql://u@localhost/db", f"file:///{tmp_path}/out?format=parquet"]
+    build_continuous(
+        pipeline,
+        folder=str(tmp_path),
+        state_id="s",
+        sinks=[open_sink(each) for each in sinks],
+        access=AwsAccess(region="eu-west-1"),
+        verify="strict",
+    )
+    return pipeline
+
+
+class TestGraph:
+    def test_labels(self, tmp_path):
+        """Savepoints find their state by these: a change here is a change of the release line."""
+        labels = labels_of(graph(tmp_path))
+        assert [each for each in sorted(labels) if each in LABELS] == LABELS
+        others = {each.partition("/")[0] for each in labels} - {*LABELS}
+        assert others == {"ReadTables"}
+
+    def test_nothing_is_pickled_that_a_savepoint_keeps(self, tmp_path):
+        assert pickled_places(graph(tmp_path)) == []
+
+
+@pytest.fixture
+def job(world):
+    """Prepares continuous runs on the world's state directory, without a runner."""
+    world.sim.put_many("orders", orders(5))
+    world.catch_up()
+
+    def start(*arguments, savepoint="", tables="orders"):
+        options = parse_replicate(
+            [
+                "--mode=continuous",
+                f"--tables={tables}",
+                *world.options,
+                "--s3_export_bucket=exports",
+                f"--sink=file:///{world.changelog}",
+                f"--state_dir={world.state_dir}",
+                *arguments,
+            ]
+        )
+        words = ["--runner=PrismRunner"]
+        runner = continuous_runner(
+            [*words, f"--savepoint_path={savepoint}"] if savepoint else words
+        )
+        directory = StateDirectory(options.state_dir)
+        with directory.locked():
+            return prepare(options, directory, [open_sink(each) for each in options.sinks], runner)
+
+    return start
+
+
+def assigned(folder):
+    found = [folder.read_assignment(path) for path in folder.assignments()]
+    return [
+        (
+            [(each.table.name, each.reader, each.frontier) for each in assignment.sources],
+            [each.table.name for each in assignment.requests],
+        )
+        for assignment in found
+    ]
+
+
+class TestPrepare:
+    def test_a_first_start(self, job):
+        state, folder = job()
+        assert state.deployment
+        assert assigned(folder) == [([("orders", 0, None)], ["orders"])]
+
+    def test_a_second_start_is_refused_while_the_first_lives(self, job):
+        _, folder = job()
+        folder.write_positions("orders", [])
+        with pytest.raises(StateError, match="stored positions here"):
+            job()
+        folder.check_current()
+
+    def test_a_second_start_may_take_over(self, job):
+        _, first = job()
+        first.write_positions("orders", [])
+        state, second = job("--take_over")
+        assert second.path != first.path
+        assert second.path.endswith(state.deployment)
+        with pytest.raises(StateError, match="taken over"):
+            first.check_current()
+
+    def test_a_deployment_that_has_gone_quiet_is_followed(self, job):
+        _, first = job()
+        first.write_positions("orders", [])
+        for name in os.listdir(f"{first.path}/positions"):
+            old = time.time() - 600
+            os.utime(f"{first.path}/positions/{name}", (old, old))
+        _, second = job()
+        assert second.path != first.path
+
+    def test_a_savepoint_goes_on_with_its_deployment(self, job):
+        _, first = job()
+        first.write_positions("orders", [])
+        _, again = job(savepoint="/savepoint-1")
+        assert again.path == first.path
+        assert len(assigned(again)) == 1
+
+    def test_a_savepoint_and_another_table(self, job, world):
+        job()
+        world.create("other")
+        _, again = job(savepoint="/savepoint-1", tables="orders,other")
+        assert [names for _, names in assigned(again)] == [["orders"], ["other"]]
+
+    def test_a_savepoint_of_nothing(self, job):
+        with pytest.raises(StateError, match="no continuous deployment"):
+            job(savepoint="/savepoint-1")
+
+
+class TestBackToRounds:
+    def test_positions_counts_and_dead_letters_are_taken_over(self, job, world):
+        ended = world.run("--tables=orders", "--snapshot=never")
+        assert ended.code == 0, ended.err
+        stored = json.loads((world.state_dir / "state.json").read_text())
+        frontier = stored["tables"]["orders"]["stream"]["frontiers"][0]
+        _, folder = job("--snapshot=never")
+        (source,), _ = assigned(folder)[0]
+        assert source[2].to_json() == frontier
+        moved = {**frontier, "swept_us": frontier["swept_us"] + 1}
+        counts = dict.fromkeys(("changes", "bytes", "pages", "empty_polls", "throttles"), 7)
+        fields = {
+            "reader": 0,
+            "readers": 1,
+            "stream_arn": stored["tables"]["orders"]["stream"]["arn"],
+            "frontier": moved,
+            "newest_event_us": 5,
+            **counts,
+        }
+        folder.write_positions("orders", [Report("stream", "orders", fields)])
+        refused = world.run("--tables=orders", "--snapshot=never")
+        assert refused.code == 1
+        assert "--take_over" in refused.err
+        world.sim.put_many("orders", orders(2, start=90))
+        ended = world.run("--tables=orders", "--snapshot=never", "--take_over")
+        assert ended.code == 0, ended.err
+        after = json.loads((world.state_dir / "state.json").read_text())
+        assert after["deployment"] == ""
+        assert after["tables"]["orders"]["totals"]["changes"] == 5 + 7 + 2
+        with pytest.raises(StateError, match="taken over: catch-up rounds"):
+            folder.check_current()
+
+
+class TestAdd:
+    def run(self, world, *options, tables="orders,other"):
+        world.capsys.readouterr()
+        code = main(
+            [
+                "add",
+                f"--tables={tables}",
+                *world.options,
+                "--s3_export_bucket=exports",
+                f"--sink=file:///{world.changelog}",
+                f"--state_dir={world.state_dir}",
+                *options,
+            ]
+        )
+        return code, *world.capsys.readouterr()
+
+    def test_a_new_table_is_assigned(self, job, world):
+        state, _ = job()
+        world.create("other")
+        code, out, err = self.run(world)
+        assert code == 0, err
+        assert "other: added" in out
+        assert "orders" not in out
+        folder = current(StateDirectory(str(world.state_dir)), state)
+        assert [names for _, names in assigned(folder)] == [["orders"], ["other"]]
+
+    def test_nothing_new(self, job, world):
+        job()
+        assert self.run(world, tables="orders")[1].startswith("Nothing to add")
+
+    def test_without_a_deployment(self, world):
+        code, _, err = self.run(world, tables="orders")
+        assert code == 1
+        assert "no continuous deployment" in err
+
+    def test_a_table_that_is_not_there_adds_nothing(self, job, world):
+        state, folder = job()
+        code, _, err = self.run(world, tables="nope")
+        assert code == 1
+        assert "nope" in err
+        assert len(folder.assignments()) == 1
+        assert list(state.tables) == ["orders"]
