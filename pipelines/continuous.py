@@ -8,7 +8,9 @@ of the positions is kept in the state directory (`transforms.deployment.position
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import datetime, timezone
@@ -66,7 +68,7 @@ def replicate_continuously(options: ReplicateOptions) -> int:
         access=options.access,
         verify=options.verify,
     )
-    result = pipeline.run()
+    result = _run(pipeline)
     if options.detach:
         sys.stdout.write(f"Started; positions will be stored in {folder.path}\n")
         return 0
@@ -120,6 +122,21 @@ def _say_what_was_set(runner: ContinuousRunner, stream: TextIO) -> None:
     for each in runner.pinned:
         stream.write(f"  {each}\n")
     stream.flush()
+
+
+def _run(pipeline: beam.Pipeline) -> Any:
+    """Starts the job; Ctrl-C stays ours.
+
+    A job server that Beam has started itself (Prism's, Flink's) takes the signal to end at once,
+    and then there is nobody left to cancel the job by.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return pipeline.run()
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        return pipeline.run()
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 def _stay(

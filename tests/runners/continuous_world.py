@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import Any
 
 import boto3
+import psycopg
 
 from tests.runners.processes import Process, wait_until
 from tests.runners.simulator_process import CREDENTIALS, REGION, SimulatorProcess
@@ -37,6 +38,7 @@ __all__ = ["Changelog", "ContinuousWorld"]
 BUCKET = "exports"
 _MIRROR = Target("postgresql://SERVER")
 _CHANGELOG = Target("file:///FOLDER/out")
+_OLD = "old"
 _OLD_ITEMS = range(10_000, 10_300)
 _TRIM_AGE = timedelta(seconds=300)
 
@@ -117,7 +119,7 @@ class ContinuousWorld:
         """Creates a table with point-in-time recovery."""
         schema = self.tables.setdefault(name, KEYS[0])
         self.sim.create_table(name, schema)
-        items = [key_of(schema, number) | {"old": {"BOOL": True}} for number in _OLD_ITEMS]
+        items = [key_of(schema, number) | {_OLD: {"BOOL": True}} for number in _OLD_ITEMS]
         self.sim.put_many(name, items)
         client = boto3.client(
             "dynamodb",
@@ -193,6 +195,25 @@ class ContinuousWorld:
                 if key in held and not same_item(held[key], item)
             ]
         return found
+
+    def rows_with(self, name: str, attribute: str) -> int:
+        """How many live rows of a mirror have a boolean attribute that is true."""
+        query = f'SELECT count(*) FROM dynabeam."{name}" WHERE "{attribute}"'
+        try:
+            with self.postgres.connect() as connection:
+                row = connection.execute(query).fetchone()
+        except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn):
+            return 0
+        assert row is not None
+        return int(row[0])
+
+    def wait_for_snapshots(self, seconds: float, *needed: Process, names: Sequence[str]) -> None:
+        """Waits until mirrors have the items that only snapshots have."""
+
+        def loaded() -> bool:
+            return all(self.rows_with(name, _OLD) == len(_OLD_ITEMS) for name in names)
+
+        wait_until(loaded, f"snapshots of {names}", seconds, needed)
 
     def wait_for_changelog(self, seconds: float, *needed: Process) -> Changelog:
         """Waits until the files hold every version of the streams, which must be at rest.

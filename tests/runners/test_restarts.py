@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Iterator
 
-import psycopg
 import pytest
 
 from tests.runners.continuous_world import ContinuousWorld
@@ -16,7 +15,7 @@ from tests.runners.flink import Flink
 from tests.runners.flink_cluster import ClusterSettings
 from tests.runners.flink_parts import FlinkParts
 from tests.runners.prism import options as prism_options
-from tests.runners.processes import Process, wait_until
+from tests.runners.processes import Process
 from tests.runners.steady_work import SteadyWork
 
 _SECONDS = 120
@@ -56,7 +55,7 @@ class TestFlink:
             # One more table, while it runs.
             began = time.monotonic()
             world.run(command="add", names=[_ADDED])
-            wait_until(lambda: _old_rows(world, _ADDED) == 300, "rows of the new table", _SECONDS)
+            world.wait_for_snapshots(_SECONDS, names=[_ADDED])
             sys.stdout.write(
                 f"snapshot of an added table in PostgreSQL after {time.monotonic() - began:.1f} s\n"
             )
@@ -121,17 +120,6 @@ def _start_everything(cluster: Flink) -> None:
     cluster.pool.wait_ready()
 
 
-def _old_rows(world: ContinuousWorld, table: str) -> int:
-    """How many of the rows that only the snapshot has are there."""
-    try:
-        with world.postgres.connect() as connection:
-            query = f'SELECT count(*) FROM dynabeam."{table}" WHERE "old"'
-            (row,) = connection.execute(query).fetchall()
-    except psycopg.errors.UndefinedColumn:
-        return 0
-    return int(row[0])
-
-
 @pytest.mark.prism
 @pytest.mark.slow
 @pytest.mark.runner
@@ -141,12 +129,7 @@ def test_prism_replicates(prism: pathlib.Path, tmp_path: pathlib.Path):
         process = Process("replicate", words, tmp_path / "replicate.log", world.variables)
         try:
             with SteadyWork(world.sim, world.tables, rate=100, roll_every=5, splits=1):
-                wait_until(
-                    lambda: all(_old_rows(world, name) == 300 for name in world.tables),
-                    "snapshots",
-                    _SECONDS,
-                    [process],
-                )
+                world.wait_for_snapshots(_SECONDS, process, names=list(world.tables))
             world.wait_for_mirror(_SECONDS, process)
             changelog = world.wait_for_changelog(_SECONDS, process)
             assert process.interrupt(_SECONDS) == _INTERRUPTED, process.tail()
