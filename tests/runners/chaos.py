@@ -56,6 +56,7 @@ class Outcome:
         snapshot_rows: Rows of the changelog that come from exports.
         dead_letters: Records that could not be handled.
         restores: How often Flink restored the job, over both JobManagers.
+        crashed: TaskManagers that ended by themselves.
         faults: What the simulated service did wrong: error → times.
     """
 
@@ -67,6 +68,7 @@ class Outcome:
     snapshot_rows: int
     dead_letters: int
     restores: int
+    crashed: int
     faults: dict[str, int]
 
     def __str__(self) -> str:
@@ -78,7 +80,8 @@ class Outcome:
             f"changelog complete {self.complete_after:.1f} s later\n"
             f"lost 0, repeated {self.repeats}, snapshot rows {self.snapshot_rows}, "
             f"dead letters {self.dead_letters}\n"
-            f"restored {self.restores} times; the service answered {faults}\n"
+            f"restored {self.restores} times, {self.crashed} TaskManagers crashed by themselves; "
+            f"the service answered {faults}\n"
         )
 
 
@@ -114,8 +117,13 @@ class _Chaos:
         )
 
     def run(self) -> Outcome:
+        with self._flink.cluster.supervised() as crashed:
+            self._start()
+            self._lose_all()
+            return self._outcome(self._work, len(crashed))
+
+    def _lose_all(self) -> None:
         world = self._world
-        self._start()
         with self._work:
             self._tell("the work begins")
             self._settle()
@@ -127,7 +135,6 @@ class _Chaos:
             self._lose_jobmanager()
             self._lose_taskmanager()
         self._tell("the work is over")
-        return self._outcome(self._work)
 
     # What happens.
 
@@ -197,7 +204,7 @@ class _Chaos:
 
     # What is left.
 
-    def _outcome(self, work: SteadyWork) -> Outcome:
+    def _outcome(self, work: SteadyWork, crashed: int) -> Outcome:
         world, ended = self._world, time.monotonic()
         world.wait_for_mirror(_AT_REST)
         equal = time.monotonic()
@@ -216,6 +223,7 @@ class _Chaos:
             snapshot_rows=changelog.snapshot_rows,
             dead_letters=len(world.dead_letters()),
             restores=self._restores + self._flink.rest.restarts(self._job),
+            crashed=crashed,
             faults={str(error): int(times) for error, times in errors.items()},
         )
 

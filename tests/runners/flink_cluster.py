@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import pathlib
 import shlex
 import subprocess
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Literal
 
@@ -28,6 +30,7 @@ _SHELL_RESULT = "BASH_JAVA_UTILS_EXEC_RESULT:"
 # Small heaps fill slowly with the serial collector; quick starts count more than peak speed.
 _JVM = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto")
 _START = 60
+_LOOK = 0.2
 
 _LOGGING = """
 rootLogger.level = INFO
@@ -101,6 +104,7 @@ class FlinkCluster:
         self.jobmanager: Process | None = None
         self.taskmanagers: list[Process] = []
         self._started = 0
+        self._supervised = False
         self._memory_flags: tuple[list[str], list[str]] | None = None
 
     @property
@@ -140,11 +144,15 @@ class FlinkCluster:
     def wait_ready(self) -> None:
         """Waits until the JobManager answers and every TaskManager is registered with it."""
         assert self.jobmanager is not None
-        needed = [self.jobmanager, *self.taskmanagers]
+        needed = [self.jobmanager] if self._supervised else [self.jobmanager, *self.taskmanagers]
         wait_until(self.rest.is_up, "JobManager", _START, needed)
-        # By name: one that was killed a moment ago may still be listed.
-        wanted = {process.name for process in self.taskmanagers}
-        wait_until(lambda: wanted <= self.rest.taskmanagers(), f"{sorted(wanted)}", _START, needed)
+
+        def registered() -> bool:
+            # By name: one that was killed a moment ago may still be listed.
+            wanted = {process.name for process in self.taskmanagers}
+            return wanted <= self.rest.taskmanagers()
+
+        wait_until(registered, "registered TaskManagers", _START, needed)
 
     def stop(self) -> None:
         """Ends all processes; checkpoints, savepoints and logs stay."""
@@ -170,6 +178,38 @@ class FlinkCluster:
         process = self.taskmanagers.pop(index)
         process.kill(with_children=with_children)
         process.stop()
+
+    @contextlib.contextmanager
+    def supervised(self) -> Iterator[list[Process]]:
+        """Starts a TaskManager in place of each that ends by itself, as what runs clusters does.
+
+        When a JobManager is lost, a task that is torn down now and then closes its RocksDB while
+        Beam still writes there for a Python worker: the process ends by SIGABRT or SIGSEGV.
+
+        Yields:
+            Those that ended by themselves, so far.
+        """
+        ended: list[Process] = []
+        over = threading.Event()
+
+        def supervise() -> None:
+            while not over.wait(_LOOK):
+                for process in [each for each in self.taskmanagers if not each.is_alive]:
+                    with contextlib.suppress(ValueError):  # it has just been killed
+                        self.taskmanagers.remove(process)
+                        process.stop()
+                        ended.append(process)
+                        self._launch_taskmanager()
+
+        thread = threading.Thread(target=supervise, name="supervisor", daemon=True)
+        self._supervised = True
+        thread.start()
+        try:
+            yield ended
+        finally:
+            over.set()
+            thread.join()
+            self._supervised = False
 
     def start_jobmanager(self) -> None:
         """Starts a killed JobManager at its old address; it knows nothing of earlier jobs."""
@@ -257,8 +297,10 @@ class FlinkCluster:
 
     def _java(self, *flags: str) -> list[str]:
         logging = f"-Dlog4j.configurationFile={self._configuration / 'log4j.properties'}"
+        # Else it writes what is left of a crash where it was started: into the sources.
+        crash = f"-XX:ErrorFile={self.folder / 'crash-%p.log'}"
         classes = ["-cp", self._parts.cluster_classes]
-        return [self._parts.java, *JAVA_FLAGS, *_JVM, *flags, logging, *classes]
+        return [self._parts.java, *JAVA_FLAGS, *_JVM, *flags, crash, logging, *classes]
 
     def _memory(self) -> tuple[list[str], list[str]]:
         """Flags of the Java machine, and settings that a TaskManager insists on being told."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
+import random
 import signal
 import socket
 import subprocess
@@ -24,6 +25,7 @@ __all__ = ["ROOT", "Process", "free_ports", "is_listening", "wait_until"]
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 _POLL = 0.05
+_PORTS = range(15_000, 32_000)
 _TAIL = 3000
 _T = TypeVar("_T")
 
@@ -195,12 +197,21 @@ def wait_until(
 
 
 def free_ports(count: int) -> list[int]:
-    """So many different ports of the loopback interface that nobody listens on now."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [int(each.getsockname()[1]) for each in sockets]
+    """So many different ports of the loopback interface that nobody listens on now.
+
+    Below those that the system gives to outgoing connections, so that none of these takes a port
+    before, or between a kill and a new start, its server does.
+    """
+    found: list[int] = []
+    for port in random.SystemRandom().sample(_PORTS, len(_PORTS)):
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            # As servers do: connections of one that was killed may linger.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+            found.append(port)
+        if len(found) == count:
+            return found
+    raise OSError(f"fewer than {count} ports are free from {_PORTS.start} to {_PORTS.stop}")
 
 
 def is_listening(port: int) -> bool:
