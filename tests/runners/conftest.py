@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pathlib
 from collections.abc import Callable, Iterator
@@ -11,7 +12,7 @@ from typing import TypeVar
 import pytest
 
 from tests.runners.flink_parts import FlinkParts, flink_parts
-from tests.runners.parts import MissingToolError
+from tests.runners.parts import MissingToolError, cache_folder
 from tests.runners.prism import prism_binary
 from tests.runners.simulator_process import SimulatorProcess
 from transforms.testing.remote import RemoteSimulator
@@ -34,6 +35,19 @@ def or_skip(assemble: Callable[[], _T]) -> _T:
         if os.environ.get("CI"):
             pytest.fail(f"{missing}; in CI it must be there")
         pytest.skip(str(missing))
+
+
+@pytest.fixture(autouse=True)
+def one_cluster_at_a_time(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Tests of several processes would start a cluster each, on a machine for one."""
+    if request.node.get_closest_marker("flink") is None:
+        yield
+        return
+    folder = cache_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "running.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 @pytest.fixture(scope="session")
