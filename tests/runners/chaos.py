@@ -52,6 +52,7 @@ class Outcome:
         seconds: How long it lasted.
         equal_after: Seconds from the end of the work until every mirror equalled its table.
         complete_after: Seconds from there until the changelog held every version of the streams.
+        lost: Versions of the streams that no file of the changelog holds.
         repeats: Rows of the changelog beyond one a version.
         snapshot_rows: Rows of the changelog that come from exports.
         dead_letters: Records that could not be handled.
@@ -64,6 +65,7 @@ class Outcome:
     seconds: float
     equal_after: float
     complete_after: float
+    lost: int
     repeats: int
     snapshot_rows: int
     dead_letters: int
@@ -78,7 +80,7 @@ class Outcome:
             f"{self.written / self.seconds:.0f} a second\n"
             f"mirror = table {self.equal_after:.1f} s after the last change; "
             f"changelog complete {self.complete_after:.1f} s later\n"
-            f"lost 0, repeated {self.repeats}, snapshot rows {self.snapshot_rows}, "
+            f"lost {self.lost}, repeated {self.repeats}, snapshot rows {self.snapshot_rows}, "
             f"dead letters {self.dead_letters}\n"
             f"restored {self.restores} times, {self.crashed} TaskManagers crashed by themselves; "
             f"the service answered {faults}\n"
@@ -219,6 +221,7 @@ class _Chaos:
             seconds=work.seconds,
             equal_after=equal - ended,
             complete_after=complete - equal,
+            lost=len(changelog.missing),
             repeats=changelog.repeats,
             snapshot_rows=changelog.snapshot_rows,
             dead_letters=len(world.dead_letters()),
