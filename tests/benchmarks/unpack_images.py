@@ -13,6 +13,7 @@ import base64
 import io
 import json
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import boto3.dynamodb.types
@@ -21,7 +22,9 @@ import pyarrow as pa
 import pyarrow.json
 
 from tests.benchmarks.items import best_seconds, images_of, report
-from transforms.values.columns import ColumnTypes, discover, unpack
+from transforms.values import columns
+from transforms.values.columns import ColumnTypes, NumberType, discover, unpack
+from transforms.values.few_columns import FEW_ROWS, unpack_few
 from transforms.values.json_sql import query, quoted_text
 from transforms.values.python_values import decode_item
 
@@ -91,6 +94,21 @@ def candidates(texts: list[bytes]) -> dict[str, Callable[[], Any]]:
     }
 
 
+def few_images(texts: list[bytes]) -> None:
+    """Print what few images cost, item by item and by the vectorised way; shows the break-even."""
+    types = discover(pa.array(texts, pa.binary()))
+    for count in (1, 10, 30, 100, FEW_ROWS, 500, 1000):
+        images = pa.array(texts[:count], pa.binary())
+        ways = [
+            partial(way, images, types, NumberType(), "dynamodb")
+            for way in (unpack_few, columns._unpack_many)
+        ]
+        few, many = (1000 * best_seconds(way, rounds=20) for way in ways)
+        print(
+            f"{count:6} images: {few:6.2f} ms, vectorised {many:6.2f} ms, {many / few:5.1f} times"
+        )
+
+
 def main() -> None:
     """Measure and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -100,6 +118,7 @@ def main() -> None:
         runs = candidates(images_of(items, size))
         rates = {name: items / best_seconds(run) for name, run in runs.items()}
         report(f"{size} bytes an item", rates, RIVAL)
+        few_images(images_of(1000, size))
 
 
 if __name__ == "__main__":

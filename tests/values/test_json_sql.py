@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 
-from transforms.values.json_sql import decode_base64, query, quoted_name, quoted_text
+from transforms.values.json_sql import query, quoted_name, quoted_text
 from transforms.values.value_texts import extract_values, json_pointer
 
 from .strategies import texts
@@ -59,9 +59,3 @@ def test_quoted_names(text):
 
 def test_pointers():
     assert json_pointer("a/b~c") == "/a~1b~0c"
-
-
-def test_base64():
-    texts = ["aGk=", "", None, "aGk", "aG k=", "_-==", "é", "===="]
-    assert decode_base64(pa.array(texts)).to_pylist() == [b"hi", b"", *[None] * 6]
-    assert decode_base64(pa.array([], pa.string())).to_pylist() == []

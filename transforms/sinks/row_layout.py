@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
@@ -30,9 +29,8 @@ from transforms.errors import ConfigurationError
 from transforms.sinks.change_lines import key_objects
 from transforms.sinks.uri import SinkUri
 from transforms.tables import KeySchema, Table
-from transforms.values.column_types import ATTRIBUTE_TAGS, DEFAULT_NUMBERS, ColumnTypes, NumberType
+from transforms.values.column_types import DEFAULT_NUMBERS, ColumnTypes, NumberType
 from transforms.values.columns import NestedForm, UnpackedColumns, discover, unpack
-from transforms.values.value_texts import extract_values
 
 __all__ = [
     "ITEM",
@@ -52,7 +50,6 @@ OTHER = "_other"
 
 _NO_COLUMN = "NULL"
 """The tag under which `unpack` looks for an attribute and sends all of it to `other`."""
-_TAG = re.compile(r'\{"([A-Z]+)":')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,7 +173,6 @@ class RowLayout:
         while True:
             known = self._types
             unpacked = self._unpack(images)
-            self._add(self._awake(unpacked.other))
             self._add(unpacked.unknown.tags.items())
             if self._types is known:
                 return unpacked
@@ -199,23 +195,6 @@ class RowLayout:
 
     def _is_blocked(self, name: str) -> bool:
         return not name or "\0" in name or name.lower() in self._taken
-
-    def _awake(self, other: pa.Array) -> list[tuple[str, str]]:
-        """Attributes that were only ever NULL and now have a value, with its tag."""
-        asleep = [
-            name
-            for name, tag in self._types.tags.items()
-            if tag == _NO_COLUMN and not self._is_blocked(name)
-        ]
-        if not asleep or other.null_count == len(other):
-            return []
-        awake = []
-        for name, texts in zip(asleep, extract_values(other.drop_null(), asleep), strict=True):
-            values = texts.filter(pc.invert(pc.starts_with(texts, pattern='{"NULL":')))
-            match = _TAG.match(values[0].as_py()) if len(values) else None
-            if match and match[1] in ATTRIBUTE_TAGS:
-                awake.append((name, match[1]))
-        return awake
 
 
 def _with_keys(keys: pa.Array, images: pa.Array, schema: KeySchema) -> pa.Array:

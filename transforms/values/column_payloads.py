@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from transforms.errors import ValueDecodeError
+from transforms.values.base64_columns import decode_base64
 from transforms.values.column_types import NumberType
-from transforms.values.json_sql import decode_base64
 from transforms.values.numbers import normalise_numbers
 from transforms.values.plain_json import plain_value_json
 from transforms.values.value_texts import (

@@ -19,14 +19,14 @@ are lost, as they are in plain JSON.
 How it is known that nothing was left out: an image's compact text is as long as the texts of the
 values that were found, their names and the punctuation. Where it is longer, something else is in
 there, and that row, only that row, takes an exact path of its own.
+
+Few images take a way without fixed cost to the same outcome: `transforms.values.few_columns`.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 import msgspec
 import numpy as np
@@ -36,7 +36,7 @@ import pyarrow.compute as pc
 
 from transforms.errors import ValueDecodeError
 from transforms.values.byte_columns import offsets_and_bytes
-from transforms.values.column_payloads import column_type, payload_column
+from transforms.values.column_payloads import payload_column
 from transforms.values.column_types import (
     ATTRIBUTE_TAGS,
     DEFAULT_NUMBERS,
@@ -44,12 +44,12 @@ from transforms.values.column_types import (
     ColumnTypes,
     NumberType,
 )
+from transforms.values.few_columns import FEW_ROWS, unpack_few
 from transforms.values.python_values import shown
+from transforms.values.unpacked_columns import NestedForm, UnpackedColumns, batch_of
 from transforms.values.value_texts import compacted, extract_values
 
 __all__ = ["ColumnTypes", "NestedForm", "NumberType", "UnpackedColumns", "discover", "unpack"]
-
-NestedForm = Literal["dynamodb", "plain"]
 
 _Rows = npt.NDArray[np.int64]
 _Flags = npt.NDArray[np.bool_]
@@ -57,22 +57,6 @@ _Flags = npt.NDArray[np.bool_]
 _NULL = '{"NULL":true}'
 _RAW_ITEM = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _TAG = re.compile(rb'\s*\{\s*"([A-Z]{1,4})"\s*:')
-
-
-@dataclass(frozen=True)
-class UnpackedColumns:
-    """Images as columns, one row per image.
-
-    Args:
-        batch: One column per attribute of `ColumnTypes.columns`, in their order.
-        other: String: JSON object of what did not fit, null where everything did.
-        unknown: Attributes that have no column although they could: merge them into the types and
-            unpack again to give them one.
-    """
-
-    batch: pa.RecordBatch
-    other: pa.Array
-    unknown: ColumnTypes
 
 
 def unpack(
@@ -101,26 +85,11 @@ def unpack(
     if isinstance(images, pa.ChunkedArray):
         images = images.combine_chunks()
     number_type = NumberType.parse(numbers) if isinstance(numbers, str) else numbers
-    names = list(types.tags)
-    values = extract_values(images, names)
-    columns: dict[str, pa.Array] = {}
-    misfits: list[_Flags | None] = []
-    for name, texts in zip(names, values, strict=True):
-        if types.tags[name] == "NULL":
-            misfits.append(_valid(texts) if texts.null_count < len(texts) else None)
-            continue
-        columns[name] = payload_column(texts, types.tags[name], number_type, nested)
-        misfits.append(_misfit(texts, columns[name]))
-    other = _other(names, values, misfits, len(images))
-    incomplete = _incomplete_rows(images, types, values)
-    unknown = ColumnTypes()
-    if len(incomplete):
-        exact, unknown = _exact_others(images, incomplete, types, columns)
-        other = _with_rows(other, incomplete, exact)
-    schema = pa.schema(
-        [pa.field(name, column_type(tag, number_type)) for name, tag in types.columns.items()]
-    )
-    return UnpackedColumns(_batch(list(columns.values()), schema, len(images)), other, unknown)
+    if len(images) <= FEW_ROWS:
+        unpacked = unpack_few(images, types, number_type, nested)
+        if unpacked is not None:
+            return unpacked
+    return _unpack_many(images, types, number_type, nested)
 
 
 def discover(
@@ -159,6 +128,30 @@ def discover(
         rows = rows[_incomplete_rows(rest, types, extract_values(rest, list(types.tags)))]
         sample *= 8
     return types
+
+
+def _unpack_many(
+    images: pa.Array, types: ColumnTypes, number_type: NumberType, nested: NestedForm
+) -> UnpackedColumns:
+    """`unpack` for rows enough to be worth the fixed cost of queries."""
+    names = list(types.tags)
+    values = extract_values(images, names)
+    columns: dict[str, pa.Array] = {}
+    misfits: list[_Flags | None] = []
+    for name, texts in zip(names, values, strict=True):
+        if types.tags[name] == "NULL":
+            misfits.append(_valid(texts) if texts.null_count < len(texts) else None)
+            continue
+        columns[name] = payload_column(texts, types.tags[name], number_type, nested)
+        misfits.append(_misfit(texts, columns[name]))
+    other = _other(names, values, misfits, len(images))
+    incomplete = _incomplete_rows(images, types, values)
+    unknown = ColumnTypes()
+    if len(incomplete):
+        exact, unknown = _exact_others(images, incomplete, types, columns)
+        other = _with_rows(other, incomplete, exact)
+    batch = batch_of(list(columns.values()), types, number_type, len(images))
+    return UnpackedColumns(batch, other, unknown)
 
 
 def _misfit(texts: pa.Array, column: pa.Array) -> _Flags | None:
@@ -265,12 +258,6 @@ def _with_rows(texts: pa.Array, rows: _Rows, by: pa.Array) -> pa.Array:
     source = np.arange(len(texts), dtype=np.int64)
     source[rows] = len(texts) + np.arange(len(by), dtype=np.int64)
     return pa.concat_arrays([texts, by]).take(pa.array(source))
-
-
-def _batch(columns: list[pa.Array], schema: pa.Schema, count: int) -> pa.RecordBatch:
-    if columns:
-        return pa.RecordBatch.from_arrays(columns, schema=schema)
-    return pa.RecordBatch.from_struct_array(pa.array([{}] * count, pa.struct([])))
 
 
 def _valid(values: pa.Array) -> _Flags:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An in-memory DuckDB per thread, as a vectorised JSON and base64 decoder over Arrow columns.
+"""An in-memory DuckDB per thread, as a vectorised decoder of JSON over Arrow columns.
 
 Why DuckDB: its JSON functions are the quickest exact decoder measured (see
 `tests/benchmarks/unpack_images.py`), keep nested values as text, take JSON pointers and so any
@@ -16,7 +16,7 @@ import threading
 import duckdb
 import pyarrow as pa
 
-__all__ = ["decode_base64", "query", "quoted_name", "quoted_text"]
+__all__ = ["query", "quoted_name", "quoted_text"]
 
 _SETTINGS = {
     "threads": "1",
@@ -54,20 +54,6 @@ def quoted_text(text: str) -> str:
 def quoted_name(name: str) -> str:
     """Return a name as an SQL identifier."""
     return '"' + name.replace('"', '""') + '"'
-
-
-def decode_base64(texts: pa.Array) -> pa.Array:
-    """Decode a column of padded standard base64.
-
-    Args:
-        texts: A string array, nulls allowed.
-
-    Returns:
-        A binary array of the same length: null where the text is null or no base64.
-    """
-    table = pa.table({"text": texts})
-    decoded = query("SELECT try(from_base64(text)) AS data FROM input", table)
-    return decoded.column("data").combine_chunks().cast(pa.binary())
 
 
 def _connection() -> duckdb.DuckDBPyConnection:

@@ -26,9 +26,9 @@ import pyarrow.compute as pc
 
 from transforms.errors import ValueDecodeError
 from transforms.tables import KeyAttribute, KeySchema
+from transforms.values.base64_columns import decode_base64
 from transforms.values.buckets import bucket_numbers
 from transforms.values.byte_columns import without_first_byte
-from transforms.values.json_sql import decode_base64
 from transforms.values.numbers import normalise_number, normalise_numbers
 from transforms.values.python_values import decode_value
 
