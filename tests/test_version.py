@@ -34,9 +34,11 @@ def test_byte_order_is_the_order(one, other):
 
 @given(st.integers(1, 99), st.lists(st.integers(0, 10**40 - 1).map(str), max_size=5))
 def test_many_at_once_are_the_same_as_one_by_one(generation, sequences):
-    many = encode_versions(generation, pa.array(sequences, pa.string()))
-    assert many.type == pa.binary()
-    assert many.to_pylist() == [encode_version(generation, each) for each in sequences]
+    # A few are encoded one by one, many by Arrow.
+    for more in ([], ["7"] * 100):
+        many = encode_versions(generation, pa.array(sequences + more, pa.string()))
+        assert many.type == pa.binary()
+        assert many.to_pylist() == [encode_version(generation, each) for each in sequences + more]
 
 
 def test_the_text_form_is_the_documented_one():
@@ -59,8 +61,9 @@ def test_constant_versions():
 def test_a_bad_sequence_number_is_refused(bad):
     with pytest.raises(ValueDecodeError, match="sequence number"):
         encode_version(1, bad)
-    with pytest.raises(ValueDecodeError, match="sequence number"):
-        encode_versions(1, pa.array(["1", bad]))
+    for good in (1, 100):
+        with pytest.raises(ValueDecodeError, match="sequence number"):
+            encode_versions(1, pa.array(["1"] * good + [bad]))
 
 
 def test_a_missing_sequence_number_is_refused():

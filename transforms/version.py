@@ -28,6 +28,8 @@ GENERATION_DIGITS = 8
 SEQUENCE_DIGITS = 40
 VERSION_BYTES = GENERATION_DIGITS + 1 + SEQUENCE_DIGITS
 
+# Up to here Python is quicker than the fixed cost of Arrow's functions, some 70 microseconds.
+_FEW = 30
 _DIGITS = frozenset("0123456789")
 
 
@@ -80,6 +82,9 @@ def encode_versions(generation: int, sequences: pa.StringArray) -> pa.BinaryArra
     prefix = _prefix(generation)
     if len(sequences) == 0:
         return pa.array([], pa.binary())
+    if len(sequences) <= _FEW and not sequences.null_count:
+        found = sequences.to_pylist()
+        return pa.array([encode_version(generation, each) for each in found], pa.binary())
     good = pc.match_substring_regex(sequences, r"^[0-9]{1,40}$")
     if sequences.null_count or not pc.all(good).as_py():
         bad = sequences.filter(pc.invert(pc.fill_null(good, False)))

@@ -40,6 +40,9 @@ _CANONICAL_NUMBER = r"^(?:0|-?(?:[1-9][0-9]*|(?:0|[1-9][0-9]*)\.[0-9]*[1-9]))$"
 # A canonical text of at most this many characters is certainly within digits and range.
 _SURELY_IN_RANGE = MAX_DIGITS
 
+# Up to here Python is quicker than the fixed cost of Arrow's functions, some 50 microseconds.
+_FEW = 30
+
 _NUMBER = re.compile(
     r"([+-]?)(?:([0-9]+)(?:\.([0-9]*))?|\.([0-9]+))(?:[eE]([+-]?[0-9]{1,20}))?", re.ASCII
 )
@@ -93,6 +96,10 @@ def normalise_numbers(
     """
     if isinstance(numbers, pa.ChunkedArray):
         numbers = numbers.combine_chunks()
+    if len(numbers) <= _FEW:
+        texts = numbers.to_pylist()
+        found = [None if text is None else _or_null(text, invalid) for text in texts]
+        return numbers if found == texts else pa.array(found, numbers.type)
     odd = pc.invert(
         pc.and_(
             pc.match_substring_regex(numbers, _CANONICAL_NUMBER),
