@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """How quickly rows go into a PostgreSQL mirror: small bundles, a large load, replays.
 
+Small bundles are measured both ways, in turns: as they go, and as they would go if they were not
+few (`FEW_ROWS`: vectorised decoding, COPY and then a merge).
+
     python -m tests.benchmarks.postgresql_merge [--rows=100000]
 
 The server is a local one without fsync, so the figures are those of our work and PostgreSQL's, not
@@ -10,16 +13,20 @@ of a disk or a network. Items have 10 attributes (text, numbers, a list, a map),
 from __future__ import annotations
 
 import argparse
+import contextlib
 import statistics
 import time
+from unittest import mock
 
 import pyarrow as pa
 
 from tests.sinks.changes import NO_ROUND, Change, image, round_number, table
 from tests.sinks.postgres_server import PostgresServer
 from transforms.block import SCHEMA, Block, BlockHeader
+from transforms.sinks import change_lines, postgresql_merge
 from transforms.sinks.postgresql_writer import GatheredRows
 from transforms.sinks.registry import open_sink
+from transforms.values import columns
 from transforms.values.keys import encode_keys
 from transforms.version import constant_versions
 
@@ -63,17 +70,38 @@ def make_block(first: int, count: int, generation: int = 1) -> Block:
     return Block(BlockHeader(ORDERS, 0, 1, generation, "export"), rows)
 
 
+@contextlib.contextmanager
+def no_rows_are_few():
+    """Lets all rows take the way of many."""
+    with contextlib.ExitStack() as stack:
+        for module in (columns, change_lines, postgresql_merge):
+            stack.enter_context(mock.patch.object(module, "FEW_ROWS", -1))
+        yield
+
+
 def small_bundles(writer, sink, count, times=60):
-    """Median and 90th percentile, in ms, of a bundle of `count` rows, half new, half updates."""
-    taken = []
-    for each in range(times):
+    """Times in ms of bundles of `count` rows, half new, half updates: as they go, and as many."""
+    taken = {"few": [], "many": []}
+    for each in range(2 * times):
         block = make_block(each * count // 2, count, generation=2 + each)
-        begin = time.perf_counter()
-        gathered = GatheredRows(writer, sink.name)
-        gathered.add(block)
-        list(gathered.finish())
-        taken.append(1000 * (time.perf_counter() - begin))
-    return statistics.median(taken[5:]), sorted(taken[5:])[int(0.9 * (times - 5))]
+        way = "many" if each % 2 else "few"
+        with no_rows_are_few() if way == "many" else contextlib.nullcontext():
+            begin = time.perf_counter()
+            gathered = GatheredRows(writer, sink.name)
+            gathered.add(block)
+            list(gathered.finish())
+            taken[way].append(1000 * (time.perf_counter() - begin))
+    return taken["few"][5:], taken["many"][5:]
+
+
+def report_bundles(layout, size, few, many):
+    """Prints a line: what a bundle takes, and what it would as many."""
+    ratio = statistics.median(many) / statistics.median(few)
+    p90 = sorted(few)[int(0.9 * len(few))]
+    print(
+        f"{layout}: bundle of {size} rows: median {statistics.median(few):.1f} ms, p90 {p90:.1f} "
+        f"ms; as many rows: median {statistics.median(many):.1f} ms, {ratio:.1f} times that"
+    )
 
 
 def load(writer, sink, blocks):
@@ -94,9 +122,8 @@ def main():
             sink = open_sink(f"{server.uri()}?layout={layout}&schema={layout}")
             sink.check([ORDERS], NO_ROUND)
             writer = sink.writer(round_number(1).state_id)
-            for size in (1, 100, 1000):
-                median, most = small_bundles(writer, sink, size)
-                print(f"{layout}: bundle of {size} rows: median {median:.1f} ms, p90 {most:.1f} ms")
+            for size in (1, 10, 30, 100, 250, 1000):
+                report_bundles(layout, size, *small_bundles(writer, sink, size))
             step = 5000
             for word, generation in (("new", 500), ("updated", 501), ("replayed", 501)):
                 blocks = [make_block(10**9 + at, step, generation) for at in range(0, count, step)]

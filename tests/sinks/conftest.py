@@ -1,11 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An object store for tests of sinks."""
+"""An object store for tests of sinks, and both ways of doing things: for few rows and for many."""
 
 import urllib.request
 
 import pytest
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
+
+
+@pytest.fixture
+def no_rows_are_few(monkeypatch):
+    """A function after whose call every row takes the way that many rows take."""
+
+    def patch():
+        for module in ("values.columns", "sinks.change_lines", "sinks.postgresql_merge"):
+            monkeypatch.setattr(f"transforms.{module}.FEW_ROWS", -1)
+
+    return patch
+
+
+@pytest.fixture(params=[False, True], ids=["few", "many"])
+def few_and_many(request, no_rows_are_few):
+    """A test runs twice: as it is, and with every row going the way of many."""
+    if request.param:
+        no_rows_are_few()
 
 
 @pytest.fixture

@@ -31,13 +31,18 @@ from transforms.values.numbers import normalise_number
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """A sink URI with `FOLDER` or, for a database, `SERVER` in it."""
+    """A sink URI with `FOLDER` or, for a database, `SERVER` in it.
+
+    `many`: as if every bundle had many rows, see the fixture `no_rows_are_few`.
+    """
 
     uri: str
+    many: bool = False
 
     @property
     def id(self):
         short = self.uri.replace(":///FOLDER/", "-").replace("://SERVER", "")
+        short += "-many" if self.many else ""
         return short.replace("?", "-").replace("&", "-")
 
     @property
@@ -81,7 +86,13 @@ CHANGELOGS = [
     Target("file:///FOLDER/out?format=parquet&layout=packed&compression=snappy"),
     Target("file:///FOLDER/out?format=parquet&numbers=text&nested=plain&compression=none"),
 ]
-TARGETS = MIRRORS + POSTGRESQL + CHANGELOGS
+AS_MANY = [
+    Target("duckdb:///FOLDER/m.duckdb", many=True),
+    Target("postgresql://SERVER", many=True),
+    Target("postgresql://SERVER?numbers=decimal(10,2)&nested=plain", many=True),
+    Target("file:///FOLDER/out?format=parquet", many=True),
+]
+TARGETS = MIRRORS + POSTGRESQL + CHANGELOGS + AS_MANY
 
 
 def postgresql_uri(text, folder):

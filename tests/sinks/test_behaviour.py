@@ -16,6 +16,13 @@ from transforms.values.plain_json import same_item
 
 pytestmark = pytest.mark.parametrize("target", TARGETS, ids=lambda each: each.id)
 
+
+@pytest.fixture(autouse=True)
+def _as_many(target, no_rows_are_few):
+    if target.many:
+        no_rows_are_few()
+
+
 ORDERS = table()
 BY_NUMBER = table("by.number-1", ("n", "N"), ("b", "B"))
 

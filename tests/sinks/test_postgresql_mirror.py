@@ -70,6 +70,7 @@ def columns_of(sink, relation):
     return dict(found)
 
 
+@pytest.mark.usefixtures("few_and_many")
 class TestWhatPeopleSee:
     def test_unpacked(self, sink):
         attributes = {
@@ -158,6 +159,7 @@ class TestWhatPeopleSee:
         assert query(sink, "SELECT answer FROM mine, orders") == [(42,)]
 
 
+@pytest.mark.usefixtures("few_and_many")
 class TestLimits:
     @pytest.mark.parametrize("target", [UNPACKED, PACKED], ids=["unpacked", "packed"])
     def test_nul_is_kept_in_raw_and_nowhere_else(self, target, tmp_path):
@@ -247,6 +249,7 @@ class TestLimits:
         assert_holds(UNPACKED, sink, ORDERS, [Change(1, item("a", **many))])
 
 
+@pytest.mark.usefixtures("few_and_many")
 class TestMerge:
     def test_report(self, sink):
         changes = [Change(5, item("a")), Change(6, item("a")), Change(1, None, keys=item("b"))]

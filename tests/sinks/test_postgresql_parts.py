@@ -4,6 +4,7 @@
 import csv
 import io
 import json
+from decimal import Decimal
 
 import pyarrow as pa
 import pytest
@@ -13,7 +14,13 @@ from hypothesis import strategies as st
 from tests.values.strategies import items, names, texts
 from transforms.errors import ConfigurationError
 from transforms.sinks.postgresql_names import MAX_BYTES, column_name, relation_name, rows_name
-from transforms.sinks.postgresql_values import KEY_BYTES, copy_text, index_keys, set_aside
+from transforms.sinks.postgresql_values import (
+    KEY_BYTES,
+    copy_text,
+    index_keys,
+    json_rows,
+    set_aside,
+)
 from transforms.sinks.registry import RunnerFacts, check_capabilities, open_sink
 
 
@@ -129,6 +136,37 @@ class TestValues:
         for members, (cell, _) in zip(lists, rows, strict=False):
             escaped = [each.replace("\\", "\\\\").replace('"', '\\"') for each in members]
             assert cell == "{" + ",".join(f'"{each}"' for each in escaped) + "}"
+
+    def test_json_rows_are_objects_by_place(self):
+        table = pa.table(
+            {
+                "t": ['\x1f\\"é', None],
+                "b": pa.array([b"\x00\xff", None]),
+                "bs": pa.array([[b"", b"a"], None]),
+                "n": pa.array([Decimal("0.000000001"), Decimal("-1")], pa.decimal128(38, 9)),
+                "ns": pa.array([[Decimal("1.50")], []], pa.list_(pa.decimal128(5, 2))),
+                "when": pa.array([7, 0], pa.timestamp("us", "UTC")),
+                "flag": [True, False],
+            }
+        )
+        assert json.loads(json_rows(table)) == [
+            {
+                "c0": '\x1f\\"é',
+                "c1": "\\x00ff",
+                "c2": ["\\x", "\\x61"],
+                "c3": "1E-9",
+                "c4": ["1.50"],
+                "c5": "1970-01-01T00:00:00.000007Z",
+                "c6": True,
+            },
+            {
+                **dict.fromkeys(["c0", "c1", "c2"]),
+                "c3": "-1.000000000",
+                "c4": [],
+                "c5": "1970-01-01T00:00:00Z",
+                "c6": False,
+            },
+        ]
 
     def test_long_keys_are_cut_to_different_ones(self):
         begin = b"S" + b"x" * KEY_BYTES

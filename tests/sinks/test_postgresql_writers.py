@@ -4,6 +4,7 @@
 import collections
 import random
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import apache_beam as beam
@@ -92,6 +93,22 @@ def query(sink, sql, server=None):
         return cursor.fetchall() if cursor.description else []
 
 
+def wait_until_locked_out(relation):
+    """Returns as soon as someone waits for a lock of a relation."""
+    with server_for_tests().connect() as connection:
+        for _ in range(1000):
+            found = connection.execute(
+                "SELECT 1 FROM pg_locks JOIN pg_class ON relation = pg_class.oid "
+                "WHERE relname = %s AND NOT granted",
+                [relation],
+            )
+            if found.fetchone():
+                return
+            time.sleep(0.01)
+    raise AssertionError(f"nobody waits for {relation}")
+
+
+@pytest.mark.usefixtures("few_and_many")
 class TestSeveralWriters:
     def test_the_newest_wins_and_nobody_deadlocks(self, sink, open_writer):
         histories = [history(seed) for seed in range(WRITERS)]
@@ -154,6 +171,25 @@ class TestSeveralWriters:
             bundle(writer, [change])
         assert query(sink, "SELECT id, new, right(_version, 1) FROM orders") == [("a", None, "3")]
 
+    def test_a_column_that_is_added_while_a_merge_waits_is_emptied_too(self, sink, open_writer):
+        writer = open_writer(sink)
+        bundle(writer, [Change(1, item())])
+        attributes = '[["id", "S"], ["x", "S"]]'
+        with server_for_tests().connect() as other, ThreadPoolExecutor(1) as pool:
+            other.execute(f"SET search_path TO {schema_of(sink)}")
+            other.execute('BEGIN; LOCK TABLE "orders$rows" IN ACCESS EXCLUSIVE MODE')
+            merge = pool.submit(bundle, writer, [Change(2, item())])
+            wait_until_locked_out("orders$rows")
+            other.execute(
+                """ALTER TABLE "orders$rows" ADD COLUMN x text; UPDATE "orders$rows" SET x = 'old';
+                UPDATE "$tables" SET revision = revision + 1, attributes = '"""
+                + attributes
+                + "'; COMMIT"
+            )
+            assert [report.fields["written"] for report in merge.result()] == [1]
+        (row,) = query(sink, 'SELECT x, right(_version, 1) FROM "orders$rows"')
+        assert row == (None, "2")
+
     def test_a_query_that_runs_for_hours_stops_no_writer(self, sink, open_writer, monkeypatch):
         """While it runs a new attribute is in `_other`; later it gets its column."""
         monkeypatch.setattr(postgresql_table, "_TABLE_LOCK", "20ms")
@@ -198,6 +234,7 @@ class TestSeveralWriters:
         assert_holds(sink, kept + more)
 
 
+@pytest.mark.usefixtures("few_and_many")
 class TestServersThatGoAway:
     @pytest.fixture
     def server(self):

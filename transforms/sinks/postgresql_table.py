@@ -16,10 +16,8 @@ Several writers do this at once, so:
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import time
-from collections.abc import Sequence
 from functools import cached_property
 
 import psycopg
@@ -30,6 +28,14 @@ from transforms.errors import SinkError
 from transforms.order import newest_per_key
 from transforms.sinks.change_lines import key_objects
 from transforms.sinks.postgresql_connection import Connection, PostgresSettings, execute
+from transforms.sinks.postgresql_merge import (
+    DELETED_AT,
+    KEY,
+    MergeStatements,
+    merge_rows,
+    merge_statements,
+    staging_sql,
+)
 from transforms.sinks.postgresql_meta import TABLES
 from transforms.sinks.postgresql_names import (
     column_name,
@@ -38,7 +44,7 @@ from transforms.sinks.postgresql_names import (
     relation_name,
     rows_name,
 )
-from transforms.sinks.postgresql_values import copy_text, index_keys, set_aside, without_nul
+from transforms.sinks.postgresql_values import index_keys, set_aside, without_nul
 from transforms.sinks.row_layout import RowLayout, RowOptions
 from transforms.tables import Table
 from transforms.values.column_types import ColumnTypes
@@ -52,7 +58,6 @@ MAX_COLUMNS = 300
 bytes; a value can be moved out of the row only if it is longer than 24 bytes. So each column may
 cost 24 bytes, and 300 of them and ours always fit, where 1,600, the most there can be, may not."""
 
-_KEY = "_key"
 _RAW = "_raw"
 _METADATA = {
     "_version": 'text COLLATE "C"',
@@ -61,20 +66,12 @@ _METADATA = {
     "_ttl": "boolean",
     "_deleted": "boolean",
 }
-_DELETED_AT = "_deleted_at"
 _RESERVED = (
-    *(_KEY, _RAW, *_METADATA, _DELETED_AT),
+    *(KEY, _RAW, *_METADATA, DELETED_AT),
     # Every table of PostgreSQL has columns of these names already.
     *("tableoid", "xmin", "cmin", "xmax", "cmax", "ctid", "oid"),
 )
-_STAGING = "pg_temp.dynabeam_staging"
-_STAGING_COLUMNS = MAX_COLUMNS + len(_RESERVED)
-STAGING_SQL = (
-    "CREATE TEMPORARY TABLE dynabeam_staging ("
-    + ", ".join(f"c{at} text" for at in range(_STAGING_COLUMNS))
-    + ") ON COMMIT DELETE ROWS"
-)
-"""One for all tables of a connection, all text, so that it never changes."""
+STAGING_SQL = staging_sql(MAX_COLUMNS + len(_RESERVED))
 
 _ENTRY_LOCK, _TABLE_LOCK = "20s", "3s"
 _GROW_AGAIN_SECONDS = 30.0
@@ -167,7 +164,7 @@ class MirrorTable:
             connection,
             f"WITH old AS (SELECT r._key FROM {self._rows} r WHERE {older} ORDER BY 1 FOR UPDATE) "
             f"UPDATE {self._rows} r SET {gone}_op = 'd', _ttl = false, _deleted = true, "
-            f"{_DELETED_AT} = now(), _version = '{version}' FROM old WHERE r._key = old._key "
+            f"{DELETED_AT} = now(), _version = '{version}' FROM old WHERE r._key = old._key "
             f"AND {older}",
         )
         return found.rowcount
@@ -181,8 +178,8 @@ class MirrorTable:
         found = execute(
             connection,
             f"DELETE FROM {self._rows} WHERE _key IN (SELECT _key FROM {self._rows} "
-            f"WHERE {_DELETED_AT} < now() - interval '{days:d} days' "
-            f"ORDER BY {_DELETED_AT} LIMIT {PURGE_ROWS} FOR UPDATE SKIP LOCKED)",
+            f"WHERE {DELETED_AT} < now() - interval '{days:d} days' "
+            f"ORDER BY {DELETED_AT} LIMIT {PURGE_ROWS} FOR UPDATE SKIP LOCKED)",
         )
         return found.rowcount
 
@@ -248,9 +245,9 @@ class MirrorTable:
             metadata = ", ".join(f"{name} {kind} NOT NULL" for name, kind in _METADATA.items())
             execute(
                 connection,
-                f"CREATE TABLE {self._rows} ({_KEY} bytea PRIMARY KEY, {columns}, {metadata}, "
-                f"{_DELETED_AT} timestamptz); "
-                f"CREATE INDEX ON {self._rows} ({_DELETED_AT}) WHERE {_DELETED_AT} IS NOT NULL",
+                f"CREATE TABLE {self._rows} ({KEY} bytea PRIMARY KEY, {columns}, {metadata}, "
+                f"{DELETED_AT} timestamptz); "
+                f"CREATE INDEX ON {self._rows} ({DELETED_AT}) WHERE {DELETED_AT} IS NOT NULL",
             )
             self._create_view(connection)
 
@@ -307,7 +304,7 @@ class MirrorTable:
         }
         for name, column in metadata.items():
             typed = typed.append_column(name, column)
-        return typed.add_column(0, _KEY, index_keys(keys))
+        return typed.add_column(0, KEY, index_keys(keys))
 
     def _with_keys(self, keys: pa.Array, images: pa.Array) -> pa.Array:
         missing = pc.is_null(images)
@@ -359,17 +356,7 @@ class MirrorTable:
         """Merges rows that are in order of key; None if there are columns unknown here."""
         sql = self._statements
         assert typed.column_names == list(sql.columns)
-        locked = execute(connection, sql.begin)
-        while locked.nextset():
-            pass
-        if locked.fetchone() != (self._revision,):
-            execute(connection, "ROLLBACK")
-            return None
-        cursor = connection.cursor()
-        with cursor.copy(sql.copy.encode()) as copy:
-            copy.write(copy_text(self._storable(typed)))
-        cursor.execute(sql.merge.encode())
-        return cursor.rowcount
+        return merge_rows(connection, sql, self._revision, self._storable(typed))
 
     def _storable(self, typed: pa.Table) -> pa.Table:
         """The key's columns without U+0000: the item, which has it too, has been set aside."""
@@ -381,11 +368,11 @@ class MirrorTable:
         return typed
 
     @cached_property
-    def _statements(self) -> _Statements:
+    def _statements(self) -> MergeStatements:
         attributes = {name: self._sql_type(tag) for name, tag in self._layout.columns().items()}
         own = {_RAW: "bytea", **_METADATA}
-        return _statements(
-            {_KEY: "bytea", **attributes, self._layout.rest: "jsonb", **own},
+        return merge_statements(
+            {KEY: "bytea", **attributes, self._layout.rest: "jsonb", **own},
             rows=self._rows,
             revision=f"SELECT revision FROM {self._tables} WHERE id = {self._id}",
         )
@@ -405,34 +392,6 @@ class MirrorTable:
             return f"{self._sql_type(tag[0])}[]"
         simple = {"N": self._numbers, "B": "bytea", "BOOL": "boolean", "L": "jsonb", "M": "jsonb"}
         return simple.get(tag, "text")
-
-
-@dataclasses.dataclass(frozen=True)
-class _Statements:
-    """SQL of a merge; `columns` says which columns the rows have, in order."""
-
-    columns: Sequence[str]
-    begin: str
-    copy: str
-    merge: str
-
-
-def _statements(columns: dict[str, str], *, rows: str, revision: str) -> _Statements:
-    names = [*map(_quoted, columns), _DELETED_AT]
-    places = {name: f"c{at}" for at, name in enumerate(columns)}
-    cells = [f"{places[name]}::{kind}" for name, kind in columns.items()]
-    cells.append(f"CASE WHEN {places['_deleted']}::boolean THEN now() END")
-    values = ", ".join(f"{name} = excluded.{name}" for name in names[1:])
-    return _Statements(
-        columns=tuple(columns),
-        # Whoever wants to add columns waits until this transaction ends, or we for them.
-        begin=f"BEGIN; LOCK TABLE {rows} IN ROW EXCLUSIVE MODE; {revision}",
-        copy=f"COPY {_STAGING} ({', '.join(places.values())}) FROM STDIN (FORMAT csv)",
-        # Read as it was copied, so in order of key.
-        merge=f"INSERT INTO {rows} AS r ({', '.join(names)}) SELECT {', '.join(cells)} "
-        f"FROM {_STAGING} ON CONFLICT ({_KEY}) DO UPDATE SET {values} "
-        f"WHERE excluded._version > r._version; COMMIT",
-    )
 
 
 def _quoted(attribute: str) -> str:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""Values on their way into PostgreSQL: what it cannot hold is set aside, the rest is COPY text.
+r"""Values on their way into PostgreSQL: what it cannot hold is set aside, the rest is text.
 
 PostgreSQL's `text` and `jsonb` hold every Unicode text but U+0000 (and `jsonb` no half of a
 surrogate pair). Such attributes are found in the images before anything is decoded, by their
@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -24,7 +25,7 @@ import pyarrow.csv
 
 from transforms.values.byte_columns import binary_from, offsets_and_bytes
 
-__all__ = ["KEY_BYTES", "copy_text", "index_keys", "set_aside", "without_nul"]
+__all__ = ["KEY_BYTES", "copy_text", "index_keys", "json_rows", "set_aside", "without_nul"]
 
 KEY_BYTES = 2000
 """A canonical key up to this length is its own index key; of a longer one the first so many bytes
@@ -96,6 +97,32 @@ def copy_text(table: pa.Table) -> bytes:
     named = pa.table(columns, names=[str(at) for at in range(len(columns))])
     pyarrow.csv.write_csv(named, sink, _CSV)
     return sink.getvalue().to_pybytes()
+
+
+def json_rows(table: pa.Table) -> str:
+    """The rows as a JSON array of objects whose members are named `c0`, `c1` ... by their place.
+
+    Args:
+        table: Columns as for `copy_text`. Binary becomes PostgreSQL's hex form; numbers are text.
+    """
+    columns = [_plain_cells(column) for column in table.columns]
+    names = [f"c{at}" for at in range(len(columns))]
+    rows = [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+    return msgspec.json.encode(rows).decode()
+
+
+def _plain_cells(column: pa.ChunkedArray) -> list[Any]:
+    """Cells as the JSON encoder takes them."""
+    cells: list[Any] = column.to_pylist()
+    if column.type == pa.binary():
+        return [None if each is None else _hex_text(each) for each in cells]
+    if column.type == pa.list_(pa.binary()):
+        return [None if each is None else [_hex_text(data) for data in each] for each in cells]
+    return cells
+
+
+def _hex_text(data: bytes) -> str:
+    return f"\\x{data.hex()}"
 
 
 def _cells(column: pa.Array | pa.ChunkedArray) -> pa.Array:
