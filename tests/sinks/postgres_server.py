@@ -17,6 +17,7 @@ the data, a crash of the machine does not.
 from __future__ import annotations
 
 import atexit
+import fcntl
 import functools
 import glob
 import os
@@ -148,17 +149,22 @@ def find_programs() -> Path:
     """
     found = _installed_programs()
     if found is None and os.geteuid() == 0 and shutil.which("apt-get"):
-        environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-        for words in (["update", "-qq"], ["install", "-y", "-qq", "postgresql"]):
-            subprocess.run(
-                ["apt-get", *words], env=environment, stdout=subprocess.DEVNULL, check=False
-            )
-        found = _installed_programs()
+        # One at a time: apt-get gives up at once if another test process runs it.
+        with open(os.path.join(tempfile.gettempdir(), "dynabeam-apt.lock"), "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            found = _installed_programs() or _install()
     if found is None:
         raise PostgresMissingError(
             "PostgreSQL's initdb and pg_ctl are not there (Debian: apt-get install postgresql)"
         )
     return found
+
+
+def _install() -> Path | None:
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    for words in (["update", "-qq"], ["install", "-y", "-qq", "postgresql"]):
+        subprocess.run(["apt-get", *words], env=environment, stdout=subprocess.DEVNULL, check=False)
+    return _installed_programs()
 
 
 def _installed_programs() -> Path | None:
