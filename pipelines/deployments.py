@@ -20,7 +20,6 @@ from pipelines.state_directory import State, StateDirectory
 from pipelines.table_state import (
     for_readers,
     merge_reports,
-    now_us,
     snapshot_request,
     stream_sources,
 )
@@ -30,6 +29,7 @@ from transforms.deployment.folder import Assignment, DeploymentFolder
 from transforms.errors import StateError, StateInUseError
 from transforms.gaps import GapPolicy
 from transforms.round_files import read_dead_letters
+from transforms.wall_clock import now_us
 
 __all__ = ["absorb", "assign_tables", "begin", "current", "take_over"]
 

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from pipelines.options import ReplicateOptions
 from pipelines.rounds import RoundOutcome
 from pipelines.state_directory import State
-from pipelines.table_state import now_us
+from transforms.wall_clock import now_us
 
 __all__ = ["RoundPrinter", "print_summary", "table_line"]
 

@@ -22,7 +22,6 @@ from pipelines.state_directory import State, StateDirectory
 from pipelines.table_state import (
     is_caught_up,
     merge_reports,
-    now_us,
     snapshot_request,
     stream_sources,
 )
@@ -30,6 +29,7 @@ from transforms.aws.session import AwsAccess
 from transforms.reports import Report
 from transforms.round_files import read_dead_letters, read_reports
 from transforms.sinks.base import Round, Sink
+from transforms.wall_clock import now_us
 
 __all__ = ["RoundOutcome", "Rounds", "beam_options", "publish", "with_aws"]
 

@@ -8,7 +8,6 @@ and one frontier per reader), `snapshot` (`status` none | pending | loading | do
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -24,6 +23,7 @@ from transforms.stream.frontier import Frontier
 from transforms.stream.lineage import redistribute
 from transforms.stream.source import StreamSource
 from transforms.tables import Table
+from transforms.wall_clock import now_us
 
 __all__ = [
     "check_coverage",
@@ -31,7 +31,6 @@ __all__ = [
     "is_caught_up",
     "merge_reports",
     "new_table_state",
-    "now_us",
     "raise_or_record",
     "snapshot_request",
     "stream_changed",
@@ -46,11 +45,6 @@ _NO_TOTALS = {
     "gaps": 0,
     "newest_us": 0,
 }
-
-
-def now_us() -> int:
-    """The time in microseconds since 1970."""
-    return time.time_ns() // 1000
 
 
 def new_table_state(

@@ -9,7 +9,8 @@ guard, PR #32044); for the same reason a look that found nothing new is claimed 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Generic, TypeVar
+import json
+from typing import Any, ClassVar, Generic, TypeVar
 
 import apache_beam as beam
 from apache_beam.io import iobase
@@ -17,7 +18,9 @@ from apache_beam.io.watermark_estimators import ManualWatermarkEstimator
 from apache_beam.transforms.core import WatermarkEstimatorProvider
 from apache_beam.utils.timestamp import MIN_TIMESTAMP, Timestamp
 
-__all__ = ["HeldWatermark", "LookState", "LookTracker"]
+from transforms.errors import ValueDecodeError
+
+__all__ = ["HeldWatermark", "LookState", "LookStateCoder", "LookTracker"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +83,54 @@ class LookTracker(iobase.RestrictionTracker, Generic[State]):
     def is_bounded(self) -> bool:
         """False: how long it takes is not known."""
         return False
+
+
+class LookStateCoder(beam.coders.Coder):
+    """States as canonical JSON with a format number: savepoints keep them.
+
+    Attributes:
+        kind: The class of the states; its fields are JSON-able, sequences are tuples.
+        where: The restriction that they are, for the text of errors.
+    """
+
+    FORMAT = 1
+    kind: ClassVar[type[LookState]]
+    where: ClassVar[str]
+
+    def encode(self, value: LookState) -> bytes:
+        """Encodes a state."""
+        document = {"format": self.FORMAT, **dataclasses.asdict(value)}
+        return json.dumps(document, separators=(",", ":"), sort_keys=True).encode()
+
+    def decode(self, encoded: bytes) -> LookState:
+        """Decodes a state.
+
+        Raises:
+            ValueDecodeError: If the format number is unknown.
+        """
+        document = json.loads(encoded)
+        found = document.pop("format", None)
+        if found != self.FORMAT:
+            raise ValueDecodeError(
+                "a restriction of an unknown format",
+                where=self.where,
+                expected=self.FORMAT,
+                found=found,
+                mend="Upgrade Dynabeam on the workers, or restart from the state directory",
+            )
+        fields: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in document.items()
+        }
+        return self.kind(**fields)
+
+    def is_deterministic(self) -> bool:
+        """Equal states have equal bytes."""
+        return True
+
+    def to_type_hint(self) -> type[LookState]:
+        """The type that this coder carries."""
+        return self.kind
 
 
 class HeldWatermark(WatermarkEstimatorProvider):

@@ -23,8 +23,9 @@ from transforms.export import request as module
 from transforms.export.acquire import Acquisition
 from transforms.export.elements import DONE, FileSlice, SnapshotRequest
 from transforms.export.read import ReadExportFiles
-from transforms.export.request import EnsureExport, WaitState, WaitStateCoder, now_us
+from transforms.export.request import EnsureExport, WaitState, WaitStateCoder
 from transforms.look_tracker import LookTracker
+from transforms.wall_clock import now_us
 
 WAITING = WaitState(False, "arn", 7)
 ENDED = WaitState(True, "arn", 7)

@@ -15,8 +15,7 @@ be part of the input, because only through them does this transform stand behind
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import apache_beam as beam
@@ -33,18 +32,12 @@ from transforms.deployment.condense import condense
 from transforms.deployment.folder import DeploymentFolder
 from transforms.reports import Report, ReportCoder
 from transforms.sinks.base import HELD_SECONDS
+from transforms.wall_clock import WallClock, now_us
 
 __all__ = ["STORED_AFTER_US", "StorePositions"]
 
 STORED_AFTER_US = (HELD_SECONDS + 15) * 1_000_000
 """How far the watermark has to be behind a report before its position is stored."""
-
-Clock = Callable[[], int]
-
-
-def now_us() -> int:
-    """The time in microseconds since 1970."""
-    return time.time_ns() // 1000
 
 
 class StorePositions(beam.PTransform):
@@ -55,7 +48,7 @@ class StorePositions(beam.PTransform):
         clock: Gives the time in microseconds since 1970; picklable.
     """
 
-    def __init__(self, folder: str, clock: Clock = now_us) -> None:
+    def __init__(self, folder: str, clock: WallClock = now_us) -> None:
         super().__init__()
         self._folder = folder
         self._clock = clock
@@ -79,7 +72,7 @@ class _StoreFn(beam.DoFn):
     DUE = ReadModifyWriteStateSpec("due", beam.coders.VarIntCoder())
     TIMER = TimerSpec("store", TimeDomain.WATERMARK)
 
-    def __init__(self, folder: str, clock: Clock) -> None:
+    def __init__(self, folder: str, clock: WallClock) -> None:
         self._folder = DeploymentFolder(folder)
         self._clock = clock
 

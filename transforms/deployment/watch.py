@@ -10,10 +10,8 @@ that begins later.
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import apache_beam as beam
@@ -24,27 +22,19 @@ from apache_beam.utils.timestamp import Duration, Timestamp
 
 from transforms.coverage import FUZZ_US
 from transforms.deployment.folder import DeploymentFolder
-from transforms.errors import ValueDecodeError
 from transforms.export.elements import SnapshotRequest
-from transforms.look_tracker import HeldWatermark, LookState, LookTracker
+from transforms.look_tracker import HeldWatermark, LookState, LookStateCoder, LookTracker
 from transforms.stream.source import StreamSource
+from transforms.wall_clock import WallClock, now_us
 
 __all__ = ["Assigned", "Seen", "SeenCoder", "WatchAssignments"]
 
 LOOK_SECONDS = 10
 
-_FORMAT = 1
 _REQUESTS = "requests"
 _SOURCES = "sources"
 _TRACKER = beam.DoFn.RestrictionParam()
 _ESTIMATOR = beam.DoFn.WatermarkEstimatorParam(HeldWatermark())
-
-Clock = Callable[[], int]
-
-
-def now_us() -> int:
-    """The time in microseconds since 1970."""
-    return time.time_ns() // 1000
 
 
 class Assigned(NamedTuple):
@@ -67,7 +57,7 @@ class WatchAssignments(beam.PTransform):
         clock: Gives the time in microseconds since 1970; picklable.
     """
 
-    def __init__(self, look_seconds: int = LOOK_SECONDS, clock: Clock = now_us) -> None:
+    def __init__(self, look_seconds: int = LOOK_SECONDS, clock: WallClock = now_us) -> None:
         super().__init__()
         self._fn = _WatchFn(look_seconds, clock)
 
@@ -92,45 +82,17 @@ class Seen(LookState):
     next_look_us: int = 0
 
 
-class SeenCoder(beam.coders.Coder):
-    """Canonical JSON with a format number: savepoints keep it."""
+class SeenCoder(LookStateCoder):
+    """What was taken up, see `LookStateCoder`."""
 
-    def encode(self, value: Seen) -> bytes:
-        """Encodes a restriction."""
-        document = {"format": _FORMAT, **dataclasses.asdict(value)}
-        return json.dumps(document, separators=(",", ":"), sort_keys=True).encode()
-
-    def decode(self, encoded: bytes) -> Seen:
-        """Decodes a restriction.
-
-        Raises:
-            ValueDecodeError: If the format number is unknown.
-        """
-        document = json.loads(encoded)
-        found = document.pop("format", None)
-        if found != _FORMAT:
-            raise ValueDecodeError(
-                "a watch of assignments of an unknown format",
-                where="restriction of WatchAssignments",
-                expected=_FORMAT,
-                found=found,
-                mend="Upgrade Dynabeam on the workers, or restart from the state directory",
-            )
-        return Seen(**document | {"names": tuple(document["names"])})
-
-    def is_deterministic(self) -> bool:
-        """Equal restrictions have equal bytes."""
-        return True
-
-    def to_type_hint(self) -> type[Seen]:
-        """The type that this coder carries."""
-        return Seen
+    kind = Seen
+    where = "restriction of WatchAssignments"
 
 
 class _WatchFn(beam.DoFn, RestrictionProvider):
     """Looks, hands out what is new, defers."""
 
-    def __init__(self, look_seconds: int, clock: Clock) -> None:
+    def __init__(self, look_seconds: int, clock: WallClock) -> None:
         self._look_seconds = look_seconds
         self._clock = clock
 

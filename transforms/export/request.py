@@ -13,22 +13,20 @@ those of `transforms.look_tracker`.
 from __future__ import annotations
 
 import dataclasses
-import json
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import apache_beam as beam
 from apache_beam.transforms.core import RestrictionProvider
 from apache_beam.utils.timestamp import Duration
 
-from transforms.errors import ValueDecodeError
 from transforms.export.acquire import Acquisition, Look, acquire
 from transforms.export.elements import FileSlice, SnapshotRequest
 from transforms.export.fetch import compressed_size
 from transforms.export.plan import DEFAULT_RATIO, compression_ratio, plan_round
-from transforms.look_tracker import HeldWatermark, LookState, LookTracker
+from transforms.look_tracker import HeldWatermark, LookState, LookStateCoder, LookTracker
 from transforms.reports import Report
+from transforms.wall_clock import WallClock, now_us
 
 __all__ = ["EnsureExport", "Ensured", "WaitState", "WaitStateCoder"]
 
@@ -36,15 +34,7 @@ SLICES = "slices"
 REPORTS = "reports"
 LOOK_SECONDS = 10
 
-_FORMAT = 1
 _ESTIMATOR = beam.DoFn.WatermarkEstimatorParam(HeldWatermark())
-
-Clock = Callable[[], int]
-
-
-def now_us() -> int:
-    """The time in microseconds since 1970."""
-    return time.time_ns() // 1000
 
 
 class Ensured(NamedTuple):
@@ -79,7 +69,7 @@ class EnsureExport(beam.PTransform):
         *,
         wait: bool,
         look_seconds: int = LOOK_SECONDS,
-        clock: Clock = now_us,
+        clock: WallClock = now_us,
     ) -> None:
         super().__init__()
         self._how = how
@@ -101,7 +91,7 @@ class EnsureExport(beam.PTransform):
 class _LookOnceFn(beam.DoFn):
     """Looks once per request."""
 
-    def __init__(self, how: Acquisition, clock: Clock) -> None:
+    def __init__(self, how: Acquisition, clock: WallClock) -> None:
         self._how = how
         self._clock = clock
 
@@ -123,45 +113,17 @@ class WaitState(LookState):
     next_look_us: int = 0
 
 
-class WaitStateCoder(beam.coders.Coder):
-    """Wait states as canonical JSON with a format number: savepoints keep them."""
+class WaitStateCoder(LookStateCoder):
+    """Wait states, see `LookStateCoder`."""
 
-    def encode(self, value: WaitState) -> bytes:
-        """Encodes a state."""
-        document = {"format": _FORMAT, **dataclasses.asdict(value)}
-        return json.dumps(document, separators=(",", ":"), sort_keys=True).encode()
-
-    def decode(self, encoded: bytes) -> WaitState:
-        """Decodes a state.
-
-        Raises:
-            ValueDecodeError: If the format number is unknown.
-        """
-        document = json.loads(encoded)
-        found = document.pop("format", None)
-        if found != _FORMAT:
-            raise ValueDecodeError(
-                "a wait for an export of an unknown format",
-                where="restriction of WaitForExport",
-                expected=_FORMAT,
-                found=found,
-                mend="Upgrade Dynabeam on the workers, or restart from the position document",
-            )
-        return WaitState(**document)
-
-    def is_deterministic(self) -> bool:
-        """Equal states have equal bytes."""
-        return True
-
-    def to_type_hint(self) -> type[WaitState]:
-        """The type that this coder carries."""
-        return WaitState
+    kind = WaitState
+    where = "restriction of WaitForExport"
 
 
 class _WaitForExportFn(beam.DoFn, RestrictionProvider):
     """Looks until the export is complete, deferring in between."""
 
-    def __init__(self, how: Acquisition, clock: Clock, look_seconds: int) -> None:
+    def __init__(self, how: Acquisition, clock: WallClock, look_seconds: int) -> None:
         self._how = how
         self._clock = clock
         self._look_seconds = look_seconds
