@@ -54,6 +54,10 @@ def test_everything_a_test_needs_from_outside(process):
     assert sum(map(len, read_stream(client, stream).values())) == 0
     client.close()
 
+    remote.set_policies("limited", [])
+    assert remote.used_rights("limited") == []
+    remote.set_policies("limited", None)
+
     faults = Faults(throttle=0.5, actions={"GetRecords"})
     remote.faults = faults
     assert remote.faults == faults

@@ -82,5 +82,9 @@ _CALLS: dict[str, Callable[[Simulator, dict[str, Any]], Any]] = {
     "split": lambda sim, given: sim.split(given["table"], given["n"], given.get("shard_id")),
     "items": lambda sim, given: sim.items(given["table"]),
     "records": lambda sim, given: sim.records(given["table"]),
+    "set_policies": lambda sim, given: sim.set_policies(given["access_key"], given["policies"]),
+    "used_rights": lambda sim, given: [
+        [right.action, right.resource] for right in sim.used_rights(given["access_key"])
+    ],
     "stats": lambda sim, _: sim.stats.to_json(),
 }

@@ -47,6 +47,7 @@ class ExportJob:
         client_token: As sent, or the one that the service made up.
         failure: Code and message with which it will end, if it was told to fail.
         held: Whether it is kept from completing.
+        caller: The access key id with whose rights it is written.
         outcome: What DescribeExport says only once it is finished.
     """
 
@@ -58,6 +59,7 @@ class ExportJob:
     client_token: str
     failure: tuple[str, str] | None = None
     held: bool = False
+    caller: str = ""
     outcome: dict[str, Any] = field(default_factory=dict)
 
     @property

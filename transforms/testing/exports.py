@@ -55,6 +55,9 @@ class ExportService(Protocol):
     def bucket_exists(self, bucket: str, /) -> bool:
         """Whether there is a bucket of this name."""
 
+    def export_denial(self, caller: str, bucket: str, key: str, /) -> str:
+        """The right on an object that the caller lacks to have an export written; or empty."""
+
     def s3_put(self, bucket: str, key: str, body: bytes, /) -> None:
         """Stores an object."""
 
@@ -96,6 +99,7 @@ class Exports:
         self._recovery = RecoveryWindows()
         self._exports: dict[str, ExportJob] = {}
         self._holding = False
+        self._caller = ""
         self._next_failure: tuple[str, str] | None = None
         self._lock = threading.RLock()
         self._actions: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
@@ -106,12 +110,13 @@ class Exports:
             "UpdateContinuousBackups": self._update_backups,
         }
 
-    def handle(self, action: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    def handle(self, action: str, body: Mapping[str, Any], caller: str = "") -> dict[str, Any]:
         """Answers one call.
 
         Args:
             action: Name of the operation.
             body: The request's JSON object.
+            caller: The access key id of the request.
 
         Raises:
             ApiError: As the service answers; UnknownOperationException for other actions.
@@ -120,6 +125,7 @@ class Exports:
         if answer is None:
             raise ApiError("UnknownOperationException", f"Unknown operation: {action}")
         with self._lock:
+            self._caller = caller
             return answer(body)
 
     def hold(self) -> None:
@@ -261,15 +267,16 @@ class Exports:
             client_token=request.client_token or str(uuid.UUID(int=rng.getrandbits(128))),
             failure=self._next_failure,
             held=self._holding,
+            caller=self._caller,
         )
         self._next_failure = None
         self._exports[export.arn] = export
-        if self._service.bucket_exists(request.bucket):
+        if self._s3_failure(export) is None:
             self._put(request.bucket)(export.place.started_key, b"")
         return export
 
     def _end(self, export: ExportJob, end: datetime) -> None:
-        failure = export.failure or self._s3_failure(export.request)
+        failure = export.failure or self._s3_failure(export)
         if failure is not None:
             export.fail(end, *failure)
             return
@@ -285,11 +292,15 @@ class Exports:
     def _put(self, bucket: str) -> Put:
         return lambda key, body: self._service.s3_put(bucket, key, body)
 
-    def _s3_failure(self, request: ExportRequest) -> tuple[str, str] | None:
+    def _s3_failure(self, export: ExportJob) -> tuple[str, str] | None:
+        request = export.request
         if not self._service.bucket_exists(request.bucket):
             text = "The specified bucket does not exist (Service: Amazon S3; Status Code: 404; "
             return "S3NoSuchBucket", text + "Error Code: NoSuchBucket)"
-        if request.bucket_owner not in {None, self._service.account_id}:
+        refused = self._service.export_denial(
+            export.caller, request.bucket, export.place.started_key
+        )
+        if refused or request.bucket_owner not in {None, self._service.account_id}:
             text = "Access Denied (Service: Amazon S3; Status Code: 403; Error Code: AccessDenied)"
             return "S3AccessDenied", text
         return None

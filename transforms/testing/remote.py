@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import http.client
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
 from transforms.testing.admin import ADMIN_PREFIX
 from transforms.testing.faults import Faults
+from transforms.testing.iam import Right
 
 __all__ = ["RemoteSimulator"]
 
@@ -78,6 +79,15 @@ class RemoteSimulator:
     def records(self, table: str) -> list[dict[str, Any]]:
         """See `Simulator.records`."""
         return list(self._call("records", table=table))
+
+    def set_policies(self, access_key: str, policies: Sequence[Mapping[str, Any]] | None) -> None:
+        """See `Simulator.set_policies`."""
+        given = None if policies is None else list(policies)
+        self._call("set_policies", access_key=access_key, policies=given)
+
+    def used_rights(self, access_key: str) -> list[Right]:
+        """See `Simulator.used_rights`."""
+        return [Right(*each) for each in self._call("used_rights", access_key=access_key)]
 
     def stats(self) -> dict[str, Any]:
         """`Stats.to_json` of the simulator."""

@@ -2,8 +2,8 @@
 """The HTTP front: one port on 127.0.0.1 for DynamoDB, DynamoDB Streams and S3.
 
 Requests with `X-Amz-Target` go to DynamoDB or its streams, those below `/_simulator/` to the admin
-route, all others to S3. HTTP/1.1 with keep-alive, one thread per connection. Signatures are not
-looked at.
+route, all others to S3. HTTP/1.1 with keep-alive, one thread per connection. Of a signature only
+the access key id is looked at, for its policies.
 """
 
 from __future__ import annotations
@@ -22,7 +22,15 @@ from typing import TYPE_CHECKING, Any
 from transforms.testing.admin import ADMIN_PREFIX, admin
 from transforms.testing.api_error import ApiError
 from transforms.testing.disturbance import Disturbance, draw, resource_of
-from transforms.testing.s3_errors import s3_action, s3_error
+from transforms.testing.iam import key_of_caller
+from transforms.testing.iam_requests import (
+    dynamodb_rights,
+    hide_absence,
+    refuse_denied,
+    s3_rights,
+)
+from transforms.testing.iam_simulation import simulate_principal_policy
+from transforms.testing.s3_errors import check_digest, s3_action, s3_error
 
 if TYPE_CHECKING:
     from transforms.testing.simulator import Simulator
@@ -111,6 +119,8 @@ class _Handler(BaseHTTPRequestHandler):
                 self._json_api(target, body)
             elif self.command == "POST" and b"Action=GetCallerIdentity" in body:
                 self._caller()
+            elif self.command == "POST" and b"Action=SimulatePrincipalPolicy" in body:
+                self._simulate_policy(body)
             else:
                 self._s3(body)
         except (ConnectionError, TimeoutError):
@@ -142,7 +152,9 @@ class _Handler(BaseHTTPRequestHandler):
             return
         try:
             disturbed.refuse()
-            status, answer = self.sim.call(service, action, request or _parsed(body))
+            caller = key_of_caller(self.headers)
+            refuse_denied(self.sim, caller, dynamodb_rights(self.sim, action, request))
+            status, answer = self.sim.call(service, action, request or _parsed(body), caller)
         except ApiError as error:
             status, answer = error.status, self._error_text(service, error)
         except Exception as error:  # noqa: BLE001 - a defect of the simulator: kept and answered
@@ -180,9 +192,15 @@ class _Handler(BaseHTTPRequestHandler):
             disturbed.refuse()
             self.sim.stats.count_call(action)
             headers = dict(self.headers.items())
+            caller = key_of_caller(self.headers)
+            rights = s3_rights(self.command, self.path, self.headers, body)
+            refuse_denied(self.sim, caller, rights)
+            check_digest(self.headers, body)
             status, answer_headers, answer = self.sim.objects.handle(
                 self.command, self.path, headers, body
             )
+            if status == 404 and action == "GetObject":
+                hide_absence(self.sim, caller, rights)
         except ApiError as error:
             self.sim.stats.count_error(error.code)
             status, answer_headers, answer = s3_error(error)
@@ -202,6 +220,11 @@ class _Handler(BaseHTTPRequestHandler):
             "</GetCallerIdentityResponse>"
         )
         self._send(200, {"Content-Type": "text/xml"}, answer.encode())
+
+    def _simulate_policy(self, body: bytes) -> None:
+        caller = key_of_caller(self.headers)
+        status, answer = simulate_principal_policy(self.sim, caller, body)
+        self._send(status, {"Content-Type": "text/xml"}, answer)
 
     def _admin(self, body: bytes) -> None:
         method = self.path[len(ADMIN_PREFIX) :]

@@ -8,7 +8,8 @@
 
 moto gives the semantics of items and S3; streams, shards, retention, exports and all faults are
 our own, made to behave as the service was seen to behave. The same seed and the same calls, from
-one thread, give the same ids, numbers and faults. Nothing checks credentials.
+one thread, give the same ids, numbers and faults. Credentials are not checked; rights are, for
+access keys that were given policies (`set_policies`).
 
 Truth for tests: `items` is what a table holds, `records` every stream record it ever produced.
 Not simulated: backups and restores, imports, Kinesis destinations, global tables, and time to live
@@ -21,7 +22,7 @@ import functools
 import json
 import random
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,8 @@ import boto3
 from transforms.testing.api_error import ApiError
 from transforms.testing.clock import SimClock, micros_of
 from transforms.testing.faults import EXPORT_ACTIONS, Dice, Faults
+from transforms.testing.iam import Iam, Right
+from transforms.testing.iam_requests import EXPORT_WRITES
 from transforms.testing.item_values import image, parse_image
 from transforms.testing.items import ItemApi
 from transforms.testing.objects import Objects
@@ -74,6 +77,7 @@ class Simulator:
 
     Attributes:
         stats: What was asked and given so far.
+        iam: The identity policies; `set_policies` is the way in.
         defects: Errors inside the simulator itself; leaving the `with` block raises the first.
     """
 
@@ -94,6 +98,7 @@ class Simulator:
         self.faults = faults or Faults()
         self.clock = clock or SimClock()
         self.initial_shards = initial_shards
+        self.iam = Iam()
         self.lock = threading.RLock()
         self.random = random.Random(seed)  # noqa: S311 - repeatable on purpose
         self.dice = Dice(seed + 1)
@@ -291,6 +296,20 @@ class Simulator:
             for shard_id, record in log
         ]
 
+    # Rights.
+
+    def set_policies(self, access_key: str, policies: Sequence[Mapping[str, Any]] | None) -> None:
+        """From now on an access key may do only what these policies allow; None: everything.
+
+        Raises:
+            ValueError: A policy is malformed, or has elements that are not evaluated.
+        """
+        self.iam.set_policies(access_key, policies)
+
+    def used_rights(self, access_key: str) -> list[Right]:
+        """What a key with policies has needed since they were set, granted or not; sorted."""
+        return self.iam.used(access_key)
+
     # S3, without HTTP.
 
     def create_bucket(self, bucket: str) -> None:
@@ -300,6 +319,14 @@ class Simulator:
     def bucket_exists(self, bucket: str) -> bool:
         """Whether there is a bucket of this name."""
         return self.objects.exists(bucket)
+
+    def export_denial(self, caller: str, bucket: str, key: str) -> str:
+        """The first right on an object that who requested an export lacks to write it; or empty."""
+        for action in EXPORT_WRITES:
+            right = Right(action, f"arn:aws:s3:::{bucket}/{key}")
+            if self.iam.denial(caller, right):
+                return action
+        return ""
 
     def s3_put(self, bucket: str, key: str, body: bytes) -> None:
         """Write an object."""
@@ -319,13 +346,16 @@ class Simulator:
 
         return Exports(self, seed=self.seed)
 
-    def call(self, service: str, action: str, body: dict[str, Any]) -> tuple[int, bytes]:
+    def call(
+        self, service: str, action: str, body: dict[str, Any], caller: str = ""
+    ) -> tuple[int, bytes]:
         """Answer one call of DynamoDB or its streams, without faults.
 
         Args:
             service: The part of `X-Amz-Target` before the dot.
             action: The part after it.
             body: The request's JSON object.
+            caller: The access key id; an export is written with its rights.
 
         Returns:
             HTTP status and the JSON text of the answer.
@@ -337,7 +367,7 @@ class Simulator:
         if service.startswith("DynamoDBStreams"):
             return 200, self._stream_api.handle(action, body)
         if action in EXPORT_ACTIONS:
-            return 200, json.dumps(self.exports.handle(action, body)).encode()
+            return 200, json.dumps(self.exports.handle(action, body, caller)).encode()
         return self._items.handle(action, body)
 
     def table(self, name_or_arn: str) -> SimTable:

@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Identity policies: who may do what, once a test says so.
+
+An access key without policies may do everything, as long as nobody sets any. Rules as IAM has them:
+what nothing allows is denied, an explicit Deny wins, `*` and `?` are wildcards, names of actions
+are compared without case and resources with it. A wildcard goes across the colons of an ARN too.
+Policies with elements that are not evaluated here (Condition, Principal) are refused, so that a
+test never passes because of one that was passed over.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from email.message import Message
+from typing import Any
+
+__all__ = ["Iam", "Right", "key_of_caller"]
+
+_CREDENTIAL = re.compile(r"Credential=([^/,\s]+)/")
+_ELEMENTS = {"Sid", "Effect", "Action", "NotAction", "Resource", "NotResource"}
+
+
+@dataclass(frozen=True, order=True)
+class Right:
+    """An action on a resource, such as `dynamodb:GetRecords` on a stream's ARN."""
+
+    action: str
+    resource: str
+
+
+class Iam:
+    """The identity policies of one simulated account; safe to use from several threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._statements: dict[str, tuple[_Statement, ...]] = {}
+        self._used: dict[str, set[Right]] = {}
+
+    def set_policies(self, access_key: str, policies: Sequence[Mapping[str, Any]] | None) -> None:
+        """Replaces the policies of an access key, and forgets what it used.
+
+        Args:
+            access_key: The access key id that requests are signed with.
+            policies: Policy documents; an empty list allows nothing, None everything.
+
+        Raises:
+            ValueError: A policy is malformed, or has elements that are not evaluated here.
+        """
+        statements = None if policies is None else tuple(_statements(policies))
+        with self._lock:
+            self._used.pop(access_key, None)
+            if statements is None:
+                self._statements.pop(access_key, None)
+            else:
+                self._statements[access_key] = statements
+
+    def denial(self, access_key: str, right: Right, *, asked: bool = False) -> str:
+        """Why the key may not do it; empty if it may.
+
+        Args:
+            access_key: The access key id of the request.
+            right: What the request needs.
+            asked: Somebody only asks: it does not count as used.
+        """
+        if not self._statements:
+            return ""
+        with self._lock:
+            statements = self._statements.get(access_key)
+            if statements is not None and not asked:
+                self._used.setdefault(access_key, set()).add(right)
+        if statements is None:
+            return ""
+        matching = [each for each in statements if each.covers(right)]
+        if not all(each.allows for each in matching):
+            return "with an explicit deny in an identity-based policy"
+        return (
+            "" if matching else f"because no identity-based policy allows the {right.action} action"
+        )
+
+    def used(self, access_key: str) -> list[Right]:
+        """What the key has asked for since its policies were set, allowed or not; sorted."""
+        with self._lock:
+            return sorted(self._used.get(access_key, ()))
+
+
+def key_of_caller(headers: Message[str, str]) -> str:
+    """The access key id in a request's signature; empty if it is not signed."""
+    match = _CREDENTIAL.search(headers.get("Authorization") or "")
+    return match[1] if match else ""
+
+
+@dataclass(frozen=True)
+class _Statement:
+    allows: bool
+    actions: tuple[str, ...]
+    but_actions: bool
+    resources: tuple[str, ...]
+    but_resources: bool
+
+    def covers(self, right: Right) -> bool:
+        action, resource = right.action.lower(), right.resource
+        named = any(_matches(each.lower(), action) for each in self.actions)
+        there = any(_matches(each, resource) for each in self.resources)
+        return named != self.but_actions and there != self.but_resources
+
+
+def _statements(policies: Sequence[Mapping[str, Any]]) -> list[_Statement]:
+    found = []
+    for policy in policies:
+        given = policy.get("Statement")
+        for each in [given] if isinstance(given, Mapping) else given or ():
+            found.append(_statement(each))
+    return found
+
+
+def _statement(given: Mapping[str, Any]) -> _Statement:
+    unknown = set(given) - _ELEMENTS
+    if unknown:
+        raise ValueError(f"not evaluated by the simulator: {', '.join(sorted(unknown))} in {given}")
+    if given.get("Effect") not in ("Allow", "Deny"):
+        raise ValueError(f"Effect is Allow or Deny, found {given.get('Effect')!r} in {given}")
+    for name in ("Action", "Resource"):
+        if (name in given) == (f"Not{name}" in given):
+            raise ValueError(f"a statement has either {name} or Not{name}, found {given}")
+    return _Statement(
+        allows=given["Effect"] == "Allow",
+        actions=_texts(given.get("Action", given.get("NotAction"))),
+        but_actions="NotAction" in given,
+        resources=_texts(given.get("Resource", given.get("NotResource"))),
+        but_resources="NotResource" in given,
+    )
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else tuple(value)
+
+
+def _matches(pattern: str, text: str) -> bool:
+    return _expression(pattern).fullmatch(text) is not None
+
+
+@functools.lru_cache(maxsize=1024)
+def _expression(pattern: str) -> re.Pattern[str]:
+    escaped = re.escape(pattern).replace(r"\*", ".*").replace(r"\?", ".")
+    return re.compile(escaped, re.DOTALL)

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which rights a request needs, by the Service Authorization Reference of DynamoDB and S3.
+
+Actions that have no type of resource there (`ListTables`, `ListExports`, `ListStreams`) are asked
+for on `*`, so only a statement for all resources allows them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from email.message import Message
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs, unquote
+
+from transforms.testing.api_error import ApiError
+from transforms.testing.disturbance import resource_of
+from transforms.testing.iam import Right
+from transforms.testing.s3_errors import s3_action
+
+if TYPE_CHECKING:
+    from transforms.testing.simulator import Simulator
+
+__all__ = ["EXPORT_WRITES", "dynamodb_rights", "hide_absence", "refuse_denied", "s3_rights"]
+
+EXPORT_WRITES = ("s3:AbortMultipartUpload", "s3:PutObject", "s3:PutObjectAcl")
+"""What AWS's documentation wants the caller of ExportTableToPointInTime to have on the bucket."""
+
+_ON_EVERYTHING = frozenset(
+    {
+        "DescribeEndpoints",
+        "DescribeLimits",
+        "ListBackups",
+        "ListExports",
+        "ListGlobalTables",
+        "ListImports",
+        "ListStreams",
+        "ListTables",
+    }
+)
+_S3_RIGHTS = {"HeadBucket": "ListBucket", "ListBuckets": "ListAllMyBuckets"}
+
+
+def dynamodb_rights(simulator: Simulator, action: str, body: Mapping[str, Any]) -> list[Right]:
+    """The rights that a request to DynamoDB or its streams needs."""
+    name = f"dynamodb:{action}"
+    if action in _ON_EVERYTHING:
+        return [Right(name, "*")]
+    return [Right(name, resource_of(simulator, each)) for each in _parts(body)]
+
+
+def s3_rights(method: str, target: str, headers: Message[str, str], body: bytes) -> list[Right]:
+    """The rights that a request to S3 needs.
+
+    Args:
+        method: The HTTP method.
+        target: Path and query as they came.
+        headers: The request's headers: a copy names its source there.
+        body: The request's body: a deletion of several objects names them there.
+    """
+    action = s3_action(method, target)
+    path, _, query = target.partition("?")
+    place = unquote(path.lstrip("/"))
+    if "/" not in place.rstrip("/"):
+        place = place.rstrip("/")
+    if action == "ListBuckets":
+        return [Right("s3:ListAllMyBuckets", "*")]
+    if "delete" in parse_qs(query, keep_blank_values=True):
+        keys = body.decode().split("<Key>")[1:]
+        return [_right("DeleteObject", f"{place}/{each.split('</Key>')[0]}") for each in keys]
+    rights = [_right(_S3_RIGHTS.get(action, action), place)]
+    source = headers.get("x-amz-copy-source")
+    if source:
+        rights.append(_right("GetObject", unquote(source.split("?")[0].lstrip("/"))))
+    return rights
+
+
+def refuse_denied(simulator: Simulator, access_key: str, rights: list[Right]) -> None:
+    """Answers as AWS does if the caller lacks one of the rights.
+
+    Raises:
+        ApiError: `AccessDeniedException`, or S3's `AccessDenied`, which names the first of them.
+    """
+    for right in rights:
+        why = simulator.iam.denial(access_key, right)
+        if not why:
+            continue
+        text = (
+            f"User: {simulator.user_arn} is not authorized to perform: {right.action} "
+            f"on resource: {right.resource} {why}"
+        )
+        if right.action.startswith("s3:"):
+            raise ApiError("AccessDenied", text, 403)
+        raise ApiError("AccessDeniedException", text)
+
+
+def hide_absence(simulator: Simulator, access_key: str, rights: list[Right]) -> None:
+    """Answers for an object that is not there, as S3 does to those who may not list the bucket.
+
+    Raises:
+        ApiError: `AccessDenied`, which names `s3:ListBucket`.
+    """
+    bucket = rights[0].resource.split("/", 1)[0]
+    why = simulator.iam.denial(access_key, Right("s3:ListBucket", bucket), asked=True)
+    if why:
+        text = (
+            f"User: {simulator.user_arn} is not authorized to perform: s3:ListBucket "
+            f'on resource: "{bucket}" {why}'
+        )
+        raise ApiError("AccessDenied", text, 403)
+
+
+def _right(action: str, place: str) -> Right:
+    return Right(f"s3:{action}", f"arn:aws:s3:::{place}")
+
+
+def _parts(body: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The request as one part per table: batches and transactions name several."""
+    if "RequestItems" in body:
+        return [{"TableName": each} for each in body["RequestItems"]]
+    if "TransactItems" in body:
+        inner = [part for each in body["TransactItems"] for part in each.values()]
+        return [{"TableName": each["TableName"]} for each in inner]
+    return [dict(body)]
