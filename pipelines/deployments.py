@@ -17,18 +17,14 @@ from apache_beam.io.filesystems import FileSystems
 
 from pipelines.options import ReplicateOptions
 from pipelines.state_directory import State, StateDirectory
-from pipelines.table_state import (
-    for_readers,
-    merge_reports,
-    snapshot_request,
-    stream_sources,
-)
+from pipelines.table_state import merge_reports
 from transforms import storage
 from transforms.aws.streams import connect
 from transforms.deployment.folder import Assignment, DeploymentFolder
 from transforms.errors import StateError, StateInUseError
 from transforms.gaps import GapPolicy
 from transforms.round_files import read_dead_letters
+from transforms.table_reading import for_readers, snapshot_request, stream_sources
 from transforms.wall_clock import now_us
 
 __all__ = ["absorb", "assign_tables", "begin", "current", "take_over"]

@@ -15,6 +15,7 @@ from transforms.aws.session import AwsAccess
 from transforms.errors import ConfigurationError
 from transforms.gaps import GapPolicy
 from transforms.sinks.uri import resolve_secrets
+from transforms.table_reading import ReadingOptions
 
 __all__ = ["ReplicateOptions", "parse_replicate"]
 
@@ -29,28 +30,22 @@ _SMALLEST_ROUND = 1 << 20
 _CONTINUOUS_BUCKETS = 16
 
 
-@dataclasses.dataclass(frozen=True)
-class ReplicateOptions:
-    """What `dynabeam replicate` was asked for.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReplicateOptions(ReadingOptions):
+    """What `dynabeam replicate` was asked for; how tables are read, and the rest.
 
     Attributes:
         name: Name of the replication; the default state directory is named after it.
         tables: Names and globs of tables; empty to take them from the exports.
         access: Where and as whom AWS is called; None if AWS is not to be used at all.
-        bucket: S3 bucket for new exports, with `prefix` and `bucket_owner`.
         exports: Exports to use again, by location or ARN, or `newest:<seconds>`.
         keys: Values of `--keys`.
-        snapshot: `auto`, `never` or `only`.
-        start: Where streams are begun: `trim_horizon`, `latest` or an RFC 3339 time.
         sinks: Sink URIs.
         state_dir: Folder of the position document.
         until: `caught_up` or `forever`.
         every: Seconds between two rounds.
         round_bytes: Bytes that one round reads at most.
-        gaps: What a gap does.
         verify: `strict` or `warn`.
-        buckets: Hash buckets per table.
-        readers: Stream readers per table; 0 to choose by the number of open shards.
         mode: `catch_up` or `continuous`.
         take_over: Go on from a continuous run that may still be running.
         detach: Continuous: do not stay with the job.
@@ -60,22 +55,14 @@ class ReplicateOptions:
     name: str
     tables: tuple[str, ...]
     access: AwsAccess | None
-    bucket: str
-    prefix: str
-    bucket_owner: str
     exports: tuple[str, ...]
     keys: tuple[str, ...]
-    snapshot: Literal["auto", "never", "only"]
-    start: str
     sinks: tuple[str, ...]
     state_dir: str
     until: Literal["caught_up", "forever"]
     every: float
     round_bytes: int
-    gaps: GapPolicy
     verify: Literal["strict", "warn"]
-    buckets: int
-    readers: int
     mode: Literal["catch_up", "continuous"]
     take_over: bool
     detach: bool

@@ -14,7 +14,6 @@ from pipelines.options import ReplicateOptions
 from pipelines.state_directory import State
 from pipelines.table_state import (
     check_coverage,
-    new_table_state,
     raise_or_record,
     stream_changed,
 )
@@ -24,6 +23,7 @@ from transforms.export.acquire import Acquisition, open_export
 from transforms.export.keys import find_keys, parse_keys
 from transforms.export.location import newest_age_us
 from transforms.export.manifest import ExportManifest
+from transforms.table_reading import new_table_state
 from transforms.tables import Table
 
 __all__ = ["check_tables"]

@@ -19,16 +19,12 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from pipelines.options import ReplicateOptions
 from pipelines.round_graph import RoundPlan, build_round
 from pipelines.state_directory import State, StateDirectory
-from pipelines.table_state import (
-    is_caught_up,
-    merge_reports,
-    snapshot_request,
-    stream_sources,
-)
+from pipelines.table_state import is_caught_up, merge_reports
 from transforms.aws.session import AwsAccess
 from transforms.reports import Report
 from transforms.round_files import read_dead_letters, read_reports
 from transforms.sinks.base import Round, Sink
+from transforms.table_reading import snapshot_request, stream_sources
 from transforms.wall_clock import now_us
 
 __all__ = ["RoundOutcome", "Rounds", "beam_options", "publish", "with_aws"]

@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the position document says of one table, and how a round's reports change it.
+"""How a round's reports change what the position document says of a table.
 
-Fields: `table` (name, keys, ARN), `table_id`, `generation`, `stream` (None, or `arn`, `since_us`
-and one frontier per reader), `snapshot` (`status` none | pending | loading | done, `reuse`,
-`manifest`, `files` path → lines or "done", `bytes`, `rows`), `totals`.
+`transforms.table_reading` names the fields of a table's state, and makes the first one.
 """
 
 from __future__ import annotations
@@ -11,69 +9,21 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from pipelines.options import ReplicateOptions
-from transforms.aws.dynamodb import TableDescription
-from transforms.coverage import FUZZ_US, REQUEST_MARGIN_US, covered_since_us, uncovered
+from transforms.coverage import uncovered
 from transforms.errors import StateError
-from transforms.export.elements import DONE, SnapshotRequest
+from transforms.export.elements import DONE
 from transforms.export.manifest import ExportManifest
 from transforms.gaps import Gap, GapKind, GapPolicy
 from transforms.reports import Report
-from transforms.stream.frontier import Frontier
-from transforms.stream.lineage import redistribute
-from transforms.stream.source import StreamSource
-from transforms.tables import Table
 from transforms.wall_clock import now_us
 
 __all__ = [
     "check_coverage",
-    "for_readers",
     "is_caught_up",
     "merge_reports",
-    "new_table_state",
     "raise_or_record",
-    "snapshot_request",
     "stream_changed",
-    "stream_sources",
 ]
-
-_NO_TOTALS = {
-    "changes": 0,
-    "snapshot_rows": 0,
-    "stale": 0,
-    "dead_letters": 0,
-    "gaps": 0,
-    "newest_us": 0,
-}
-
-
-def new_table_state(
-    table: Table, description: TableDescription | None, options: ReplicateOptions
-) -> dict[str, Any]:
-    """The state of a table that no round has read yet."""
-    stream = None
-    if description is not None and options.snapshot != "only":
-        stream = {
-            "arn": description.stream_arn,
-            "since_us": covered_since_us(description.stream_arn, options.start, now_us()),
-            "frontiers": [None] * max(1, options.readers),
-        }
-    wanted = options.snapshot != "never"
-    return {
-        "table": table.to_json(),
-        "table_id": description.table_id if description else "",
-        "generation": 1,
-        "stream": stream,
-        "snapshot": {
-            "status": "pending" if wanted else "none",
-            "reuse": "",
-            "manifest": None,
-            "files": {},
-            "bytes": 0,
-            "rows": 0,
-        },
-        "totals": dict(_NO_TOTALS),
-    }
 
 
 def check_coverage(name: str, state: dict[str, Any], manifest: ExportManifest) -> Gap | None:
@@ -95,69 +45,6 @@ def stream_changed(name: str, state: dict[str, Any], arn: str) -> Gap:
         from_us=0,
         to_us=now_us(),
         detail=f"the table's stream is now {arn}",
-    )
-
-
-def stream_sources(
-    state: dict[str, Any], options: ReplicateOptions, max_bytes: int, started_us: int
-) -> list[StreamSource]:
-    """The stream readers of one table for one round."""
-    stream = state["stream"]
-    if stream is None:
-        return []
-    pending = state["snapshot"]["status"] in ("pending", "loading")
-    frontiers = for_readers(stream["frontiers"], options.readers or len(stream["frontiers"]))
-    stream["frontiers"] = frontiers
-    return [
-        StreamSource(
-            table=Table.from_json(state["table"]),
-            stream_arn=stream["arn"],
-            reader=reader,
-            readers=len(frontiers),
-            generation=state["generation"],
-            buckets=options.buckets,
-            start=options.start,
-            frontier=None if frontier is None else Frontier.from_json(frontier),
-            gap_policy=options.gaps,
-            snapshot_until_us=started_us + FUZZ_US if pending else 0,
-            max_bytes=max(1, max_bytes // len(frontiers)),
-            started_us=started_us,
-        )
-        for reader, frontier in enumerate(frontiers)
-    ]
-
-
-def for_readers(frontiers: list[Any], readers: int) -> list[Any]:
-    """The stored positions, dealt out again if the number of readers has changed."""
-    if len(frontiers) == readers:
-        return frontiers
-    if any(each is None for each in frontiers):
-        return [None] * readers
-    stored = [Frontier.from_json(each) for each in frontiers]
-    return [each.to_json() for each in redistribute(stored, readers)]
-
-
-def snapshot_request(
-    state: dict[str, Any], options: ReplicateOptions, state_id: str, max_bytes: int
-) -> SnapshotRequest | None:
-    """The snapshot request of one table for one round; None if its snapshot is over."""
-    snapshot, stream = state["snapshot"], state["stream"]
-    if snapshot["status"] not in ("pending", "loading"):
-        return None
-    return SnapshotRequest(
-        table=Table.from_json(state["table"]),
-        generation=state["generation"],
-        buckets=options.buckets,
-        reuse=snapshot["reuse"],
-        bucket=options.bucket,
-        prefix=options.prefix,
-        bucket_owner=options.bucket_owner,
-        request_id=state_id,
-        not_before_us=stream["since_us"] + FUZZ_US + REQUEST_MARGIN_US if stream else 0,
-        max_bytes=max_bytes,
-        loaded=snapshot["files"],
-        loaded_bytes=snapshot["bytes"],
-        manifest=snapshot["manifest"],
     )
 
 

@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a table is read: its first state, and what is to be read from a state on.
+
+The command line and the graph of a continuous run both begin tables, so both use this. A state is
+what the position document says of one table, JSON-able: `table` (name, keys, ARN), `table_id`,
+`generation`, `stream` (None, or `arn`, `since_us` and one frontier per reader), `snapshot`
+(`status` none | pending | loading | done, `reuse`, `manifest`, `files` path → lines or "done",
+`bytes`, `rows`), `totals`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal, TypeAlias
+
+from transforms.aws.dynamodb import TableDescription
+from transforms.coverage import FUZZ_US, REQUEST_MARGIN_US, covered_since_us
+from transforms.export.elements import SnapshotRequest
+from transforms.gaps import GapPolicy
+from transforms.stream.frontier import Frontier
+from transforms.stream.lineage import redistribute
+from transforms.stream.source import StreamSource
+from transforms.tables import Table
+from transforms.wall_clock import now_us
+
+__all__ = [
+    "ReadingOptions",
+    "SnapshotMode",
+    "for_readers",
+    "new_table_state",
+    "snapshot_request",
+    "stream_sources",
+]
+
+SnapshotMode: TypeAlias = Literal["auto", "never", "only"]
+
+_NO_TOTALS = {
+    "changes": 0,
+    "snapshot_rows": 0,
+    "stale": 0,
+    "dead_letters": 0,
+    "gaps": 0,
+    "newest_us": 0,
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReadingOptions:
+    """How tables are to be read.
+
+    Attributes:
+        snapshot: `auto`, `never` or `only`.
+        start: Where streams are begun: `trim_horizon`, `latest` or an RFC 3339 time.
+        bucket: S3 bucket for new exports, with `prefix` and `bucket_owner`.
+        gaps: What a gap does.
+        buckets: Hash buckets per table.
+        readers: Stream readers per table; 0 for as many as the state has.
+    """
+
+    snapshot: SnapshotMode
+    start: str
+    bucket: str
+    prefix: str
+    bucket_owner: str
+    gaps: GapPolicy
+    buckets: int
+    readers: int
+
+
+def new_table_state(
+    table: Table, description: TableDescription | None, options: ReadingOptions
+) -> dict[str, Any]:
+    """The state of a table that no round has read yet."""
+    stream = None
+    if description is not None and options.snapshot != "only":
+        stream = {
+            "arn": description.stream_arn,
+            "since_us": covered_since_us(description.stream_arn, options.start, now_us()),
+            "frontiers": [None] * max(1, options.readers),
+        }
+    wanted = options.snapshot != "never"
+    return {
+        "table": table.to_json(),
+        "table_id": description.table_id if description else "",
+        "generation": 1,
+        "stream": stream,
+        "snapshot": {
+            "status": "pending" if wanted else "none",
+            "reuse": "",
+            "manifest": None,
+            "files": {},
+            "bytes": 0,
+            "rows": 0,
+        },
+        "totals": dict(_NO_TOTALS),
+    }
+
+
+def stream_sources(
+    state: dict[str, Any], options: ReadingOptions, max_bytes: int, started_us: int
+) -> list[StreamSource]:
+    """The stream readers of one table for one round."""
+    stream = state["stream"]
+    if stream is None:
+        return []
+    pending = state["snapshot"]["status"] in ("pending", "loading")
+    frontiers = for_readers(stream["frontiers"], options.readers or len(stream["frontiers"]))
+    stream["frontiers"] = frontiers
+    return [
+        StreamSource(
+            table=Table.from_json(state["table"]),
+            stream_arn=stream["arn"],
+            reader=reader,
+            readers=len(frontiers),
+            generation=state["generation"],
+            buckets=options.buckets,
+            start=options.start,
+            frontier=None if frontier is None else Frontier.from_json(frontier),
+            gap_policy=options.gaps,
+            snapshot_until_us=started_us + FUZZ_US if pending else 0,
+            max_bytes=max(1, max_bytes // len(frontiers)),
+            started_us=started_us,
+        )
+        for reader, frontier in enumerate(frontiers)
+    ]
+
+
+def for_readers(frontiers: list[Any], readers: int) -> list[Any]:
+    """The stored positions, dealt out again if the number of readers has changed."""
+    if len(frontiers) == readers:
+        return frontiers
+    if any(each is None for each in frontiers):
+        return [None] * readers
+    stored = [Frontier.from_json(each) for each in frontiers]
+    return [each.to_json() for each in redistribute(stored, readers)]
+
+
+def snapshot_request(
+    state: dict[str, Any], options: ReadingOptions, state_id: str, max_bytes: int
+) -> SnapshotRequest | None:
+    """The snapshot request of one table for one round; None if its snapshot is over."""
+    snapshot, stream = state["snapshot"], state["stream"]
+    if snapshot["status"] not in ("pending", "loading"):
+        return None
+    return SnapshotRequest(
+        table=Table.from_json(state["table"]),
+        generation=state["generation"],
+        buckets=options.buckets,
+        reuse=snapshot["reuse"],
+        bucket=options.bucket,
+        prefix=options.prefix,
+        bucket_owner=options.bucket_owner,
+        request_id=state_id,
+        not_before_us=stream["since_us"] + FUZZ_US + REQUEST_MARGIN_US if stream else 0,
+        max_bytes=max_bytes,
+        loaded=snapshot["files"],
+        loaded_bytes=snapshot["bytes"],
+        manifest=snapshot["manifest"],
+    )
