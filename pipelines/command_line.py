@@ -19,6 +19,7 @@ __all__ = ["main"]
 _COMMANDS = {
     "replicate": "replicate tables into sinks",
     "add": "add tables to a continuous run, while it runs",
+    "plan": "say beforehand what a replication will read, take and cost",
     "demo": "simulate AWS, replicate changing tables, prove that mirror = table",
 }
 _USAGE = "usage: dynabeam COMMAND [options]; 'dynabeam COMMAND --help' explains one\n"

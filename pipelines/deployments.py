@@ -32,7 +32,7 @@ __all__ = ["absorb", "assign_tables", "begin", "current", "take_over"]
 _LIVE_SECONDS = 180
 # Of all tables together: more than subtasks, so that they spread evenly over these; each further
 # one makes the others wait for its turn.
-_READERS = 8
+READERS = 8
 
 
 def current(directory: StateDirectory, state: State) -> DeploymentFolder:
@@ -64,7 +64,7 @@ def assign_tables(
     tables = [state.tables[name] for name in names]
     if not options.readers:
         for each in tables:
-            _choose_readers(each, options, most=max(1, -(-_READERS // len(state.tables))))
+            _choose_readers(each, options, most=max(1, -(-READERS // len(state.tables))))
     sources = [s for each in tables for s in stream_sources(each, options, 0, started)]
     requests = [snapshot_request(each, options, state.state_id, 0) for each in tables]
     wanted = [each for each in requests if each is not None]

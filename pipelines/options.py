@@ -17,7 +17,7 @@ from transforms.gaps import GapPolicy
 from transforms.sinks.uri import resolve_secrets
 from transforms.table_reading import ReadingOptions
 
-__all__ = ["ReplicateOptions", "parse_replicate"]
+__all__ = ["ReplicateOptions", "duration", "parse_replicate"]
 
 _TABLE_NAME = re.compile(r"[a-zA-Z0-9_.*?\[\]-]{1,255}")
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)?")
@@ -69,8 +69,12 @@ class ReplicateOptions(ReadingOptions):
     beam_arguments: tuple[str, ...]
 
 
-def parse_replicate(arguments: Sequence[str]) -> ReplicateOptions:
+def parse_replicate(arguments: Sequence[str], *, complete: bool = True) -> ReplicateOptions:
     """Parses and checks the command line of `replicate`.
+
+    Args:
+        arguments: The words behind the command.
+        complete: They are to be run: a sink, and a bucket or an export, have to be named.
 
     Raises:
         ConfigurationError: An option has a value that cannot work, or options contradict.
@@ -88,7 +92,7 @@ def parse_replicate(arguments: Sequence[str]) -> ReplicateOptions:
             where="--tables",
             mend="Give --tables=orders,customers, --tables_file=tables.csv, or --export=PATH",
         )
-    if not given.sink:
+    if complete and not given.sink:
         raise ConfigurationError(
             "no sink is named", where="--sink", mend="Give e.g. --sink=duckdb:///mirror.duckdb"
         )
@@ -107,7 +111,7 @@ def parse_replicate(arguments: Sequence[str]) -> ReplicateOptions:
         sinks=tuple(given.sink),
         state_dir=given.state_dir or os.path.join(".dynabeam", given.name),
         until=given.until or ("forever" if given.every else "caught_up"),
-        every=_duration("--every", given.every or "2s"),
+        every=duration("--every", given.every or "2s"),
         round_bytes=_size("--round_bytes", given.round_bytes),
         gaps=GapPolicy(given.gaps),
         verify=given.verify,
@@ -118,7 +122,7 @@ def parse_replicate(arguments: Sequence[str]) -> ReplicateOptions:
         detach=given.detach,
         beam_arguments=tuple(rest),
     )
-    _check_together(options)
+    _check_together(options, complete)
     return options
 
 
@@ -217,7 +221,7 @@ def _access(given: argparse.Namespace, tables: Sequence[str]) -> AwsAccess | Non
     return AwsAccess(region=region or "", endpoint_url=given.endpoint_url)
 
 
-def _check_together(options: ReplicateOptions) -> None:
+def _check_together(options: ReplicateOptions, complete: bool) -> None:
     if options.mode == "continuous" and (options.access is None or options.snapshot == "only"):
         raise ConfigurationError(
             "a continuous run reads streams, and there is none to read",
@@ -234,7 +238,8 @@ def _check_together(options: ReplicateOptions) -> None:
             where="--export, --snapshot=never",
             mend="Drop one of them",
         )
-    if options.snapshot != "never" and not options.exports and not options.bucket:
+    located = options.exports or options.bucket
+    if complete and options.snapshot != "never" and not located:
         raise ConfigurationError(
             "there is neither an export to use nor a bucket for a new one",
             where="--s3_export_bucket",
@@ -242,7 +247,12 @@ def _check_together(options: ReplicateOptions) -> None:
         )
 
 
-def _duration(option: str, text: str) -> float:
+def duration(option: str, text: str) -> float:
+    """Seconds of a duration such as `500ms`, `2s`, `5m` or `1h`.
+
+    Raises:
+        ConfigurationError: It is none; the error names the option.
+    """
     match = _DURATION.fullmatch(text)
     if not match:
         raise ConfigurationError(

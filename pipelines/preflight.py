@@ -26,7 +26,7 @@ from transforms.export.manifest import ExportManifest
 from transforms.table_reading import new_table_state
 from transforms.tables import Table
 
-__all__ = ["check_tables"]
+__all__ = ["check_tables", "table_names"]
 
 _VIEW = "NEW_AND_OLD_IMAGES"
 _GLOB = frozenset("*?[")
@@ -60,6 +60,16 @@ def check_tables(options: ReplicateOptions, state: State, *, new: bool = False) 
     for name in names:
         _check_table(name, options, state, manifests.get(name))
     return names
+
+
+def table_names(options: ReplicateOptions) -> list[str]:
+    """The tables that the options name, globs resolved; those of given exports are not opened.
+
+    Raises:
+        ConfigurationError: A glob matches no table.
+        AwsAccessError: `dynamodb:ListTables` is not allowed, and there is a glob.
+    """
+    return _names(options, {})
 
 
 def _open_exports(options: ReplicateOptions) -> dict[str, tuple[str, ExportManifest]]:

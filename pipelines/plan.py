@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`dynabeam plan`: what a replication will read, take and cost, before it is started.
+
+Takes the options of `replicate`; neither a sink nor a bucket has to be named. Reads DescribeTable
+and DescribeStream, and with `--sample=5m` a few pages of each stream. Nothing is changed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from datetime import timedelta
+
+from pipelines.deployments import READERS
+from pipelines.options import ReplicateOptions, duration, parse_replicate
+from pipelines.plan_text import write_plan
+from pipelines.preflight import table_names
+from transforms.aws import dynamodb
+from transforms.aws.session import AwsAccess
+from transforms.aws.streams import connect
+from transforms.errors import ConfigurationError
+from transforms.planning.facts import RETENTION_SECONDS, Reading, TableFacts
+from transforms.planning.plan import Plan, make_plan
+from transforms.planning.prices import parse_prices
+from transforms.planning.sample import sample_stream
+from transforms.planning.speeds import speeds_for
+from transforms.sinks.uri import parse_sink_uri
+from transforms.wall_clock import now_us
+
+__all__ = ["main", "plan"]
+
+_LONGEST_SAMPLE = timedelta(hours=1)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs the command; returns its exit code."""
+    given, rest = _parser().parse_known_args(list(arguments))
+    made = plan(given, parse_replicate(rest, complete=False))
+    if given.json:
+        json.dump(made.to_json(), sys.stdout, indent=2)
+        sys.stdout.write("\n")
+    else:
+        write_plan(made, sys.stdout)
+    return 0
+
+
+def plan(given: argparse.Namespace, options: ReplicateOptions) -> Plan:
+    """Asks AWS about the tables and reckons the plan.
+
+    Raises:
+        DynabeamError: A table is not there, a right is missing, or an option cannot work.
+    """
+    if options.access is None:
+        raise ConfigurationError(
+            "a plan is made from what AWS says of the tables",
+            where="--tables, --region",
+            mend="Name the tables and their region",
+        )
+    sample = 0.0 if not given.sample else duration("--sample", given.sample)
+    if sample > _LONGEST_SAMPLE.total_seconds():
+        raise ConfigurationError(
+            "so much would have to be read that it is no sample",
+            where="--sample",
+            expected="at most 1h",
+            found=given.sample,
+        )
+    prices = parse_prices(given.price)
+    speeds = speeds_for(
+        [parse_sink_uri(each).scheme for each in options.sinks],
+        _number("--rows_per_second", given.rows_per_second),
+    )
+    runs = _number("--runs_a_day", given.runs_a_day)
+    facts = [_facts(options.access, name, sample, options) for name in table_names(options)]
+    return make_plan(facts, _readings(facts, options, runs), prices, speeds)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="dynabeam plan",
+        description="Say what a replication will read, take and cost, before it is started.",
+        epilog="Every other option is one of 'dynabeam replicate'.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--json", action="store_true", help="for machines")
+    add("--sample", default="", help="look at the stream of the last e.g. 5m; costs a few calls")
+    add("--price", action="append", default=[], help="another price, e.g. export_gb=0.12")
+    add("--rows_per_second", default="", help="rows a second that you measured")
+    add("--runs_a_day", default="24", help="how often a run that ends is started")
+    return parser
+
+
+def _facts(access: AwsAccess, name: str, sample: float, options: ReplicateOptions) -> TableFacts:
+    described = dynamodb.describe_table(access, name)
+    if not described.stream_enabled or options.snapshot == "only":
+        return TableFacts(name, described.item_count, described.size_bytes, 0, 0.0)
+    client, shards, after, created_us = connect(access), [], "", 0
+    while True:
+        page = client.describe(described.stream_arn, after=after)
+        shards += [each.shard_id for each in page.shards if not each.closed]
+        created_us = page.created_us or created_us
+        after = page.next_after
+        if not after:
+            break
+    now = now_us()
+    age = min(RETENTION_SECONDS, max(0, now - created_us) / 1_000_000)
+    since = min(sample, max(1.0, age))
+    rate = sample_stream(client, described.stream_arn, shards, since, now) if sample else None
+    return TableFacts(name, described.item_count, described.size_bytes, len(shards), age, rate)
+
+
+def _readings(
+    tables: Sequence[TableFacts], options: ReplicateOptions, runs_a_day: float
+) -> dict[str, Reading]:
+    """How each table will be read; as `pipelines.deployments` and `pipelines.rounds` do it."""
+    most = max(1, -(-READERS // max(1, len(tables))))
+    readers = {each.name: options.readers or min(max(1, each.open_shards), most) for each in tables}
+    every = options.every if options.until == "forever" else 0.0
+    parts = len(tables) * ((options.snapshot != "only") + (options.snapshot != "never"))
+    return {
+        each.name: Reading(
+            continuous=options.mode == "continuous",
+            every=every if options.mode != "continuous" else 0.0,
+            runs_a_day=runs_a_day,
+            round_bytes=options.round_bytes // max(1, parts),
+            readers=readers[each.name],
+            all_readers=sum(readers.values()),
+            all_shards=sum(table.open_shards for table in tables),
+            snapshot=options.snapshot != "never",
+            stream=options.snapshot != "only",
+            from_horizon=options.start != "latest",
+        )
+        for each in tables
+    }
+
+
+def _number(option: str, text: str) -> float:
+    try:
+        number = float(text or 0)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number < float("inf") or (text and not number):
+        raise ConfigurationError("not a positive number", where=option, found=text)
+    return number
+
+
+if __name__ == "__main__":
+    from pipelines.command_line import main as command_line
+
+    sys.exit(command_line(["plan", *sys.argv[1:]]))
