@@ -20,6 +20,8 @@ _COMMANDS = {
     "replicate": "replicate tables into sinks",
     "add": "add tables to a continuous run, while it runs",
     "plan": "say beforehand what a replication will read, take and cost",
+    "dead_letters": "show what could not be handled",
+    "retry": "put dead letters back through the graph",
     "demo": "simulate AWS, replicate changing tables, prove that mirror = table",
 }
 _USAGE = "usage: dynabeam COMMAND [options]; 'dynabeam COMMAND --help' explains one\n"
@@ -39,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
         sys.stdout.write(_USAGE)
         for name, what in _COMMANDS.items():
-            sys.stdout.write(f"  {name:<10} {what}\n")
+            sys.stdout.write(f"  {name:<12} {what}\n")
         return 0
     if words[0] not in _COMMANDS:
         sys.stderr.write(f"dynabeam: no command {words[0]!r}; there are {', '.join(_COMMANDS)}\n")

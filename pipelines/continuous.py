@@ -67,6 +67,7 @@ def replicate_continuously(options: ReplicateOptions) -> int:
         sinks=sinks,
         access=options.access,
         verify=options.verify,
+        max_dead_letters=options.max_dead_letters,
     )
     result = _run(pipeline)
     if options.detach:

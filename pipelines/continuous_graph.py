@@ -4,7 +4,7 @@
 ```
 Deployment ─► WatchAssignments ─┬─► ReadTables ─► one Write per sink
                                 └──►    ├─► StorePositions ◄── reports of the sinks
-                                        └─► KeepDeadLetters
+                                        └─► KeepDeadLetters ◄── rows that sinks refused
 ```
 
 Its labels are what savepoints are found by: they change with a release line only.
@@ -17,6 +17,7 @@ from collections.abc import Sequence
 import apache_beam as beam
 
 from transforms.aws.session import AwsAccess
+from transforms.dead_letters import DeadLetter
 from transforms.deployment.dead_letters import KeepDeadLetters
 from transforms.deployment.positions import StorePositions
 from transforms.deployment.watch import WatchAssignments
@@ -24,6 +25,7 @@ from transforms.export.manifest import Verify
 from transforms.read_tables import ReadTables
 from transforms.reports import Report
 from transforms.sinks.base import Sink
+from transforms.sinks.refused import SplitRefused
 
 __all__ = ["build_continuous"]
 
@@ -36,6 +38,7 @@ def build_continuous(
     sinks: Sequence[Sink],
     access: AwsAccess,
     verify: Verify,
+    max_dead_letters: int | None = None,
 ) -> None:
     """Adds the graph to a pipeline.
 
@@ -46,16 +49,22 @@ def build_continuous(
         sinks: Where the changes go; their order is part of the labels.
         access: Where and as whom AWS is called.
         verify: What checksums that do not agree are.
+        max_dead_letters: The job fails once more dead letters are open; None for no limit.
     """
     deployment = pipeline | "Deployment" >> beam.Create([folder], reshuffle=False)
     assigned = deployment | "WatchAssignments" >> WatchAssignments()
     elements = {"requests": assigned.requests, "sources": assigned.sources}
     read = elements | "ReadTables" >> ReadTables(access, until="forever", verify=verify)
-    reports = [read.reports]
+    reports, letters = [read.reports], [read.dead_letters]
     for number, sink in enumerate(sinks, 1):
         label = f"Write{number}_{sink.uri.scheme}"
-        reports.append(read.blocks | label >> sink.write_continuously(state_id))
+        written = read.blocks | label >> sink.write_continuously(state_id)
+        said = written | f"Refused{number}" >> SplitRefused()
+        reports.append(said.reports)
+        letters.append(said.dead_letters)
     all_reports = reports | "Reports" >> beam.Flatten(pipeline=pipeline)
     all_reports.element_type = Report
     _ = all_reports | "StorePositions" >> StorePositions(folder)
-    _ = read.dead_letters | "KeepDeadLetters" >> KeepDeadLetters(folder)
+    all_letters = letters | "DeadLetters" >> beam.Flatten(pipeline=pipeline)
+    all_letters.element_type = DeadLetter
+    _ = all_letters | "KeepDeadLetters" >> KeepDeadLetters(folder, max_dead_letters)

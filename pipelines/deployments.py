@@ -23,7 +23,6 @@ from transforms.aws.streams import connect
 from transforms.deployment.folder import Assignment, DeploymentFolder
 from transforms.errors import StateError, StateInUseError
 from transforms.gaps import GapPolicy
-from transforms.round_files import read_dead_letters
 from transforms.table_reading import for_readers, snapshot_request, stream_sources
 from transforms.wall_clock import now_us
 
@@ -126,9 +125,9 @@ def absorb(folder: DeploymentFolder, state: State) -> None:
         if table in state.tables:
             # Gaps were judged where they were met; here they are only written down.
             merge_reports(state.tables, reports, GapPolicy.CONTINUE)
-    for path in storage.list_files(storage.join(folder.path, "dead_letters")):
-        for letter in read_dead_letters(path):
-            state.tables[letter.table]["totals"]["dead_letters"] += 1
+    counts = folder.letters.counts()
+    for table, each in state.tables.items():
+        each["totals"]["dead_letters"] = counts.get(table, 0)
 
 
 def _seconds_since_last_store(folder: DeploymentFolder) -> float:

@@ -50,6 +50,7 @@ class ReplicateOptions(ReadingOptions):
         take_over: Go on from a continuous run that may still be running.
         detach: Continuous: do not stay with the job.
         beam_arguments: What is passed on to Beam.
+        max_dead_letters: Once more are open, the run stops; None for no limit.
     """
 
     name: str
@@ -67,6 +68,7 @@ class ReplicateOptions(ReadingOptions):
     take_over: bool
     detach: bool
     beam_arguments: tuple[str, ...]
+    max_dead_letters: int | None = None
 
 
 def parse_replicate(arguments: Sequence[str], *, complete: bool = True) -> ReplicateOptions:
@@ -121,6 +123,7 @@ def parse_replicate(arguments: Sequence[str], *, complete: bool = True) -> Repli
         take_over=given.take_over,
         detach=given.detach,
         beam_arguments=tuple(rest),
+        max_dead_letters=_max_dead_letters(given),
     )
     _check_together(options, complete)
     return options
@@ -159,6 +162,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--gaps", choices=[each.value for each in GapPolicy], default=GapPolicy.FAIL.value)
     add("--verify", choices=["strict", "warn"], default="strict")
     add("--buckets", default="", help="hash buckets per table; 16, or by their number")
+    add("--max_dead_letters", default="", help="stop once more are open; no limit by default")
     add("--readers", default="", help="stream readers per table; 1, or by its shards")
     return parser
 
@@ -290,6 +294,11 @@ def _readers(given: argparse.Namespace) -> int:
         return _whole("--readers", given.readers, 1, 256)
     # In one process several readers of a table would only share its threads.
     return 0 if given.mode == "continuous" else 1
+
+
+def _max_dead_letters(given: argparse.Namespace) -> int | None:
+    text = given.max_dead_letters
+    return _whole("--max_dead_letters", text, 0, 10**9) if text else None
 
 
 def _whole(option: str, text: str, lowest: int, highest: int) -> int:

@@ -86,6 +86,13 @@ def print_summary(state: State, options: ReplicateOptions, stream: TextIO) -> No
             f"{totals['stale']:,} stale dropped, {totals['dead_letters']:,} dead letters, "
             f"{totals['gaps']:,} gaps{_lag(table)}\n"
         )
+    letters = sum(each["totals"]["dead_letters"] for each in state.tables.values())
+    if letters:
+        place = f"{options.state_dir.rstrip('/')}/dead_letters"
+        stream.write(
+            f"  {letters:,} dead letters are in {place}; show them with "
+            f"dynabeam dead_letters --state_dir={options.state_dir}\n"
+        )
     for sink in options.sinks:
         stream.write(f"  written to {sink}\n")
     stream.write(f"  positions in {options.state_dir}\n")

@@ -4,7 +4,7 @@
 ```
 SnapshotRequests ─┬─► ReadTables ─► one Write per sink
 StreamSources ────┘       ├─► WriteReports ◄── reports of the sinks
-                          └─► WriteDeadLetters
+                          └─► WriteDeadLetters ◄── rows that sinks refused
 ```
 """
 
@@ -18,12 +18,14 @@ import apache_beam as beam
 
 from transforms.aws.session import AwsAccess
 from transforms.block import Block
+from transforms.dead_letters import DeadLetter
 from transforms.export.elements import SnapshotRequest
 from transforms.export.manifest import Verify
 from transforms.read_tables import ReadTables
 from transforms.reports import Report
 from transforms.round_files import WriteDeadLetters, WriteReports
 from transforms.sinks.base import Round, Sink
+from transforms.sinks.refused import SplitRefused
 from transforms.stream.source import StreamSource
 
 __all__ = ["RoundPlan", "build_round"]
@@ -64,17 +66,23 @@ def build_round(pipeline: beam.Pipeline, plan: RoundPlan) -> None:
         if found:
             elements[name] = pipeline | label >> beam.Create(list(found), reshuffle=False)
     reports: list[Any] = []
+    letters: list[Any] = []
     if elements:
         read = elements | "ReadTables" >> ReadTables(plan.access, verify=plan.verify)
         blocks = read.blocks
         reports.append(read.reports)
-        _ = read.dead_letters | "WriteDeadLetters" >> WriteDeadLetters(plan.dead_letters_path)
+        letters.append(read.dead_letters)
     else:
         # Sinks record a round without changes too.
         blocks = pipeline | "NoBlocks" >> beam.Create([]).with_output_types(Block)
     for number, sink in enumerate(plan.sinks, 1):
         label = f"Write{number}_{sink.uri.scheme}"
-        reports.append(blocks | label >> sink.write(plan.current))
+        said = blocks | label >> sink.write(plan.current) | f"Refused{number}" >> SplitRefused()
+        reports.append(said.reports)
+        letters.append(said.dead_letters)
+    all_letters = letters | "DeadLetters" >> beam.Flatten(pipeline=pipeline)
+    all_letters.element_type = DeadLetter
+    _ = all_letters | "WriteDeadLetters" >> WriteDeadLetters(plan.dead_letters_path)
     all_reports = reports | "Reports" >> beam.Flatten(pipeline=pipeline)
     all_reports.element_type = Report
     _ = all_reports | "WriteReports" >> WriteReports(plan.reports_path)

@@ -12,6 +12,7 @@ import copy
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
@@ -21,8 +22,9 @@ from pipelines.round_graph import RoundPlan, build_round
 from pipelines.state_directory import State, StateDirectory
 from pipelines.table_state import is_caught_up, merge_reports
 from transforms.aws.session import AwsAccess
+from transforms.letter_limit import too_many
 from transforms.reports import Report
-from transforms.round_files import read_dead_letters, read_reports
+from transforms.round_files import DEAD_LETTERS, REPORTS, read_dead_letters, read_reports
 from transforms.sinks.base import Round, Sink
 from transforms.table_reading import snapshot_request, stream_sources
 from transforms.wall_clock import now_us
@@ -117,9 +119,7 @@ class Rounds:
         reports = list(read_reports(plan.reports_path))
         tables = copy.deepcopy(state.tables)
         merge_reports(tables, reports, self.options.gaps)
-        # The letters themselves are counted: a stream's reports do not tell how many there were.
-        for letter in read_dead_letters(plan.dead_letters_path):
-            tables[letter.table]["totals"]["dead_letters"] += 1
+        self._count_dead_letters(tables, plan.dead_letters_path)
         state = State(state.state_id, current.number, current.attempt, tables)
         self.directory.commit(state)
         publish(self.directory, state, self.sinks)
@@ -130,6 +130,24 @@ class Rounds:
             if each.kind in ("stream", "file")
         )
         return RoundOutcome(state, reports, caught_up, progressed)
+
+    def _count_dead_letters(self, tables: dict[str, dict[str, Any]], path: str) -> None:
+        """Counts the round's letters that are new, and stops before there are too many.
+
+        Raises:
+            StateError: There are more than `--max_dead_letters`. The round is not committed, so it
+                is repeated when the cause is mended, and counts nothing twice.
+        """
+        box = self.directory.letters
+        # The letters themselves are counted: a stream's reports do not tell how many there were.
+        letters = {each.id: each for each in read_dead_letters(path)}
+        for letter in letters.values():
+            if not box.is_open(letter):
+                tables[letter.table]["totals"]["dead_letters"] += 1
+        limit = self.options.max_dead_letters
+        found = sum(tables[name]["totals"]["dead_letters"] for name in self.names)
+        if limit is not None and letters and found > limit:
+            raise too_many(found, limit, box.stop(letters.values()), letters.values())
 
     def _plan(self, state: State, current: Round) -> RoundPlan:
         options, directory, started = self.options, self.directory, now_us()
@@ -150,8 +168,8 @@ class Rounds:
             sinks=self.sinks,
             access=options.access,
             verify=options.verify,
-            reports_path=directory.attempt_file(current.attempt, "reports.jsonl"),
-            dead_letters_path=directory.attempt_file(current.attempt, "dead_letters.jsonl"),
+            reports_path=directory.attempt_file(current.attempt, REPORTS),
+            dead_letters_path=directory.attempt_file(current.attempt, DEAD_LETTERS),
         )
 
 

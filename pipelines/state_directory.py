@@ -4,7 +4,7 @@
 `state.json` says up to where every table has been read by committed rounds. It is replaced in one
 step after a round's pipeline has succeeded; a crash before leaves the old one, and the round is
 repeated. `attempts/<attempt>/` holds the reports of a running round, `dead_letters/` what could not
-be handled, one file a round.
+be handled (`transforms.letter_box`).
 """
 
 from __future__ import annotations
@@ -22,6 +22,13 @@ from typing import Any
 
 from transforms import storage
 from transforms.errors import StateError, StateInUseError
+from transforms.letter_box import LetterBox
+from transforms.round_files import (
+    DEAD_LETTERS,
+    RETRIED,
+    keep_outcome,
+    read_dead_letters,
+)
 from transforms.sinks.base import Round
 
 __all__ = ["State", "StateDirectory"]
@@ -152,12 +159,18 @@ class StateDirectory:
         """Path of a file of a running round."""
         return storage.join(self.path, "attempts", attempt, name)
 
+    @property
+    def letters(self) -> LetterBox:
+        """The dead letters."""
+        return LetterBox(self.path)
+
     def keep_dead_letters(self, current: Round) -> None:
-        """Moves the dead letters of a committed round to where they stay; may be repeated."""
-        staged = self.attempt_file(current.attempt, "dead_letters.jsonl")
-        if current.number and storage.exists(staged):
-            name = f"round-{current.number:010d}.jsonl"
-            storage.move(staged, storage.join(self.path, "dead_letters", name), StateError)
+        """Stores the dead letters of a committed round where they stay; may be repeated."""
+        if not current.number:
+            return
+        staged = list(read_dead_letters(self.attempt_file(current.attempt, DEAD_LETTERS)))
+        keep_outcome(self.letters, staged, self.attempt_file(current.attempt, RETRIED))
+        self.letters.go_on()
 
     def clear_attempts(self) -> None:
         """Removes what rounds left for their driver."""

@@ -88,9 +88,10 @@ class Place:
         return document if document["round"] else None
 
     def dead_letters(self):
-        """All dead letters of committed rounds."""
-        paths = sorted((self.state_dir / "dead_letters").glob("round-*.jsonl"))
-        return [json.loads(line) for path in paths for line in path.read_text().splitlines()]
+        """All open dead letters of committed rounds."""
+        folder = self.state_dir / "dead_letters"
+        paths = [*sorted(folder.glob("retry/*/*.json")), *sorted(folder.glob("severe/*/*.json"))]
+        return [json.loads(path.read_text()) for path in paths]
 
     def assert_nothing_visible(self):
         """Nothing of a failed first run may be seen by anybody."""

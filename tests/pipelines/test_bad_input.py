@@ -12,7 +12,7 @@ from transforms.testing.export_writer import folder_put, write_incremental_expor
 from transforms.testing.faults import Faults
 
 
-def _spoil(sim, marker):
+def spoil(sim, marker):
     """Renames the new image of the stream records with a mark, and returns what they are then."""
     spoiled = []
     for stream in sim.all_streams():
@@ -396,7 +396,7 @@ class TestDeadLetters:
     def test_malformed_record_of_a_stream(self, world):
         world.sim.put_many("orders", orders(4))
         world.catch_up()
-        (record,) = _spoil(world.sim, b'"o2"')
+        (record,) = spoil(world.sim, b'"o2"')
         ended = world.run("--tables=orders", "--snapshot=never")
         assert ended.code == 0, ended.err
         assert "1 dead letters" in ended.out

@@ -23,9 +23,14 @@ from transforms.reports import Report
 from transforms.sinks.registry import open_sink
 
 LABELS = [
+    "DeadLetters",
     "Deployment",
     "KeepDeadLetters",
     "KeepDeadLetters/Keep",
+    "Refused1",
+    "Refused1/Split",
+    "Refused2",
+    "Refused2/Split",
     "Reports",
     "StorePositions",
     "StorePositions/ByTable",

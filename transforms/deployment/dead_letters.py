@@ -1,50 +1,59 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`KeepDeadLetters`: dead letters of a run that never ends, one file each.
+"""`KeepDeadLetters`: dead letters of a run that never ends, kept as they come.
 
-A file's name is the digest of its letter, so a letter that comes again after a failure replaces
-itself: each is there exactly once.
+A letter that comes again after a failure replaces itself: each is there exactly once.
 """
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
 import apache_beam as beam
 from apache_beam.metrics.metric import Metrics
 
-from transforms import storage
 from transforms.dead_letters import DeadLetter
 from transforms.deployment.folder import DeploymentFolder
-from transforms.errors import StateError
+from transforms.letter_limit import too_many
 
 __all__ = ["KeepDeadLetters"]
 
 
 class KeepDeadLetters(beam.PTransform):
-    """Writes each dead letter to a file: `PCollection[DeadLetter]` → nothing of use.
+    """Keeps each dead letter: `PCollection[DeadLetter]` → nothing of use.
 
     Args:
         folder: The deployment's folder.
+        limit: The job fails once more letters are open in the state directory; None for no limit.
+            What it had read since its last checkpoint comes again, and nothing is lost.
     """
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str, limit: int | None = None) -> None:
         super().__init__()
         self._folder = folder
+        self._limit = limit
 
     def expand(self, letters: Any) -> Any:
-        """Writes them."""
-        return letters | "Keep" >> beam.ParDo(_KeepFn(self._folder)).with_output_types(DeadLetter)
+        """Keeps them."""
+        keep = beam.ParDo(_KeepFn(self._folder, self._limit))
+        return letters | "Keep" >> keep.with_output_types(DeadLetter)
 
 
 class _KeepFn(beam.DoFn):
-    def __init__(self, folder: str) -> None:
-        self._folder = DeploymentFolder(folder)
+    def __init__(self, folder: str, limit: int | None) -> None:
+        self._box = DeploymentFolder(folder).letters
+        self._limit = limit
         self._kept = Metrics.counter("dynabeam", "dead_letters")
 
     def process(self, element: DeadLetter) -> None:
-        """Writes one letter."""
-        line = element.to_line()
-        name = hashlib.sha256(line).hexdigest()[:32]
-        storage.write_atomic(self._folder.dead_letters(name), line, StateError)
+        """Keeps one letter.
+
+        Raises:
+            StateError: It cannot be written, or is one too many.
+        """
+        self._box.keep([element])
         self._kept.inc()
+        if self._limit is None:
+            return
+        found = sum(self._box.counts().values())
+        if found > self._limit:
+            raise too_many(found, self._limit, self._box.path, [element])

@@ -5,7 +5,6 @@
 |---|---|---|
 | `assignments/<name>.json` | the command line | what to read: once there, never changed |
 | `positions/<table>.jsonl` | the run | up to where sinks hold everything, see `positions` |
-| `dead_letters/<name>.jsonl` | the run | records that could not be handled |
 | `over` | the command line | the run has a successor: it must not go on |
 
 An assignment is read by a watching source, so that tables can be added to a run, and snapshotted
@@ -23,6 +22,7 @@ from urllib.parse import quote, unquote
 from transforms import storage
 from transforms.errors import StateError
 from transforms.export.elements import SnapshotRequest, SnapshotRequestCoder
+from transforms.letter_box import LetterBox
 from transforms.reports import Report, ReportCoder
 from transforms.stream.source import StreamSource
 
@@ -133,9 +133,11 @@ class DeploymentFolder:
                 found[unquote(name.removesuffix(".jsonl"))] = [coder.decode(each) for each in lines]
         return found
 
-    def dead_letters(self, name: str) -> str:
-        """The path of a file of dead letters."""
-        return storage.join(self.path, "dead_letters", f"{name}.jsonl")
+    @property
+    def letters(self) -> LetterBox:
+        """The dead letters, which all deployments and rounds of a state directory share."""
+        # The folder is `<state_dir>/continuous/<id>`.
+        return LetterBox(self.path.rstrip("/").rsplit("/", 2)[0])
 
     def end(self, successor: str) -> None:
         """Says that the deployment has a successor."""

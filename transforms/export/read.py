@@ -20,13 +20,14 @@ from apache_beam.metrics.metric import Metrics
 
 from transforms.block import Block, BlockHeader, split_by_bucket
 from transforms.dead_letters import DeadLetter
-from transforms.errors import ExportIntegrityError
+from transforms.errors import ExportIntegrityError, ValueDecodeError
 from transforms.export.elements import FileSlice
 from transforms.export.fetch import FetchedFile, fetched
 from transforms.export.inflate import LinesReader, count_lines, may_be_longer_than
 from transforms.export.manifest import REPACKED, Verify
 from transforms.export.rows import rows_of_lines
 from transforms.reports import Report
+from transforms.wall_clock import now_us
 
 __all__ = ["ExportRows", "ReadExportFiles", "read_slice"]
 
@@ -129,8 +130,7 @@ def read_slice(
             batch, bad = rows_of_lines(piece, part)
             yield from split_by_bucket(header, batch)
             for number, raw, reason in bad:
-                place = f"{part.file.path}:{line + number}"
-                yield DeadLetter(part.table.name, "export", place, reason, raw)
+                yield _dead_letter(part, line + number, raw, reason)
             rows += batch.num_rows
             dead_letters += len(bad)
             line = reader.lines
@@ -150,6 +150,29 @@ def read_slice(
             "dead_letters": dead_letters,
             "warnings": sorted(set(warnings)),
         },
+    )
+
+
+def _dead_letter(part: FileSlice, line: int, raw: bytes, reason: str) -> DeadLetter:
+    met_us = now_us()
+    return DeadLetter(
+        table=part.table.name,
+        stage="export",
+        place=f"{part.file.path}:{line}",
+        reason=reason,
+        raw=raw,
+        error=ValueDecodeError.__name__,
+        origin={"export_arn": part.export_arn, "file": part.file.path, "line": str(line)},
+        context={
+            "table": part.table.to_json(),
+            "generation": part.generation,
+            "export_time_us": part.export_time_us,
+            "export_format": part.export_format,
+            "export_type": part.export_type,
+            "view": part.view,
+        },
+        first_us=met_us,
+        last_us=met_us,
     )
 
 

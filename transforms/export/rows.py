@@ -38,14 +38,27 @@ def rows_of_lines(data: bytes, part: FileSlice) -> tuple[pa.RecordBatch, list[Ba
     Returns:
         Rows with the columns of `SCHEMA`, and the lines that are none, numbered within the data.
     """
-    bad_ion: list[BadLine] = []
     if part.export_format == "ION":
-        data, bad_ion = ion_lines_to_json(data)
+        return _rows_of_ion(data, part)
+    return _rows_of_json(data, part)
+
+
+def _rows_of_json(data: bytes, part: FileSlice) -> tuple[pa.RecordBatch, list[BadLine]]:
     if part.export_type == "FULL_EXPORT":
         full = parse_full_lines(data, part.table.keys)
-        return _full_rows(full, part), _merged(full.bad, bad_ion)
+        return _full_rows(full, part), full.bad
     changes = parse_incremental_lines(data, part.table.keys, view=_view(part))
-    return _changed_rows(changes, part), _merged(changes.bad, bad_ion)
+    return _changed_rows(changes, part), changes.bad
+
+
+def _rows_of_ion(data: bytes, part: FileSlice) -> tuple[pa.RecordBatch, list[BadLine]]:
+    rewritten, bad_ion = ion_lines_to_json(data)
+    rows, bad = _rows_of_json(rewritten, part)
+    if bad:
+        # Shown as they were read, not as they were rewritten.
+        lines = data.split(b"\n")
+        bad = [(number, lines[number - 1], reason) for number, _, reason in bad]
+    return rows, sorted(bad + bad_ion)
 
 
 def _full_rows(parsed: FullLines, part: FileSlice) -> pa.RecordBatch:
@@ -94,7 +107,3 @@ def _view(part: FileSlice) -> ExportView:
         expected=("NEW_AND_OLD_IMAGES", "NEW_IMAGE"),
         found=part.view,
     )
-
-
-def _merged(bad: list[BadLine], bad_ion: list[BadLine]) -> list[BadLine]:
-    return sorted(bad + bad_ion) if bad_ion else bad

@@ -110,7 +110,8 @@ class Sink(abc.ABC):
         """The transform from `PCollection[Block]` to `PCollection[Report]` of kind `sink`.
 
         Report fields: `sink` (display name), `rows` (rows of blocks that arrived), `written`
-        (rows that changed the sink), `stale` (rows that the version guard dropped).
+        (rows that changed the sink), `stale` (rows that the version guard dropped). A row that the
+        sink refuses for what is in it is a report of kind `refused`: `transforms.sinks.refused`.
         """
 
     def write_continuously(self, state_id: str) -> beam.PTransform[Any, Any]:
@@ -153,6 +154,11 @@ class Sink(abc.ABC):
             SinkError: If the sink cannot be written.
         """
         del table, generation
+        return 0
+
+    @property
+    def tombstone_days(self) -> int:
+        """For how many days a mirror remembers deletes; 0 for ever, or it is no mirror."""
         return 0
 
     @property

@@ -174,6 +174,11 @@ class PostgreSQLMirror(Sink):
     def publish(self, current: Round) -> None:
         """Nothing to do: rows became visible when their transaction was committed."""
 
+    @property
+    def tombstone_days(self) -> int:
+        """Age in days at which tombstones are removed; 0 keeps them."""
+        return self._tombstone_days
+
     def remove_older_generations(self, table: Table, generation: int) -> int:
         """Marks live rows of older generations as deleted, see `Sink.remove_older_generations`."""
         return self._once(lambda writer: writer.remove_older_generations(table, generation))
@@ -208,14 +213,15 @@ class PostgreSQLMirror(Sink):
             current: The round.
 
         Returns:
-            One report of kind `sink` per table.
+            One report of kind `sink` per table, and one of kind `refused` per row that the
+            database refused.
 
         Raises:
             SinkError: If the mirror cannot be written or belongs to another state directory.
         """
         writer = self.writer(current.state_id)
         try:
-            gathered = GatheredRows(writer, self.name)
+            gathered = GatheredRows(writer, self.name, self.place)
             for block in blocks:
                 gathered.add(block)
             reports = list(gathered.finish())
@@ -345,7 +351,7 @@ class _ApplyFn(beam.DoFn):
             if self._continuous:
                 writer.record_continuous()
             self._writer = writer
-        self._gathered = GatheredRows(self._writer, self._sink.name)
+        self._gathered = GatheredRows(self._writer, self._sink.name, self._sink.place)
         self._latest = MIN_TIMESTAMP
 
     def process(

@@ -7,13 +7,14 @@ The connection is made when it is needed, and made again when it is lost.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
+import msgspec
 import pyarrow as pa
 
 from transforms.block import Block
-from transforms.errors import SinkError
+from transforms.errors import SinkError, ValueDecodeError
 from transforms.reports import Report
 from transforms.sinks.postgresql_connection import (
     Connection,
@@ -24,13 +25,17 @@ from transforms.sinks.postgresql_connection import (
     transaction_left,
 )
 from transforms.sinks.postgresql_meta import Held, read_held, write_held
+from transforms.sinks.postgresql_refusals import refusal_of
 from transforms.sinks.postgresql_table import PURGE_ROWS, STAGING_SQL, MirrorTable
+from transforms.sinks.refused import refused_row
 from transforms.tables import Table
 
-__all__ = ["PIECE_BYTES", "GatheredRows", "MirrorWriter", "refuse_other_owner"]
+__all__ = ["MOST_REFUSED", "PIECE_BYTES", "GatheredRows", "MirrorWriter", "refuse_other_owner"]
 
 PIECE_BYTES = 8 << 20
 """Rows are merged once this many bytes of them have gathered: bounds memory and transactions."""
+MOST_REFUSED = 1000
+"""If more rows of one piece are refused, the table is at fault and not they: the run fails."""
 _PURGE_EVERY_SECONDS = 3600.0
 _PURGE_PIECES = 20
 _COLUMNS = ("key", "version", "op", "event_time", "new", "ttl")
@@ -161,22 +166,33 @@ class MirrorWriter:
 
 
 class GatheredRows:
-    """Gathers blocks per table and has them merged piece by piece."""
+    """Gathers blocks per table and has them merged piece by piece.
 
-    def __init__(self, writer: MirrorWriter, sink: str) -> None:
+    A row that the database refuses for what is in it is found by halving its piece, so that all
+    others are written, and becomes a dead letter (`transforms.sinks.refused`).
+
+    Args:
+        writer: What merges.
+        sink: The sink for people.
+        place: The sink's place, which dead letters name.
+    """
+
+    def __init__(self, writer: MirrorWriter, sink: str, place: str = "") -> None:
         self._writer = writer
         self._sink = sink
-        self._waiting: dict[Table, list[pa.RecordBatch]] = {}
+        self._place = place or sink
+        self._waiting: dict[Table, list[Block]] = {}
         self._bytes: dict[Table, int] = {}
         self._counts: dict[str, dict[str, int]] = {}
+        self._refused: list[Report] = []
 
     def add(self, block: Block) -> None:
         """Takes one block; merges what has gathered most if enough is gathered."""
         if block.rows.num_rows == 0:
             return
-        table, rows = block.header.table, block.rows.select(list(_COLUMNS))
-        self._waiting.setdefault(table, []).append(rows)
-        self._bytes[table] = self._bytes.get(table, 0) + rows.nbytes
+        table = block.header.table
+        self._waiting.setdefault(table, []).append(block)
+        self._bytes[table] = self._bytes.get(table, 0) + block.rows.nbytes
         while sum(self._bytes.values()) >= PIECE_BYTES:
             self._merge(max(self._bytes, key=lambda each: self._bytes[each]))
 
@@ -186,22 +202,66 @@ class GatheredRows:
         Yields:
             A report of kind `sink` per table: `rows` that arrived, `written` rows that changed the
             mirror, `stale` rows that lost against a higher version, stored or in the same bundle. A
-            merge repeated after a lost connection may call stale what it had written.
+            merge repeated after a lost connection may call stale what it had written. Beside them
+            a report of kind `refused` for each row that was.
+
+        Raises:
+            SinkError: As `MirrorWriter.merge`, or so many rows are refused that it is not them.
         """
         for table in list(self._waiting):
             self._merge(table)
         for name, fields in sorted(self._counts.items()):
             yield Report("sink", name, {"sink": self._sink, **fields})
+        yield from self._refused
 
     def _merge(self, table: Table) -> None:
-        batches = self._waiting.pop(table)
+        blocks = self._waiting.pop(table)
         del self._bytes[table]
-        rows = batches[0] if len(batches) == 1 else pa.concat_batches(batches)
-        written = self._writer.merge(table, rows)
+        before = len(self._refused)
+        written = self._merge_what_fits(table, blocks, most=before + MOST_REFUSED)
+        refused = len(self._refused) - before
+        rows = sum(each.rows.num_rows for each in blocks)
         counts = self._counts.setdefault(table.name, {"rows": 0, "written": 0, "stale": 0})
-        counts["rows"] += rows.num_rows
+        counts["rows"] += rows
         counts["written"] += written
-        counts["stale"] += rows.num_rows - written
+        counts["stale"] += rows - written - refused
+
+    def _merge_what_fits(self, table: Table, blocks: Sequence[Block], most: int) -> int:
+        batches = [each.rows.select(list(_COLUMNS)) for each in blocks]
+        rows = batches[0] if len(batches) == 1 else pa.concat_batches(batches)
+        try:
+            return self._writer.merge(table, rows)
+        except (SinkError, ValueDecodeError, pa.ArrowInvalid, msgspec.DecodeError) as error:
+            refusal = refusal_of(error)
+            if refusal is None or len(self._refused) >= most:
+                raise
+            if rows.num_rows == 1:
+                self._refused.append(
+                    refused_row(
+                        blocks[0],
+                        0,
+                        sink=self._place,
+                        reason=str(error),
+                        error=refusal.error,
+                        severity=refusal.severity,
+                    )
+                )
+                return 0
+        first, second = _halves(blocks)
+        return self._merge_what_fits(table, first, most) + self._merge_what_fits(
+            table, second, most
+        )
+
+
+def _halves(blocks: Sequence[Block]) -> tuple[Sequence[Block], Sequence[Block]]:
+    middle = len(blocks) // 2
+    if middle:
+        return blocks[:middle], blocks[middle:]
+    (block,) = blocks
+    middle = block.rows.num_rows // 2
+    return [block.with_rows(block.rows.slice(0, middle))], [
+        block.with_rows(block.rows.slice(middle))
+    ]
 
 
 def refuse_other_owner(held: Held, state_id: str, settings: PostgresSettings) -> None:

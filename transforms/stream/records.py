@@ -32,6 +32,7 @@ from transforms.errors import StreamError, ValueDecodeError
 from transforms.tables import Table
 from transforms.values.keys import encode_key, encode_keys
 from transforms.version import SEQUENCE_DIGITS, encode_version, encode_versions
+from transforms.wall_clock import now_us
 
 __all__ = ["Page", "PageParser", "event_time_us"]
 
@@ -205,18 +206,27 @@ class PageParser:
                 rows.append(self._row(record))
             except (msgspec.MsgspecError, ValueDecodeError, UnicodeDecodeError) as error:
                 place = f"record {number} of a page" if not sequence else f"sequence {sequence}"
-                dead.append(
-                    DeadLetter(
-                        table=self._table.name,
-                        stage="stream",
-                        place=f"stream {self._stream_arn}, shard {shard_id}, {place}",
-                        reason=str(error),
-                        raw=record,
-                    )
-                )
+                dead.append(self._dead_letter(record, shard_id, sequence, place, error))
         columns = pa.RecordBatch.from_pylist(rows, schema=SCHEMA) if rows else _empty_rows()
         iterator = page.NextShardIterator or ""
         return _page(columns, tuple(dead), _highest(sequences), iterator, len(body))
+
+    def _dead_letter(
+        self, record: bytes, shard_id: str, sequence: str, place: str, error: Exception
+    ) -> DeadLetter:
+        met_us = now_us()
+        return DeadLetter(
+            table=self._table.name,
+            stage="stream",
+            place=f"stream {self._stream_arn}, shard {shard_id}, {place}",
+            reason=str(error),
+            raw=record,
+            error=type(error).__name__,
+            origin={"stream_arn": self._stream_arn, "shard_id": shard_id, "sequence": sequence},
+            context={"table": self._table.to_json(), "generation": self._generation},
+            first_us=met_us,
+            last_us=met_us,
+        )
 
     def _row(self, record: bytes) -> dict[str, Any]:
         """One record with all that it says.

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`dynabeam dead_letters`: what could not be handled, for people, for machines, or one in full.
+
+Reads the state directory only, so it may be given while a run goes on. `dynabeam retry` puts the
+letters back.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime, timezone
+from typing import Any, TextIO
+
+from apache_beam.io.filesystems import FileSystems
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from pipelines.rounds import with_aws
+from pipelines.state_directory import StateDirectory
+from transforms.aws.session import AwsAccess
+from transforms.dead_letters import DeadLetter
+from transforms.errors import StateError
+from transforms.letter_box import LetterBox
+
+__all__ = ["main"]
+
+_STOPPED = "stopped"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs the command; returns its exit code.
+
+    Raises:
+        StateError: A letter cannot be read, or there is none of the id asked for.
+    """
+    given = _parser().parse_args(list(arguments))
+    FileSystems.set_options(
+        PipelineOptions(with_aws([], AwsAccess(given.region, given.endpoint_url)))
+    )
+    path = given.state_dir or os.path.join(".dynabeam", given.name)
+    box = StateDirectory(path).letters
+    if given.show:
+        sys.stdout.buffer.write(_find(box, given.show).raw + b"\n")
+        sys.stdout.buffer.flush()
+        return 0
+    tables = {name.strip() for text in given.tables for name in text.split(",") if name.strip()}
+    letters = [each for each in _all(box) if not tables or each[1].table in tables]
+    if given.json:
+        _write_json(letters, sys.stdout)
+    else:
+        _write_text(letters, box.path, sys.stdout)
+    return 0
+
+
+def _all(box: LetterBox) -> Iterator[tuple[str, DeadLetter]]:
+    """The letters with what may become of them."""
+    for letter in box.read():
+        yield letter.severity, letter
+    for letter in box.stopped():
+        yield _STOPPED, letter
+
+
+def _find(box: LetterBox, name: str) -> DeadLetter:
+    found = {each.id: each for _, each in _all(box) if each.id.startswith(name)}
+    if len(found) == 1:
+        return next(iter(found.values()))
+    raise StateError(
+        "no dead letter has this id" if not found else "several dead letters begin with this id",
+        where="--show",
+        found=name,
+        mend="dynabeam dead_letters lists them",
+    )
+
+
+def _write_json(letters: Iterable[tuple[str, DeadLetter]], stream: TextIO) -> None:
+    """A line of JSON each: the stored fields, `id`, and times in RFC 3339."""
+    for severity, letter in letters:
+        document: dict[str, Any] = dataclasses.asdict(letter)
+        document |= {
+            "id": letter.id,
+            "severity": severity,
+            "first": _time(letter.first_us),
+            "last": _time(letter.last_us),
+            "raw": base64.b64encode(letter.raw).decode("ascii"),
+        }
+        stream.write(json.dumps(document, sort_keys=True) + "\n")
+
+
+def _write_text(letters: Sequence[tuple[str, DeadLetter]], place: str, stream: TextIO) -> None:
+    for severity, letter in letters:
+        times = f"first {_time(letter.first_us)}, last {_time(letter.last_us)}"
+        stream.write(
+            f"{letter.id}  {severity:<7}  {letter.table}  {letter.stage}  {letter.error or '-'}  "
+            f"{letter.attempts} x  {times}\n"
+            f"    {letter.place}\n"
+            f"    {letter.reason}\n"
+        )
+    stopped = sum(severity == _STOPPED for severity, _ in letters)
+    stream.write(f"{len(letters) - stopped:,} dead letters in {place}\n")
+    if stopped:
+        stream.write(
+            f"{stopped:,} more of a round that --max_dead_letters stopped: it is not committed, "
+            "and reads them again\n"
+        )
+
+
+def _time(micros: int) -> str:
+    if not micros:
+        return "unknown"
+    return datetime.fromtimestamp(micros // 1_000_000, timezone.utc).strftime(
+        f"%Y-%m-%dT%H:%M:%S.{micros % 1_000_000:06d}Z"
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="dynabeam dead_letters",
+        description="Show the records that could not be handled.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--state_dir", default="", help="folder of the position document")
+    add("--name", default="dynabeam", help="name of the replication")
+    add("--tables", action="append", default=[], help="only of these tables, commas")
+    add("--json", action="store_true", help="a line of JSON for each")
+    add("--show", default="", metavar="ID", help="the payload of one, exactly as it was read")
+    add("--region", default="", help="AWS region, for a state directory in S3")
+    add("--endpoint_url", default="", help="another endpoint than AWS")
+    return parser
+
+
+if __name__ == "__main__":
+    from pipelines.command_line import main as command_line
+
+    sys.exit(command_line(["dead_letters", *sys.argv[1:]]))

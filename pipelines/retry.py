@@ -1,0 +1,307 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`dynabeam retry`: puts dead letters back through the graph.
+
+Takes the sinks and the state directory of `replicate`; give all its sinks. Letters that may succeed
+are put back, with `--severe` also those that need another version of the software. What succeeds
+goes to `dead_letters/done`; what fails again is counted, and is severe after `--max_retries`.
+
+On a resting state directory it is a round like any other: committed, then published, so that a
+changelog has each change once, and a crash at any point repeats the round and loses nothing. If a
+continuous run has the state directory, resting or running, it is a short run of its own beside that
+one, in this process, which writes the sinks as a continuous run does: a mirror's guard drops what
+is not newer, and a crash in between puts the same letters back again, under the same versions.
+
+Left alone are letters that a mirror could take for news: of an older generation than the table's
+(it was healed or snapshotted again since), or as old as the deletes that a mirror has forgotten.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import copy
+import dataclasses
+import fnmatch
+import sys
+import uuid
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.io.filesystems import FileSystems
+
+from pipelines.options import ReplicateOptions, parse_replicate
+from pipelines.replicate import publish_committed
+from pipelines.retry_graph import build_retry
+from pipelines.rounds import beam_options, publish
+from pipelines.state_directory import State, StateDirectory
+from pipelines.table_state import merge_reports
+from transforms.dead_letters import DeadLetter
+from transforms.errors import ConfigurationError
+from transforms.round_files import (
+    DEAD_LETTERS,
+    REPORTS,
+    RETRIED,
+    Retried,
+    keep_outcome,
+    read_dead_letters,
+    read_reports,
+)
+from transforms.sinks.base import Round, Sink
+from transforms.sinks.registry import RunnerFacts, check_capabilities, open_sink
+from transforms.tables import Table
+from transforms.wall_clock import now_us
+
+__all__ = ["RetryOptions", "main", "retry"]
+
+_DAY_US = 86_400 * 1_000_000
+_MOST_AT_ONCE = 5000
+_MAX_RETRIES = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class RetryOptions:
+    """What `dynabeam retry` was asked for.
+
+    Attributes:
+        replicate: Sinks, state directory, and how AWS is reached.
+        severe: Severe letters too.
+        max_retries: A letter that failed so often again is severe.
+    """
+
+    replicate: ReplicateOptions
+    severe: bool
+    max_retries: int
+
+
+@dataclasses.dataclass
+class Outcome:
+    """What became of the letters.
+
+    Attributes:
+        put_back: How many went through.
+        failed: How many failed again, or became another letter at a sink.
+        left: Reason → how many were left alone.
+    """
+
+    put_back: int = 0
+    failed: int = 0
+    left: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs the command; returns its exit code: 1 if a letter failed again."""
+    options = _parse(arguments)
+    outcome = retry(options)
+    sys.stdout.write(
+        f"{outcome.put_back:,} dead letters put back, {outcome.failed:,} failed again\n"
+    )
+    for reason, count in sorted(outcome.left.items()):
+        sys.stdout.write(f"{count:,} left alone: {reason}\n")
+    return 1 if outcome.failed else 0
+
+
+def retry(options: RetryOptions) -> Outcome:
+    """Puts letters back.
+
+    Raises:
+        DynabeamError: Something stops it; letters stay as they were.
+    """
+    asked = options.replicate
+    FileSystems.set_options(beam_options(asked))
+    sinks = [open_sink(each) for each in asked.sinks]
+    check_capabilities(sinks, RunnerFacts("the in-process runner", False, shares_disk=True))
+    directory = StateDirectory(asked.state_dir)
+    outcome = Outcome()
+    with directory.locked():
+        state = directory.load()
+        names = _tables(state, asked)
+        tables = [Table.from_json(state.tables[name]["table"]) for name in names]
+        for sink in sinks:
+            sink.check(tables, state.committed)
+        if not state.deployment:
+            publish_committed(directory, state, sinks)
+        run = _Run(options, directory, sinks)
+        for letters in run.batches(state, names, outcome):
+            state = run.put_back(state, letters, outcome)
+    return outcome
+
+
+class _Run:
+    """Rounds, or short runs, that put letters back."""
+
+    def __init__(
+        self, options: RetryOptions, directory: StateDirectory, sinks: Sequence[Sink]
+    ) -> None:
+        self._options = options
+        self._directory = directory
+        self._sinks = sinks
+
+    def batches(
+        self, state: State, names: Sequence[str], outcome: Outcome
+    ) -> Iterator[Sequence[DeadLetter]]:
+        """The letters to be put back, in parts that fit a round; those left alone are counted."""
+        box = self._directory.letters
+        box.convert_old(lambda letter: _with_context(letter, state))
+        severities = ("retry", "severe") if self._options.severe else ("retry",)
+        batch: list[DeadLetter] = []
+        size = 0
+        # Listed once: what fails again is not met again.
+        for table, name in box.names(*severities):
+            letter = box.load(table, name) if table in names else None
+            if letter is None:
+                continue
+            reason = _why_not(letter, state, self._sinks)
+            if reason:
+                outcome.left[reason] += 1
+                continue
+            batch.append(letter)
+            size += len(letter.raw)
+            if size >= self._options.replicate.round_bytes or len(batch) >= _MOST_AT_ONCE:
+                yield batch
+                batch, size = [], 0
+        if batch:
+            yield batch
+
+    def put_back(self, state: State, letters: Sequence[DeadLetter], outcome: Outcome) -> State:
+        """Runs the graph over some letters, and moves them to where they belong then."""
+        current = (
+            Round(state.state_id, state.number, f"retry-{uuid.uuid4().hex[:16]}")
+            if state.deployment
+            else state.next_round()
+        )
+        staged_path = self._directory.attempt_file(current.attempt, DEAD_LETTERS)
+        reports_path = self._directory.attempt_file(current.attempt, REPORTS)
+        pipeline = beam.Pipeline(options=beam_options(self._options.replicate))
+        build_retry(
+            pipeline,
+            letters,
+            self._sinks,
+            lambda sink: (
+                sink.write_continuously(state.state_id) if state.deployment else sink.write(current)
+            ),
+            reports_path=reports_path,
+            dead_letters_path=staged_path,
+        )
+        pipeline.run().wait_until_finish()
+        staged = list({each.id: each for each in read_dead_letters(staged_path)}.values())
+        retried = self._directory.attempt_file(current.attempt, RETRIED)
+        Retried(letters, self._options.max_retries).write(retried)
+        if state.deployment:
+            keep_outcome(self._directory.letters, staged, retried)
+            self._directory.clear_attempts()
+        else:
+            state = self._commit(state, current, letters, staged, reports_path)
+        outcome.failed += len(staged)
+        outcome.put_back += len({each.id for each in letters} - {each.id for each in staged})
+        return state
+
+    def _commit(
+        self,
+        state: State,
+        current: Round,
+        letters: Sequence[DeadLetter],
+        staged: Sequence[DeadLetter],
+        reports_path: str,
+    ) -> State:
+        tables = copy.deepcopy(state.tables)
+        merge_reports(tables, read_reports(reports_path), self._options.replicate.gaps)
+        counts = collections.Counter(self._directory.letters.counts())
+        failed, tried = {each.id: each for each in staged}, {each.id for each in letters}
+        counts.subtract(each.table for each in letters if each.id not in failed)
+        counts.update(each.table for each in staged if each.id not in tried)
+        for name, table in tables.items():
+            table["totals"]["dead_letters"] = counts[name]
+        state = State(state.state_id, current.number, current.attempt, tables)
+        self._directory.commit(state)
+        publish(self._directory, state, self._sinks)
+        return state
+
+
+def _why_not(letter: DeadLetter, state: State, sinks: Sequence[Sink]) -> str:
+    """Why a letter may not be put back; empty if it may."""
+    places = {each.place for each in sinks}
+    if letter.stage == "sink" and letter.origin["sink"] not in places:
+        return f"refused by {letter.origin['sink']}, which is not among the sinks given"
+    generation = state.tables[letter.table]["generation"]
+    if letter.context.get("generation", generation) < generation:
+        return (
+            f"table {letter.table} was healed or snapshotted again since, which brought the newest "
+            "state of what it read"
+        )
+    days = min((each.tombstone_days for each in sinks if each.tombstone_days), default=0)
+    # A day's margin: a letter may be met a while after a delete of its key was written.
+    if days and letter.first_us and now_us() - letter.first_us > (days - 1) * _DAY_US:
+        return (
+            f"older than {days - 1} days: a mirror may have forgotten that the item was deleted "
+            "since (tombstone_days); snapshot the table again instead"
+        )
+    return ""
+
+
+def _with_context(letter: DeadLetter, state: State) -> DeadLetter:
+    """A letter of format 0, with what its place and its table's state say."""
+    table = state.tables.get(letter.table)
+    if letter.context or table is None:
+        return letter
+    origin: dict[str, str] = {}
+    context: dict[str, Any] = {"table": table["table"], "generation": table["generation"]}
+    manifest = table["snapshot"]["manifest"]
+    if letter.stage == "stream":
+        stream, _, rest = letter.place.removeprefix("stream ").partition(", shard ")
+        shard, _, sequence = rest.partition(", sequence ")
+        origin = {"stream_arn": stream, "shard_id": shard, "sequence": sequence}
+    elif manifest is not None:
+        file, _, line = letter.place.rpartition(":")
+        origin = {"export_arn": manifest["export_arn"], "file": file, "line": line}
+        names = ("export_time_us", "export_format", "export_type", "view")
+        context |= {name: manifest[name] for name in names}
+    return dataclasses.replace(letter, origin=origin, context=context)
+
+
+def _tables(state: State, asked: ReplicateOptions) -> list[str]:
+    names = [
+        name
+        for name in sorted(state.tables)
+        if any(fnmatch.fnmatchcase(name, pattern) for pattern in asked.tables)
+    ]
+    if not names:
+        raise ConfigurationError(
+            "the state directory knows none of these tables",
+            where="--tables",
+            expected=sorted(state.tables),
+            found=", ".join(asked.tables),
+        )
+    return names
+
+
+def _parse(arguments: Sequence[str]) -> RetryOptions:
+    parser = argparse.ArgumentParser(
+        prog="dynabeam retry",
+        description="Put dead letters back through the graph.",
+        epilog="Beside these: --sink, --state_dir, --tables and others of dynabeam replicate.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--severe", action="store_true", help="severe letters too")
+    parser.add_argument("--max_retries", type=int, default=_MAX_RETRIES, help="then it is severe")
+    given, rest = parser.parse_known_args(list(arguments))
+    if given.max_retries < 1:
+        raise ConfigurationError(
+            "not a number of retries",
+            where="--max_retries",
+            expected="1 or more",
+            found=given.max_retries,
+        )
+    if not any(
+        each.split("=")[0] in ("--tables", "--table_list", "--tables_file") for each in rest
+    ):
+        rest.append("--tables=*")
+    return RetryOptions(
+        parse_replicate([*rest, "--snapshot=never"]), given.severe, given.max_retries
+    )
+
+
+if __name__ == "__main__":
+    from pipelines.command_line import main as command_line
+
+    sys.exit(command_line(["retry", *sys.argv[1:]]))

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The graph of `dynabeam retry`: dead letters read again, reconciled, into the sinks.
+
+```
+Letters ─► PutBack ─┬─► Reconcile ─┬─► one Write per sink ◄── rows that this sink had refused
+                    │              └─► WriteReports ◄── reports of the sinks
+                    └─► WriteDeadLetters ◄── rows that sinks refused again
+```
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import apache_beam as beam
+
+from transforms.block import Block
+from transforms.dead_letters import DeadLetter
+from transforms.put_back import PutBack
+from transforms.reconcile import Reconcile
+from transforms.reports import Report
+from transforms.round_files import WriteDeadLetters, WriteReports
+from transforms.sinks.base import Sink
+from transforms.sinks.refused import SplitRefused
+
+__all__ = ["build_retry"]
+
+
+def build_retry(
+    pipeline: beam.Pipeline,
+    letters: Sequence[DeadLetter],
+    sinks: Sequence[Sink],
+    write: Callable[[Sink], beam.PTransform[Any, Any]],
+    *,
+    reports_path: str,
+    dead_letters_path: str,
+) -> None:
+    """Adds the graph to a pipeline.
+
+    Args:
+        pipeline: The pipeline.
+        letters: What is put back.
+        sinks: Where to.
+        write: How a sink is written: in a round, or as a continuous run does it.
+        reports_path: File for the reports.
+        dead_letters_path: File for what cannot be handled this time either.
+    """
+    read = (
+        pipeline
+        | "Letters" >> beam.Create(list(letters), reshuffle=False).with_output_types(DeadLetter)
+        | "PutBack" >> PutBack([each.place for each in sinks])
+    )
+    reconciled = read.blocks | "Reconcile" >> Reconcile()
+    reports, dead = [reconciled.reports], [read.dead_letters]
+    for number, (sink, own) in enumerate(zip(sinks, read.of_sinks, strict=True), 1):
+        blocks = (reconciled.blocks, own) | f"Blocks{number}" >> beam.Flatten()
+        blocks.element_type = Block
+        written = blocks | f"Write{number}_{sink.uri.scheme}" >> write(sink)
+        said = written | f"Refused{number}" >> SplitRefused()
+        reports.append(said.reports)
+        dead.append(said.dead_letters)
+    all_reports = reports | "Reports" >> beam.Flatten()
+    all_reports.element_type = Report
+    _ = all_reports | "WriteReports" >> WriteReports(reports_path)
+    all_letters = dead | "DeadLetters" >> beam.Flatten()
+    all_letters.element_type = DeadLetter
+    _ = all_letters | "WriteDeadLetters" >> WriteDeadLetters(dead_letters_path)
