@@ -1,24 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """`dynabeam dead_letters`, `dynabeam retry` and `--max_dead_letters`."""
 
-import gzip
+import base64
+import dataclasses
 import json
 import re
 import subprocess
 import sys
 
+import apache_beam as beam
 import pytest
 
 from pipelines.command_line import main
 from pipelines.deployments import begin
-from pipelines.retry import _Run
 from pipelines.state_directory import StateDirectory
 from tests.pipelines.runs import ExportFolder, orders
 from tests.pipelines.test_bad_input import spoil
-from tests.sinks.targets import postgresql_uri, schema_of
 from tests.sinks.postgres_server import server_for_tests
+from tests.sinks.targets import postgresql_uri, schema_of
+from tests.test_letter_box import LETTER, later
+from transforms.dead_letters import DeadLetter
 from transforms.deployment.dead_letters import KeepDeadLetters
-from transforms.errors import StateError
 from transforms.letter_box import LetterBox
 from transforms.sinks.registry import open_sink
 from transforms.stream import records
@@ -62,7 +64,7 @@ def spoiled(world):
             return parse(parser, record)
 
         bug.setattr(records.PageParser, "_row", row)
-        ended = world.run(*NEVER, "--direct_running_mode=in_memory")
+        ended = world.run(*NEVER)
     assert ended.code == 0, ended.err
     assert world.rows() == [("o0",), ("o1",), ("o3",)]
     return world
@@ -84,10 +86,13 @@ class TestShow:
         found = [json.loads(line) for line in out.splitlines()]
         assert {each["error"] for each in found} == {"ValueDecodeError"}
         assert {each["origin"]["line"] for each in found} == {"2", "3"}
+        assert {base64.b64decode(each["raw"]) for each in found} == set(bad)
         assert run(place, "dead_letters", "--json", "--tables=other")[1] == ""
         process = [sys.executable, "-m", "pipelines.dead_letters", f"--state_dir={place.state_dir}"]
         shown = {
-            subprocess.run([*process, f"--show={each['id']}"], capture_output=True, check=True).stdout
+            subprocess.run(
+                [*process, f"--show={each['id']}"], capture_output=True, check=True
+            ).stdout
             for each in found
         }
         assert shown == {each + b"\n" for each in bad}
@@ -163,16 +168,10 @@ class TestRetry:
         assert place.run(export.option).code == 0
         (path,) = place.state_dir.glob("dead_letters/severe/orders/*.json")
         letter = json.loads(path.read_text())
-        # As if this version could read it: the letter says all that is needed.
-        mended = gzip.compress(b'{"Item":{"id":{"S":"y"}}}')
-        import base64
-
-        path.write_text(
-            json.dumps({**letter, "raw": base64.b64encode(gzip.decompress(mended)).decode()})
-        )
-        box = LetterBox(str(place.state_dir))
-        (renamed,) = list(box.read())[:1]
-        path.rename(path.with_name(f"{renamed.id}.json"))
+        # The letter says all that is needed, so a version that can read the line puts it back.
+        letter["raw"] = base64.b64encode(b'{"Item":{"id":{"S":"y"}}}').decode()
+        path.unlink()
+        LetterBox(str(place.state_dir)).keep([DeadLetter.from_line(json.dumps(letter).encode())])
         code, out, err = retry(place, "--severe")
         assert (code, out) == (0, "1 dead letters put back, 0 failed again\n"), err
         assert place.rows() == [("o0",), ("y",)]
@@ -274,8 +273,11 @@ class TestLimit:
             (line,) = ended.error_lines
             assert "3 dead letters, and 2 may be" in line
             assert f"{export.data}:2" in line
-            place.assert_nothing_visible()
-            assert "3 more of a round that --max_dead_letters stopped" in run(place, "dead_letters")[1]
+            # The mirror is a round ahead, as after a crash; nothing else has moved.
+            assert (place.committed(), place.published()) == (None, [])
+            assert (
+                "3 more of a round that --max_dead_letters stopped" in run(place, "dead_letters")[1]
+            )
         ended = place.run(export.option, "--max_dead_letters=3")
         assert ended.code == 0, ended.err
         assert "3 dead letters" in ended.out
@@ -287,10 +289,6 @@ class TestLimit:
         assert "--max_dead_letters" in ended.error_lines[0]
 
     def test_a_continuous_job_fails(self, tmp_path):
-        import apache_beam as beam
-
-        from tests.test_letter_box import LETTER, later
-
         folder = str(tmp_path / "continuous" / "abc")
         letters = [LETTER, later(LETTER, 5)]
 
@@ -300,9 +298,5 @@ class TestLimit:
 
         keep(letters)
         with pytest.raises(Exception, match="2 dead letters, and 1 may be"):
-            keep([*letters, later(LETTER, 6).__class__(**{**LETTER.__dict__, "raw": b"x"})])
+            keep([*letters, dataclasses.replace(LETTER, raw=b"x")])
         assert LetterBox(str(tmp_path)).counts() == {"orders": 2}
-
-
-def test_batches_are_bounded(spoiled):
-    assert StateError and _Run
