@@ -70,7 +70,7 @@ class Pacing:
     tip_poll: float = 0.03
     poll: float = 0.25
     idle_poll: float = 1.0
-    requests: float = 200.0
+    requests: float = 400.0
     listings: float = 2.0
     slice: float = 5.0
     tip_slice: float = 0.25
