@@ -22,7 +22,6 @@ from tests.runners.flink_parts import flink_parts
 from tests.runners.probes import Probes, distribution
 from tests.runners.steady_work import SteadyWork
 
-_SETTLE = 20.0
 _AFTER_ROLL = 3.0
 
 
@@ -31,6 +30,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--rate", type=float, default=500)
+    parser.add_argument("--settle", type=float, default=110, help="a snapshot takes some 100 s")
     parser.add_argument("--tables", type=int, default=3)
     parser.add_argument("--shards", type=int, default=2)
     parser.add_argument("--roll_every", type=float, default=15)
@@ -68,7 +68,7 @@ def main() -> int:
                 while not probes.latencies:
                     time.sleep(0.05)
                 first = time.monotonic() - began
-                time.sleep(_SETTLE)
+                time.sleep(given.settle)
                 settled = time.monotonic()
                 time.sleep(given.seconds)
             seen = [each for each in probes.latencies if each[0] >= settled]

@@ -34,6 +34,8 @@ LABELS = [
     "Reports",
     "StorePositions",
     "StorePositions/ByTable",
+    "StorePositions/Fewer",
+    "StorePositions/Fewer/AddUp",
     "StorePositions/Store",
     "WatchAssignments",
     "WatchAssignments/Watch",

@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import Any, Literal, get_args
 
 from tests.runners.flink_cluster import ClusterSettings, FlinkCluster, StateBackend
-from tests.runners.flink_parts import FlinkParts, flink_parts
+from tests.runners.flink_parts import FlinkParts, flink_parts, job_server_jar
 from tests.runners.flink_rest import FlinkError, FlinkRest
 from tests.runners.job_server import JobServer
 from tests.runners.parts import AssemblyError, MissingToolError
@@ -84,6 +84,7 @@ class Flink:
     ) -> None:
         self.folder = folder
         self.environment = environment
+        self._parts = parts
         self._variables = dict(variables or {})
         self.cluster = FlinkCluster(parts, folder / "cluster", settings, self._variables)
         self.job_server = JobServer(
@@ -130,6 +131,12 @@ class Flink:
         if self.environment == "PROCESS":
             return options + self.workers.process_options()
         return [*options, "--environment_type=LOOPBACK"]
+
+    def runner_options(self) -> list[str]:
+        """The same for `--runner=FlinkRunner`, which starts a job server of its own."""
+        jar = job_server_jar(self._parts, self.folder)
+        options = ["--runner=FlinkRunner", f"--flink_master={self.cluster.address}"]
+        return [*options, f"--flink_job_server_jar={jar}", *self.pool.options]
 
     def start_pipeline(
         self,

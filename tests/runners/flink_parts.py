@@ -63,6 +63,7 @@ _LEFT_OUT = (
     ("tools.profiler", "async-profiler"),
 )
 
+JOB_SERVER = "org.apache.beam.runners.flink.FlinkJobServerDriver"
 _OPENED = (
     *("java.lang", "java.util", "java.net", "java.nio", "java.io", "java.time", "java.text"),
     *("java.util.concurrent", "sun.nio.ch"),
@@ -97,6 +98,31 @@ class FlinkParts:
     def shell_classes(self) -> str:
         """Class path of the program that computes a TaskManager's memory flags."""
         return f"{self.folder / 'shell' / 'bash-java-utils.jar'}:{self.cluster_classes}"
+
+
+def job_server_jar(parts: FlinkParts, folder: pathlib.Path) -> pathlib.Path:
+    """Writes the one jar that `--runner=FlinkRunner` starts its job server from.
+
+    The published one is a bundle of all that it needs; this one names where that is.
+    """
+    jars = sorted((parts.folder / "job-server").glob("*.jar"))
+    opened = " ".join(f"java.base/{package}" for package in _OPENED)
+    attributes = {
+        "Manifest-Version": "1.0",
+        "Main-Class": JOB_SERVER,
+        "Class-Path": " ".join(each.as_uri() for each in jars),
+        "Add-Opens": opened,
+    }
+    lines: list[str] = []
+    for name, value in attributes.items():
+        line = f"{name}: {value}"
+        # A line of a manifest has at most 72 bytes; what goes on begins with a space.
+        lines.append(line[:70])
+        lines += [f" {line[at : at + 69]}" for at in range(70, len(line), 69)]
+    path = folder / "job-server.jar"
+    with zipfile.ZipFile(path, "w") as jar:
+        jar.writestr("META-INF/MANIFEST.MF", "\r\n".join([*lines, "", ""]))
+    return path
 
 
 def flink_parts() -> FlinkParts:

@@ -9,12 +9,11 @@ from types import TracebackType
 import grpc
 from apache_beam.portability.api import beam_job_api_pb2, beam_job_api_pb2_grpc
 
-from tests.runners.flink_parts import JAVA_FLAGS, FlinkParts
+from tests.runners.flink_parts import JAVA_FLAGS, JOB_SERVER, FlinkParts
 from tests.runners.processes import Process, free_ports, wait_until
 
 __all__ = ["JobServer"]
 
-_DRIVER = "org.apache.beam.runners.flink.FlinkJobServerDriver"
 _JVM = ("-Xmx768m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
 _LOGGING = (
     "-Dorg.slf4j.simpleLogger.showDateTime=true",
@@ -70,7 +69,7 @@ class JobServer:
         self._folder.mkdir(parents=True, exist_ok=True)
         command = [
             *(self._parts.java, *JAVA_FLAGS, *_JVM, *_LOGGING),
-            *("-cp", self._parts.job_server_classes, _DRIVER),
+            *("-cp", self._parts.job_server_classes, JOB_SERVER),
             f"--flink-master={self._flink}",
             "--job-host=127.0.0.1",
             f"--job-port={self._port}",

@@ -60,9 +60,9 @@ class TestFlink:
                 f"snapshot of an added table in PostgreSQL after {time.monotonic() - began:.1f} s\n"
             )
 
-            # Behind a savepoint, with more subtasks.
+            # Behind a savepoint, with more subtasks, by a runner with a job server of its own.
             savepoint = rest.stop_with_savepoint(job, str(cluster.cluster.savepoints))
-            more = ("--parallelism=3", f"--savepoint_path={savepoint}")
+            more = ("--parallelism=3", f"--savepoint_path={savepoint}", *cluster.runner_options())
             client, job = self._follow(world, cluster, *more)
             rest.next_checkpoint(job)
 

@@ -1,18 +1,69 @@
 # SPDX-License-Identifier: Apache-2.0
 """Readers of a job share memories and threads in a process; calls that fail keep theirs."""
 
+import dataclasses
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
-from tests.stream.scripted import QUICK
+from tests.stream.scripted import (
+    ARN,
+    NOW_US,
+    QUICK,
+    TABLE,
+    ScriptedStreams,
+    Shard,
+    record,
+    shard_id,
+)
+from transforms.stream.frontier import Frontier, ShardPosition
 from transforms.stream.memory import ReaderMemory
-from transforms.stream.turns import hold, release, turns_of
+from transforms.stream.pacing import Clock
+from transforms.stream.records import PageParser
+from transforms.stream.requests import Requests
+from transforms.stream.turns import Turns, hold, release, turns_of
 
 KEY = ("arn", 0, 1, 1)
 OTHER = ("arn", 1, 2, 1)
 
 
-def memory():
-    return ReaderMemory(None, 0)
+FIRST, SECOND = shard_id(1), shard_id(2)
+
+
+class Counting:
+    """A pool that counts what it is given."""
+
+    def __init__(self):
+        self.begun = []
+        self.changed = threading.Event()
+
+    def submit(self, function, request):
+        self.begun.append(request)
+        self.changed.set()
+
+
+def memory(pool=None):
+    return ReaderMemory(Requests(ARN, None, None, Clock(), pool), 0)
+
+
+def give(turns, key, mine, *positions, pacing=QUICK):
+    turns.give(key, mine, Frontier(shards=positions), pacing, Clock())
+
+
+def at(shard, sequence="5", **fields):
+    return ShardPosition(shard, kind="after", sequence=sequence, since_us=NOW_US, **fields)
+
+
+def due_now(mine, *shards):
+    for each in shards:
+        mine.work(each)
+
+
+def wait_for(condition):
+    until = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.005)
 
 
 class TestMemories:
@@ -20,14 +71,14 @@ class TestMemories:
         turns = turns_of("one at a time", 1)
         assert turns.take(KEY, 3) is None
         mine = memory()
-        turns.give(KEY, mine)
+        give(turns, KEY, mine)
         assert turns.take(KEY, 3) is mine
         # A call that goes on though its bundle was given up still has it.
         assert turns.take(KEY, 3) is None
 
     def test_all_copies_of_a_job_share_them(self):
         mine = memory()
-        turns_of("copies", 1).give(KEY, mine)
+        give(turns_of("copies", 1), KEY, mine)
         assert turns_of("copies", 1).take(KEY, 3) is mine
         assert turns_of("another job", 1).take(KEY, 3) is None
 
@@ -36,13 +87,85 @@ class TestMemories:
         monkeypatch.setattr("transforms.stream.turns.time.monotonic", lambda: now[0])
         turns = turns_of("elsewhere", 1)
         turns.take(KEY, 3)
-        turns.give(KEY, memory())
+        give(turns, KEY, memory())
         turns.take(OTHER, 3)
         assert (turns.readers, turns.shards) == (2, 6)
         now[0] = 61.0
         turns.take(OTHER, 3)
         assert (turns.readers, turns.shards) == (1, 3)
         assert turns.take(KEY, 3) is None
+
+
+class TestSendingBetweenTurns:
+    def test_a_page_that_falls_due_is_there_when_the_turn_comes(self):
+        client = ScriptedStreams(Shard(FIRST, pages=[[record(6)]]))
+        with ThreadPoolExecutor(1) as pool:
+            parser = PageParser(TABLE, 1, ARN)
+            mine = ReaderMemory(Requests(ARN, client, parser, Clock(), pool), 0)
+            turns = Turns(1)
+            due_now(mine, FIRST)
+            give(turns, KEY, mine, at(FIRST))
+            wait_for(lambda: not mine.requests._answers.empty())
+            assert turns.take(KEY, 1) is mine
+            answer = mine.requests.next_answer(0)
+            assert (answer.request.position.shard_id, answer.error) == (FIRST, None)
+            assert mine.requests.running == mine.requests.reading == 0
+            turns.close()
+
+    def test_it_is_sent_when_it_is_due_and_once(self):
+        pool, turns = Counting(), Turns(1)
+        mine = memory(pool)
+        due_now(mine, FIRST)
+        mine.schedule(FIRST, time.monotonic() + 0.2)
+        began = time.monotonic()
+        give(turns, KEY, mine, at(FIRST))
+        assert pool.changed.wait(30)
+        assert time.monotonic() - began >= 0.2
+        give(turns, OTHER, memory(pool))  # wakes the sender
+        time.sleep(0.05)
+        assert len(pool.begun) == 1
+        turns.close()
+
+    def test_what_needs_a_decision_waits_for_the_turn(self):
+        pool, turns = Counting(), Turns(1)
+        mine = memory(pool)
+        ended = dataclasses.replace(at(FIRST), kind="ended", ended_us=NOW_US)
+        due_now(mine, FIRST, SECOND)
+        give(turns, KEY, mine, ended, ShardPosition(SECOND, since_us=NOW_US))
+        other = memory(pool)
+        due_now(other, SECOND)
+        give(turns, OTHER, other, at(SECOND))
+        assert pool.changed.wait(30)
+        turns.close()
+        assert [each.position.shard_id for each in pool.begun] == [SECOND]
+        # Nothing of it is forgotten.
+        assert turns.take(KEY, 2) is mine
+        now = time.monotonic()
+        assert {mine.take_due(now), mine.take_due(now)} == {FIRST, SECOND}
+
+    def test_a_memory_that_is_taken_is_left_alone(self):
+        pool, turns = Counting(), Turns(1)
+        mine = memory(pool)
+        give(turns, KEY, mine, at(FIRST))
+        assert turns.take(KEY, 1) is mine
+        due_now(mine, FIRST)
+        other = memory(pool)
+        due_now(other, SECOND)
+        give(turns, OTHER, other, at(SECOND))
+        assert pool.changed.wait(30)
+        turns.close()
+        assert [each.position.shard_id for each in pool.begun] == [SECOND]
+
+    def test_no_more_is_under_way_than_the_memory_bears(self):
+        pool, turns = Counting(), Turns(1)
+        pacing = dataclasses.replace(QUICK, memory_bytes=QUICK.page_bytes)
+        mine = memory(pool)
+        due_now(mine, FIRST, SECOND)
+        give(turns, KEY, mine, at(FIRST), at(SECOND), pacing=pacing)
+        assert pool.changed.wait(30)
+        time.sleep(0.05)
+        turns.close()
+        assert len(pool.begun) == 1
 
 
 class TestThreads:

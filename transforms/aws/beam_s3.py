@@ -20,6 +20,7 @@ __all__ = ["s3_io"]
 
 _lock = threading.Lock()
 _clients: dict[str, Any] = {}
+_last: list[Any] = [None, ""]
 
 
 def s3_io() -> Any:
@@ -33,7 +34,8 @@ def s3_io() -> Any:
     from apache_beam.io.aws.s3io import S3IO  # noqa: PLC0415
 
     options = FileSystems.get_filesystem("s3://")._options
-    key = _settings(options)
+    key = _last[1] if _last[0] is options else _settings(options)
+    _last[:] = [options, key]
     with _lock:
         if key not in _clients:
             _clients[key] = Client(options)

@@ -6,8 +6,8 @@ every attribute value of every record as Python objects (2.8 thousand records a 
 so `get_records` takes the body before it is parsed: botocore's `before-parse` event, public since
 1.30, hands handlers the raw answer. The handler keeps the body and leaves `{}` to the parser. If a
 release of boto3 stops calling it, `get_records` raises instead of returning nothing. All hooks are
-on clients of this module's own, so that nobody else meets them. All but the first page are asked for
-by `transforms.aws.quick_records`, which takes a third of boto3's time, and boto3 stands behind it.
+on clients of this module's own, so that nobody else meets them. All but the first page are asked
+for by `transforms.aws.quick_records`, in a third of boto3's time, and boto3 stands behind it.
 
 Throttles are not tried again by boto3, which would sleep up to 20 seconds on a thread of the
 reader's pool, unseen: the caller has a pace for each shard. Faults of the service or the network

@@ -29,6 +29,7 @@ from apache_beam.transforms.userstate import (
 from apache_beam.utils.timestamp import Timestamp
 
 from transforms.deployment.condense import condense
+from transforms.deployment.fewer import FewerReports
 from transforms.deployment.folder import DeploymentFolder
 from transforms.reports import Report, ReportCoder
 from transforms.sinks.base import HELD_SECONDS
@@ -57,6 +58,7 @@ class StorePositions(beam.PTransform):
         """Groups by table and stores."""
         return (
             reports
+            | "Fewer" >> FewerReports()
             | "ByTable" >> beam.Map(_with_table).with_output_types(tuple[str, Report])
             | "Store" >> beam.ParDo(_StoreFn(self._folder, self._clock)).with_output_types(Report)
         )

@@ -174,7 +174,7 @@ class _Read(beam.DoFn, RestrictionProvider):
             advance(estimator, reader.watermark_us())
             delay = reader.resume_delay()
             tracker.defer_remainder(Duration(seconds=delay) if delay else None)
-        turns.give(key, memory)
+        turns.give(key, memory, reader.frontier, pacing, self._clock)
 
     def _new_memory(self, element: StreamSource, frontier: Frontier, turns: Turns) -> ReaderMemory:
         parser = PageParser(element.table, element.generation, element.stream_arn)

@@ -88,6 +88,11 @@ class SliceReader:
         yield from self._notes()
         yield from self._finish()
 
+    @property
+    def frontier(self) -> Frontier:
+        """The frontier behind everything that is claimed."""
+        return self._steps.frontier
+
     def watermark_us(self) -> int:
         """No record that is still to come is older, microseconds since 1970; 0 if unknown."""
         frontier = self._steps.frontier
