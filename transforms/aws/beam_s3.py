@@ -16,7 +16,11 @@ from typing import Any
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions, S3Options
 
+from transforms.aws.log_secrets import keep_secrets_out_of_logs
+
 __all__ = ["s3_io"]
+
+keep_secrets_out_of_logs()
 
 _lock = threading.Lock()
 _clients: dict[str, Any] = {}

@@ -17,6 +17,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, IncompleteReadError, NoCredentialsError
 
+from transforms.aws.log_secrets import keep_secrets_out_of_logs
 from transforms.errors import ConfigurationError, CredentialsError
 
 __all__ = ["AwsAccess", "client", "repeat_cut_answers"]
@@ -26,6 +27,9 @@ _READ_SECONDS = 30
 _ATTEMPTS = 5
 _POOL = 64
 _CUT_ANSWER_DELAY = 0.1
+
+# At import, because Beam's filesystems make clients of their own in every process that reads.
+keep_secrets_out_of_logs()
 
 _lock = threading.Lock()
 _clients: dict[tuple[AwsAccess, str], Any] = {}
