@@ -8,6 +8,7 @@ import bz2
 import dataclasses
 import json
 import logging
+import subprocess
 import sys
 import zlib
 
@@ -283,9 +284,15 @@ def _retry(bench):
 
 
 def _demo(bench):
+    """In a process of its own: its simulator would fill the log of this one."""
     folder = bench.world.folder / "extra"
-    code, _, err = bench.run("demo", "--seconds=0.1", f"--dir={folder}")
-    assert code == 0, err
+    done = subprocess.run(
+        [sys.executable, "-m", "pipelines.demo", "--seconds=0.1", f"--dir={folder}"],
+        capture_output=True,
+        check=False,
+    )
+    bench.seen += [done.stdout, done.stderr]
+    assert done.returncode == 0, done.stderr
 
 
 COVERED = {
@@ -305,7 +312,7 @@ def test_every_command_is_covered():
 @pytest.mark.parametrize("command", COVERED)
 def test_no_secret_is_shown_or_kept(bench, command):
     COVERED[command](bench)
-    assert bench.log.text
+    assert bench.log.text or command == "demo"
     assert bench.leaks() == set()
 
 

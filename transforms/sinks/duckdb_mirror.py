@@ -33,14 +33,15 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, ClassVar
 
 import apache_beam as beam
 import duckdb
+import pyarrow as pa
 
 from transforms.block import Block, BlockCoder
-from transforms.errors import ConfigurationError, SinkError
+from transforms.errors import ConfigurationError, SinkError, ValueDecodeError
 from transforms.reports import Report
 from transforms.sinks.base import Capabilities, Round, Sink
 from transforms.sinks.duckdb_database import (
@@ -53,6 +54,7 @@ from transforms.sinks.duckdb_database import (
 )
 from transforms.sinks.duckdb_rows import MirrorTables, RoundRows
 from transforms.sinks.row_layout import LAYOUT_OPTIONS, row_options
+from transforms.sinks.unfit_images import refused_images, without_unfit
 from transforms.sinks.uri import SinkUri
 from transforms.tables import Table
 
@@ -147,6 +149,30 @@ class DuckDBMirror(Sink):
             Report("sink", table, {"sink": self.name, **fields})
             for table, fields in sorted(counts.items())
         ]
+
+    def apply_what_fits(
+        self, blocks: Callable[[], Iterable[Block]], current: Round
+    ) -> list[Report]:
+        """Applies blocks as `apply`; rows with images that cannot be laid out become dead letters.
+
+        Args:
+            blocks: Gives the blocks, as often as it is called.
+            current: The round.
+
+        Returns:
+            One report of kind `sink` per table, one of kind `refused` per row left out.
+
+        Raises:
+            SinkError: As `apply`.
+        """
+        try:
+            return self.apply(blocks(), current)
+        except (SinkError, ValueDecodeError, pa.ArrowInvalid):
+            # The transaction was rolled back: nothing of the round is there.
+            refused = [each for block in blocks() for each in refused_images(block, self.place)]
+            if not refused:
+                raise
+        return [*self.apply(map(without_unfit, blocks()), current), *refused]
 
     def connect(self) -> duckdb.DuckDBPyConnection:
         """A read-only connection to the mirror, for looking at it between rounds."""
@@ -256,8 +282,10 @@ class _ApplyFn(beam.DoFn):
 
     def process(self, element: tuple[str, Iterable[bytes]]) -> Iterator[Report]:
         """Applies the round; the file is open only during this call."""
-        blocks = (_CODER.decode(encoded) for encoded in element[1] if encoded != _MARK)
-        yield from self._sink.apply(blocks, self._round)
+        yield from self._sink.apply_what_fits(lambda: self._decoded(element[1]), self._round)
+
+    def _decoded(self, encoded: Iterable[bytes]) -> Iterator[Block]:
+        return (_CODER.decode(each) for each in encoded if each != _MARK)
 
 
 def _settings(uri: SinkUri) -> DatabaseSettings:

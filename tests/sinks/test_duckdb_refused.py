@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rows that no DuckDB mirror can lay out: left out of their round, and what they become."""
+
+import apache_beam as beam
+import pyarrow as pa
+import pytest
+
+from tests.sinks.changes import NO_ROUND, Change, only_block, round_number, table
+from tests.sinks.targets import Target, read_back
+from transforms.block import SCHEMA, Block
+from transforms.dead_letters import DeadLetter
+from transforms.errors import SinkError
+from transforms.reports import Report
+from transforms.row_payload import block_of_payload
+from transforms.values.keys import encode_key
+
+ORDERS = table()
+TARGETS = [Target("duckdb:///FOLDER/m.duckdb"), Target("duckdb:///FOLDER/m.duckdb?layout=packed")]
+UNFIT = [b'{"id":{"S":"x"},,}', b'{"id":{"S":"x"},"a":{"S":"\xff"}}', b"[1]"]
+
+
+def mixed():
+    """Good rows and unfit ones in one block."""
+    good = only_block(ORDERS, [Change(1, {"id": {"S": f"k{each}"}}) for each in range(3)])
+    rows = good.rows.to_pylist()
+    bad = [
+        {**rows[0], "key": encode_key({"id": {"S": f"x{at}"}}, ORDERS.keys), "new": image}
+        for at, image in enumerate(UNFIT)
+    ]
+    return good.with_rows(pa.RecordBatch.from_pylist([rows[0], *bad, *rows[1:]], schema=SCHEMA))
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=lambda each: each.id)
+def test_the_others_are_written(target, tmp_path):
+    sink, block = target.open(tmp_path), mixed()
+    sink.check([ORDERS], NO_ROUND)
+    reports = sink.apply_what_fits(lambda: iter([block]), round_number(1))
+    assert len(read_back(target, sink, [ORDERS])["orders"]) == 3
+    letters = [
+        DeadLetter.from_line(each.fields["letter"].encode())
+        for each in reports
+        if each.kind == "refused"
+    ]
+    images = [block_of_payload(each.raw).rows.column("new")[0].as_py() for each in letters]
+    assert images == UNFIT
+    assert {(each.severity, each.origin["sink"]) for each in letters} == {("severe", sink.place)}
+
+
+def test_in_the_graph(tmp_path):
+    sink = TARGETS[0].open(tmp_path)
+    sink.check([ORDERS], NO_ROUND)
+    with beam.Pipeline(runner="FnApiRunner") as pipeline:
+        source = pipeline | beam.Create([mixed()], reshuffle=False).with_output_types(Block)
+        reports = source | sink.write(round_number(1))
+        assert reports.element_type is Report
+    assert len(read_back(TARGETS[0], sink, [ORDERS])["orders"]) == 3
+
+
+def test_what_is_not_about_rows_is_an_error(tmp_path):
+    sink = TARGETS[0].open(tmp_path)
+    sink.check([ORDERS], NO_ROUND)
+    block = only_block(ORDERS, [Change(1, {"id": {"S": "a"}})])
+    with pytest.raises(SinkError, match="belongs to state directory"):
+        sink.apply_what_fits(lambda: iter([block]), round_number(1, state_id="other"))
