@@ -93,8 +93,10 @@ def read_again(letter: DeadLetter) -> Sequence[Block] | DeadLetter:
         if letter.stage == "sink":
             return [block_of_payload(letter.raw)]
         reason, blocks = _of_stream(letter) if letter.stage == "stream" else _of_export(letter)
-    except (DynabeamError, ValueError, KeyError) as error:
-        return _still_dead(letter, f"{error}", type(error).__name__)
+    except KeyError as error:
+        return _still_dead(letter, f"the letter does not say {error}", "KeyError")
+    except (DynabeamError, ValueError) as error:
+        return _still_dead(letter, str(error), type(error).__name__)
     return blocks if blocks else _still_dead(letter, reason, letter.error)
 
 
