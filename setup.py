@@ -33,6 +33,7 @@ setup(
     extras_require={
         "duckdb": ["duckdb"],
         "postgres": ["psycopg[binary]>=3.2"],
+        "metrics": ["prometheus_client"],
         "dataflow": ["apache-beam[gcp]==2.77.*", "google-cloud-dataflow-client"],
         "simulator": SIMULATOR,
         "test": [
@@ -43,6 +44,7 @@ setup(
             "hypothesis",
             "mypy",
             "packaging",
+            "prometheus_client",
             "psycopg[binary]>=3.2",
             "pytest",
             "pytest-xdist",

@@ -13,6 +13,9 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from pipelines.failures import kind_of, meant_for_people
+from transforms.errors import DynabeamError
+from transforms.telemetry.logs import writes_json
+from transforms.telemetry.secrets import masked
 
 __all__ = ["main"]
 
@@ -22,6 +25,7 @@ _COMMANDS = {
     "plan": "say beforehand what a replication will read, take and cost",
     "dead_letters": "show what could not be handled",
     "retry": "put dead letters back through the graph",
+    "status": "show how a replication is, and what needs attention",
     "demo": "simulate AWS, replicate changing tables, prove that mirror = table",
 }
 _USAGE = "usage: dynabeam COMMAND [options]; 'dynabeam COMMAND --help' explains one\n"
@@ -77,13 +81,24 @@ def _run(command: str, arguments: Sequence[str]) -> int:
         return 130
     except Exception as problem:  # noqa: BLE001 - the last resort: shown, never passed over
         error = meant_for_people(problem)
-        if error is None:
-            traceback.print_exc()
-            sys.stderr.write(f"dynabeam: failed: {type(problem).__name__}: {problem}\n")
-            return 1
-        sys.stderr.write(f"dynabeam: {kind_of(error)}: {error}\n")
+        _tell(command, problem, error)
         return 1
     return code
+
+
+def _tell(command: str, problem: Exception, error: DynabeamError | None) -> None:
+    """Says why a command failed: the error that is meant for people, or all there is."""
+    if error is None:
+        text, trace = f"failed: {type(problem).__name__}: {problem}", True
+    else:
+        text, trace = f"{kind_of(error)}: {error}", False
+    if writes_json():
+        # Whoever reads the log reads nothing else.
+        logging.getLogger(f"pipelines.{command}").error("%s", text, exc_info=trace)
+        return
+    if trace:
+        sys.stderr.write(masked("".join(traceback.format_exception(problem))))
+    sys.stderr.write(masked(f"dynabeam: {text}\n"))
 
 
 if __name__ == "__main__":

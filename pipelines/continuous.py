@@ -24,7 +24,7 @@ from pipelines.continuous_graph import build_continuous
 from pipelines.deployments import absorb, assign_tables, begin, current, take_over
 from pipelines.options import ReplicateOptions
 from pipelines.preflight import check_tables
-from pipelines.progress import table_line
+from pipelines.progress import say, table_line
 from pipelines.rounds import with_aws
 from pipelines.runners import ContinuousRunner, continuous_runner
 from pipelines.state_directory import State, StateDirectory
@@ -68,6 +68,7 @@ def replicate_continuously(options: ReplicateOptions) -> int:
         access=options.access,
         verify=options.verify,
         max_dead_letters=options.max_dead_letters,
+        telemetry=options.telemetry,
     )
     result = _run(pipeline)
     if options.detach:
@@ -119,10 +120,9 @@ def prepare(
 
 
 def _say_what_was_set(runner: ContinuousRunner, stream: TextIO) -> None:
-    stream.write(f"{runner.facts.runner}, with (each can be overridden):\n")
+    say(f"{runner.facts.runner}, with (each can be overridden):", stream)
     for each in runner.pinned:
-        stream.write(f"  {each}\n")
-    stream.flush()
+        say(f"  {each}", stream)
 
 
 def _run(pipeline: beam.Pipeline) -> Any:
@@ -156,16 +156,15 @@ def _stay(
             while not wait([ended], _SHOW_EVERY).done:
                 _show(directory, folder, shown, stream)
         except KeyboardInterrupt:
-            stream.write("Cancelling the job; its checkpoints stay\n")
+            say("Cancelling the job; its checkpoints stay", stream)
             if runner.is_flink:
                 # Beam's job server only stops to follow a job that runs on a cluster.
-                stream.write(f"{_STILL_ON_FLINK}\n")
-            stream.flush()
+                say(_STILL_ON_FLINK, stream)
             result.cancel()
             wait([ended])
             return 130
     _show(directory, folder, shown, stream)
-    stream.write(f"The job ended: {ended.result()}\n")
+    say(f"The job ended: {ended.result()}", stream)
     return 0 if ended.result() in (PipelineState.DONE, PipelineState.CANCELLED) else 1
 
 
@@ -180,5 +179,4 @@ def _show(
         line = table_line(table)
         if shown.get(name) != line:
             shown[name] = line
-            stream.write(f"{when}  {name}: {line}\n")
-    stream.flush()
+            say(f"{when}  {name}: {line}", stream)

@@ -3,8 +3,9 @@
 
 ```
 Deployment ─► WatchAssignments ─┬─► ReadTables ─► one Write per sink
-                                └──►    ├─► StorePositions ◄── reports of the sinks
-                                        └─► KeepDeadLetters ◄── rows that sinks refused
+                                └──►    ├─► StorePositions, MeterReports ◄── reports of the sinks
+                                        └─► KeepDeadLetters, MeterDeadLetters ◄── rows that sinks
+                                                                                  refused
 ```
 
 Its labels are what savepoints are found by: they change with a release line only.
@@ -26,6 +27,8 @@ from transforms.read_tables import ReadTables
 from transforms.reports import Report
 from transforms.sinks.base import Sink
 from transforms.sinks.refused import SplitRefused
+from transforms.telemetry.meter import MeterDeadLetters, MeterReports
+from transforms.telemetry.worker import Telemetry
 
 __all__ = ["build_continuous"]
 
@@ -38,6 +41,7 @@ def build_continuous(
     sinks: Sequence[Sink],
     access: AwsAccess,
     verify: Verify,
+    telemetry: Telemetry,
     max_dead_letters: int | None = None,
 ) -> None:
     """Adds the graph to a pipeline.
@@ -50,6 +54,7 @@ def build_continuous(
         access: Where and as whom AWS is called.
         verify: What checksums that do not agree are.
         max_dead_letters: The job fails once more dead letters are open; None for no limit.
+        telemetry: Metrics endpoint and log of the worker processes.
     """
     deployment = pipeline | "Deployment" >> beam.Create([folder], reshuffle=False)
     assigned = deployment | "WatchAssignments" >> WatchAssignments()
@@ -64,7 +69,9 @@ def build_continuous(
         letters.append(said.dead_letters)
     all_reports = reports | "Reports" >> beam.Flatten(pipeline=pipeline)
     all_reports.element_type = Report
+    _ = all_reports | "MeterReports" >> MeterReports(telemetry)
     _ = all_reports | "StorePositions" >> StorePositions(folder)
     all_letters = letters | "DeadLetters" >> beam.Flatten(pipeline=pipeline)
     all_letters.element_type = DeadLetter
+    _ = all_letters | "MeterDeadLetters" >> MeterDeadLetters(telemetry)
     _ = all_letters | "KeepDeadLetters" >> KeepDeadLetters(folder, max_dead_letters)

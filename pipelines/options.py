@@ -16,6 +16,9 @@ from transforms.errors import ConfigurationError
 from transforms.gaps import GapPolicy
 from transforms.sinks.uri import resolve_secrets
 from transforms.table_reading import ReadingOptions
+from transforms.telemetry.endpoint import check_installed
+from transforms.telemetry.logs import FORMATS, LEVELS
+from transforms.telemetry.worker import Telemetry
 
 __all__ = ["ReplicateOptions", "duration", "parse_replicate"]
 
@@ -51,6 +54,7 @@ class ReplicateOptions(ReadingOptions):
         detach: Continuous: do not stay with the job.
         beam_arguments: What is passed on to Beam.
         max_dead_letters: Once more are open, the run stops; None for no limit.
+        telemetry: Metrics endpoint and log.
     """
 
     name: str
@@ -69,6 +73,7 @@ class ReplicateOptions(ReadingOptions):
     detach: bool
     beam_arguments: tuple[str, ...]
     max_dead_letters: int | None = None
+    telemetry: Telemetry = dataclasses.field(default_factory=Telemetry)
 
 
 def parse_replicate(arguments: Sequence[str], *, complete: bool = True) -> ReplicateOptions:
@@ -124,6 +129,7 @@ def parse_replicate(arguments: Sequence[str], *, complete: bool = True) -> Repli
         detach=given.detach,
         beam_arguments=tuple(rest),
         max_dead_letters=_max_dead_letters(given),
+        telemetry=_telemetry(given),
     )
     _check_together(options, complete)
     return options
@@ -164,6 +170,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--buckets", default="", help="hash buckets per table; 16, or by their number")
     add("--max_dead_letters", default="", help="stop once more are open; no limit by default")
     add("--readers", default="", help="stream readers per table; 1, or by its shards")
+    add("--metrics_port", default="0", help="serve metrics to Prometheus, e.g. 9464; 0 for not")
+    add("--metrics_host", default="", help="address that the metrics are served at; all")
+    add("--log_format", choices=FORMATS, default="text")
+    add("--log_level", choices=LEVELS, default="", help="warning; info with --log_format=json")
     return parser
 
 
@@ -249,6 +259,14 @@ def _check_together(options: ReplicateOptions, complete: bool) -> None:
             where="--s3_export_bucket",
             mend="Give --s3_export_bucket, --export, or --snapshot=never for the stream alone",
         )
+
+
+def _telemetry(given: argparse.Namespace) -> Telemetry:
+    port = _whole("--metrics_port", given.metrics_port, 0, 65_535)
+    if port:
+        check_installed()
+    level = given.log_level or ("info" if given.log_format == "json" else "warning")
+    return Telemetry(port, given.metrics_host, given.log_format, level)
 
 
 def duration(option: str, text: str) -> float:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Sequence
@@ -15,9 +16,12 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from pipelines.options import ReplicateOptions
 from pipelines.rounds import RoundOutcome
 from pipelines.state_directory import State
+from transforms.telemetry.logs import writes_json
 from transforms.wall_clock import now_us
 
-__all__ = ["RoundPrinter", "print_summary", "table_line"]
+__all__ = ["RoundLogger", "RoundPrinter", "print_summary", "say", "table_line"]
+
+_LOGGER = logging.getLogger(__name__)
 
 _IDLE_SECONDS = 30.0
 
@@ -74,6 +78,40 @@ class RoundPrinter:
         if outcome.caught_up:
             progress.stop()
             self._tasks = {}
+
+
+class RoundLogger:
+    """Logs each committed round, a record for each table, where a log takes the place of a screen.
+
+    Args:
+        names: The tables.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = names
+
+    def on_round(self, outcome: RoundOutcome) -> None:
+        """Logs one round; at level `debug` if it brought nothing."""
+        level = logging.INFO if outcome.progressed else logging.DEBUG
+        for name in self._names:
+            state = outcome.state.tables[name]
+            fields = {
+                "round": outcome.state.number,
+                "caught_up": outcome.caught_up,
+                "snapshot": state["snapshot"]["status"],
+                **state["totals"],
+            }
+            extra = {"table": name, "fields": fields}
+            _LOGGER.log(level, "round committed: %s", table_line(state), extra=extra)
+
+
+def say(text: str, stream: TextIO) -> None:
+    """Tells a person something: a line, or a record where the log is JSON."""
+    if writes_json():
+        _LOGGER.info("%s", text)
+        return
+    stream.write(f"{text}\n")
+    stream.flush()
 
 
 def print_summary(state: State, options: ReplicateOptions, stream: TextIO) -> None:

@@ -13,12 +13,16 @@ from pipelines.continuous import replicate_continuously
 from pipelines.deployments import take_over
 from pipelines.options import ReplicateOptions, parse_replicate
 from pipelines.preflight import check_tables
-from pipelines.progress import RoundPrinter, print_summary
-from pipelines.rounds import Rounds, beam_options, publish
+from pipelines.progress import RoundLogger, RoundPrinter, print_summary
+from pipelines.round_figures import RoundFigures
+from pipelines.rounds import RoundOutcome, Rounds, beam_options, publish
 from pipelines.state_directory import State, StateDirectory
 from transforms.sinks.base import Sink
 from transforms.sinks.registry import RunnerFacts, check_capabilities, open_sink
 from transforms.tables import Table
+from transforms.telemetry.endpoint import Endpoint
+from transforms.telemetry.figures import figures
+from transforms.telemetry.logs import set_up_logs, writes_json
 
 __all__ = ["main", "replicate"]
 
@@ -26,6 +30,7 @@ __all__ = ["main", "replicate"]
 def main(arguments: Sequence[str]) -> int:
     """Runs the command; returns its exit code."""
     options = parse_replicate(arguments)
+    set_up_logs(options.telemetry.log_format, options.telemetry.log_level)
     if options.mode == "continuous":
         _tell_worker_processes(options)
         FileSystems.set_options(beam_options(options))
@@ -54,8 +59,17 @@ def replicate(options: ReplicateOptions) -> State:
         directory.keep_identity(state)
         _check_sinks(sinks, state, names)
         publish_committed(directory, state, sinks)
-        printer = RoundPrinter(names, sys.stderr)
-        return Rounds(options, directory, names, sinks).run(state, printer.on_round)
+        told = [
+            RoundLogger(names) if writes_json() else RoundPrinter(names, sys.stderr),
+            RoundFigures(names, state, figures()),
+        ]
+
+        def on_round(outcome: RoundOutcome) -> None:
+            for each in told:
+                each.on_round(outcome)
+
+        with Endpoint(options.telemetry.metrics_port, options.telemetry.metrics_host):
+            return Rounds(options, directory, names, sinks).run(state, on_round)
 
 
 def _tell_worker_processes(options: ReplicateOptions) -> None:

@@ -6,6 +6,8 @@ SnapshotRequests ─┬─► ReadTables ─► one Write per sink
 StreamSources ────┘       ├─► WriteReports ◄── reports of the sinks
                           └─► WriteDeadLetters ◄── rows that sinks refused
 ```
+
+Reports and dead letters are also counted, as Beam metrics.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from transforms.round_files import WriteDeadLetters, WriteReports
 from transforms.sinks.base import Round, Sink
 from transforms.sinks.refused import SplitRefused
 from transforms.stream.source import StreamSource
+from transforms.telemetry.meter import MeterDeadLetters, MeterReports
 
 __all__ = ["RoundPlan", "build_round"]
 
@@ -82,7 +85,9 @@ def build_round(pipeline: beam.Pipeline, plan: RoundPlan) -> None:
         letters.append(said.dead_letters)
     all_letters = letters | "DeadLetters" >> beam.Flatten(pipeline=pipeline)
     all_letters.element_type = DeadLetter
+    _ = all_letters | "MeterDeadLetters" >> MeterDeadLetters()
     _ = all_letters | "WriteDeadLetters" >> WriteDeadLetters(plan.dead_letters_path)
     all_reports = reports | "Reports" >> beam.Flatten(pipeline=pipeline)
     all_reports.element_type = Report
+    _ = all_reports | "MeterReports" >> MeterReports()
     _ = all_reports | "WriteReports" >> WriteReports(plan.reports_path)

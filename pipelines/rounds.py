@@ -8,10 +8,11 @@ the replacement the round is done again, after it the publishing is.
 
 from __future__ import annotations
 
+import collections
 import copy
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import apache_beam as beam
@@ -43,12 +44,14 @@ class RoundOutcome:
         reports: Its reports.
         caught_up: Nothing is known to be left unread.
         progressed: It read something.
+        letters: How many new dead letters it left, by table and stage.
     """
 
     state: State
     reports: Sequence[Report]
     caught_up: bool
     progressed: bool
+    letters: Mapping[tuple[str, str], int]
 
 
 def beam_options(options: ReplicateOptions) -> PipelineOptions:
@@ -119,7 +122,7 @@ class Rounds:
         reports = list(read_reports(plan.reports_path))
         tables = copy.deepcopy(state.tables)
         merge_reports(tables, reports, self.options.gaps)
-        self._count_dead_letters(tables, plan.dead_letters_path)
+        letters = self._count_dead_letters(tables, plan.dead_letters_path)
         state = State(state.state_id, current.number, current.attempt, tables)
         self.directory.commit(state)
         publish(self.directory, state, self.sinks)
@@ -129,10 +132,15 @@ class Rounds:
             for each in reports
             if each.kind in ("stream", "file")
         )
-        return RoundOutcome(state, reports, caught_up, progressed)
+        return RoundOutcome(state, reports, caught_up, progressed, letters)
 
-    def _count_dead_letters(self, tables: dict[str, dict[str, Any]], path: str) -> None:
+    def _count_dead_letters(
+        self, tables: dict[str, dict[str, Any]], path: str
+    ) -> Mapping[tuple[str, str], int]:
         """Counts the round's letters that are new, and stops before there are too many.
+
+        Returns:
+            How many are new, by table and stage.
 
         Raises:
             StateError: There are more than `--max_dead_letters`. The round is not committed, so it
@@ -141,13 +149,16 @@ class Rounds:
         box = self.directory.letters
         # The letters themselves are counted: a stream's reports do not tell how many there were.
         letters = {each.id: each for each in read_dead_letters(path)}
+        new: collections.Counter[tuple[str, str]] = collections.Counter()
         for letter in letters.values():
             if not box.is_open(letter):
                 tables[letter.table]["totals"]["dead_letters"] += 1
+                new[letter.table, letter.stage] += 1
         limit = self.options.max_dead_letters
         found = sum(tables[name]["totals"]["dead_letters"] for name in self.names)
         if limit is not None and letters and found > limit:
             raise too_many(found, limit, box.stop(letters.values()), letters.values())
+        return new
 
     def _plan(self, state: State, current: Round) -> RoundPlan:
         options, directory, started = self.options, self.directory, now_us()

@@ -25,6 +25,8 @@ __all__ = [
     "stream_changed",
 ]
 
+_SEEN = ("at_us", "caught_up", "behind", "behind_shards", "newest_event_us")
+
 
 def check_coverage(name: str, state: dict[str, Any], manifest: ExportManifest) -> Gap | None:
     """The gap between a snapshot and the oldest change that the stream holds, if there is one."""
@@ -93,6 +95,8 @@ def _merge_stream(state: dict[str, Any], report: Report) -> None:
             found=report.fields["stream_arn"],
         )
     state["stream"]["frontiers"][report.fields["reader"]] = report.fields["frontier"]
+    seen = {each: report.fields[each] for each in _SEEN if each in report.fields}
+    state["stream"].setdefault("seen", {})[str(report.fields["reader"])] = seen
     totals = state["totals"]
     totals["changes"] += report.fields["changes"]
     totals["newest_us"] = max(totals["newest_us"], report.fields["newest_event_us"])

@@ -134,6 +134,13 @@ class Block:
         """The key by which blocks are grouped for ordered work: table and bucket."""
         return f"{self.header.table.name}/{self.header.bucket}"
 
+    @property
+    def newest_event_us(self) -> int:
+        """Time of a stream's newest change in it, microseconds since 1970; 0 for a snapshot's."""
+        if self.header.source != "stream" or not self.rows.num_rows:
+            return 0
+        return int(pc.max(self.rows.column("event_time")).value)
+
     def with_rows(self, rows: pa.RecordBatch) -> Block:
         """The same header over other rows."""
         return Block(self.header, rows)

@@ -38,8 +38,10 @@ from apache_beam.transforms.userstate import (
 from apache_beam.utils.timestamp import Timestamp
 
 from transforms.block import Block
+from transforms.metrics import NAMESPACE
 from transforms.order import newest_per_key, without_stale
 from transforms.reports import Report
+from transforms.telemetry.figures import figures
 
 __all__ = ["Reconcile", "Reconciled"]
 
@@ -87,11 +89,12 @@ def _with_group(block: Block) -> tuple[str, Block]:
 
 @dataclasses.dataclass
 class _Memory:
-    """The newest versions known in one bucket, as of the state with this token."""
+    """The newest versions known in one bucket, as of the state with this token and these runs."""
 
     token: bytes | None
     known: dict[bytes, bytes]
     runs: int
+    bytes: int
 
 
 class _OrderRuleFn(beam.DoFn):
@@ -100,7 +103,7 @@ class _OrderRuleFn(beam.DoFn):
     EVICT = TimerSpec("evict", TimeDomain.WATERMARK)
 
     def __init__(self) -> None:
-        self._stale = Metrics.counter("dynabeam", "stale_dropped")
+        self._remembered = Metrics.distribution(NAMESPACE, "remembered_keys")
         self._memories: collections.OrderedDict[str, _Memory] = collections.OrderedDict()
 
     def process(
@@ -116,12 +119,12 @@ class _OrderRuleFn(beam.DoFn):
             if block.header.snapshot_until_us > _over_until_us(token.read()):
                 memory = self._recall(group, token, runs)
                 self._remember(memory, block.rows, token, runs)
+                self._tell(group, block.header.table.name, memory)
                 evict.set(Timestamp(micros=block.header.snapshot_until_us))
             yield block
             return
         rows = without_stale(block.rows, self._recall(group, token, runs).known)
         stale = block.rows.num_rows - rows.num_rows
-        self._stale.inc(stale)
         counts = {"stale": stale, "kept": rows.num_rows}
         yield beam.pvalue.TaggedOutput(
             _REPORTS, Report("reconcile", block.header.table.name, counts)
@@ -135,16 +138,22 @@ class _OrderRuleFn(beam.DoFn):
         token: Any = beam.DoFn.StateParam(TOKEN),
         runs: Any = beam.DoFn.StateParam(RUNS),
         at: Any = beam.DoFn.TimestampParam,
+        group: Any = beam.DoFn.KeyParam,
     ) -> None:
         """Drops the memory of one bucket: no older row can arrive any more."""
         # The in-memory copy needs no clearing: without its token in the state it is never used.
         token.write(_OVER + str(at.micros).encode())
         runs.clear()
+        figures().forget(group)
+
+    def _tell(self, group: str, table: str, memory: _Memory) -> None:
+        self._remembered.update(len(memory.known))
+        figures().remember(group, table, len(memory.known), memory.bytes)
 
     def _recall(self, group: str, token: Any, runs: Any) -> _Memory:
         stored = token.read()
         if stored is None or stored.startswith(_OVER):
-            return self._keep(group, _Memory(None, {}, 0))
+            return self._keep(group, _Memory(None, {}, 0, 0))
         memory = self._memories.get(group)
         if memory is None or memory.token != stored:
             # Another worker, or an earlier attempt of this bundle, wrote the state last.
@@ -152,7 +161,7 @@ class _OrderRuleFn(beam.DoFn):
             known: dict[bytes, bytes] = {}
             for run in encoded:
                 _merge(known, _decode_run(run))
-            memory = _Memory(stored, known, len(encoded))
+            memory = _Memory(stored, known, len(encoded), sum(map(len, encoded)))
         return self._keep(group, memory)
 
     def _keep(self, group: str, memory: _Memory) -> _Memory:
@@ -171,11 +180,12 @@ class _OrderRuleFn(beam.DoFn):
         if memory.runs >= _MAX_RUNS:
             # Superseded entries pile up in the bag: write the whole memory as one run instead.
             runs.clear()
-            runs.add(_encode_run(_as_run(memory.known)))
-            memory.runs = 1
+            run = _encode_run(_as_run(memory.known))
+            memory.runs, memory.bytes = 1, len(run)
         else:
-            runs.add(_encode_run(fresh))
-            memory.runs += 1
+            run = _encode_run(fresh)
+            memory.runs, memory.bytes = memory.runs + 1, memory.bytes + len(run)
+        runs.add(run)
         # Random, so that the memory of a bundle that failed never matches what its retry wrote.
         memory.token = os.urandom(8)
         token.write(memory.token)

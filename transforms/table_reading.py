@@ -3,9 +3,9 @@
 
 The command line and the graph of a continuous run both begin tables, so both use this. A state is
 what the position document says of one table, JSON-able: `table` (name, keys, ARN), `table_id`,
-`generation`, `stream` (None, or `arn`, `since_us` and one frontier per reader), `snapshot`
-(`status` none | pending | loading | done, `reuse`, `manifest`, `files` path → lines or "done",
-`bytes`, `rows`), `totals`.
+`generation`, `stream` (None, or `arn`, `since_us`, one frontier per reader, and `seen`: what each
+saw when it looked last), `snapshot` (`status` none | pending | loading | done, `reuse`,
+`manifest`, `files` path → lines or "done", `bytes`, `rows`), `totals`.
 """
 
 from __future__ import annotations

@@ -21,12 +21,17 @@ from transforms.aws.session import AwsAccess
 from transforms.errors import StateError
 from transforms.reports import Report
 from transforms.sinks.registry import open_sink
+from transforms.telemetry.worker import Telemetry
 
 LABELS = [
     "DeadLetters",
     "Deployment",
     "KeepDeadLetters",
     "KeepDeadLetters/Keep",
+    "MeterDeadLetters",
+    "MeterDeadLetters/Count",
+    "MeterReports",
+    "MeterReports/Count",
     "Refused1",
     "Refused1/Split",
     "Refused2",
@@ -54,6 +59,7 @@ def graph(tmp_path):
         sinks=[open_sink(each) for each in sinks],
         access=AwsAccess(region="eu-west-1"),
         verify="strict",
+        telemetry=Telemetry(),
     )
     return pipeline
 

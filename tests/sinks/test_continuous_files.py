@@ -183,7 +183,9 @@ class TestGathering:
         assert worker.advance_watermark(sink, timer.at - 1) == []
         (report,) = worker.advance_watermark(sink, timer.at)
         assert (report.kind, report.table) == ("sink", "orders")
-        assert report.fields == {"sink": sink.name, "rows": 3, "written": 3, "stale": 0}
+        newest_us = only_block(ORDERS, [change(70)]).newest_event_us
+        counts = {"rows": 3, "written": 3, "stale": 0, "newest_event_us": newest_us}
+        assert report.fields == {"sink": sink.name, **counts}
         ((cell, bag, _),) = worker.keys.values()
         assert not cell.values
         assert not bag.values

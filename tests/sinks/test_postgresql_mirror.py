@@ -255,9 +255,12 @@ class TestMerge:
         changes = [Change(5, item("a")), Change(6, item("a")), Change(1, None, keys=item("b"))]
         (report,) = one_round(sink, changes)
         assert (report.kind, report.table) == ("sink", "orders")
-        assert report.fields == {"sink": sink.name, "rows": 3, "written": 2, "stale": 1}
+        newest = {"newest_event_us": report.fields["newest_event_us"]}
+        assert report.fields == {"sink": sink.name, "rows": 3, "written": 2, "stale": 1, **newest}
         (report,) = one_round(sink, [*changes, Change(7, item("b"))], 2)
-        assert report.fields == {"sink": sink.name, "rows": 4, "written": 1, "stale": 3}
+        assert report.fields["newest_event_us"] > newest["newest_event_us"]
+        newest = {"newest_event_us": report.fields["newest_event_us"]}
+        assert report.fields == {"sink": sink.name, "rows": 4, "written": 1, "stale": 3, **newest}
 
     def test_small_pieces_come_to_the_same(self, sink, monkeypatch):
         monkeypatch.setattr(postgresql_writer, "PIECE_BYTES", 500)

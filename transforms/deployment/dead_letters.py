@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Any
 
 import apache_beam as beam
-from apache_beam.metrics.metric import Metrics
 
 from transforms.dead_letters import DeadLetter
 from transforms.deployment.folder import DeploymentFolder
@@ -42,7 +41,6 @@ class _KeepFn(beam.DoFn):
     def __init__(self, folder: str, limit: int | None) -> None:
         self._box = DeploymentFolder(folder).letters
         self._limit = limit
-        self._kept = Metrics.counter("dynabeam", "dead_letters")
 
     def process(self, element: DeadLetter) -> None:
         """Keeps one letter.
@@ -51,7 +49,6 @@ class _KeepFn(beam.DoFn):
             StateError: It cannot be written, or is one too many.
         """
         self._box.keep([element])
-        self._kept.inc()
         if self._limit is None:
             return
         found = sum(self._box.counts().values())

@@ -121,7 +121,7 @@ class DeploymentFolder:
         """Replaces the stored positions of a table."""
         coder = ReportCoder()
         content = b"".join(coder.encode(each) + b"\n" for each in reports)
-        storage.write_atomic(self._positions(table), content, StateError)
+        storage.write_atomic(self.positions_path(table), content, StateError)
 
     def read_positions(self) -> dict[str, list[Report]]:
         """The stored positions: table → reports."""
@@ -157,5 +157,6 @@ class DeploymentFolder:
                 mend="Cancel this job; the other one goes on from where it stored its positions",
             )
 
-    def _positions(self, table: str) -> str:
+    def positions_path(self, table: str) -> str:
+        """The path of a table's stored positions."""
         return storage.join(self.path, "positions", f"{quote(table, safe='')}.jsonl")

@@ -33,6 +33,7 @@ from transforms.deployment.fewer import FewerReports
 from transforms.deployment.folder import DeploymentFolder
 from transforms.reports import Report, ReportCoder
 from transforms.sinks.base import HELD_SECONDS
+from transforms.telemetry.figures import figures
 from transforms.wall_clock import WallClock, now_us
 
 __all__ = ["STORED_AFTER_US", "StorePositions"]
@@ -110,6 +111,7 @@ class _StoreFn(beam.DoFn):
         reports = condense([*_reports(stored.read()), *(r for at, r in decoded if at <= passed_us)])
         self._folder.check_current()
         self._folder.write_positions(table, reports)
+        figures().put("stored_seconds", self._clock() / 1e6, table)
         stored.write(_dump(reports))
         waiting.clear()
         due.clear()

@@ -16,7 +16,6 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import apache_beam as beam
-from apache_beam.metrics.metric import Metrics
 
 from transforms.block import Block, BlockHeader, split_by_bucket
 from transforms.dead_letters import DeadLetter
@@ -34,8 +33,6 @@ __all__ = ["ExportRows", "ReadExportFiles", "read_slice"]
 BLOCKS = "blocks"
 REPORTS = "reports"
 DEAD_LETTERS = "dead_letters"
-
-_METRICS = "dynabeam.export"
 
 
 class ExportRows(NamedTuple):
@@ -82,24 +79,18 @@ class ReadExportFiles(beam.PTransform):
 
 
 class _ReadSliceFn(beam.DoFn):
-    """Tags what `read_slice` gives, and counts it."""
+    """Tags what `read_slice` gives."""
 
     def __init__(self, verify: Verify) -> None:
         self._verify = verify
-        self._rows = Metrics.counter(_METRICS, "rows")
-        self._bytes = Metrics.counter(_METRICS, "bytes")
-        self._bad = Metrics.counter(_METRICS, "dead_letters")
 
     def process(self, element: FileSlice) -> Iterator[Any]:
         for each in read_slice(element, verify=self._verify):
             if isinstance(each, Block):
-                self._rows.inc(each.rows.num_rows)
                 yield each
             elif isinstance(each, DeadLetter):
-                self._bad.inc()
                 yield beam.pvalue.TaggedOutput(DEAD_LETTERS, each)
             else:
-                self._bytes.inc(each.fields["bytes"])
                 yield beam.pvalue.TaggedOutput(REPORTS, each)
 
 

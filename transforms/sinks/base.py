@@ -110,8 +110,10 @@ class Sink(abc.ABC):
         """The transform from `PCollection[Block]` to `PCollection[Report]` of kind `sink`.
 
         Report fields: `sink` (display name), `rows` (rows of blocks that arrived), `written`
-        (rows that changed the sink), `stale` (rows that the version guard dropped). A row that the
-        sink refuses for what is in it is a report of kind `refused`: `transforms.sinks.refused`.
+        (rows that changed the sink), `stale` (rows that the version guard dropped), and, from a
+        sink of continuous runs that was given changes of a stream, `newest_event_us` (time of the
+        newest of them, microseconds since 1970). A row that the sink refuses for what is in it is a
+        report of kind `refused`: `transforms.sinks.refused`.
         """
 
     def write_continuously(self, state_id: str) -> beam.PTransform[Any, Any]:

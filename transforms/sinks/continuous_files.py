@@ -61,11 +61,13 @@ from apache_beam.utils.timestamp import Timestamp
 from transforms import storage
 from transforms.block import Block, BlockCoder
 from transforms.errors import SinkError, ValueDecodeError
+from transforms.metrics import NAMESPACE
 from transforms.reports import Report
 from transforms.sinks.base import HELD_SECONDS
 from transforms.sinks.change_writer import ChangeWriter
 from transforms.sinks.staging import RoundFiles
 from transforms.tables import Table
+from transforms.telemetry.figures import figures
 
 __all__ = ["GATHER_BYTES", "ContinuousFiles", "Gathered", "WriteContinuously", "content_digest"]
 
@@ -195,6 +197,8 @@ class ContinuousFiles:
             _abandon(writer)
             raise
         counts = {"rows": staged.rows, "written": staged.rows, "stale": 0}
+        if newest_us := max(block.newest_event_us for block in blocks):
+            counts["newest_event_us"] = newest_us
         return Report("sink", table.name, {"sink": self._name, **counts})
 
     def _check_once(self) -> None:
@@ -259,7 +263,7 @@ class _GatherFn(beam.DoFn):
         self._files = files
         self._max_bytes = max_bytes
         self._now_us = now_us
-        self._written = Metrics.counter("dynabeam", "changelog_files")
+        self._written = Metrics.counter(NAMESPACE, "changelog_files")
 
     def process(
         self,
@@ -301,6 +305,7 @@ class _GatherFn(beam.DoFn):
         # Durable first: if the worker dies before the state is cleared, the blocks come again.
         reports = self._files.write(blocks, gathered.since_us)
         self._written.inc(len(reports))
+        figures().add("changelog_files", len(reports))
         bag.clear()
         cell.clear()
         yield from reports

@@ -185,6 +185,7 @@ class GatheredRows:
         self._bytes: dict[Table, int] = {}
         self._counts: dict[str, dict[str, int]] = {}
         self._refused: list[Report] = []
+        self._newest_us: dict[str, int] = {}
 
     def add(self, block: Block) -> None:
         """Takes one block; merges what has gathered most if enough is gathered."""
@@ -193,6 +194,8 @@ class GatheredRows:
         table = block.header.table
         self._waiting.setdefault(table, []).append(block)
         self._bytes[table] = self._bytes.get(table, 0) + block.rows.nbytes
+        if newest_us := block.newest_event_us:
+            self._newest_us[table.name] = max(newest_us, self._newest_us.get(table.name, 0))
         while sum(self._bytes.values()) >= PIECE_BYTES:
             self._merge(max(self._bytes, key=lambda each: self._bytes[each]))
 
@@ -202,8 +205,9 @@ class GatheredRows:
         Yields:
             A report of kind `sink` per table: `rows` that arrived, `written` rows that changed the
             mirror, `stale` rows that lost against a higher version, stored or in the same bundle. A
-            merge repeated after a lost connection may call stale what it had written. Beside them
-            a report of kind `refused` for each row that was.
+            merge repeated after a lost connection may call stale what it had written. And
+            `newest_event_us`, see `Sink.write`. Beside them a report of kind `refused` for each row
+            that was.
 
         Raises:
             SinkError: As `MirrorWriter.merge`, or so many rows are refused that it is not them.
@@ -211,6 +215,8 @@ class GatheredRows:
         for table in list(self._waiting):
             self._merge(table)
         for name, fields in sorted(self._counts.items()):
+            if name in self._newest_us:
+                fields["newest_event_us"] = self._newest_us[name]
             yield Report("sink", name, {"sink": self._sink, **fields})
         yield from self._refused
 

@@ -16,6 +16,7 @@ from collections.abc import Collection, Mapping
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from transforms.errors import ConfigurationError
+from transforms.telemetry.secrets import remember_secret
 
 __all__ = ["SinkUri", "parse_sink_uri", "resolve_secrets"]
 
@@ -110,7 +111,7 @@ def parse_sink_uri(text: str) -> SinkUri:
 
 
 def resolve_secrets(text: str, environment: Mapping[str, str] | None = None) -> str:
-    """Replaces `${env:NAME}` and `${file:PATH}` by what they refer to.
+    """Replaces `${env:NAME}` and `${file:PATH}` by what they refer to, and keeps that out of logs.
 
     Raises:
         ConfigurationError: If a variable is not set or a file cannot be read.
@@ -118,6 +119,11 @@ def resolve_secrets(text: str, environment: Mapping[str, str] | None = None) -> 
     variables = os.environ if environment is None else environment
 
     def value(match: re.Match[str]) -> str:
+        secret = looked_up(match)
+        remember_secret(secret)
+        return secret
+
+    def looked_up(match: re.Match[str]) -> str:
         kind, name = match.groups()
         if kind == "env":
             if name not in variables:

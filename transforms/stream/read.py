@@ -45,6 +45,7 @@ from transforms.stream.source import StreamSource
 from transforms.stream.tracker import FrontierTracker
 from transforms.stream.turns import Turns, hold, release, turns_of
 from transforms.stream.watermark import StreamWatermarks, advance, not_before
+from transforms.telemetry.figures import figures
 
 __all__ = ["BLOCKS", "DEAD_LETTERS", "REPORTS", "ReadStream", "Until"]
 
@@ -78,9 +79,11 @@ class ReadStream(beam.PTransform):
 
         A report of kind `stream` has the fields `reader`, `readers`, `stream_arn`, `frontier`
         (JSON of the positions), `caught_up`, `changes`, `bytes`, `pages`, `empty_polls`,
-        `throttles`, `children`, `newest_event_us` and `shards`. A catch-up run emits exactly one
-        per element, at its end, with the counts of the run; a continuous run one every few seconds,
-        with the counts since the last one (a worker that dies takes counts with it, no records).
+        `throttles`, `children`, `newest_event_us`, `shards`, `at_us` (when it was made), `behind`
+        (shards with changes waiting) and `behind_shards` (at most 20 of their ids). A catch-up run
+        emits exactly one per element, at its end, with the counts of the run; a continuous run one
+        every few seconds, with the counts since the last one (a worker that dies takes counts with
+        it, no records).
     """
 
     def __init__(
@@ -168,7 +171,9 @@ class _Read(beam.DoFn, RestrictionProvider):
         for output in reader.read():
             yield _tagged(output, estimator)
         if self.bounded:
+            # The driver learns from the report, once the round is committed.
             return
+        figures().see(reader.seen())
         if not tracker.current_restriction().closed:
             # Everything is emitted by now, so the watermark may move.
             advance(estimator, reader.watermark_us())

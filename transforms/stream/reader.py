@@ -23,6 +23,7 @@ from transforms.stream.requests import AskChildren, ListShards, ReadPage
 from transforms.stream.source import StreamSource
 from transforms.stream.steps import IDLE_MARGIN_US, Steps
 from transforms.stream.tracker import Closed, Polled
+from transforms.telemetry.figures import SeenReader
 
 __all__ = ["Output", "SliceReader"]
 
@@ -31,6 +32,7 @@ Output = Block | Report | DeadLetter
 _SWEEP_MARGIN_US = IDLE_MARGIN_US
 _LONGEST_WAIT = 1.0
 _IDLE_EMPTIES = 8
+_BEHIND_NAMED = 20
 
 
 class SliceReader:
@@ -105,6 +107,23 @@ class SliceReader:
         live = self._steps.frontier.live
         idle = all(self._memory.work(each.shard_id).empties >= _IDLE_EMPTIES for each in live)
         return self._pacing.idle_delay if idle else 0
+
+    def seen(self) -> SeenReader:
+        """Where the reader is, for the figures; costs next to nothing."""
+        source, frontier = self._source, self._steps.frontier
+        behind = len(self._behind())
+        return SeenReader(
+            table=source.table.name,
+            stream_arn=source.stream_arn,
+            reader=source.reader,
+            readers=source.readers,
+            frontier=frontier,
+            behind=behind,
+            caught_up=not behind,
+            newest_us=frontier.counts.newest_event_us,
+            seen_us=self._clock.now_us(),
+            generation=source.generation,
+        )
 
     # Sending.
 
@@ -208,6 +227,10 @@ class SliceReader:
         live = self._steps.frontier.live
         return any(self._memory.work(each.shard_id).behind for each in live)
 
+    def _behind(self) -> list[str]:
+        live = self._steps.frontier.live
+        return [each.shard_id for each in live if self._memory.work(each.shard_id).behind]
+
     def _is_at_tip(self) -> bool:
         """Every shard is read up to the tip, or ended with nothing found behind it."""
         listing = self._memory.listing
@@ -257,6 +280,7 @@ class SliceReader:
     def _report(self, counts: Counts, *, caught_up: bool) -> Report:
         source = self._source
         frontier = dataclasses.replace(self._steps.frontier, closed=False, counts=Counts())
+        behind = self._behind()
         fields: dict[str, Any] = {
             "reader": source.reader,
             "readers": source.readers,
@@ -264,6 +288,9 @@ class SliceReader:
             "frontier": frontier.to_json(),
             "caught_up": caught_up,
             "shards": len(frontier.shards),
+            "at_us": self._clock.now_us(),
+            "behind": len(behind),
+            "behind_shards": behind[:_BEHIND_NAMED],
             **dataclasses.asdict(counts),
         }
         return Report("stream", source.table.name, fields)

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The figures of a run in rounds: what its committed rounds did, kept by the driver."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pipelines.rounds import RoundOutcome
+from pipelines.state_directory import State
+from transforms.export.elements import DONE
+from transforms.telemetry.figures import Figures
+from transforms.wall_clock import now_us
+
+__all__ = ["RoundFigures"]
+
+
+class RoundFigures:
+    """Takes each committed round into the figures.
+
+    Args:
+        names: The tables.
+        state: The state at the start: a snapshot that was begun before goes on from there.
+        figures: The figures.
+    """
+
+    def __init__(self, names: Sequence[str], state: State, figures: Figures) -> None:
+        self._names = names
+        self._figures = figures
+        for name in names:
+            self._begin(name, state.tables[name]["snapshot"])
+
+    def on_round(self, outcome: RoundOutcome) -> None:
+        """Takes one round."""
+        for report in outcome.reports:
+            self._figures.take(report)
+        for (table, stage), count in outcome.letters.items():
+            self._figures.add("dead_letters", count, table, stage)
+        self._figures.add("rounds", 1)
+        for name in self._names:
+            self._figures.put("stored_seconds", now_us() / 1e6, name)
+            self._figures.put("generation", outcome.state.tables[name]["generation"], name)
+
+    def _begin(self, name: str, snapshot: dict[str, Any]) -> None:
+        figures = self._figures
+        if snapshot["manifest"] is None:
+            return
+        files = snapshot["manifest"]["files"]
+        figures.put("snapshot_expected_rows", sum(each[1] for each in files), name)
+        figures.put("snapshot_expected_files", sum(bool(each[1]) for each in files), name)
+        done = sum(bool(each[1]) and snapshot["files"].get(each[0]) == DONE for each in files)
+        for what, count in (("rows", snapshot["rows"]), ("bytes", snapshot["bytes"])):
+            figures.add(f"snapshot_{what}", count, name)
+        figures.add("snapshot_files", done, name)

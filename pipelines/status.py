@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`dynabeam status`: how a replication is, from its state directory and, if given, from Flink.
+
+Exit code: 0 healthy, 1 something needs attention (a line says what), 1 too if nothing can be read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Sequence
+from typing import TextIO
+
+from apache_beam.io.filesystems import FileSystems
+from apache_beam.options.pipeline_options import PipelineOptions
+from rich.console import Console
+from rich.live import Live
+
+from pipelines.flink_rest import FlinkJob, read_job
+from pipelines.options import duration
+from pipelines.rounds import with_aws
+from pipelines.state_directory import StateDirectory
+from pipelines.status_reading import Status, read_status
+from pipelines.status_reasons import Limits, reasons
+from pipelines.status_text import as_json, as_lines, as_table
+from transforms.aws.session import AwsAccess
+from transforms.errors import ConfigurationError
+from transforms.wall_clock import now_us
+
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs the command; returns its exit code."""
+    given, rest = _parser().parse_known_args(list(arguments))
+    access = AwsAccess(region=given.region, endpoint_url=given.endpoint_url)
+    FileSystems.set_options(PipelineOptions(with_aws(rest, access)))
+    limits = Limits(duration("--max_lag", given.max_lag), duration("--max_quiet", given.max_quiet))
+    directory = StateDirectory(given.state_dir or os.path.join(".dynabeam", given.name))
+    shown = _Shown(given, directory, limits)
+    if not given.watch:
+        return shown.once(sys.stdout)
+    pause = duration("--watch", given.watch)
+    if not pause:
+        raise ConfigurationError("a pause is needed", where="--watch", mend="Write e.g. 2s")
+    return shown.again_and_again(pause, sys.stdout)
+
+
+class _Shown:
+    """Reads and shows.
+
+    Args:
+        given: The options.
+        directory: The state directory.
+        limits: What is healthy.
+    """
+
+    def __init__(
+        self, given: argparse.Namespace, directory: StateDirectory, limits: Limits
+    ) -> None:
+        self._given = given
+        self._directory = directory
+        self._limits = limits
+
+    def once(self, stream: TextIO) -> int:
+        """Shows it; returns the exit code."""
+        status, job, why = self._read()
+        if self._on_screen(stream):
+            Console(file=stream).print(as_table(status, job, why))
+        else:
+            self._write(status, job, why, stream)
+        return 1 if why else 0
+
+    def again_and_again(self, pause: float, stream: TextIO) -> int:
+        """Shows it until Ctrl-C; returns the exit code of the last look."""
+        status, job, why = self._read()
+        try:
+            if not self._on_screen(stream):
+                while True:
+                    self._write(status, job, why, stream)
+                    time.sleep(pause)
+                    status, job, why = self._read()
+            with Live(console=Console(file=stream), auto_refresh=False) as live:
+                while True:
+                    live.update(as_table(status, job, why), refresh=True)
+                    time.sleep(pause)
+                    status, job, why = self._read()
+        except KeyboardInterrupt:
+            return 1 if why else 0
+
+    def _read(self) -> tuple[Status, FlinkJob | None, list[str]]:
+        given, at_us = self._given, now_us()
+        status = read_status(self._directory, at_us)
+        job = read_job(given.flink_rest, given.flink_job) if given.flink_rest else None
+        return status, job, reasons(status, job, self._limits)
+
+    def _on_screen(self, stream: TextIO) -> bool:
+        return not self._given.json and stream.isatty() and os.environ.get("TERM") != "dumb"
+
+    def _write(
+        self, status: Status, job: FlinkJob | None, why: Sequence[str], stream: TextIO
+    ) -> None:
+        if self._given.json:
+            stream.write(f"{as_json(status, job, why)}\n")
+        else:
+            stream.writelines(f"{line}\n" for line in as_lines(status, job, why))
+        stream.flush()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="dynabeam status",
+        description="Show how a replication is; exit code 1 if something needs attention.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--name", default="dynabeam", help="name of the replication")
+    add("--state_dir", default="", help="its state directory; by default .dynabeam/<name>")
+    add("--flink_rest", default="", help="Flink's REST interface, e.g. http://jobmanager:8081")
+    add("--flink_job", default="", help="id or name of the job, if Flink has several")
+    add("--json", action="store_true", help="one line of JSON")
+    add("--watch", default="", help="look again and again, e.g. every 2s")
+    add("--max_lag", default="5m", help="lag that is still healthy; 0 for any")
+    add("--max_quiet", default="5m", help="the same for the time since positions were stored")
+    add("--region", default="", help="AWS region, for a state directory in S3")
+    add("--endpoint_url", default="", help="another endpoint than AWS's, for S3")
+    return parser
+
+
+if __name__ == "__main__":
+    from pipelines.command_line import main as command_line
+
+    sys.exit(command_line(["status", *sys.argv[1:]]))

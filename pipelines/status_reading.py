@@ -1,0 +1,257 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a replication is, read from its state directory: nothing is locked, nothing is written.
+
+Rounds say it in `state.json`; a continuous run stores its positions and dead letters in the folder
+of its deployment, a minute or two behind. Both are replaced whole, so what is read is never torn.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from typing import Any
+
+from apache_beam.io.filesystems import FileSystems
+
+from pipelines.deployments import absorb, current
+from pipelines.state_directory import StateDirectory
+from transforms import storage
+from transforms.errors import StateError
+from transforms.export.elements import DONE
+from transforms.metrics import SHARDS_PER_TABLE
+from transforms.stream.freshness import RETENTION_US, furthest_behind
+from transforms.stream.frontier import Frontier
+from transforms.telemetry.figures import SeenReader
+
+__all__ = ["ShardStatus", "SnapshotStatus", "Status", "TableStatus", "read_status"]
+
+
+@dataclasses.dataclass(frozen=True)
+class SnapshotStatus:
+    """How far the snapshot of a table is.
+
+    Attributes:
+        status: `none`, `pending`, `loading` or `done`.
+        rows: Rows loaded.
+        rows_total: Rows of the export, 0 while that is not known.
+        files: Files loaded to their end; empty ones are left out.
+        files_total: Files of the export that have rows.
+        bytes: Bytes loaded, uncompressed.
+    """
+
+    status: str
+    rows: int
+    rows_total: int
+    files: int
+    files_total: int
+    bytes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardStatus:
+    """One shard.
+
+    Attributes:
+        shard: Its id.
+        unread_age_seconds: How old its oldest unread change may be.
+        behind: Whether it was known to have changes waiting.
+    """
+
+    shard: str
+    unread_age_seconds: float
+    behind: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class TableStatus:
+    """How one table is. Numbers are None where nothing is known yet.
+
+    Attributes:
+        table: Its name.
+        generation: Its generation.
+        snapshot: Its snapshot.
+        streams: Whether its stream is read.
+        changes: Changes read from it.
+        newest_us: Time of the newest of them, microseconds since 1970, 0 for none.
+        caught_up: Whether every reader had read all when it looked last.
+        seen_us: When that was; of several readers the one longest ago.
+        lag_seconds: How far the reading was behind then.
+        unread_age_seconds: How old the oldest unread change may be now.
+        time_to_loss_seconds: What is left until the stream may lose it.
+        stored_us: When the positions were stored.
+        gaps: Losses that were met.
+        newest_gap: The last one, in words; empty if there is none.
+        dead_letters: Records that could not be handled.
+        stale: Snapshot rows that a change had superseded.
+        shards: Shards that are read.
+        shards_behind: Those that were known to have changes waiting.
+        oldest_shards: At most 10: those with the oldest unread changes.
+    """
+
+    table: str
+    generation: int
+    snapshot: SnapshotStatus
+    streams: bool
+    changes: int
+    newest_us: int
+    caught_up: bool | None
+    seen_us: int | None
+    lag_seconds: float | None
+    unread_age_seconds: float | None
+    time_to_loss_seconds: float | None
+    stored_us: int | None
+    gaps: int
+    newest_gap: str
+    dead_letters: int
+    stale: int
+    shards: int
+    shards_behind: int
+    oldest_shards: tuple[ShardStatus, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Status:
+    """How a replication is.
+
+    Attributes:
+        state_dir: Its state directory.
+        mode: `rounds` or `continuous`.
+        round: The last committed round.
+        deployment: The deployment of a continuous run, else empty.
+        at_us: When this was read, microseconds since 1970.
+        tables: Its tables, by name.
+    """
+
+    state_dir: str
+    mode: str
+    round: int
+    deployment: str
+    at_us: int
+    tables: tuple[TableStatus, ...]
+
+
+def read_status(directory: StateDirectory, at_us: int) -> Status:
+    """Reads how a replication is.
+
+    Args:
+        directory: The state directory; it need not be locked.
+        at_us: Now, microseconds since 1970.
+
+    Raises:
+        StateError: There is nothing, or it cannot be read.
+    """
+    document = storage.join(directory.path, "state.json")
+    if not storage.exists(document):
+        raise StateError(
+            "no replication has written here",
+            where=f"--state_dir={directory.path}",
+            mend="Give the --state_dir or --name that the replication was started with",
+        )
+    state = directory.load()
+    stored = {name: _changed_us(document) for name in state.tables} if state.number else {}
+    if state.deployment:
+        state = copy.deepcopy(state)
+        folder = current(directory, state)
+        absorb(folder, state)
+        for name in state.tables:
+            # A deployment that has stored nothing yet says nothing new.
+            stored[name] = _changed_us(folder.positions_path(name)) or stored.get(name, 0)
+    return Status(
+        state_dir=directory.path,
+        mode="continuous" if state.deployment else "rounds",
+        round=state.number,
+        deployment=state.deployment,
+        at_us=at_us,
+        tables=tuple(
+            _table_status(name, table, stored.get(name, 0), at_us)
+            for name, table in sorted(state.tables.items())
+        ),
+    )
+
+
+def _changed_us(path: str) -> int:
+    """When a file was last written, microseconds since 1970; 0 if there is none."""
+    found = FileSystems.match([path])[0].metadata_list
+    return int((found[0].last_updated_in_seconds or 0) * 1_000_000) if found else 0
+
+
+def _table_status(name: str, table: dict[str, Any], stored_us: int, at_us: int) -> TableStatus:
+    totals, stream = table["totals"], table["stream"]
+    readers = _readers(name, table)
+    looked = readers if stream and len(readers) == len(stream["frontiers"]) else []
+    age_us = max((each.unread_age_us(at_us) for each in looked), default=None)
+    gaps = table.get("gaps", [])
+    return TableStatus(
+        table=name,
+        generation=table["generation"],
+        snapshot=_snapshot_status(table["snapshot"]),
+        streams=stream is not None,
+        changes=totals["changes"],
+        newest_us=totals["newest_us"],
+        caught_up=all(each.caught_up for each in looked) if looked else None,
+        seen_us=min((each.seen_us for each in looked), default=None),
+        lag_seconds=max((each.lag_us(each.seen_us) / 1e6 for each in looked), default=None),
+        unread_age_seconds=None if age_us is None else age_us / 1e6,
+        time_to_loss_seconds=None if age_us is None else (RETENTION_US - age_us) / 1e6,
+        stored_us=stored_us or None,
+        gaps=totals["gaps"],
+        newest_gap=f"{gaps[-1]['kind']}: {gaps[-1]['detail']}" if gaps else "",
+        dead_letters=totals["dead_letters"],
+        stale=totals["stale"],
+        shards=sum(len(each.frontier.shards) for each in readers),
+        shards_behind=sum(each.behind for each in readers),
+        oldest_shards=_oldest_shards(readers, stream, at_us),
+    )
+
+
+def _readers(name: str, table: dict[str, Any]) -> list[SeenReader]:
+    """The readers of a table that have looked at least once."""
+    stream = table["stream"]
+    if stream is None:
+        return []
+    frontiers, seen = stream["frontiers"], stream.get("seen", {})
+    return [
+        SeenReader(
+            table=name,
+            stream_arn=stream["arn"],
+            reader=reader,
+            readers=len(frontiers),
+            frontier=Frontier.from_json(frontier),
+            behind=seen[str(reader)]["behind"],
+            caught_up=seen[str(reader)]["caught_up"],
+            newest_us=seen[str(reader)]["newest_event_us"] or table["totals"]["newest_us"],
+            seen_us=seen[str(reader)]["at_us"],
+            generation=table["generation"],
+        )
+        for reader, frontier in enumerate(frontiers)
+        # Documents of earlier versions do not say when a reader looked.
+        if frontier is not None and "at_us" in seen.get(str(reader), {})
+    ]
+
+
+def _oldest_shards(
+    readers: list[SeenReader], stream: dict[str, Any] | None, at_us: int
+) -> tuple[ShardStatus, ...]:
+    if stream is None:
+        return ()
+    behind = {
+        shard_id for each in stream.get("seen", {}).values() for shard_id in each["behind_shards"]
+    }
+    found = [pair for each in readers for pair in furthest_behind(each.frontier, SHARDS_PER_TABLE)]
+    return tuple(
+        ShardStatus(shard_id, min(RETENTION_US, max(0, at_us - since_us)) / 1e6, shard_id in behind)
+        for shard_id, since_us in sorted(found, key=lambda pair: pair[1])[:SHARDS_PER_TABLE]
+    )
+
+
+def _snapshot_status(snapshot: dict[str, Any]) -> SnapshotStatus:
+    manifest = snapshot["manifest"]
+    files = [each for each in manifest["files"] if each[1]] if manifest else []
+    return SnapshotStatus(
+        status=snapshot["status"],
+        rows=snapshot["rows"],
+        rows_total=sum(each[1] for each in files),
+        files=sum(snapshot["files"].get(each[0]) == DONE for each in files),
+        files_total=len(files),
+        bytes=snapshot["bytes"],
+    )

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What about a replication needs somebody's attention, one line each."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+from pipelines.flink_rest import FlinkJob
+from pipelines.status_reading import Status, TableStatus
+
+__all__ = ["Limits", "for_people", "reasons"]
+
+_LEAST_TO_LOSS = 4 * 3600
+"""Seconds: enough to do something about it before the stream loses changes."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """What is still healthy.
+
+    Attributes:
+        max_lag: Seconds that the reading may be behind; 0 for any.
+        max_quiet: Seconds since positions were stored; 0 for any, as with runs from cron.
+    """
+
+    max_lag: float
+    max_quiet: float
+
+
+def reasons(status: Status, job: FlinkJob | None, limits: Limits) -> list[str]:
+    """Why the replication is not healthy; empty if it is."""
+    found = [] if status.tables else [f"{status.state_dir}: no table has been read yet"]
+    for each in status.tables:
+        found += [f"{each.table}: {text}" for text in _of_table(each, status.at_us, limits)]
+    if job is not None:
+        found += [f"Flink: {text}" for text in _of_job(job, status.at_us, limits)]
+    return found
+
+
+def for_people(seconds: float) -> str:
+    """A duration in its two largest units: `850 ms`, `12 s`, `3 m 20 s`, `23 h 58 m`, `2 d 1 h`."""
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    whole = int(seconds)
+    for size, unit, smaller, name in (
+        (86_400, "d", 3600, "h"),
+        (3600, "h", 60, "m"),
+        (60, "m", 1, "s"),
+    ):
+        if whole >= size:
+            rest = whole % size // smaller
+            return f"{whole // size} {unit} {rest} {name}" if rest else f"{whole // size} {unit}"
+    return f"{whole} s"
+
+
+def _of_table(table: TableStatus, at_us: int, limits: Limits) -> Iterator[str]:
+    if table.gaps:
+        times = "once" if table.gaps == 1 else f"{table.gaps} times"
+        yield f"the stream lost changes {times}, the last: {table.newest_gap or 'not known'}"
+    if table.dead_letters:
+        yield f"{table.dead_letters:,} dead letters: records that could not be handled"
+    if table.streams and limits.max_lag and (table.lag_seconds or 0) > limits.max_lag:
+        lag, most = for_people(table.lag_seconds or 0), for_people(limits.max_lag)
+        yield f"the reading is {lag} behind, more than --max_lag={most}"
+    left = table.time_to_loss_seconds
+    if left is not None and left < _LEAST_TO_LOSS:
+        yield (
+            f"changes may be lost in {for_people(left)}: the oldest unread one is up to "
+            f"{for_people(table.unread_age_seconds or 0)} old, and the stream keeps 24 h"
+        )
+    if table.stored_us is None:
+        yield "nothing was stored yet"
+    elif limits.max_quiet and (at_us - table.stored_us) / 1e6 > limits.max_quiet:
+        quiet, most = (at_us - table.stored_us) / 1e6, for_people(limits.max_quiet)
+        yield f"nothing was stored for {for_people(quiet)}, more than --max_quiet={most}"
+
+
+def _of_job(job: FlinkJob, at_us: int, limits: Limits) -> Iterator[str]:
+    if job.state != "RUNNING":
+        yield f"the job {job.name} is {job.state} since {for_people(job.uptime_seconds)}"
+        return
+    if job.checkpoint is None:
+        if limits.max_quiet and job.uptime_seconds > limits.max_quiet:
+            yield f"no checkpoint was completed in {for_people(job.uptime_seconds)}"
+        return
+    age = (at_us - job.checkpoint.completed_us) / 1e6
+    if limits.max_quiet and age > limits.max_quiet:
+        yield f"the last checkpoint is {for_people(age)} old"
