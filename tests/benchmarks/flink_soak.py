@@ -3,7 +3,8 @@
 
     python -m tests.benchmarks.flink_soak --minutes 60 --rate 200
 
-Prints a line a minute: resident memory of Flink's TaskManager and of the Python worker, the size of
+Flink keeps its state in memory here, because a checkpoint of RocksDB also holds what waits for a
+compaction. Prints a line a minute: resident memory of Flink's TaskManager and of the Python worker, the size of
 the last checkpoint, restarts. At the end the mirror and the changelog are compared with the tables,
 and the second half of the time after the first ten minutes with the first. The exit code is 1 if
 something was lost, or grew by more than a tenth.
@@ -21,6 +22,7 @@ from collections.abc import Sequence
 
 from tests.runners.continuous_world import ContinuousWorld
 from tests.runners.flink import Flink
+from tests.runners.flink_cluster import ClusterSettings
 from tests.runners.flink_parts import flink_parts
 from tests.runners.steady_work import SteadyWork
 
@@ -41,9 +43,10 @@ def main() -> int:
     given = parser.parse_args()
     folder = pathlib.Path(given.folder or tempfile.mkdtemp(prefix="dynabeam-soak-"))
     samples: list[tuple[float, ...]] = []
+    settings = ClusterSettings(state_backend="hashmap")
     with (
         ContinuousWorld(folder, tables=given.tables, export_seconds=20) as world,
-        Flink(flink_parts(), folder / "flink", variables=world.variables) as flink,
+        Flink(flink_parts(), folder / "flink", settings, variables=world.variables) as flink,
     ):
         options = ("--mode=continuous", "--detach", *flink.connection_options())
         job = flink.start_command(world.command(*options))
