@@ -40,6 +40,7 @@ setup(
             *SIMULATOR,
             "moto[dynamodb,s3]",
             "amazon.ion",
+            "cryptography",
             "grpcio",
             "hypothesis",
             "mypy",

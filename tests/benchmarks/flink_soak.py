@@ -4,10 +4,10 @@
     python -m tests.benchmarks.flink_soak --minutes 60 --rate 200
 
 Flink keeps its state in memory here, because a checkpoint of RocksDB also holds what waits for a
-compaction. Prints a line a minute: resident memory of Flink's TaskManager and of the Python worker, the size of
-the last checkpoint, restarts. At the end the mirror and the changelog are compared with the tables,
-and the second half of the time after the first ten minutes with the first. The exit code is 1 if
-something was lost, or grew by more than a tenth.
+compaction. Prints a line a minute: resident memory of Flink's TaskManager and of the Python worker,
+the size of the last checkpoint, restarts. At the end the mirror and the changelog are compared with
+the tables, and the second half of the time after the first ten minutes with the first. The exit
+code is 1 if something was lost, or grew by more than a tenth.
 """
 
 from __future__ import annotations
