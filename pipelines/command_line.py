@@ -22,6 +22,7 @@ __all__ = ["main"]
 _COMMANDS = {
     "replicate": "replicate tables into sinks",
     "add": "add tables to a continuous run, while it runs",
+    "doctor": "look whether a replication will work, and what mends it",
     "plan": "say beforehand what a replication will read, take and cost",
     "dead_letters": "show what could not be handled",
     "retry": "put dead letters back through the graph",

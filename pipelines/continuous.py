@@ -20,6 +20,7 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.runner import PipelineState
 
+from pipelines.checks.quick import check_quickly
 from pipelines.continuous_graph import build_continuous
 from pipelines.deployments import absorb, assign_tables, begin, current, take_over
 from pipelines.options import ReplicateOptions
@@ -51,6 +52,7 @@ def replicate_continuously(options: ReplicateOptions) -> int:
     runner = continuous_runner(options.beam_arguments)
     sinks = [open_sink(each) for each in options.sinks]
     check_capabilities(sinks, runner.facts)
+    check_quickly(options, sys.stderr)
     beam_options = PipelineOptions(with_aws(runner.arguments, options.access))
     # Options that Beam does not understand stop the command here, before anything is written.
     beam_options.get_all_options()

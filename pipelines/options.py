@@ -20,7 +20,7 @@ from transforms.telemetry.endpoint import check_installed
 from transforms.telemetry.logs import FORMATS, LEVELS
 from transforms.telemetry.worker import Telemetry
 
-__all__ = ["ReplicateOptions", "duration", "parse_replicate"]
+__all__ = ["ReplicateOptions", "check_located", "duration", "parse_replicate"]
 
 _TABLE_NAME = re.compile(r"[a-zA-Z0-9_.*?\[\]-]{1,255}")
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)?")
@@ -252,8 +252,17 @@ def _check_together(options: ReplicateOptions, complete: bool) -> None:
             where="--export, --snapshot=never",
             mend="Drop one of them",
         )
-    located = options.exports or options.bucket
-    if complete and options.snapshot != "never" and not located:
+    if complete:
+        check_located(options)
+
+
+def check_located(options: ReplicateOptions) -> None:
+    """Checks that a snapshot that is wanted has a place to come from.
+
+    Raises:
+        ConfigurationError: There is none.
+    """
+    if options.snapshot != "never" and not options.exports and not options.bucket:
         raise ConfigurationError(
             "there is neither an export to use nor a bucket for a new one",
             where="--s3_export_bucket",

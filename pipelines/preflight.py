@@ -10,6 +10,7 @@ from __future__ import annotations
 import fnmatch
 from typing import Any
 
+from pipelines.checks.tables import recovery_problem, stream_problem
 from pipelines.options import ReplicateOptions
 from pipelines.state_directory import State
 from pipelines.table_state import (
@@ -18,7 +19,7 @@ from pipelines.table_state import (
     stream_changed,
 )
 from transforms.aws import dynamodb
-from transforms.errors import ConfigurationError, ExportError, StateError, TableError
+from transforms.errors import ConfigurationError, ExportError, StateError
 from transforms.export.acquire import Acquisition, open_export
 from transforms.export.keys import find_keys, parse_keys
 from transforms.export.location import newest_age_us
@@ -28,7 +29,6 @@ from transforms.tables import Table
 
 __all__ = ["check_tables", "table_names"]
 
-_VIEW = "NEW_AND_OLD_IMAGES"
 _GLOB = frozenset("*?[")
 _SHOWN = 20
 
@@ -152,45 +152,13 @@ def _describe(name: str, options: ReplicateOptions) -> dynamodb.TableDescription
     if options.access is None or (options.snapshot == "only" and options.exports):
         return None
     description = dynamodb.describe_table(options.access, name)
-    if options.snapshot != "only":
-        _check_stream(name, description)
-    if options.snapshot != "never" and not options.exports:
+    problem = stream_problem(name, description) if options.snapshot != "only" else None
+    if problem is None and options.snapshot != "never" and not options.exports:
         window = dynamodb.continuous_backups(options.access, name)
-        if not window.enabled:
-            raise TableError(
-                "point-in-time recovery is off, and an export needs it",
-                where=f"table {name}",
-                mend=(
-                    "Turn it on: aws dynamodb update-continuous-backups --table-name "
-                    f"{name} --point-in-time-recovery-specification "
-                    "PointInTimeRecoveryEnabled=true"
-                ),
-            )
+        problem = recovery_problem(name, window)
+    if problem is not None:
+        raise problem
     return description
-
-
-def _check_stream(name: str, description: dynamodb.TableDescription) -> None:
-    turn_on = (
-        f"aws dynamodb update-table --table-name {name} --stream-specification "
-        f"StreamEnabled=true,StreamViewType={_VIEW}"
-    )
-    if not description.stream_enabled:
-        raise TableError(
-            "the table has no stream, so its changes cannot be captured",
-            where=f"table {name}",
-            mend=f"Turn it on: {turn_on} (or give --snapshot=only)",
-        )
-    if description.stream_view_type != _VIEW:
-        raise TableError(
-            "the stream's records lack the images that a replica needs",
-            where=f"table {name}, stream view type",
-            expected=_VIEW,
-            found=description.stream_view_type,
-            mend=(
-                "A view type cannot be changed: turn the stream off (StreamEnabled=false), then "
-                f"on again: {turn_on}. The new stream begins empty"
-            ),
-        )
 
 
 def _check_identity(

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from apache_beam.io.filesystems import FileSystems
 
+from pipelines.checks.quick import check_quickly
 from pipelines.continuous import replicate_continuously
 from pipelines.deployments import take_over
 from pipelines.options import ReplicateOptions, parse_replicate
@@ -50,6 +51,7 @@ def replicate(options: ReplicateOptions) -> State:
     FileSystems.set_options(beam_options(options))
     sinks = [open_sink(each) for each in options.sinks]
     check_capabilities(sinks, RunnerFacts("the in-process runner", False, shares_disk=True))
+    check_quickly(options, sys.stderr)
     directory = StateDirectory(options.state_dir)
     with directory.locked():
         state = directory.load()

@@ -95,6 +95,24 @@ class StateDirectory:
         finally:
             storage.delete([self._lease], StateError)
 
+    def check_free(self) -> None:
+        """Looks whether a run holds the directory; neither makes nor takes anything.
+
+        Raises:
+            StateInUseError: A run holds it.
+        """
+        if not storage.is_local(self.path):
+            self._check_lease()
+            return
+        path = os.path.join(self.path, "lock")
+        if not os.path.exists(path):
+            return
+        with open(path, encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError as problem:
+                raise self._in_use(file.read()) from problem
+
     def load(self) -> State:
         """Reads the position document; a new state if there is none.
 
@@ -198,19 +216,22 @@ class StateDirectory:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as problem:
                 file.seek(0)
-                raise StateInUseError(
-                    "another run is using the state directory",
-                    where=self.path,
-                    found=file.read().strip() or "a run that has just started",
-                    mend="Wait for it or stop it, or give this run its own --state_dir",
-                ) from problem
+                raise self._in_use(file.read()) from problem
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()}")
             file.flush()
             yield
 
-    def _take_lease(self, *, renew: bool = False) -> None:
-        if not renew and storage.exists(self._lease):
+    def _in_use(self, holder: str) -> StateInUseError:
+        return StateInUseError(
+            "another run is using the state directory",
+            where=self.path,
+            found=holder.strip() or "a run that has just started",
+            mend="Wait for it or stop it, or give this run its own --state_dir",
+        )
+
+    def _check_lease(self) -> None:
+        if storage.exists(self._lease):
             held = json.loads(storage.read_bytes(self._lease, StateError))
             if time.time() - held["at"] < _LEASE_SECONDS:
                 raise StateInUseError(
@@ -219,5 +240,9 @@ class StateDirectory:
                     found=held["holder"],
                     mend=f"Stop it, or delete {self._lease} if it died",
                 )
+
+    def _take_lease(self, *, renew: bool = False) -> None:
+        if not renew:
+            self._check_lease()
         holder = {"holder": f"process {os.getpid()} on {socket.gethostname()}", "at": time.time()}
         storage.write_atomic(self._lease, json.dumps(holder).encode(), StateError)

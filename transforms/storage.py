@@ -23,6 +23,7 @@ from transforms.aws.beam_s3 import s3_io
 from transforms.errors import AwsAccessError, DynabeamError
 
 __all__ = [
+    "check_folder",
     "delete",
     "exists",
     "is_local",
@@ -30,6 +31,7 @@ __all__ = [
     "list_files",
     "make_folder",
     "move",
+    "nearest_existing",
     "open_for_reading",
     "open_for_writing",
     "read_bytes",
@@ -56,6 +58,31 @@ def make_folder(path: str) -> None:
     """Creates a local folder with its parents; object stores have no folders to create."""
     if is_local(path):
         os.makedirs(path, exist_ok=True)
+
+
+def nearest_existing(path: str) -> str:
+    """A local path, or the nearest one above it that is there."""
+    there = os.path.abspath(path)
+    while not os.path.lexists(there):
+        there = os.path.dirname(there)
+    return there
+
+
+def check_folder(path: str, error: type[DynabeamError]) -> str:
+    """Looks whether a local folder can be written, or else made; makes nothing.
+
+    Returns:
+        The folder, or the nearest one above it that is there.
+
+    Raises:
+        DynabeamError: Of the given kind, if not.
+    """
+    there = nearest_existing(path)
+    if not os.path.isdir(there):
+        raise error("the folder cannot be made: a file is in the way", where=there, mend=_WRITE)
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise error("the folder cannot be written", where=there, mend=_WRITE)
+    return there
 
 
 def exists(path: str) -> bool:

@@ -57,6 +57,7 @@ class TableDescription:
         item_count: Items, some six hours old.
         size_bytes: Bytes of the items, some six hours old.
         table_id: The table's UUID; a table created again under its name has another.
+        key_arn: The KMS key that encrypts it, if that is not one of DynamoDB's own; or empty.
     """
 
     table: Table
@@ -67,6 +68,7 @@ class TableDescription:
     item_count: int
     size_bytes: int
     table_id: str
+    key_arn: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,6 +187,7 @@ def describe_table(access: AwsAccess, name: str) -> TableDescription:
         item_count=answer.get("ItemCount", 0),
         size_bytes=answer.get("TableSizeBytes", 0),
         table_id=answer.get("TableId", ""),
+        key_arn=(answer.get("SSEDescription") or {}).get("KMSMasterKeyArn", ""),
     )
 
 

@@ -101,6 +101,20 @@ class Sink(abc.ABC):
                 directory, or if rounds are committed that this sink has never seen.
         """
 
+    def probe(self) -> str:
+        """Looks whether the sink can be reached and written, and changes nothing there.
+
+        Unlike `check` it neither creates what is missing nor binds the sink to a state directory,
+        so it may be called at any time, also beside a run.
+
+        Returns:
+            What was seen, for people; empty if this sink has nothing to look at.
+
+        Raises:
+            DynabeamError: If it cannot be reached or written, with the mend.
+        """
+        return ""
+
     @abc.abstractmethod
     def recover(self, committed: Round) -> None:
         """Publishes staged output of `committed`, removes staged output of all other attempts."""

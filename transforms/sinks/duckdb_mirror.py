@@ -40,6 +40,7 @@ import apache_beam as beam
 import duckdb
 import pyarrow as pa
 
+from transforms import storage
 from transforms.block import Block, BlockCoder
 from transforms.errors import ConfigurationError, SinkError, ValueDecodeError
 from transforms.reports import Report
@@ -107,6 +108,22 @@ class DuckDBMirror(Sink):
                 known = MirrorTables(connection, self._options, self.name)
                 for table in tables:
                     known.open(table)
+
+    def probe(self) -> str:
+        """Opens the file for writing and closes it unchanged; or looks at the folder for it.
+
+        Raises:
+            SinkError: If it cannot be opened (another process may hold it), or not be created.
+        """
+        path = self._settings.path
+        if not os.path.exists(path):
+            folder = storage.check_folder(os.path.dirname(path), SinkError)
+            return f"the file will be created below {folder}"
+        with open_database(self._settings) as connection:
+            held = read_round(connection)
+        return (
+            "a DuckDB file without a mirror" if held is None else f"a mirror, round {held.number}"
+        )
 
     def recover(self, committed: Round) -> None:
         """Nothing to do: an interrupted round was rolled back, or is applied and repeats safely."""

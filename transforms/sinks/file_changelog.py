@@ -127,6 +127,18 @@ class FileChangelog(Sink):
         # Written each time: it also proves that the folder can be written.
         files.write_marker(marker or Marker(committed.state_id, 0))
 
+    def probe(self) -> str:
+        """Reads the folder's marker; whether an object store takes writes is a matter of rights.
+
+        Raises:
+            SinkError: If the folder cannot be read, or a local one not be written.
+        """
+        _check_filesystem(self._root, self.name)
+        if storage.is_local(self._root):
+            storage.check_folder(self._root, SinkError)
+        marker = RoundFiles(self._root).read_marker()
+        return "the folder is new" if marker is None else "a changelog"
+
     def recover(self, committed: Round) -> None:
         """Publishes what the committed round still has staged; removes all that does not count.
 

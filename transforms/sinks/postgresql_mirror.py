@@ -160,6 +160,18 @@ class PostgreSQLMirror(Sink):
             for table in tables:
                 self._mirror_table(table).open(connection)
 
+    def probe(self) -> str:
+        """Connects once, without trying again, and asks for release and rights.
+
+        Raises:
+            SinkError: If the server cannot be reached, takes no writes, or the role lacks a right.
+        """
+        with _Connected(dataclasses.replace(self._settings, retry_seconds=0.0)) as connection:
+            check_server(connection, self._settings)
+            held = read_held(connection, self._settings)
+            release = connection.info.server_version // 10000
+        return f"PostgreSQL {release}, " + ("no mirror yet" if held is None else "a mirror")
+
     def recover(self, committed: Round) -> None:
         """Nothing to do: a bundle was rolled back, or is applied and repeats safely."""
 

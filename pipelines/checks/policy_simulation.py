@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""IAM's own answer, where a right cannot be tried and `iam:SimulatePrincipalPolicy` is allowed.
+
+It knows the policies of the identity, with its boundary and those of the organisation, but not what
+a bucket's or a table's own policy allows on top.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from pipelines.checks.attempt import Outcome, allowed, unknown
+
+__all__ = ["principal_of", "simulated"]
+
+_SESSION = re.compile(r"(arn:[\w-]+):sts::([0-9]+):assumed-role/([^/]+)/.*")
+
+
+def principal_of(arn: str) -> str:
+    """The user or role whose policies count: of a session the role, as far as its ARN tells."""
+    return _SESSION.sub(r"\1:iam::\2:role/\3", arn)
+
+
+def simulated(iam: Any, identity_arn: str, action: str, resource: str) -> Outcome:
+    """Asks IAM.
+
+    Args:
+        iam: A client for `iam`.
+        identity_arn: As STS says it.
+        action: The right.
+        resource: Its resource.
+    """
+    try:
+        answer = iam.simulate_principal_policy(
+            PolicySourceArn=principal_of(identity_arn),
+            ActionNames=[action],
+            ResourceArns=[resource],
+        )
+    except (BotoCoreError, ClientError) as error:
+        return unknown(f"nor be looked up: {error}")
+    decision = answer["EvaluationResults"][0]["EvalDecision"]
+    if decision == "allowed":
+        return allowed("by simulation of the identity's policies")
+    if decision == "implicitDeny" and action.startswith("s3:"):
+        return unknown("the identity's policies do not allow it; the bucket's policy may")
+    return Outcome("denied", f"by simulation of the identity's policies: {decision}")

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Each table: that it is there, its stream, and its point-in-time recovery."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta, timezone
+
+from pipelines.checks.examination import Examination
+from pipelines.checks.finding import Finding, of_error, ok, warning
+from transforms.aws.dynamodb import RecoveryWindow, TableDescription
+from transforms.errors import AwsAccessError, TableError
+
+__all__ = ["recovery_problem", "stream_problem", "table_findings"]
+
+_VIEW = "NEW_AND_OLD_IMAGES"
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+
+
+def stream_problem(name: str, description: TableDescription) -> TableError | None:
+    """What keeps a table's stream from being replicated; None for nothing."""
+    turn_on = (
+        f"aws dynamodb update-table --table-name {name} --stream-specification "
+        f"StreamEnabled=true,StreamViewType={_VIEW}"
+    )
+    if not description.stream_enabled:
+        return TableError(
+            "the table has no stream, so its changes cannot be captured",
+            where=f"table {name}",
+            mend=f"Turn it on: {turn_on} (or give --snapshot=only)",
+        )
+    if description.stream_view_type != _VIEW:
+        return TableError(
+            "the stream's records lack the images that a replica needs",
+            where=f"table {name}, stream view type",
+            expected=_VIEW,
+            found=description.stream_view_type,
+            mend=(
+                "A view type cannot be changed: turn the stream off (StreamEnabled=false), then "
+                f"on again: {turn_on}. The new stream begins empty"
+            ),
+        )
+    return None
+
+
+def recovery_problem(name: str, window: RecoveryWindow) -> TableError | None:
+    """What keeps a table from being exported; None for nothing."""
+    if window.enabled:
+        return None
+    return TableError(
+        "point-in-time recovery is off, and an export needs it",
+        where=f"table {name}",
+        mend=(
+            "Turn it on: aws dynamodb update-continuous-backups --table-name "
+            f"{name} --point-in-time-recovery-specification "
+            "PointInTimeRecoveryEnabled=true"
+        ),
+    )
+
+
+def table_findings(
+    examination: Examination, names: Sequence[str], *, streams: bool, recovery: bool
+) -> Iterator[Finding]:
+    """Findings of tables that may be described; a missing right is found by the rights' check.
+
+    Args:
+        examination: What was asked so far.
+        names: The tables.
+        streams: Their streams are read.
+        recovery: Exports of them are requested.
+    """
+    for name in names:
+        described = examination.described(name)
+        if described.error is not None and not isinstance(described.error, AwsAccessError):
+            yield of_error("table", name, described.error, why="there is nothing to replicate")
+        if described.value is None:
+            continue
+        yield _table(name, described.value)
+        if streams:
+            yield _stream(name, described.value)
+        if recovery:
+            window = examination.recovery(name).value
+            if window is not None:
+                yield _recovery(name, window)
+
+
+def _table(name: str, description: TableDescription) -> Finding:
+    text = f"{description.status}, {description.item_count:,} items"
+    if description.status != "ACTIVE":
+        why = "a table that is being made or deleted cannot be exported"
+        mend = f"Wait for it: aws dynamodb wait table-exists --table-name {name}"
+        return warning("table", name, text, why=why, mend=mend)
+    return ok("table", name, text)
+
+
+def _stream(name: str, description: TableDescription) -> Finding:
+    problem = stream_problem(name, description)
+    if problem is None:
+        return ok("stream", name, f"on, {description.stream_view_type}")
+    why = "without it no change after the export reaches the sinks"
+    return of_error("stream", name, problem, why=why)
+
+
+def _recovery(name: str, window: RecoveryWindow) -> Finding:
+    problem = recovery_problem(name, window)
+    if problem is not None:
+        return of_error("recovery", name, problem, why="without an export there is no snapshot")
+    since = (_EPOCH + timedelta(microseconds=window.earliest_us)).strftime("%Y-%m-%d %H:%M UTC")
+    days = f", window of {window.days} days" if window.days else ""
+    return ok("recovery", name, f"on since {since}{days}")

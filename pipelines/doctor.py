@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`dynabeam doctor`: whether a replication will work, one line a check, with what mends it.
+
+Takes the options of `replicate`. Nothing is changed: no object is written (unless
+`--probe_writes`), no sink is made or bound, no export is requested. Exit code 0 if nothing failed,
+else 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+import textwrap
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import TextIO
+
+from apache_beam.io.filesystems import FileSystems
+
+from pipelines.checks.bucket import bucket_findings
+from pipelines.checks.budget import budget_findings
+from pipelines.checks.examination import Examination
+from pipelines.checks.finding import Finding, of_error, warning
+from pipelines.checks.identity import identity_findings
+from pipelines.checks.keys import key_findings
+from pipelines.checks.quick import staged_bytes
+from pipelines.checks.rights import rights_findings
+from pipelines.checks.runner import facts_of, runner_findings
+from pipelines.checks.sinks import sink_findings
+from pipelines.checks.state import state_findings
+from pipelines.checks.tables import table_findings
+from pipelines.features import features_of
+from pipelines.options import ReplicateOptions, check_located, parse_replicate
+from pipelines.preflight import table_names
+from pipelines.rounds import beam_options
+from transforms.aws.permissions import permissions
+from transforms.errors import AwsAccessError, DynabeamError
+
+__all__ = ["examine", "main"]
+
+FORMAT = 1
+_WIDTH = 100
+_MARKS = {"ok": "ok", "warning": "WARNING", "failure": "FAILURE"}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs the command; returns its exit code."""
+    given, rest = _parser().parse_known_args(list(arguments))
+    options = parse_replicate(rest, complete=False)
+    found = []
+    for each in examine(options, probe_writes=given.probe_writes):
+        found.append(each)
+        if not given.json:
+            _write(each, sys.stdout)
+    counts = Counter(each.status for each in found)
+    if given.json:
+        document = {
+            "format": FORMAT,
+            "ok": not counts["failure"],
+            "findings": [each.to_json() for each in found],
+        }
+        json.dump(document, sys.stdout, indent=2)
+        sys.stdout.write("\n")
+    else:
+        sys.stdout.write(
+            f"\n{counts['ok']} ok, {counts['warning']} warnings, {counts['failure']} failures\n"
+        )
+    return 1 if counts["failure"] else 0
+
+
+def examine(options: ReplicateOptions, *, probe_writes: bool = False) -> Iterator[Finding]:
+    """Looks at everything that the options name.
+
+    Args:
+        options: What is to be replicated.
+        probe_writes: Whether small objects may be written to S3.
+
+    Yields:
+        Findings as they are made, which takes some seconds.
+    """
+    FileSystems.set_options(beam_options(options))
+    yield from _of_options(options)
+    if options.access is not None:
+        examination = Examination(options, options.access, probe_writes=probe_writes)
+        known = True
+        for each in identity_findings(examination):
+            known = known and each.status != "failure"
+            yield each
+        if known:
+            yield from _of_aws(examination)
+    yield from state_findings(options.state_dir, needed=staged_bytes(options))
+    yield from sink_findings(options.sinks, facts_of(options))
+    yield from runner_findings(options)
+
+
+def _of_options(options: ReplicateOptions) -> Iterator[Finding]:
+    try:
+        check_located(options)
+    except DynabeamError as error:
+        yield of_error("options", "--s3_export_bucket", error, why="a snapshot is wanted")
+    if not options.sinks:
+        yield warning(
+            "options", "--sink", "no sink is named", mend="Give e.g. --sink=duckdb:///mirror.duckdb"
+        )
+
+
+def _of_aws(examination: Examination) -> Iterator[Finding]:
+    options, names = examination.options, []
+    try:
+        names = table_names(options)
+    except AwsAccessError:
+        # The right is missed below, by its name.
+        pass
+    except DynabeamError as error:
+        yield of_error("table", ", ".join(options.tables), error, why="there is nothing to read")
+    features = features_of(options, [examination.arn(name) for name in names])
+    yield from table_findings(
+        examination, names, streams=features.streams, recovery=features.request_exports
+    )
+    described = [examination.described(name).value for name in names]
+    keys = sorted({each.key_arn for each in described if each is not None and each.key_arn})
+    yield from key_findings(examination.access, keys)
+    if features.request_exports:
+        yield from bucket_findings(examination)
+    features = dataclasses.replace(features, table_keys=tuple(keys))
+    yield from rights_findings(examination, permissions(features))
+    if features.streams:
+        yield from budget_findings(examination, names)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="dynabeam doctor",
+        description="Look whether a replication will work; change nothing.",
+        epilog="Every other option is one of 'dynabeam replicate'.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--json", action="store_true", help="for machines")
+    add(
+        "--probe_writes",
+        action="store_true",
+        help="write a small object to each S3 folder that is written to, and delete it",
+    )
+    return parser
+
+
+def _write(finding: Finding, stream: TextIO) -> None:
+    mark = _MARKS[finding.status]
+    lines = [f"{mark:<8} {finding.check:<9} {finding.subject}: {finding.text}"]
+    if finding.status != "ok":
+        lines += [
+            textwrap.fill(
+                f"{name}: {text}",
+                _WIDTH,
+                initial_indent=" " * 19,
+                subsequent_indent=" " * 24,
+                break_long_words=False,
+                break_on_hyphens=False,
+            )
+            for name, text in (("why", finding.why), ("mend", finding.mend))
+            if text
+        ]
+    stream.write("\n".join(lines) + "\n")
+    stream.flush()
+
+
+if __name__ == "__main__":
+    from pipelines.command_line import main as command_line
+
+    sys.exit(command_line(["doctor", *sys.argv[1:]]))

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The catalogue of rights is sufficient and minimal, shown by whole runs in the simulator.
+
+One run with the catalogue's policy works and uses every right in it; runs without single ones do
+not work. All single ones in turn are tried by `python -m tests.benchmarks.minimal_rights`.
+"""
+
+import pytest
+
+from pipelines.command_line import main
+from pipelines.features import features_of
+from pipelines.options import parse_replicate
+from tests.pipelines.runs import ORDERS_ARN, World, orders
+from transforms.aws.permissions import permissions
+from transforms.testing.iam import Iam, Right
+
+KEY = "limited"
+
+
+class LimitedWorld(World):
+    """A world whose runs are those of a key with policies.
+
+    State and changelog are in S3 where it matters, and local where a run is to be quick.
+    """
+
+    def __init__(self, folder, capsys):
+        super().__init__(folder, capsys)
+        self.sim.create_bucket("lake")
+        self.sim.put_many("orders", orders(5))
+        self.catch_up()
+        self.arguments = [
+            "--tables=ord*",
+            *self.options,
+            "--s3_export_bucket=exports",
+            "--s3_export_prefix=daily",
+        ]
+        self.in_s3 = ["--state_dir=s3://lake/state", "--sink=s3://lake/changes"]
+        self.local = [f"--state_dir={self.state_dir}", f"--sink=file:///{self.changelog}"]
+
+    def needed(self, places):
+        """Actions and resources of the catalogue."""
+        features = features_of(parse_replicate([*self.arguments, *places]), [ORDERS_ARN])
+        return [
+            (action, resource)
+            for each in permissions(features)
+            for action in each.actions
+            for resource in each.resources
+        ]
+
+    def replicate(self, rights, places):
+        """A run with nothing but these rights; returns the exit code."""
+        statements = [
+            {"Effect": "Allow", "Action": action, "Resource": resource}
+            for action, resource in rights
+        ]
+        self.sim.set_policies(KEY, [{"Statement": statements}])
+        self.capsys.readouterr()
+        return main(["replicate", *self.arguments, *places])
+
+
+@pytest.fixture
+def limited(credentials, monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEY)
+    world = LimitedWorld(tmp_path, capsys)
+    with world.sim:
+        yield world
+
+
+def test_sufficient_and_each_right_is_used(limited):
+    needed = limited.needed(limited.in_s3)
+    assert limited.replicate(needed, limited.in_s3) == 0, limited.capsys.readouterr().err
+    assert limited.sim.objects.keys("lake", "changes/orders/round=")
+    used = limited.sim.used_rights(KEY)
+    assert [each for each in used if not granted(each, needed)] == []
+    assert [each for each in needed if not any(granted(right, [each]) for right in used)] == []
+
+
+def granted(right, statements):
+    """Whether one of these statements allows it."""
+    iam = Iam()
+    allow = [{"Effect": "Allow", "Action": each[0], "Resource": each[1]} for each in statements]
+    iam.set_policies(KEY, [{"Statement": allow}])
+    return not iam.denial(KEY, Right(right.action, right.resource))
+
+
+@pytest.mark.parametrize("missing", ["dynamodb:GetRecords", "s3:PutObjectAcl"])
+def test_without_one_action_the_run_does_not_work(limited, missing):
+    rest = [each for each in limited.needed(limited.local) if each[0] != missing]
+    assert limited.replicate(rest, limited.local) == 1
+    _, err = limited.capsys.readouterr()
+    (line,) = [each for each in err.splitlines() if each.startswith("dynabeam: ")]
+    expected = "S3AccessDenied" if missing.startswith("s3:") else missing
+    assert expected in line
