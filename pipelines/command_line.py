@@ -27,6 +27,7 @@ _COMMANDS = {
     "dead_letters": "show what could not be handled",
     "retry": "put dead letters back through the graph",
     "status": "show how a replication is, and what needs attention",
+    "audit": "prove that a mirror equals its tables, or show where it does not",
     "demo": "simulate AWS, replicate changing tables, prove that mirror = table",
 }
 _USAGE = "usage: dynabeam COMMAND [options]; 'dynabeam COMMAND --help' explains one\n"

@@ -42,12 +42,12 @@ from transforms.sinks.row_layout import RowLayout, RowOptions
 from transforms.sinks.staging import StagedFile
 from transforms.tables import Table
 
-__all__ = ["PIECE_BYTES", "ParquetWriter"]
+__all__ = ["METADATA", "PIECE_BYTES", "ParquetWriter"]
 
 PIECE_BYTES = 32 << 20
 """Rows are decoded and written, as one row group, once this many bytes have gathered."""
 
-_METADATA = (
+METADATA = (
     "_keys",
     "_version",
     "_op",
@@ -60,6 +60,7 @@ _METADATA = (
     "_new",
     "_envelope",
 )
+"""The columns that no attribute can have."""
 
 
 class ParquetWriter(ChangeWriter):
@@ -139,7 +140,7 @@ class _TableFiles:
         self.table = table
         self.file: _ParquetFile | None = None
         self.waiting_bytes = 0
-        self._layout = RowLayout(table, options, _METADATA)
+        self._layout = RowLayout(table, options, METADATA)
         self._packed = options.layout == "packed"
         self._waiting: list[Block] = []
 

@@ -1,0 +1,259 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`dynabeam audit`: proves that a mirror equals its tables, or shows where it does not.
+
+Exit code: 0 equal, 1 differences, 2 could not be done. Nothing is written to mirror, state
+directory or tables; without `--export` a new export is requested.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+import time
+import traceback
+import uuid
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from typing import Any
+
+from apache_beam.io.filesystems import FileSystems
+
+from pipelines.audit_options import AuditOptions, parse_audit
+from pipelines.audit_passes import AuditPasses, TableInput, in_passes
+from pipelines.audit_report import print_result
+from pipelines.deployments import absorb, current
+from pipelines.failures import kind_of, meant_for_people
+from pipelines.preflight import check_tables
+from pipelines.rounds import beam_options
+from pipelines.state_directory import State, StateDirectory
+from pipelines.table_state import check_coverage, snapshot_request, stream_sources
+from transforms.audit.html_page import html_page
+from transforms.audit.mirror_reader import MirrorReader, open_reader
+from transforms.audit.result import AuditResult, TableResult
+from transforms.audit.verdict import AHEAD_US, CommonPoint, StoredPositions
+from transforms.coverage import FUZZ_US
+from transforms.errors import ConfigurationError, SinkError
+from transforms.export.acquire import Acquisition, acquire
+from transforms.export.manifest import ExportManifest
+from transforms.tables import Table
+from transforms.wall_clock import now_us
+
+__all__ = ["audit", "main"]
+
+_LOOK_SECONDS = 10.0
+EQUAL, DIFFERENT, NOT_DONE = 0, 1, 2
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs the command; returns its exit code."""
+    try:
+        options = parse_audit(arguments)
+        result = audit(options)
+        print_result(result, options, sys.stdout)
+        _write(options, result)
+    except Exception as problem:  # noqa: BLE001 - code 1 says that the mirror differs
+        error = meant_for_people(problem)
+        if error is None:
+            traceback.print_exc()
+        text = str(error or problem)
+        kind = kind_of(error) if error is not None else type(problem).__name__
+        sys.stderr.write(f"dynabeam: the audit could not be done: {kind}: {text}\n")
+        return NOT_DONE
+    return EQUAL if result.is_equal else DIFFERENT
+
+
+def audit(options: AuditOptions) -> AuditResult:
+    """Compares and returns what was found.
+
+    Raises:
+        DynabeamError: It cannot be done.
+    """
+    began, clock = now_us(), time.monotonic()
+    FileSystems.set_options(beam_options(options.source))
+    reader = open_reader(options.source.sinks[0])
+    work = _Audit(options, reader)
+    inputs = work.inputs()
+    passes = AuditPasses(options, reader)
+    results, open_buckets = passes.first(inputs)
+    for chosen in in_passes(inputs, open_buckets, results):
+        passes.by_item(work.again(chosen), results)
+    for each in inputs:
+        found = results[each.table]
+        found.how = work.how(each)
+        found.warnings = [*work.warnings[each.table], *_unreadable(passes, each.table)]
+        if options.hide_values:
+            results[each.table] = found.without_values()
+    return AuditResult(
+        sink=reader.sink.name,
+        began=_time(began),
+        seconds=time.monotonic() - clock,
+        passes=passes.count,
+        tables=[results[name] for name in sorted(results)],
+    )
+
+
+class _Audit:
+    """What the tables are audited from."""
+
+    def __init__(self, options: AuditOptions, reader: MirrorReader) -> None:
+        self._options = options
+        self._reader = reader
+        self._directory = StateDirectory(options.source.state_dir)
+        self._fresh = State(uuid.uuid4().hex, 0, "", {})
+        self._stored = self._read_stored()
+        self._manifests: dict[str, ExportManifest] = {}
+        self.warnings: dict[str, list[str]] = {}
+
+    def inputs(self) -> list[TableInput]:
+        """All tables, checked, each with its complete export."""
+        source = self._options.source
+        names = check_tables(source, self._fresh)
+        for name in names:
+            known, stored = self._fresh.tables[name], self._stored.tables.get(name)
+            self.warnings[name] = []
+            if stored is not None:
+                known["generation"] = stored["generation"]
+        self._get_exports(names)
+        return [self._input(name) for name in names]
+
+    def again(self, inputs: Sequence[TableInput]) -> list[TableInput]:
+        """The same tables at a later common point."""
+        self._stored = self._read_stored()
+        return [dataclasses.replace(self._input(each.table), focus=each.focus) for each in inputs]
+
+    def how(self, given: TableInput) -> dict[str, str]:
+        """How a table was compared, for people."""
+        manifest = self._manifests[given.table]
+        stored = self._stored.tables.get(given.table)
+        found = {
+            "export": manifest.export_arn or self._fresh.tables[given.table]["snapshot"]["reuse"],
+            "export's time": _time(manifest.export_time_us),
+            "stream": "not read: compared with the export alone",
+        }
+        if given.sources:
+            first = given.sources[0]
+            found["stream"] = first.stream_arn
+            found["read from, up to"] = f"{first.start}, {_time(first.started_us)}"
+        found["stored positions"] = (
+            f"{self._options.source.state_dir}, round {self._stored.number}"
+            if stored is not None
+            else "none found: what lags is counted as a difference"
+        )
+        return found
+
+    def _read_stored(self) -> State:
+        """The pipeline's positions: read before the mirror is, so the mirror holds what they say.
+
+        Not locked: the document is replaced in one step, and nothing is written here.
+        """
+        state = self._directory.load()
+        if state.deployment:
+            absorb(current(self._directory, state), state)
+        return state
+
+    def _get_exports(self, names: Sequence[str]) -> None:
+        """Requests what is missing and waits until every export is complete."""
+        source = self._options.source
+        how = Acquisition(access=source.access, verify=source.verify)
+        waiting, arns, told = list(names), dict.fromkeys(names, ""), False
+        while True:
+            for name in list(waiting):
+                known = self._fresh.tables[name]
+                request = snapshot_request(known, source, self._fresh.state_id, 0)
+                assert request is not None
+                look = acquire(request, arns[name], how, now_us=now_us())
+                arns[name] = look.export_arn
+                if look.manifest is not None:
+                    self._take(name, look.manifest)
+                    self.warnings[name] += [*look.warnings, *look.manifest.warnings]
+                    waiting.remove(name)
+            if not waiting:
+                return
+            if not told:
+                sys.stderr.write(f"Waiting for the export of {', '.join(waiting)}\n")
+                told = True
+            time.sleep(_LOOK_SECONDS)
+
+    def _take(self, name: str, manifest: ExportManifest) -> None:
+        known = self._fresh.tables[name]
+        gap = check_coverage(name, known, manifest)
+        if gap is not None:
+            raise ConfigurationError(
+                "the stream does not reach back to the export",
+                where=f"table {name}",
+                expected=f"changes since {_time(manifest.export_time_us - FUZZ_US)}",
+                found=f"changes since {_time(gap.to_us)}",
+                mend="Compare with a newer export, or give --snapshot=only",
+            )
+        known["snapshot"]["manifest"] = manifest.to_json()
+        self._manifests[name] = manifest
+
+    def _input(self, name: str) -> TableInput:
+        source, known = self._options.source, self._fresh.tables[name]
+        table, started = Table.from_json(known["table"]), now_us()
+        shape = self._reader.describe(table)
+        if shape is None:
+            raise SinkError(
+                "the mirror does not hold this table",
+                where=f"--sink={self._reader.sink.name}",
+                found=name,
+                mend="Name the tables that are replicated to it",
+            )
+        request = snapshot_request(known, source, self._fresh.state_id, 0)
+        assert request is not None
+        sources = stream_sources(known, source, 0, started)
+        read_until = started if sources else self._manifests[name].export_time_us
+        margin = AHEAD_US if sources else FUZZ_US
+        return TableInput(
+            shape, request, _unbounded(sources), CommonPoint(read_until - margin, self._at(name))
+        )
+
+    def _at(self, name: str) -> StoredPositions:
+        stored: Any = self._stored.tables.get(name)
+        if stored is None:
+            return StoredPositions()
+        frontiers = stored["stream"]["frontiers"] if stored["stream"] else []
+        over = stored["snapshot"]["status"] in ("none", "done")
+        return StoredPositions.from_json([frontiers, over])
+
+
+def _unbounded(sources: Sequence[Any]) -> list[Any]:
+    """Read to the tip, however much that is."""
+    return [dataclasses.replace(each, max_bytes=0, snapshot_until_us=0) for each in sources]
+
+
+def _unreadable(passes: AuditPasses, table: str) -> list[str]:
+    count = passes.unreadable.get(table, 0)
+    if not count:
+        return []
+    return [f"{count:,} lines or records of the table could not be read and were not compared"]
+
+
+def _write(options: AuditOptions, result: AuditResult) -> None:
+    for path, content in (
+        (options.json, json.dumps(result.to_json(), indent=2, ensure_ascii=False) + "\n"),
+        (options.report, html_page(result)),
+    ):
+        if not path:
+            continue
+        try:
+            os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+            with open(path, "w", encoding="utf-8") as file:
+                file.write(content)
+        except OSError as problem:
+            raise ConfigurationError(
+                f"the report cannot be written: {problem.strerror}", where=path
+            ) from problem
+
+
+def _time(us: int) -> str:
+    moment = datetime.fromtimestamp(us // 1_000_000, timezone.utc)
+    return moment.isoformat().replace("+00:00", "Z")
+
+
+if __name__ == "__main__":
+    from pipelines.command_line import main as command_line
+
+    sys.exit(command_line(["audit", *sys.argv[1:]]))

@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reads a Parquet changelog as a mirror: of each key, the row with the highest version.
+
+A key's rows are in any of the files, so a part is not a piece of the files but a share of the keys:
+each part goes through the key columns of all files to find the rows that count, then reads the
+contents of those. Up to `PART_ROWS` changes make one part, so an ordinary folder is gone through
+twice; memory is some 100 bytes per change of a part.
+
+The files are listed once, so all parts see the same. What is compared is the image as the service
+sent it (`_new`, or `item`) and the key's columns. The typed columns of a row have to agree with its
+own image: where they do not, what they hold instead stands in the cell `_raw`, which no honest row
+has, so the row differs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from transforms import storage
+from transforms.audit.cells import canonical_cells
+from transforms.audit.digested import key_hashes
+from transforms.audit.mirror_reader import BATCH_ROWS, MirrorReader, StoredRows
+from transforms.audit.shape import RAW, MirrorShape
+from transforms.errors import ConfigurationError, SinkError
+from transforms.order import newest_per_key
+from transforms.sinks.base import Sink
+from transforms.sinks.change_parquet import METADATA
+from transforms.sinks.file_changelog import FileChangelog
+from transforms.sinks.row_layout import ITEM, OTHER, RowLayout, RowOptions, row_options
+from transforms.sinks.staging import table_folder
+from transforms.tables import Table
+from transforms.values.column_types import ColumnTypes
+from transforms.values.lines import keys_of_images
+
+__all__ = ["PART_ROWS", "ParquetReader"]
+
+PART_ROWS = 2_000_000
+
+_SUFFIX = ".parquet"
+
+
+class ParquetReader(MirrorReader):
+    """The newest rows of a Parquet changelog.
+
+    Raises:
+        ConfigurationError: The changelog is one of JSON lines.
+    """
+
+    def __init__(self, sink: Sink) -> None:
+        super().__init__(sink)
+        assert isinstance(sink, FileChangelog)
+        if sink.uri.option("format", "jsonl") != "parquet":
+            raise ConfigurationError(
+                "a changelog of JSON lines cannot be audited",
+                where=f"--sink={sink.name}",
+                expected="?format=parquet",
+                found=f"?format={sink.uri.option('format', 'jsonl')}",
+            )
+        self._options = row_options(sink.uri)
+        self._root = sink.files().root
+
+    def describe(self, table: Table) -> MirrorShape | None:
+        """The files of a table."""
+        folder = storage.join(self._root, table_folder(table.name))
+        files = [each for each in storage.list_files(folder) if each.endswith(_SUFFIX)]
+        if not files:
+            return None
+        rows = sum(self._open(each).metadata.num_rows for each in files)
+        options = RowOptions("packed", self._options.numbers, self._options.nested)
+        types = RowLayout(table, options, METADATA).types
+        return MirrorShape(
+            table, options, types, has_raw=True, details={"files": files, "rows": rows}
+        )
+
+    def parts(self, shape: MirrorShape) -> Sequence[str]:
+        """Shares of the keys."""
+        parts = -(-shape.details["rows"] // PART_ROWS)
+        return [f"{part}-{parts}" for part in range(parts)]
+
+    def read(self, shape: MirrorShape, part: str) -> Iterator[StoredRows]:
+        """Reads the newest rows of a share of the keys."""
+        number, _, parts = part.partition("-")
+        places = self._newest(shape, int(number), int(parts))
+        first = 0
+        for path in shape.details["files"]:
+            file = self._open(path)
+            for batch in self._batches(path, file, None):
+                low, high = np.searchsorted(places, [first, first + batch.num_rows])
+                if high > low:
+                    rows = batch.take(pa.array(places[low:high] - first))
+                    yield _stored_rows(rows, shape, self._options)
+                first += batch.num_rows
+
+    def lay_out(self, shape: MirrorShape, keys: pa.Array, images: pa.Array) -> pa.Table:
+        """Items as `item` and the key's columns; nothing contradicts an image."""
+        rows = shape.layout().rows(keys, images, grow=False)
+        return rows.append_column(RAW, pa.nulls(len(keys), pa.string()))
+
+    def _newest(self, shape: MirrorShape, part: int, parts: int) -> Any:
+        """The places of the rows that count, counted through all files."""
+        found, first = [], 0
+        for path in shape.details["files"]:
+            for batch in self._batches(path, self._open(path), ["_keys", "_version"]):
+                keys = _keys(batch, shape.table)
+                mine = key_hashes(keys) % parts == part
+                places = pa.array(np.arange(first, first + batch.num_rows, dtype=np.int64))
+                version = batch.column("_version").cast(pa.binary())
+                rows = pa.record_batch(
+                    [keys, version, places], names=["key", "version", "place"]
+                ).filter(pa.array(mine))
+                found.append(newest_per_key(rows))
+                first += batch.num_rows
+        if not found:
+            return np.zeros(0, np.int64)
+        newest = newest_per_key(pa.concat_batches(found))
+        return np.sort(newest.column("place").to_numpy())
+
+    def _open(self, path: str) -> pq.ParquetFile:
+        try:
+            return pq.ParquetFile(storage.open_for_reading(path, SinkError))
+        except (pa.ArrowInvalid, OSError) as error:
+            raise self._damaged(path, error) from error
+
+    def _batches(
+        self, path: str, file: pq.ParquetFile, columns: list[str] | None
+    ) -> Iterator[pa.RecordBatch]:
+        try:
+            yield from file.iter_batches(BATCH_ROWS, columns=columns, use_threads=False)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise self._damaged(path, error) from error
+
+    def _damaged(self, path: str, error: Exception) -> SinkError:
+        return SinkError(
+            f"the file cannot be read as Parquet: {error}",
+            where=path,
+            mend="Restore it from a copy, or write the changelog anew with a new state directory",
+        )
+
+
+def _keys(batch: pa.RecordBatch, table: Table) -> pa.Array:
+    keys, bad = keys_of_images(batch.column("_keys").cast(pa.binary()), table.keys)
+    if bad:
+        raise SinkError(
+            "a row of the changelog has no key of the table",
+            where=f"table {table.name}",
+            found=next(iter(bad.values())),
+            mend="Give --keys as it was replicated",
+        )
+    return keys
+
+
+def _stored_rows(rows: pa.RecordBatch, shape: MirrorShape, options: RowOptions) -> StoredRows:
+    names = rows.schema.names
+    deleted = rows.column("_deleted")
+    packed = ITEM in names and "_new" not in names
+    image = rows.column(ITEM if packed else "_new")
+    keys = _keys(rows, shape.table)
+    nothing = pa.nulls(rows.num_rows, pa.string())
+    columns = [rows.column(name) if name in names else nothing for name in shape.tags]
+    aside = nothing if packed else _contradictions(rows, keys, shape.table, options)
+    return StoredRows(
+        keys,
+        rows.column("_version").cast(pa.binary()),
+        rows.column("_event_time").cast(pa.int64()),
+        deleted,
+        pa.table([*columns, image, aside], names=shape.names),
+    )
+
+
+def _contradictions(
+    rows: pa.RecordBatch, keys: pa.Array, table: Table, options: RowOptions
+) -> pa.Array:
+    """Per row, what its typed columns hold against its own image; null if nothing."""
+    names = [each for each in rows.schema.names if each not in METADATA and each != OTHER]
+    attributes = table.keys.attributes
+    known = {each.name: each.type for each in attributes if each.name in names}
+    stored = {name: rows.column(name) for name in names}
+    images = rows.column("_new")
+    tags: dict[str, str] = dict(known)
+    for name in names:
+        if name not in known:
+            tags[name] = _tag(name, stored[name], images, keys, table, options)
+    shape = MirrorShape(table, options, ColumnTypes(tags))
+    expected = canonical_cells(
+        shape.layout().rows(keys, images.cast(pa.binary()), grow=False), shape, are_text=False
+    )
+    ordered = [stored[name] for name in shape.tags]
+    found = canonical_cells(
+        pa.table([*ordered, rows.column(OTHER)], names=shape.names), shape, are_text=False
+    )
+    live = pc.invert(rows.column("_deleted"))
+    aside: dict[int, dict[str, Any]] = {}
+    for name in shape.names:
+        for row in _unlike(found.column(name), expected.column(name), live):
+            cell = found.column(name)[row].as_py()
+            value = {"NULL": True} if cell is None else {"S": cell}
+            aside.setdefault(row, {})[f"{name} (column)"] = value
+    texts = [json.dumps(aside[row]) if row in aside else None for row in range(rows.num_rows)]
+    return pa.array(texts, pa.string())
+
+
+def _unlike(one: pa.ChunkedArray, other: pa.ChunkedArray, live: pa.Array) -> list[int]:
+    same = pc.fill_null(pc.equal(one, other), False)
+    both_null = pc.and_(pc.is_null(one), pc.is_null(other))
+    unlike = pc.and_(pc.invert(pc.or_(same, both_null)), live)
+    rows: list[int] = np.flatnonzero(unlike.to_numpy()).tolist()
+    return rows
+
+
+def _tag(
+    name: str,
+    column: pa.Array,
+    images: pa.Array,
+    keys: pa.Array,
+    table: Table,
+    options: RowOptions,
+) -> str:
+    """The type tag that a file's column was made with: the one that explains most of its cells.
+
+    A file does not say it, and text may be any of several.
+    """
+    candidates = _candidates(column.type)
+    if len(candidates) == 1:
+        return candidates[0]
+
+    def misfits(tag: str) -> int:
+        shape = MirrorShape(
+            table, RowOptions("unpacked", options.numbers, options.nested), ColumnTypes({name: tag})
+        )
+        made = shape.layout().rows(keys, images.cast(pa.binary()), grow=False).column(0)
+        return len(_unlike(pa.chunked_array([column]), made, pa.repeat(True, len(column))))
+
+    return min(candidates, key=misfits)
+
+
+def _candidates(kind: pa.DataType) -> Sequence[str]:
+    for matches, tags in _TAGS.items():
+        if matches(kind):
+            return tags
+    if pa.types.is_list(kind):
+        return [f"{tag}S" for tag in _candidates(kind.value_type) if tag in "SNB"]
+    return ["S", "N", "M", "L"]
+
+
+_TAGS: Mapping[Any, Sequence[str]] = {
+    pa.types.is_decimal: ["N"],
+    pa.types.is_binary: ["B"],
+    pa.types.is_boolean: ["BOOL"],
+}
