@@ -31,7 +31,7 @@ from pipelines.state_directory import State, StateDirectory
 from pipelines.table_state import check_coverage, snapshot_request, stream_sources
 from transforms.audit.html_page import html_page
 from transforms.audit.mirror_reader import MirrorReader, open_reader
-from transforms.audit.result import AuditResult, TableResult
+from transforms.audit.result import AuditResult
 from transforms.audit.verdict import AHEAD_US, CommonPoint, StoredPositions
 from transforms.coverage import FUZZ_US
 from transforms.errors import ConfigurationError, SinkError

@@ -66,10 +66,9 @@ def build_audit(
     inputs: Sequence[TableInput],
     reader: MirrorReader,
     options: AuditOptions,
-    reports_path: str,
-    letters_path: str,
+    folder: str,
 ) -> None:
-    """Adds the graph of one pass to a pipeline."""
+    """Adds the graph of one pass to a pipeline; what it tells its driver goes into a folder."""
     source = options.source
     plans = {each.table: TablePlan(each.shape.to_json(), each.point, each.focus) for each in inputs}
     parts = [f"{each.table}/{part}" for each in inputs for part in reader.parts(each.shape)]
@@ -84,8 +83,8 @@ def build_audit(
         elements["sources"] = pipeline | "StreamSources" >> beam.Create(sources, reshuffle=False)
     plan = AuditPlan(source.sinks[0], options.buckets, max(1, options.examples), plans)
     audited = elements | "AuditTables" >> AuditTables(plan, source.access, verify=source.verify)
-    _ = audited.reports | "WriteReports" >> WriteReports(reports_path)
-    _ = audited.dead_letters | "WriteDeadLetters" >> WriteDeadLetters(letters_path)
+    _ = audited.reports | "WriteReports" >> WriteReports(_reports(folder))
+    _ = audited.dead_letters | "WriteDeadLetters" >> WriteDeadLetters(_letters(folder))
 
 
 class AuditPasses:
@@ -142,16 +141,14 @@ class AuditPasses:
     def _run(self, inputs: Sequence[TableInput]) -> Iterator[Report]:
         self.count += 1
         with self._folder() as folder:
-            reports_path = storage.join(folder, "reports.jsonl")
-            letters_path = storage.join(folder, "dead_letters.jsonl")
             pipeline = beam.Pipeline(options=beam_options(self._options.source))
-            build_audit(pipeline, inputs, self._reader, self._options, reports_path, letters_path)
+            build_audit(pipeline, inputs, self._reader, self._options, folder)
             pipeline.run().wait_until_finish()
             self.unreadable = {each.table: 0 for each in inputs} | self.unreadable
             if self.count == 1:
-                for letter in read_dead_letters(letters_path):
+                for letter in read_dead_letters(_letters(folder)):
                     self.unreadable[letter.table] = self.unreadable.get(letter.table, 0) + 1
-            found = [each for each in read_reports(reports_path) if each.kind == "audit"]
+            found = [each for each in read_reports(_reports(folder)) if each.kind == "audit"]
         yield from sorted(found, key=lambda each: (each.table, each.fields["bucket"]))
 
     def _folder(self) -> Any:
@@ -174,6 +171,14 @@ class _Folder:
         storage.delete(storage.list_files(self._path), StateError)
         if storage.is_local(self._path):
             os.rmdir(self._path)
+
+
+def _reports(folder: str) -> str:
+    return storage.join(folder, "reports.jsonl")
+
+
+def _letters(folder: str) -> str:
+    return storage.join(folder, "dead_letters.jsonl")
 
 
 def in_passes(

@@ -158,52 +158,75 @@ def _keys(batch: pa.RecordBatch, table: Table) -> pa.Array:
 
 def _stored_rows(rows: pa.RecordBatch, shape: MirrorShape, options: RowOptions) -> StoredRows:
     names = rows.schema.names
-    deleted = rows.column("_deleted")
-    packed = ITEM in names and "_new" not in names
+    packed = "_new" not in names
     image = rows.column(ITEM if packed else "_new")
     keys = _keys(rows, shape.table)
     nothing = pa.nulls(rows.num_rows, pa.string())
     columns = [rows.column(name) if name in names else nothing for name in shape.tags]
-    aside = nothing if packed else _contradictions(rows, keys, shape.table, options)
+    aside = nothing if packed else _TypedColumns(rows, keys, shape.table, options).contradictions()
     return StoredRows(
         keys,
         rows.column("_version").cast(pa.binary()),
         rows.column("_event_time").cast(pa.int64()),
-        deleted,
+        rows.column("_deleted"),
         pa.table([*columns, image, aside], names=shape.names),
     )
 
 
-def _contradictions(
-    rows: pa.RecordBatch, keys: pa.Array, table: Table, options: RowOptions
-) -> pa.Array:
-    """Per row, what its typed columns hold against its own image; null if nothing."""
-    names = [each for each in rows.schema.names if each not in METADATA and each != OTHER]
-    attributes = table.keys.attributes
-    known = {each.name: each.type for each in attributes if each.name in names}
-    stored = {name: rows.column(name) for name in names}
-    images = rows.column("_new")
-    tags: dict[str, str] = dict(known)
-    for name in names:
-        if name not in known:
-            tags[name] = _tag(name, stored[name], images, keys, table, options)
-    shape = MirrorShape(table, options, ColumnTypes(tags))
-    expected = canonical_cells(
-        shape.layout().rows(keys, images.cast(pa.binary()), grow=False), shape, are_text=False
-    )
-    ordered = [stored[name] for name in shape.tags]
-    found = canonical_cells(
-        pa.table([*ordered, rows.column(OTHER)], names=shape.names), shape, are_text=False
-    )
-    live = pc.invert(rows.column("_deleted"))
-    aside: dict[int, dict[str, Any]] = {}
-    for name in shape.names:
-        for row in _unlike(found.column(name), expected.column(name), live):
-            cell = found.column(name)[row].as_py()
-            value = {"NULL": True} if cell is None else {"S": cell}
-            aside.setdefault(row, {})[f"{name} (column)"] = value
-    texts = [json.dumps(aside[row]) if row in aside else None for row in range(rows.num_rows)]
-    return pa.array(texts, pa.string())
+class _TypedColumns:
+    """The typed columns of rows, against the rows' own images."""
+
+    def __init__(
+        self, rows: pa.RecordBatch, keys: pa.Array, table: Table, options: RowOptions
+    ) -> None:
+        self._rows = rows
+        self._keys = keys
+        self._images = rows.column("_new").cast(pa.binary())
+        self._table = table
+        self._options = RowOptions("unpacked", options.numbers, options.nested)
+
+    def contradictions(self) -> pa.Array:
+        """Per row, as JSON, what its columns hold against its image; null if nothing."""
+        rows = self._rows
+        of_key = {each.name: each.type for each in self._table.keys.attributes}
+        tags: dict[str, str] = {}
+        for name in rows.schema.names:
+            if name not in METADATA and name != OTHER:
+                tags[name] = of_key.get(name) or self._tag(name)
+        shape = MirrorShape(self._table, self._options, ColumnTypes(tags))
+        stored = pa.table([rows.column(name) for name in shape.names], names=shape.names)
+        found = canonical_cells(stored, shape, are_text=False)
+        expected = canonical_cells(self._laid_out(shape), shape, are_text=False)
+        live = pc.invert(rows.column("_deleted"))
+        aside: dict[int, dict[str, Any]] = {}
+        for name in shape.names:
+            for row in _unlike(found.column(name), expected.column(name), live):
+                cell = found.column(name)[row].as_py()
+                value = {"NULL": True} if cell is None else {"S": cell}
+                aside.setdefault(row, {})[f"{name} (column)"] = value
+        texts = [json.dumps(aside[row]) if row in aside else None for row in range(rows.num_rows)]
+        return pa.array(texts, pa.string())
+
+    def _tag(self, name: str) -> str:
+        """The type tag that a column was made with: the one that explains most of its cells.
+
+        The file does not say it, and text may be any of several.
+        """
+        column = self._rows.column(name)
+        candidates = _candidates(column.type)
+        if len(candidates) == 1:
+            return candidates[0]
+        everywhere = pa.repeat(True, len(column))
+
+        def misfits(tag: str) -> int:
+            shape = MirrorShape(self._table, self._options, ColumnTypes({name: tag}))
+            made = self._laid_out(shape).column(0)
+            return len(_unlike(pa.chunked_array([column]), made, everywhere))
+
+        return min(candidates, key=misfits)
+
+    def _laid_out(self, shape: MirrorShape) -> pa.Table:
+        return shape.layout().rows(self._keys, self._images, grow=False)
 
 
 def _unlike(one: pa.ChunkedArray, other: pa.ChunkedArray, live: pa.Array) -> list[int]:
@@ -212,32 +235,6 @@ def _unlike(one: pa.ChunkedArray, other: pa.ChunkedArray, live: pa.Array) -> lis
     unlike = pc.and_(pc.invert(pc.or_(same, both_null)), live)
     rows: list[int] = np.flatnonzero(unlike.to_numpy()).tolist()
     return rows
-
-
-def _tag(
-    name: str,
-    column: pa.Array,
-    images: pa.Array,
-    keys: pa.Array,
-    table: Table,
-    options: RowOptions,
-) -> str:
-    """The type tag that a file's column was made with: the one that explains most of its cells.
-
-    A file does not say it, and text may be any of several.
-    """
-    candidates = _candidates(column.type)
-    if len(candidates) == 1:
-        return candidates[0]
-
-    def misfits(tag: str) -> int:
-        shape = MirrorShape(
-            table, RowOptions("unpacked", options.numbers, options.nested), ColumnTypes({name: tag})
-        )
-        made = shape.layout().rows(keys, images.cast(pa.binary()), grow=False).column(0)
-        return len(_unlike(pa.chunked_array([column]), made, pa.repeat(True, len(column))))
-
-    return min(candidates, key=misfits)
 
 
 def _candidates(kind: pa.DataType) -> Sequence[str]:
