@@ -119,7 +119,8 @@ class _Rows:
         for row in np.flatnonzero(alone).tolist():
             self._judge(-1, row, found)
         for key in self._twice:
-            self._record("extra", None, {"key": key}, found, note="the key is there twice")
+            at = pc.index(self._mirror.column("key"), pa.scalar(key, pa.binary())).as_py()
+            self._record("extra", None, _row(mirror, at), found, note="the key is there twice")
 
     def _same(self, partner: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
         """Rows of the truth that are live on both sides, with one digest."""
@@ -158,7 +159,7 @@ class _Rows:
         if sum(each["kind"] == kind for each in found.examples) >= self._most:
             return
         items = {
-            side: self._item(row) if row and not row.get("deleted", True) else None
+            side: self._item(row) if row and not row["deleted"] else None
             for side, row in (("truth", truth), ("mirror", mirror))
         }
         found.examples.append(
@@ -168,11 +169,6 @@ class _Rows:
                 "key": self._key_text((truth or mirror)["key"]),
                 "attributes": differing(items["truth"] or {}, items["mirror"] or {}),
                 **items,
-                **{
-                    f"{side}_{what}": row.get(what)
-                    for side, row in (("truth", truth or {}), ("mirror", mirror or {}))
-                    for what in ("event_us",)
-                },
                 "truth_version": _text(truth),
                 "mirror_version": _text(mirror),
             }
@@ -234,7 +230,7 @@ def _facts(row: Mapping[str, Any]) -> RowFacts | None:
 
 
 def _text(row: Mapping[str, Any] | None) -> str:
-    return row["version"].decode("ascii", "replace") if row and "version" in row else ""
+    return row["version"].decode("ascii", "replace") if row else ""
 
 
 def _flags(table: pa.Table) -> npt.NDArray[np.bool_]:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from transforms.audit.html_picture import COLOURS, WORDS, bucket_grid, counts_bar
@@ -15,6 +15,7 @@ from transforms.audit.verdict import KINDS
 __all__ = ["html_page"]
 
 _VALUE_CHARACTERS = 600
+_OPEN = 6
 _LIKE, _UNLIKE = "<tr>", '<tr class="unlike">'
 
 
@@ -77,34 +78,34 @@ def _examples(found: TableResult) -> str:
     if not found.examples:
         return ""
     shown = sorted(found.examples, key=lambda each: KINDS.index(each["kind"]))
+    told = [_example(each, is_open=at < _OPEN) for at, each in enumerate(shown)]
     left = found.differences - len(shown)
     more = f'<p class="sizes">{left:,} more are not shown</p>' if left > 0 else ""
-    return f"<h3>Examples</h3>{''.join(_example(each) for each in shown)}{more}"
+    return f"<h3>Examples</h3>{''.join(told)}{more}"
 
 
-def _example(example: Mapping[str, Any]) -> str:
+def _example(example: Mapping[str, Any], *, is_open: bool) -> str:
     kind = example["kind"]
-    truth, mirror = example["truth"] or {}, example["mirror"] or {}
-    unlike = set(example["attributes"])
-    both = bool(truth and mirror)
-    # What differs comes first; of an item that one side lacks, nothing is like anything.
-    names = sorted({*truth, *mirror}, key=lambda name: (name not in unlike, name))
+    sides = [
+        (title, example[side], example[f"{side}_version"])
+        for title, side in (("in the table", "truth"), ("in the mirror", "mirror"))
+        if example[side] is not None
+    ]
+    unlike = set(example["attributes"]) if len(sides) == 2 else set()
+    names = {name for _, item, _ in sides for name in item}
     rows = "".join(
-        f"{_UNLIKE if both and name in unlike else _LIKE}<th>{_text(name)}</th>"
-        f"{_value(truth.get(name), mirror.get(name), both)}"
-        f"{_value(mirror.get(name), truth.get(name), both)}</tr>"
-        for name in names
+        f"{_UNLIKE if name in unlike else _LIKE}<th>{_text(name)}</th>"
+        f"{_values(name, [item for _, item, _ in sides])}</tr>"
+        # What differs comes first.
+        for name in sorted(names, key=lambda name: (name not in unlike, name))
     )
     heads = "".join(
-        f"<th>{side}<small>{_version(example[version], bool(item))}</small></th>"
-        for side, version, item in (
-            ("in the table", "truth_version", truth),
-            ("in the mirror", "mirror_version", mirror),
-        )
+        f"<th>{title}<small>{_version(version)}</small></th>" for title, _, version in sides
     )
     note = f" · {_text(example['note'])}" if example["note"] else ""
     return (
-        f'<details class="example" open><summary><i style="background:{COLOURS[kind]}"></i>'
+        f'<details class="example"{" open" if is_open else ""}>'
+        f'<summary><i style="background:{COLOURS[kind]}"></i>'
         f"<b>{kind}</b> {_text(example['key'])}{note}"
         f'<span class="bucket">bucket {example["bucket"]}</span></summary>'
         f'<div class="scroll"><table><thead><tr><th></th>{heads}</tr></thead>'
@@ -112,14 +113,20 @@ def _example(example: Mapping[str, Any]) -> str:
     )
 
 
-def _value(text: str | None, other: str | None, compared: bool) -> str:
+def _values(name: str, items: Sequence[Mapping[str, str]]) -> str:
+    texts = [each.get(name) for each in items]
+    others = reversed(texts) if len(texts) == 2 else [None]
+    return "".join(_value(text, other) for text, other in zip(texts, others, strict=True))
+
+
+def _value(text: str | None, other: str | None) -> str:
     if text is None:
         return '<td class="none">not there</td>'
     tag, _, value = text.partition(" ")
     if text.startswith("sha256:"):
         tag, value = "", text
     shown = _text(value[:_VALUE_CHARACTERS]) + ("…" if len(value) > _VALUE_CHARACTERS else "")
-    if compared and other is not None and other != text:
+    if other is not None and other != text:
         shown = _marked(value, other.partition(" ")[2])
     return f'<td><span class="tag">{_text(tag)}</span> {shown or "<em>empty text</em>"}</td>'
 
@@ -145,9 +152,7 @@ def _marked(value: str, other: str) -> str:
     )
 
 
-def _version(version: str, is_there: bool) -> str:
-    if not is_there:
-        return "nothing"
+def _version(version: str) -> str:
     head, _, tail = version.partition(".")
     generation, sequence = head.lstrip("0"), tail.lstrip("0")
     if not sequence:
