@@ -28,7 +28,7 @@ from pipelines.failures import kind_of, meant_for_people
 from pipelines.preflight import check_tables
 from pipelines.rounds import beam_options
 from pipelines.state_directory import State, StateDirectory
-from pipelines.table_state import check_coverage, snapshot_request, stream_sources
+from pipelines.table_state import check_coverage
 from transforms.audit.html_page import html_page
 from transforms.audit.mirror_reader import MirrorReader, open_reader
 from transforms.audit.result import AuditResult
@@ -37,6 +37,7 @@ from transforms.coverage import FUZZ_US
 from transforms.errors import ConfigurationError, SinkError
 from transforms.export.acquire import Acquisition, acquire
 from transforms.export.manifest import ExportManifest
+from transforms.table_reading import snapshot_request, stream_sources
 from transforms.tables import Table
 from transforms.wall_clock import now_us
 

@@ -24,6 +24,7 @@ from transforms.audit.mirror_reader import MirrorReader
 from transforms.audit.shape import MirrorShape
 from transforms.audit.verdict import CommonPoint
 from transforms.export.elements import SnapshotRequest
+from transforms.gaps import GapPolicy
 from transforms.sinks.row_layout import RowOptions
 from transforms.stream.source import StreamSource
 from transforms.tables import KeyAttribute, KeySchema
@@ -31,7 +32,7 @@ from transforms.values.column_types import ColumnTypes
 from transforms.values.keys import encode_key
 from transforms.version import encode_version
 
-ITEMS = 3000
+ITEMS = 1000
 DIGITS = "12345678901234567890123456789.123456789"
 CHANGED = ["o1", "o2", "o3", "o4", "o5"]
 FOUND = {"missing": 1, "extra": 1, "stale": 1, "different": 2}
@@ -313,10 +314,13 @@ def test_graph():
     shape = MirrorShape(orders, RowOptions(), ColumnTypes({"id": "S"}))
     source = StreamSource(
         *(orders, "arn", 0, 1, 1, 1, "trim_horizon", None),
-        *("fail", 0, 0, int(datetime.now(timezone.utc).timestamp() * 1e6)),
+        *(GapPolicy.FAIL, 0, 0, int(datetime.now(timezone.utc).timestamp() * 1e6)),
     )
     given = TableInput(shape, SnapshotRequest(orders, 1, 1), [source], CommonPoint(0))
     pipeline = beam.Pipeline(runner="FnApiRunner")
     build_audit(pipeline, [given], _NoRows(None), options, "/nowhere")
-    assert sorted(labels_of(pipeline, "AuditTables")) == LABELS
+    found = labels_of(pipeline, "AuditTables")
+    # The parts of a combination are Beam's own.
+    own = [each for each in found if not each.startswith("AuditTables/HotKeys/")]
+    assert sorted(own) == LABELS
     assert pickled_places(pipeline) == []

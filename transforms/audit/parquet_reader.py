@@ -14,6 +14,7 @@ has, so the row differs.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -72,7 +73,7 @@ class ParquetReader(MirrorReader):
         files = [each for each in storage.list_files(folder) if each.endswith(_SUFFIX)]
         if not files:
             return None
-        rows = sum(self._open(each).metadata.num_rows for each in files)
+        rows = sum(self._row_count(each) for each in files)
         options = RowOptions("packed", self._options.numbers, self._options.nested)
         types = RowLayout(table, options, METADATA).types
         return MirrorShape(
@@ -90,8 +91,7 @@ class ParquetReader(MirrorReader):
         places = self._newest(shape, int(number), int(parts))
         first = 0
         for path in shape.details["files"]:
-            file = self._open(path)
-            for batch in self._batches(path, file, None):
+            for batch in self._batches(path, None):
                 low, high = np.searchsorted(places, [first, first + batch.num_rows])
                 if high > low:
                     rows = batch.take(pa.array(places[low:high] - first))
@@ -107,7 +107,7 @@ class ParquetReader(MirrorReader):
         """The places of the rows that count, counted through all files."""
         found, first = [], 0
         for path in shape.details["files"]:
-            for batch in self._batches(path, self._open(path), ["_keys", "_version"]):
+            for batch in self._batches(path, ["_keys", "_version"]):
                 keys = _keys(batch, shape.table)
                 mine = key_hashes(keys) % parts == part
                 places = pa.array(np.arange(first, first + batch.num_rows, dtype=np.int64))
@@ -122,19 +122,23 @@ class ParquetReader(MirrorReader):
         newest = newest_per_key(pa.concat_batches(found))
         return np.sort(newest.column("place").to_numpy())
 
-    def _open(self, path: str) -> pq.ParquetFile:
-        try:
-            return pq.ParquetFile(storage.open_for_reading(path, SinkError))
-        except (pa.ArrowInvalid, OSError) as error:
-            raise self._damaged(path, error) from error
+    def _row_count(self, path: str) -> int:
+        with self._opened(path) as file:
+            count: int = file.metadata.num_rows
+        return count
 
-    def _batches(
-        self, path: str, file: pq.ParquetFile, columns: list[str] | None
-    ) -> Iterator[pa.RecordBatch]:
-        try:
+    def _batches(self, path: str, columns: list[str] | None) -> Iterator[pa.RecordBatch]:
+        with self._opened(path) as file:
             yield from file.iter_batches(BATCH_ROWS, columns=columns, use_threads=False)
-        except (pa.ArrowInvalid, OSError) as error:
-            raise self._damaged(path, error) from error
+
+    @contextlib.contextmanager
+    def _opened(self, path: str) -> Iterator[pq.ParquetFile]:
+        with storage.open_for_reading(path, SinkError) as content:
+            try:
+                with pq.ParquetFile(content) as file:
+                    yield file
+            except (pa.ArrowInvalid, OSError) as error:
+                raise self._damaged(path, error) from error
 
     def _damaged(self, path: str, error: Exception) -> SinkError:
         return SinkError(
@@ -220,8 +224,12 @@ class _TypedColumns:
 
         def misfits(tag: str) -> int:
             shape = MirrorShape(self._table, self._options, ColumnTypes({name: tag}))
-            made = self._laid_out(shape).column(0)
-            return len(_unlike(pa.chunked_array([column]), made, everywhere))
+            made = self._laid_out(shape)
+            if made.column(0).type != column.type:
+                return len(column)
+            stored = pa.table([column, pa.nulls(len(column), pa.string())], names=shape.names)
+            one, other = (canonical_cells(each, shape, are_text=False) for each in (stored, made))
+            return len(_unlike(one.column(0), other.column(0), everywhere))
 
         return min(candidates, key=misfits)
 
