@@ -323,4 +323,5 @@ def test_graph():
     # The parts of a combination are Beam's own.
     own = [each for each in found if not each.startswith("AuditTables/HotKeys/")]
     assert sorted(own) == LABELS
-    assert pickled_places(pipeline) == []
+    # What files are written by gives nothing, and that is pickled.
+    assert [each for each in pickled_places(pipeline) if "AuditTables" in each] == []
