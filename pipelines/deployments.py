@@ -13,8 +13,6 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
-from apache_beam.io.filesystems import FileSystems
-
 from pipelines.options import ReplicateOptions
 from pipelines.state_directory import State, StateDirectory
 from pipelines.table_state import merge_reports
@@ -131,6 +129,5 @@ def absorb(folder: DeploymentFolder, state: State) -> None:
 
 
 def _seconds_since_last_store(folder: DeploymentFolder) -> float:
-    found = FileSystems.match([storage.join(folder.path, "positions", "*")])[0].metadata_list
-    newest = max((each.last_updated_in_seconds or 0 for each in found), default=0)
+    newest = storage.newest_change(storage.join(folder.path, "positions"))
     return max(0.0, time.time() - newest)

@@ -1,45 +1,110 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the options of a replication ask of AWS, in the words of the catalogue of rights."""
+"""Which features of AWS the options of a replication use: what the catalogue of rights asks for."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from pipelines.options import ReplicateOptions
-from transforms.aws.permissions import Features, S3Folder, partition_of
-from transforms.export.location import newest_age_us
+from transforms.aws import dynamodb
+from transforms.aws.permissions import Features, S3Folder, partition_of, table_arn
+from transforms.errors import ConfigurationError
+from transforms.export.location import SUMMARY_NAME, is_export_arn, newest_age_us
+from transforms.gaps import GapPolicy
+from transforms.sinks.uri import parse_sink_uri
 
-__all__ = ["features_of"]
+__all__ = ["export_folders", "features_of", "is_glob"]
 
 _GLOB = frozenset("*?[")
-_SUMMARY = "manifest-summary.json"
 
 
-def features_of(options: ReplicateOptions, table_arns: Sequence[str]) -> Features:
-    """The features that a replication uses.
+def is_glob(name: str) -> bool:
+    """True if the name of a table is a pattern."""
+    return bool(_GLOB & set(name))
+
+
+def features_of(
+    options: ReplicateOptions,
+    *,
+    region: str,
+    account: str,
+    exports: Sequence[S3Folder],
+    bucket_key: str = "",
+    table_keys: Sequence[str] = (),
+    apply: bool = False,
+) -> Features:
+    """What a replication with these options asks of AWS.
 
     Args:
-        options: What was asked for.
-        table_arns: ARNs of its tables.
+        options: The options, as `replicate` takes them.
+        region: The tables' region.
+        account: The tables' account.
+        exports: Where the exports lie that `--export` names (`export_folders`).
+        bucket_key: ARN of the KMS key of the exports' bucket, or empty.
+        table_keys: ARNs of customer managed keys that encrypt the tables.
+        apply: Streams and recovery are to be turned on too.
     """
-    places = [each for each in options.exports if not newest_age_us(each)]
-    in_s3 = [each for each in places if each.startswith("s3://")]
-    wanted = options.snapshot != "never"
-    # A table that none of the given exports is of gets a new one.
-    request = wanted and bool(options.bucket) and len(places) < max(1, len(table_arns))
-    described = options.access is not None and not (options.snapshot == "only" and options.exports)
-    return Features(
-        tables=tuple(table_arns),
-        partition=partition_of(options.access.region if options.access else ""),
-        describe_tables=described,
-        streams=options.snapshot != "only",
-        request_exports=request,
-        newest_export=wanted and len(places) < len(options.exports),
-        describe_exports=any(each.startswith("arn:") for each in places),
-        export_target=S3Folder(options.bucket, options.prefix.strip("/")) if request else None,
-        exports=tuple(S3Folder.of(each.removesuffix(_SUMMARY)) for each in in_s3),
-        search_exports=any(not each.endswith(_SUMMARY) for each in in_s3),
-        state=S3Folder.of(options.state_dir) if options.state_dir.startswith("s3://") else None,
-        changelogs=tuple(S3Folder.of(each) for each in options.sinks if each.startswith("s3://")),
-        globs=any(_GLOB & set(each) for each in options.tables),
+    access, given = options.access, options.exports
+    newest = any(newest_age_us(each) for each in given)
+    fixed = [each for each in given if not newest_age_us(each)]
+    requests = bool(options.bucket) and (
+        # Some table may have no export that is given; and a gap is healed by another one.
+        (options.snapshot != "never" and len(fixed) < max(1, len(options.tables)))
+        or options.gaps not in (GapPolicy.FAIL, GapPolicy.CONTINUE)
     )
+    only_exports = options.snapshot == "only" and bool(fixed) and bool(options.keys)
+    return Features(
+        tables=tuple(table_arn(each, region=region, account=account) for each in options.tables),
+        partition=partition_of(region),
+        describe_tables=access is not None and not only_exports,
+        streams=access is not None and options.snapshot != "only",
+        request_exports=requests,
+        newest_export=newest,
+        describe_exports=any(is_export_arn(each) for each in fixed),
+        export_target=S3Folder(options.bucket, options.prefix.strip("/")) if requests else None,
+        exports=tuple(exports),
+        search_exports=any(
+            each.startswith("s3://") and not each.endswith(f"/{SUMMARY_NAME}") for each in fixed
+        ),
+        bucket_key=bucket_key,
+        table_keys=tuple(table_keys),
+        state=S3Folder.of(options.state_dir) if options.state_dir.startswith("s3://") else None,
+        changelogs=tuple(
+            S3Folder.of(each) for each in options.sinks if parse_sink_uri(each).scheme == "s3"
+        ),
+        globs=any(is_glob(each) for each in options.tables),
+        apply=apply,
+        source_role=access.role.arn if access else "",
+        bucket_role=access.bucket_role.arn if access else "",
+    )
+
+
+def export_folders(options: ReplicateOptions, *, ask: bool) -> list[S3Folder]:
+    """Where in S3 the exports lie that `--export` names; those elsewhere need no rights of AWS.
+
+    Args:
+        options: The options.
+        ask: AWS may be asked where an export lies that is named by its ARN, or the newest.
+
+    Raises:
+        ConfigurationError: AWS may not be asked, and `--s3_export_bucket` does not tell either.
+        DynabeamError: AWS does not tell.
+    """
+    found: list[S3Folder] = []
+    for each in options.exports:
+        if each.startswith("s3://"):
+            found.append(S3Folder.of(each.removesuffix(f"/{SUMMARY_NAME}")))
+        elif not is_export_arn(each) and not newest_age_us(each):
+            continue
+        elif is_export_arn(each) and ask and options.access is not None:
+            described = dynamodb.describe_export(options.access, each)
+            found.append(S3Folder(described.bucket, described.prefix.strip("/")))
+        elif options.bucket:
+            found.append(S3Folder(options.bucket, options.prefix.strip("/")))
+        else:
+            raise ConfigurationError(
+                "where the export lies is not known",
+                where=f"--export={each}",
+                mend="Name its bucket with --s3_export_bucket",
+            )
+    return list(dict.fromkeys(found))

@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 from typing import Literal
 
+from transforms.aws.roles import Role
 from transforms.aws.session import AwsAccess
 from transforms.errors import ConfigurationError
 from transforms.gaps import GapPolicy
@@ -23,12 +24,14 @@ from transforms.telemetry.worker import Telemetry
 __all__ = ["ReplicateOptions", "check_located", "duration", "parse_replicate"]
 
 _TABLE_NAME = re.compile(r"[a-zA-Z0-9_.*?\[\]-]{1,255}")
+_ROLE_ARN = re.compile(r"arn:[a-z-]+:iam::[0-9]{12}:role/[\w+=,.@/-]+")
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)?")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, None: 1.0}
 _SIZE = re.compile(r"([0-9]+)\s*(|k|m|g|ki|mi|gi)b?", re.IGNORECASE)
 _BYTES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
 
 DEFAULT_ROUND_BYTES = 64 << 20
+_SHORTEST_ID = 2
 _SMALLEST_ROUND = 1 << 20
 _CONTINUOUS_BUCKETS = 16
 
@@ -149,6 +152,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--region", "--aws_region", default="", help="AWS region, e.g. eu-west-1")
     add("--access_key_id", "--aws_access_key_id", default="", help="value or ${env:NAME}")
     add("--secret_key", "--aws_secret_access_key", default="", help="${env:NAME} or ${file:PATH}")
+    add("--role_arn", default="", help="role to assume for the tables, also another account's")
+    add("--external_id", default="", help="external id of that role; ${env:NAME} works too")
+    add("--s3_role_arn", default="", help="role to assume for S3")
+    add("--s3_external_id", default="", help="external id of that role; ${env:NAME} works too")
     add("--endpoint_url", default="", help="one endpoint for DynamoDB, its streams and S3")
     add("--s3_export_bucket", "--s3_export_bucket_name", default="", help="bucket for exports")
     add("--s3_export_prefix", default="", help="prefix inside the bucket")
@@ -232,7 +239,33 @@ def _access(given: argparse.Namespace, tables: Sequence[str]) -> AwsAccess | Non
         "://" not in each and not each.startswith("arn:") for each in given.export
     ):
         return None
-    return AwsAccess(region=region or "", endpoint_url=given.endpoint_url)
+    return AwsAccess(
+        region=region or "",
+        endpoint_url=given.endpoint_url,
+        role=_role("--role_arn", given.role_arn, "--external_id", given.external_id),
+        bucket_role=_role(
+            "--s3_role_arn", given.s3_role_arn, "--s3_external_id", given.s3_external_id
+        ),
+    )
+
+
+def _role(option: str, arn: str, id_option: str, external_id: str) -> Role:
+    if external_id and not arn:
+        raise ConfigurationError(
+            "an external id goes with a role", where=id_option, mend=f"Give {option} too"
+        )
+    if external_id and len(external_id) < _SHORTEST_ID:
+        raise ConfigurationError(
+            "AWS takes no external id of one character", where=id_option, mend="Check the id"
+        )
+    if arn and not _ROLE_ARN.fullmatch(arn):
+        raise ConfigurationError(
+            "not the ARN of a role",
+            where=option,
+            expected="arn:aws:iam::ACCOUNT:role/NAME",
+            found=arn,
+        )
+    return Role(arn, external_id)
 
 
 def _check_together(options: ReplicateOptions, complete: bool) -> None:

@@ -18,6 +18,7 @@ from pipelines.progress import RoundLogger, RoundPrinter, print_summary
 from pipelines.round_figures import RoundFigures
 from pipelines.rounds import RoundOutcome, Rounds, beam_options, publish
 from pipelines.state_directory import State, StateDirectory
+from transforms.aws.beam_s3 import hand_down
 from transforms.sinks.base import Sink
 from transforms.sinks.registry import RunnerFacts, check_capabilities, open_sink
 from transforms.tables import Table
@@ -33,7 +34,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parse_replicate(arguments)
     set_up_logs(options.telemetry.log_format, options.telemetry.log_level)
     if options.mode == "continuous":
-        _tell_worker_processes(options)
+        hand_down(options.access, os.environ)
         FileSystems.set_options(beam_options(options))
         return replicate_continuously(options)
     state = replicate(options)
@@ -47,7 +48,7 @@ def replicate(options: ReplicateOptions) -> State:
     Raises:
         DynabeamError: Something stops the run; sinks and state stay at the last committed round.
     """
-    _tell_worker_processes(options)
+    hand_down(options.access, os.environ)
     FileSystems.set_options(beam_options(options))
     sinks = [open_sink(each) for each in options.sinks]
     check_capabilities(sinks, RunnerFacts("the in-process runner", False, shares_disk=True))
@@ -72,19 +73,6 @@ def replicate(options: ReplicateOptions) -> State:
 
         with Endpoint(options.telemetry.metrics_port, options.telemetry.metrics_host):
             return Rounds(options, directory, names, sinks).run(state, on_round)
-
-
-def _tell_worker_processes(options: ReplicateOptions) -> None:
-    """Hands endpoint and region down by the environment.
-
-    The worker processes of the in-process runner get no pipeline options for their filesystems, and
-    boto3 reads these variables by itself.
-    """
-    access = options.access
-    if access is not None and access.endpoint_url:
-        os.environ["AWS_ENDPOINT_URL"] = access.endpoint_url
-    if access is not None and access.region:
-        os.environ["AWS_DEFAULT_REGION"] = access.region
 
 
 def publish_committed(directory: StateDirectory, state: State, sinks: Sequence[Sink]) -> None:

@@ -22,6 +22,7 @@ from pipelines.options import ReplicateOptions
 from pipelines.round_graph import RoundPlan, build_round
 from pipelines.state_directory import State, StateDirectory
 from pipelines.table_state import is_caught_up, merge_reports
+from transforms.aws.beam_s3 import s3_arguments
 from transforms.aws.session import AwsAccess
 from transforms.letter_limit import too_many
 from transforms.reports import Report
@@ -65,12 +66,7 @@ def beam_options(options: ReplicateOptions) -> PipelineOptions:
 
 def with_aws(arguments: Sequence[str], access: AwsAccess | None) -> list[str]:
     """Beam's arguments, with where its S3 filesystem finds S3."""
-    found = list(arguments)
-    if access is not None and access.endpoint_url:
-        found.append(f"--s3_endpoint_url={access.endpoint_url}")
-    if access is not None and access.region:
-        found.append(f"--s3_region_name={access.region}")
-    return found
+    return [*arguments, *s3_arguments(access)]
 
 
 @dataclasses.dataclass(frozen=True)

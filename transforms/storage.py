@@ -2,8 +2,8 @@
 """Files wherever Beam reaches them: local paths, `s3://`, `gs://` and every registered filesystem.
 
 A thin layer over `apache_beam.io.filesystems` that adds the two things the promises rest on: a file
-appears whole or not at all, and a failure names the file and what was tried. Beam's S3 filesystem
-takes endpoint and region from the pipeline options and credentials from boto3's own chain.
+appears whole or not at all, and a failure names the file and what was tried. S3 goes through Beam's
+S3 client too, but through one that is shared and may have a role (`transforms.aws.beam_s3`).
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ __all__ = [
     "make_folder",
     "move",
     "nearest_existing",
+    "newest_change",
     "open_for_reading",
     "open_for_writing",
     "read_bytes",
@@ -127,13 +128,31 @@ def size_of(path: str, error: type[DynabeamError]) -> int:
 
 
 def list_files(folder: str) -> list[str]:
-    """Paths of all files below a folder, sorted; empty if there is none."""
+    """Paths of all files below a folder, sorted; empty if there is none.
+
+    Raises:
+        AwsAccessError: S3 refuses to list it.
+    """
     if is_local(folder):
         return sorted(
             os.path.join(parent, name) for parent, _, names in os.walk(folder) for name in names
         )
+    if _is_s3(folder):
+        return sorted(_list_s3(folder))
     found = FileSystems.match([folder.rstrip("/") + "/**"])[0].metadata_list
     return sorted(cast(str, each.path) for each in found)
+
+
+def newest_change(folder: str) -> float:
+    """When a file below a folder was changed last, seconds since 1970; 0 if there is none.
+
+    Raises:
+        AwsAccessError: S3 refuses to list it.
+    """
+    if _is_s3(folder):
+        return max(_list_s3(folder).values(), default=0.0)
+    found = FileSystems.match([folder.rstrip("/") + "/**"])[0].metadata_list
+    return max((float(each.last_updated_in_seconds or 0) for each in found), default=0.0)
 
 
 def open_for_reading(path: str, error: type[DynabeamError]) -> BinaryIO:
@@ -183,10 +202,13 @@ def open_for_writing(path: str, error: type[DynabeamError]) -> BinaryIO:
         if is_local(path):
             make_folder(os.path.dirname(path) or ".")
             return open(path, "wb")
+        if _is_s3(path):
+            return cast(BinaryIO, s3_io().open(path, "wb"))
         return cast(
             BinaryIO, FileSystems.create(path, compression_type=CompressionTypes.UNCOMPRESSED)
         )
-    except (OSError, BeamIOError) as problem:
+    except (OSError, BeamIOError, S3ClientError) as problem:
+        _refuse_forbidden(problem, path, "s3:PutObject")
         raise error(f"the file cannot be written: {problem}", where=path, mend=_WRITE) from problem
 
 
@@ -228,9 +250,13 @@ def move(source: str, target: str, error: type[DynabeamError]) -> None:
             os.replace(source, target)
             _sync_folder(os.path.dirname(target) or ".")
             return
+        if _is_s3(source) and _is_s3(target):
+            s3_io().copy(source, target)
+            s3_io().delete(source)
+            return
         FileSystems.copy([source], [target])
         FileSystems.delete([source])
-    except (OSError, BeamIOError) as problem:
+    except (OSError, BeamIOError, S3ClientError) as problem:
         raise error(f"the file cannot be moved: {problem}", where=source, found=target) from problem
 
 
@@ -244,25 +270,43 @@ def delete(paths: Iterable[str], error: type[DynabeamError]) -> None:
         try:
             if is_local(path):
                 os.unlink(path)
+            elif _is_s3(path):
+                s3_io().delete(path)
             else:
                 FileSystems.delete([path])
         except FileNotFoundError:
             continue
-        except (OSError, BeamIOError) as problem:
+        except (OSError, BeamIOError, S3ClientError) as problem:
+            _refuse_forbidden(problem, path, "s3:DeleteObject")
             raise error(f"the file cannot be deleted: {problem}", where=path) from problem
 
 
-def _refuse_forbidden(problem: Exception, path: str) -> None:
+def _list_s3(folder: str) -> dict[str, float]:
+    """Paths below a folder of S3, each with the time of its last change."""
+    below = folder.rstrip("/") + "/"
+    try:
+        found = s3_io().list_files(below, with_metadata=True)
+        return {path: float(changed) for path, (_, changed) in found}
+    except S3ClientError as problem:
+        _refuse_forbidden(problem, folder, "s3:ListBucket")
+        raise BeamIOError("the folder cannot be listed", {folder: problem}) from problem
+
+
+def _refuse_forbidden(problem: Exception, path: str, action: str = "s3:GetObject") -> None:
     """A missing right is nothing that is wrong with the file.
 
     Raises:
-        AwsAccessError: S3 refused to show the object.
+        AwsAccessError: S3 refused the action.
     """
     if isinstance(problem, S3ClientError) and problem.code == HTTPStatus.FORBIDDEN:
-        arn = "arn:aws:s3:::" + path.removeprefix("s3://")
-        statement = json.dumps({"Effect": "Allow", "Action": "s3:GetObject", "Resource": arn})
+        place = path.removeprefix("s3://")
+        if action == "s3:ListBucket":
+            place = place.partition("/")[0]
+        statement = json.dumps(
+            {"Effect": "Allow", "Action": action, "Resource": f"arn:aws:s3:::{place}"}
+        )
         raise AwsAccessError(
-            f"AWS refused s3:GetObject: {problem}",
+            f"AWS refused {action}: {problem}",
             where=path,
             mend=f"Add this statement to the policy of the identity that runs it: {statement}",
         ) from problem

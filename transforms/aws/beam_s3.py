@@ -4,50 +4,125 @@
 Beam's S3 filesystem makes a new boto3 session and client for every single operation, which costs
 about 100 ms each, a hundred times the request itself; an export has thousands of files. boto3
 clients are safe to share between threads; what is not is the download stream that Beam's wrapper
-keeps, so every caller gets a wrapper of its own.
+keeps, so every caller gets a wrapper of its own. And if S3 is to be used as a role, that client has
+the role's credentials, which renew themselves; Beam's own options know only fixed keys.
 """
 
 from __future__ import annotations
 
 import copy
+import os
 import threading
+from collections.abc import MutableMapping
 from typing import Any
 
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions, S3Options
 
 from transforms.aws.log_secrets import keep_secrets_out_of_logs
+from transforms.aws.roles import NO_ROLE, Role
+from transforms.aws.session import AwsAccess
 
-__all__ = ["s3_io"]
+__all__ = ["S3RoleOptions", "hand_down", "s3_arguments", "s3_io"]
+
+_ROLE = "DYNABEAM_S3_ROLE_ARN"
+_EXTERNAL_ID = "DYNABEAM_S3_EXTERNAL_ID"
 
 keep_secrets_out_of_logs()
 
 _lock = threading.Lock()
 _clients: dict[str, Any] = {}
-_last: list[Any] = [None, ""]
+_last: list[tuple[Any, dict[str, Any], str] | None] = [None]
+"""The options of the last call, with what was made of them: parsing them costs."""
+
+
+class S3RoleOptions(PipelineOptions):
+    """Options of Beam's kind that say as which role S3 is used; they reach every worker."""
+
+    @classmethod
+    def _add_argparse_args(cls, parser: Any) -> None:
+        parser.add_argument("--s3_role_arn", default=None, help="role to assume for S3")
+        parser.add_argument("--s3_external_id", default=None, help="external id of that role")
+
+
+def s3_arguments(access: AwsAccess | None) -> list[str]:
+    """Beam's arguments that tell its S3 filesystem, and ours, where S3 is and as whom to use it."""
+    if access is None:
+        return []
+    given = {
+        "s3_endpoint_url": access.endpoint_url,
+        "s3_region_name": access.region,
+        "s3_role_arn": access.bucket_role.arn,
+        "s3_external_id": access.bucket_role.external_id,
+    }
+    return [f"--{name}={value}" for name, value in given.items() if value]
+
+
+def hand_down(access: AwsAccess | None, environment: MutableMapping[str, str]) -> None:
+    """Hands endpoint, region and the bucket's role down by the environment.
+
+    The worker processes of the in-process runner get no pipeline options for their filesystems;
+    boto3 reads the first two of these variables by itself, `s3_io` the others.
+    """
+    given = {
+        "AWS_ENDPOINT_URL": access.endpoint_url if access else "",
+        "AWS_DEFAULT_REGION": access.region if access else "",
+    }
+    environment.update({name: value for name, value in given.items() if value})
+    role = access.bucket_role if access else NO_ROLE
+    for name, value in ((_ROLE, role.arn), (_EXTERNAL_ID, role.external_id)):
+        environment.pop(name, None)
+        if value:
+            environment[name] = value
 
 
 def s3_io() -> Any:
     """An `apache_beam.io.aws.s3io.S3IO` for the present pipeline options.
 
-    Endpoint, region and the like come from the options `--s3_…`, credentials from boto3's chain, as
-    for Beam's own S3 filesystem.
+    Endpoint, region, role and the like come from the options `--s3_…`, credentials from boto3's
+    chain, as for Beam's own S3 filesystem.
     """
     # Here, so that whoever does not use S3 does not wait for its imports.
     from apache_beam.io.aws.clients.s3.boto3_client import Client  # noqa: PLC0415
     from apache_beam.io.aws.s3io import S3IO  # noqa: PLC0415
 
     options = FileSystems.get_filesystem("s3://")._options
-    key = _last[1] if _last[0] is options else _settings(options)
-    _last[:] = [options, key]
+    if options is None:
+        options = PipelineOptions([])
+    seen = _last[0]
+    if seen is None or seen[0] is not options:
+        settings = _settings(options)
+        seen = _last[0] = (options, settings, repr(sorted(settings.items())))
+    _, settings, key = seen
     with _lock:
         if key not in _clients:
-            _clients[key] = Client(options)
+            made = Client(options)
+            if settings.get("s3_role_arn"):
+                made.client = _as_role(settings)
+            _clients[key] = made
         shared = _clients[key]
     return S3IO(client=copy.copy(shared))
 
 
-def _settings(options: Any) -> str:
+def _settings(options: Any) -> dict[str, Any]:
     if isinstance(options, PipelineOptions):
-        options = options.view_as(S3Options).get_all_options(drop_default=True)
-    return repr(sorted((name, options[name]) for name in options if name.startswith("s3_")))
+        options = {
+            **options.view_as(S3Options).get_all_options(drop_default=True),
+            **options.view_as(S3RoleOptions).get_all_options(drop_default=True),
+        }
+    found = {name: options[name] for name in options if name.startswith("s3_")}
+    if not found.get("s3_role_arn") and _ROLE in os.environ:
+        found["s3_role_arn"] = os.environ[_ROLE]
+        found["s3_external_id"] = os.environ.get(_EXTERNAL_ID, "")
+    return found
+
+
+def _as_role(settings: dict[str, Any]) -> Any:
+    """A client for S3 as a role."""
+    role = Role(settings["s3_role_arn"], settings.get("s3_external_id") or "")
+    access = AwsAccess(
+        region=settings.get("s3_region_name") or "",
+        endpoint_url=settings.get("s3_endpoint_url") or "",
+        bucket_role=role,
+    )
+    return access.new_client("s3")

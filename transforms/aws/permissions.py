@@ -21,6 +21,7 @@ STS's GetCallerIdentity needs no right.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections.abc import Iterator
 from typing import Literal
@@ -147,6 +148,7 @@ class Features:
     bucket_role: str = ""
 
 
+@functools.cache
 def partition_of(region: str) -> str:
     """The partition of a region, e.g. `aws-cn`; `aws` for one that the SDK does not know."""
     try:

@@ -3,7 +3,8 @@
 
 `AwsAccess` travels inside pickled transforms and into display data, so it never holds a secret:
 keys come from boto3's own chain (environment, profile, role), and explicit ones by the *names* of
-the environment variables that hold them.
+the environment variables that hold them. With those a role may be assumed, one for tables and
+another one for buckets (`transforms.aws.roles`).
 """
 
 from __future__ import annotations
@@ -14,10 +15,13 @@ import threading
 from typing import Any
 
 import boto3
+import botocore.session
 from botocore.config import Config
+from botocore.credentials import CredentialProvider, CredentialResolver
 from botocore.exceptions import BotoCoreError, IncompleteReadError, NoCredentialsError
 
 from transforms.aws.log_secrets import keep_secrets_out_of_logs
+from transforms.aws.roles import NO_ROLE, Role, refreshing_credentials
 from transforms.errors import ConfigurationError, CredentialsError
 
 __all__ = ["AwsAccess", "client", "repeat_cut_answers"]
@@ -33,6 +37,8 @@ keep_secrets_out_of_logs()
 
 _lock = threading.Lock()
 _clients: dict[tuple[AwsAccess, str], Any] = {}
+_assuming = threading.Lock()
+_assumed: dict[tuple[AwsAccess, Role], Any] = {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,11 +47,13 @@ class AwsAccess:
 
     Attributes:
         region: AWS region, e.g. `eu-west-1`; empty for boto3's default.
-        endpoint_url: One endpoint for DynamoDB, its streams and S3 (a simulator or a private
+        endpoint_url: One endpoint for DynamoDB, its streams, S3 and STS (a simulator or a private
             endpoint); empty for AWS's own.
         access_key_id_env: Name of the environment variable with the access key id.
         secret_access_key_env: Name of the environment variable with the secret key.
         session_token_env: Name of the environment variable with the session token.
+        role: Role to assume for DynamoDB and its streams, also to request exports.
+        bucket_role: Role to assume for S3; without one S3 is used as who the process is.
     """
 
     region: str = ""
@@ -53,6 +61,8 @@ class AwsAccess:
     access_key_id_env: str = ""
     secret_access_key_env: str = ""
     session_token_env: str = ""
+    role: Role = NO_ROLE
+    bucket_role: Role = NO_ROLE
 
     def _credentials(self) -> dict[str, str]:
         named = {
@@ -76,7 +86,9 @@ class AwsAccess:
         return found
 
     def new_client(self, service: str) -> Any:
-        """Makes a boto3 client for `dynamodb`, `dynamodbstreams` or `s3`.
+        """Makes a boto3 client: for `s3` as the bucket's role, for all others as the source's.
+
+        A role is assumed at the first call, not here.
 
         Raises:
             ConfigurationError: If no region is known.
@@ -87,21 +99,28 @@ class AwsAccess:
             raise ConfigurationError(
                 "no AWS region is known", where="--region", mend="Give --region, e.g. eu-west-1"
             )
-        try:
-            found = session.get_credentials()
-        except BotoCoreError as error:
-            raise CredentialsError(
-                f"AWS credentials cannot be loaded: {error}",
-                mend="Check AWS_PROFILE, ~/.aws and the role of this machine",
-            ) from error
-        if found is None:
-            raise CredentialsError(
-                "no AWS credentials were found",
-                mend=(
-                    "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or run on a "
-                    "machine with a role"
-                ),
-            )
+        own = _own_credentials(session)
+        role = self.bucket_role if service == "s3" else self.role
+        if role:
+            session = self._session_of(role, own, session.region_name)
+        return self._client_of(session, service)
+
+    def _session_of(self, role: Role, own: Any, region: str) -> Any:
+        """A session as a role; all of a process share the credentials, and so their renewals."""
+
+        def make_sts(service: str, **keys: str) -> Any:
+            plain = boto3.session.Session(region_name=region, **keys)
+            return self._client_of(plain, service)
+
+        with _assuming:
+            if (self, role) not in _assumed:
+                _assumed[self, role] = refreshing_credentials(role, own, make_sts)
+            credentials = _assumed[self, role]
+        core = botocore.session.get_session()
+        core.register_component("credential_provider", CredentialResolver([_Given(credentials)]))
+        return boto3.session.Session(botocore_session=core, region_name=region)
+
+    def _client_of(self, session: Any, service: str) -> Any:
         made = session.client(
             service,
             endpoint_url=self.endpoint_url or None,
@@ -116,6 +135,39 @@ class AwsAccess:
         event = f"needs-retry.{made.meta.service_model.service_id.hyphenize()}"
         made.meta.events.register(event, repeat_cut_answers, unique_id="dynabeam-cut-answers")
         return made
+
+
+class _Given(CredentialProvider):
+    """Provides credentials that are there already."""
+
+    METHOD = "assume-role"
+
+    def __init__(self, credentials: Any) -> None:
+        super().__init__()
+        self._credentials = credentials
+
+    def load(self) -> Any:
+        return self._credentials
+
+
+def _own_credentials(session: Any) -> Any:
+    """The credentials that this process finds for itself, not looked up again."""
+    try:
+        found = session.get_credentials()
+    except BotoCoreError as error:
+        raise CredentialsError(
+            f"AWS credentials cannot be loaded: {error}",
+            mend="Check AWS_PROFILE, ~/.aws and the role of this machine",
+        ) from error
+    if found is None:
+        raise CredentialsError(
+            "no AWS credentials were found",
+            mend=(
+                "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or run on a "
+                "machine with a role"
+            ),
+        )
+    return found
 
 
 def repeat_cut_answers(

@@ -76,6 +76,10 @@ class Exports:
         data_files: Hash ranges of the table, each one data file.
         empty_files: Further data files, without an item.
         ion_record_wrapper: See `write_incremental_export`.
+
+    Attributes:
+        unavailable_asks: The next so many UpdateContinuousBackups get
+            ContinuousBackupsUnavailableException, as right after CreateTable.
     """
 
     def __init__(
@@ -94,6 +98,7 @@ class Exports:
         self.data_files = data_files
         self.empty_files = empty_files
         self.ion_record_wrapper = ion_record_wrapper
+        self.unavailable_asks = 0
         self._service = service
         self._seed = seed
         self._recovery = RecoveryWindows()
@@ -220,6 +225,12 @@ class Exports:
 
     def _update_backups(self, body: Mapping[str, Any]) -> dict[str, Any]:
         table = self._table(body.get("TableName", ""), body.get("TableName"))
+        if self.unavailable_asks:
+            self.unavailable_asks -= 1
+            raise ApiError(
+                "ContinuousBackupsUnavailableException",
+                f"Backups are being enabled for the table: {table.name}. Please retry later",
+            )
         now = self._service.clock.now()
         self._recovery.update(table.table_id, body, now)
         return self._recovery.describe(table.table_id, now)

@@ -57,6 +57,8 @@ class Faults:
         child_filter_empty_asks: The first so many asks for the children of a shard by
             `ShardFilter` get an empty answer.
         enabling_asks: A new stream shows ENABLING, and no shards, so many times.
+        updating_asks: A table whose stream was switched shows UPDATING so many times, and refuses
+            to be switched meanwhile.
         roll_after: A shard closes after so many records; 0 for never.
         roll_children: A shard that closes by `roll_after` gets 1 to this many children.
         denied_actions: Answered with AccessDeniedException, for example `dynamodb:GetRecords`
@@ -83,6 +85,7 @@ class Faults:
     late_listing_asks: int = 2
     child_filter_empty_asks: int = 0
     enabling_asks: int = 0
+    updating_asks: int = 0
     roll_after: int = 0
     roll_children: int = 1
     denied_actions: frozenset[str] = frozenset()

@@ -245,6 +245,12 @@ class ItemApi:
 
     def _switch_stream(self, table: SimTable, wanted: dict[str, Any]) -> None:
         _check_view_type(wanted)
+        if table.updating_asks:
+            raise ApiError(
+                "ResourceInUseException",
+                "Attempt to change a resource which is still in use: Table is being updated:"
+                f" {table.name}",
+            )
         stream = table.stream
         if wanted.get("StreamEnabled"):
             if stream is not None:
@@ -260,6 +266,7 @@ class ItemApi:
             )
         else:
             stream.disable()
+        table.updating_asks = self._sim.faults.updating_asks
 
     def _delete_table(self, body: dict[str, Any]) -> dict[str, Any]:
         table = self._sim.table(body.get("TableName", ""))
@@ -273,7 +280,11 @@ class ItemApi:
     def _describe_table(self, body: dict[str, Any]) -> dict[str, Any]:
         table = self._sim.table(body.get("TableName", ""))
         described = self._table_call("DescribeTable", {**body, "TableName": table.name})
-        return {"Table": self._described(table, described["Table"])}
+        answer = self._described(table, described["Table"])
+        if table.updating_asks:
+            table.updating_asks -= 1
+            answer["TableStatus"] = "UPDATING"
+        return {"Table": answer}
 
     def _list_tables(self, body: dict[str, Any]) -> dict[str, Any]:
         limit = body.get("Limit", 100)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The HTTP front: one port on 127.0.0.1 for DynamoDB, DynamoDB Streams and S3.
+"""The HTTP front: one port on 127.0.0.1 for DynamoDB, DynamoDB Streams, S3 and STS.
 
 Requests with `X-Amz-Target` go to DynamoDB or its streams, those below `/_simulator/` to the admin
 route, all others to S3. HTTP/1.1 with keep-alive, one thread per connection. Of a signature only
@@ -31,6 +31,7 @@ from transforms.testing.iam_requests import (
 )
 from transforms.testing.iam_simulation import simulate_principal_policy
 from transforms.testing.s3_errors import check_digest, s3_action, s3_error
+from transforms.testing.sts import is_sts
 
 if TYPE_CHECKING:
     from transforms.testing.simulator import Simulator
@@ -117,8 +118,8 @@ class _Handler(BaseHTTPRequestHandler):
                 self._admin(body)
             elif target is not None:
                 self._json_api(target, body)
-            elif self.command == "POST" and b"Action=GetCallerIdentity" in body:
-                self._caller()
+            elif self.command == "POST" and is_sts(body):
+                self._sts(body)
             elif self.command == "POST" and b"Action=SimulatePrincipalPolicy" in body:
                 self._simulate_policy(body)
             else:
@@ -152,6 +153,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         try:
             disturbed.refuse()
+            self.sim.sts.check(self.headers, "ExpiredTokenException")
             caller = key_of_caller(self.headers)
             refuse_denied(self.sim, caller, dynamodb_rights(self.sim, action, request))
             status, answer = self.sim.call(service, action, request or _parsed(body), caller)
@@ -192,6 +194,7 @@ class _Handler(BaseHTTPRequestHandler):
             disturbed.refuse()
             self.sim.stats.count_call(action)
             headers = dict(self.headers.items())
+            self.sim.sts.check(self.headers, "ExpiredToken")
             caller = key_of_caller(self.headers)
             rights = s3_rights(self.command, self.path, self.headers, body)
             refuse_denied(self.sim, caller, rights)
@@ -211,15 +214,9 @@ class _Handler(BaseHTTPRequestHandler):
             status, answer_headers, answer = s3_error(ApiError("InternalError", repr(error), 500))
         self._send(status, answer_headers, answer, disturbed)
 
-    def _caller(self) -> None:
-        account = self.sim.account_id
-        answer = (
-            '<GetCallerIdentityResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/">'
-            f"<GetCallerIdentityResult><Arn>{self.sim.user_arn}</Arn><UserId>SIMULATED</UserId>"
-            f"<Account>{account}</Account></GetCallerIdentityResult>"
-            "</GetCallerIdentityResponse>"
-        )
-        self._send(200, {"Content-Type": "text/xml"}, answer.encode())
+    def _sts(self, body: bytes) -> None:
+        status, answer = self.sim.sts.answer(self.headers, body)
+        self._send(status, {"Content-Type": "text/xml"}, answer)
 
     def _simulate_policy(self, body: bytes) -> None:
         caller = key_of_caller(self.headers)

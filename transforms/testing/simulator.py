@@ -41,6 +41,7 @@ from transforms.testing.server import Front
 from transforms.testing.stats import Stats
 from transforms.testing.stream_api import StreamApi
 from transforms.testing.streams import Shard, Stream
+from transforms.testing.sts import Sts
 from transforms.testing.tables import SimTable
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ class Simulator:
     Attributes:
         stats: What was asked and given so far.
         iam: The identity policies; `set_policies` is the way in.
+        sts: Roles and their sessions; `sts.add_role` is the way in.
         defects: Errors inside the simulator itself; leaving the `with` block raises the first.
     """
 
@@ -99,6 +101,7 @@ class Simulator:
         self.clock = clock or SimClock()
         self.initial_shards = initial_shards
         self.iam = Iam()
+        self.sts = Sts(self)
         self.lock = threading.RLock()
         self.random = random.Random(seed)  # noqa: S311 - repeatable on purpose
         self.dice = Dice(seed + 1)

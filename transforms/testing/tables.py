@@ -78,6 +78,7 @@ class SimTable:
         history: Every change ever, oldest first.
         streams: Its streams, oldest first; only the last can be enabled.
         pending: Keys of items that moto does not know yet.
+        updating_asks: How often it is still shown as being updated.
     """
 
     def __init__(
@@ -101,6 +102,7 @@ class SimTable:
         self.history: list[TableChange] = []
         self.streams: list[Stream] = []
         self.pending: set[bytes] = set()
+        self.updating_asks = 0
         self._region = region.encode()
         self._clock = clock
         self._rng = rng
