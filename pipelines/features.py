@@ -47,11 +47,10 @@ def features_of(
     access, given = options.access, options.exports
     newest = any(newest_age_us(each) for each in given)
     fixed = [each for each in given if not newest_age_us(each)]
-    requests = bool(options.bucket) and (
-        # Some table may have no export that is given; and a gap is healed by another one.
-        (options.snapshot != "never" and len(fixed) < max(1, len(options.tables)))
-        or options.gaps not in (GapPolicy.FAIL, GapPolicy.CONTINUE)
-    )
+    lacking = len(fixed) < max(1, len(options.tables)) and bool(options.bucket or not given)
+    heals = options.gaps not in (GapPolicy.FAIL, GapPolicy.CONTINUE) and bool(options.bucket)
+    # Some table may have no export that is given; and a gap is healed by another one.
+    requests = (options.snapshot != "never" and lacking) or heals
     only_exports = options.snapshot == "only" and bool(fixed) and bool(options.keys)
     return Features(
         tables=tuple(table_arn(each, region=region, account=account) for each in options.tables),

@@ -30,11 +30,10 @@ from transforms.aws.policies import (
     principal_of,
     resource_policies,
 )
-from transforms.aws.roles import NO_ROLE, Role
+from transforms.aws.roles import NO_ROLE
 from transforms.aws.session import AwsAccess, client
 from transforms.aws.table_settings import Needs, Pacing
 from transforms.errors import ConfigurationError, DynabeamError
-from transforms.sinks.uri import resolve_secrets
 from transforms.storage import write_atomic
 
 __all__ = ["main"]
@@ -158,9 +157,7 @@ def _document(
         apply=given.apply,
     )
     owner = options.bucket_owner
-    principals = Principals(
-        principal_of(given.principal), _resolved(access.role), _resolved(access.bucket_role)
-    )
+    principals = Principals(principal_of(given.principal), access.role, access.bucket_role)
     if not principals.own and not offline:
         own = dataclasses.replace(access, role=NO_ROLE, bucket_role=NO_ROLE)
         principals = dataclasses.replace(principals, own=principal_of(_caller(own)))
@@ -182,11 +179,6 @@ def _check_principal(features: Features, principals: Principals, owner: str) -> 
             where="--principal",
             mend="Give --principal=arn:aws:iam::ACCOUNT:role/NAME",
         )
-
-
-def _resolved(role: Role) -> Role:
-    """The role with its external id looked up, as its trust policy has to hold it."""
-    return dataclasses.replace(role, external_id=resolve_secrets(role.external_id))
 
 
 def _caller(access: AwsAccess) -> str:

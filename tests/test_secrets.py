@@ -132,6 +132,7 @@ def bench(tmp_path, capsys, caplog, monkeypatch):
     monkeypatch.setenv("MARKED_KEY_ID", "AKIAMARKED")
     monkeypatch.setenv("MARKED_SECRET", MARKS["secret key"])
     monkeypatch.setenv("MARKED_PASSWORD", MARKS["password"])
+    monkeypatch.setenv("MARKED_EXTERNAL_ID", MARKS["external id"])
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "password").write_text(MARKS["other password"] + "\n")
     _make_roles()
@@ -256,6 +257,20 @@ def _plan(bench):
     assert bench.run("plan", "--tables=orders", *bench.options, *bench.sinks)[0] == 1
 
 
+def _setup(bench):
+    role = "arn:aws:iam::111122223333:role/tables"
+    bench.world.sim.sts.add_role(role, external_id=MARKS["external id"])
+    as_role = (f"--role_arn={role}", "--external_id=${env:MARKED_EXTERNAL_ID}")
+    options = ("--tables=orders", "--s3_export_bucket=exports", *bench.options, *bench.sinks)
+    code, out, err = bench.run("setup", *options, *as_role)
+    assert code == 0, err
+    assert "REPLACE-env-MARKED_EXTERNAL_ID" in out
+    assert bench.run("setup", "--apply", "--yes", *options, *as_role)[0] == 0
+    bench.world.sim.set_policies("AKIAMARKED", [])
+    as_other = ("--role_arn=arn:aws:iam::111122223333:role/other", as_role[1])
+    assert bench.run("setup", "--apply", "--yes", *options, *as_other)[0] == 1
+
+
 def _letters(bench):
     """A mirror refuses a row; then the letters are shown and put back."""
     assert bench.replicate("--snapshot=never")[0] == 0
@@ -294,6 +309,7 @@ COVERED = {
     "replicate": _replicate,
     "add": _add,
     "plan": _plan,
+    "setup": _setup,
     "dead_letters": _letters_shown_and_put_back,
     "retry": _letters_shown_and_put_back,
     "demo": _demo,

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -31,6 +32,7 @@ POLICY_CHARACTERS = 6144
 """Most characters of a managed policy, white space not counted (IAM and STS quotas)."""
 
 _VERSION = "2012-10-17"
+_REFERENCE = re.compile(r"\$\{(env|file):([^}]+)\}")
 _RESOURCE_CHARACTERS = 5500
 
 
@@ -208,9 +210,13 @@ def _key_policy(features: Features, principals: Principals) -> Policy:
 def _trust_policy(name: str, role: Role, principals: Principals) -> Policy:
     statement = _allow("LetTheRoleBeAssumed", principals.own, ("sts:AssumeRole",), "")
     del statement["Resource"]
-    if role.external_id:
-        statement["Condition"] = {"StringEquals": {"sts:ExternalId": role.external_id}}
     purpose = "The role's trust policy: who may assume it."
+    if role.external_id:
+        # Who gave it by reference does not want to see it; `${` is a variable to IAM.
+        shown = _REFERENCE.sub(r"REPLACE-\1-\2", role.external_id)
+        statement["Condition"] = {"StringEquals": {"sts:ExternalId": shown}}
+        if shown != role.external_id:
+            purpose += f" Put the external id where {shown} stands."
     return Policy(f"dynabeam-trust-{name}", "trust", role.arn, purpose, (statement,))
 
 
