@@ -60,7 +60,9 @@ def features_of(
         request_exports=requests,
         newest_export=newest,
         describe_exports=any(is_export_arn(each) for each in fixed),
-        export_target=S3Folder(options.bucket, options.prefix.strip("/")) if requests else None,
+        export_target=S3Folder(options.bucket, options.prefix.strip("/"))
+        if options.bucket
+        else None,
         exports=tuple(exports),
         search_exports=any(
             each.startswith("s3://") and not each.endswith(f"/{SUMMARY_NAME}") for each in fixed

@@ -262,3 +262,8 @@ class TestRefusals:
         assert (code, out) == (1, "")
         assert named in err
         assert "Traceback" not in err
+
+    def test_exports_need_a_bucket(self, setup):
+        code, _, err = setup(*OFFLINE, "--tables=orders")
+        assert code == 1
+        assert "--s3_export_bucket" in err
