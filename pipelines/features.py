@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from pipelines.options import ReplicateOptions
 from transforms.aws import dynamodb
-from transforms.aws.permissions import Features, S3Folder, partition_of, table_arn
+from transforms.aws.permissions import Features, S3Folder
 from transforms.errors import ConfigurationError
 from transforms.export.location import SUMMARY_NAME, is_export_arn, newest_age_us
 from transforms.gaps import GapPolicy
@@ -25,10 +25,9 @@ def is_glob(name: str) -> bool:
 
 def features_of(
     options: ReplicateOptions,
+    table_arns: Sequence[str],
     *,
-    region: str,
-    account: str,
-    exports: Sequence[S3Folder],
+    exports: Sequence[S3Folder] | None = None,
     bucket_key: str = "",
     table_keys: Sequence[str] = (),
     apply: bool = False,
@@ -37,9 +36,9 @@ def features_of(
 
     Args:
         options: The options, as `replicate` takes them.
-        region: The tables' region.
-        account: The tables' account.
-        exports: Where the exports lie that `--export` names (`export_folders`).
+        table_arns: ARNs of the tables, with wildcards for globs.
+        exports: Where the exports lie that `--export` names (`export_folders`); None for those
+            that are named by their place.
         bucket_key: ARN of the KMS key of the exports' bucket, or empty.
         table_keys: ARNs of customer managed keys that encrypt the tables.
         apply: Streams and recovery are to be turned on too.
@@ -47,14 +46,17 @@ def features_of(
     access, given = options.access, options.exports
     newest = any(newest_age_us(each) for each in given)
     fixed = [each for each in given if not newest_age_us(each)]
-    lacking = len(fixed) < max(1, len(options.tables)) and bool(options.bucket or not given)
+    if exports is None:
+        in_s3 = [each for each in fixed if each.startswith("s3://")]
+        exports = [S3Folder.of(each.removesuffix(SUMMARY_NAME)) for each in in_s3]
+    lacking = len(fixed) < max(1, len(table_arns)) and bool(options.bucket)
     heals = options.gaps not in (GapPolicy.FAIL, GapPolicy.CONTINUE) and bool(options.bucket)
     # Some table may have no export that is given; and a gap is healed by another one.
     requests = (options.snapshot != "never" and lacking) or heals
     only_exports = options.snapshot == "only" and bool(fixed) and bool(options.keys)
     return Features(
-        tables=tuple(table_arn(each, region=region, account=account) for each in options.tables),
-        partition=partition_of(region),
+        tables=tuple(table_arns),
+        partition=table_arns[0].split(":")[1] if table_arns else "aws",
         describe_tables=access is not None and not only_exports,
         streams=access is not None and options.snapshot != "only",
         request_exports=requests,

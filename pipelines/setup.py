@@ -21,7 +21,7 @@ from pipelines.options import ReplicateOptions, duration, parse_replicate
 from pipelines.preflight import table_names
 from pipelines.setup_apply import Applier
 from pipelines.setup_formats import FORMATS, SetupDocument
-from transforms.aws.permissions import Features
+from transforms.aws.permissions import Features, table_arn
 from transforms.aws.policies import (
     Principals,
     account_of,
@@ -56,6 +56,12 @@ def main(arguments: Sequence[str]) -> int:
     if not options.tables:
         raise ConfigurationError(
             "rights are given for tables by their names", where="--tables", mend="Give --tables"
+        )
+    if options.snapshot != "never" and not options.exports and not options.bucket:
+        raise ConfigurationError(
+            "exports are requested, but there is no bucket for them",
+            where="--s3_export_bucket",
+            mend="Give --s3_export_bucket, --export, or --snapshot=never for the stream alone",
         )
     _check(given)
     code = 0
@@ -149,8 +155,7 @@ def _document(
     account = given.account or account_of(access.role.arn) or account_of(_caller(access))
     features = features_of(
         options,
-        region=region,
-        account=account,
+        [table_arn(each, region=region, account=account) for each in options.tables],
         exports=export_folders(options, ask=not offline),
         bucket_key=given.kms_key,
         table_keys=given.table_kms_key,
