@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from apache_beam.io.filesystems import FileSystems
 
-from pipelines.deployments import assign_tables, current
+from pipelines.deployments import adopt_tables, assign_each, current
 from pipelines.options import ReplicateOptions, parse_replicate
 from pipelines.preflight import check_tables
 from pipelines.rounds import beam_options
@@ -25,7 +25,8 @@ __all__ = ["add", "main"]
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the command; returns its exit code."""
-    options = parse_replicate(["--mode=continuous", *arguments])
+    # What is added is what exists now; new tables are the business of the job's own options.
+    options = parse_replicate(["--mode=continuous", *arguments, "--discover_every=0"])
     added = add(options)
     for name in added:
         sys.stdout.write(f"{name}: added; the running job reads it within seconds\n")
@@ -46,15 +47,16 @@ def add(options: ReplicateOptions) -> list[str]:
     with directory.locked():
         state = directory.load()
         folder = current(directory, state)
+        adopt_tables(folder, state)
         known = set(state.tables)
         names = [each for each in check_tables(options, state, new=True) if each not in known]
         tables = [Table.from_json(state.tables[name]["table"]) for name in names]
         for sink in (open_sink(each) for each in options.sinks):
             sink.check(tables, state.committed)
         if names:
-            # Assigned first: a crash in between leaves a table that is read, and is added again
-            # under a name of its own, which changes nothing but the work.
-            assign_tables(folder, state, names, options)
+            # Assigned first: a crash in between leaves a table that is read, and when it is added
+            # again, the assignment is there already. The same holds if the run finds it by itself.
+            assign_each(folder, state, names, options)
             directory.commit(state)
     return names
 

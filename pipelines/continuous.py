@@ -22,13 +22,22 @@ from apache_beam.runners.runner import PipelineState
 
 from pipelines.checks.quick import check_quickly
 from pipelines.continuous_graph import build_continuous
-from pipelines.deployments import absorb, assign_tables, begin, current, take_over
+from pipelines.deployments import (
+    absorb,
+    adopt_tables,
+    assign_tables,
+    begin,
+    current,
+    take_over,
+    tell_discovery,
+)
 from pipelines.options import ReplicateOptions
 from pipelines.preflight import check_tables
 from pipelines.progress import say, table_line
 from pipelines.rounds import with_aws
 from pipelines.runners import ContinuousRunner, continuous_runner
 from pipelines.state_directory import State, StateDirectory
+from transforms.deployment.discovery import read_findings
 from transforms.deployment.folder import DeploymentFolder
 from transforms.sinks.base import Sink
 from transforms.sinks.registry import check_capabilities, open_sink
@@ -103,6 +112,8 @@ def prepare(
     if not runner.savepoint:
         successor = f"a run of mode {options.mode} on {runner.facts.runner}"
         take_over(directory, state, successor=successor, forced=options.take_over)
+    else:
+        adopt_tables(current(directory, state), state)
     known = set(state.tables)
     names = check_tables(options, state)
     directory.keep_identity(state)
@@ -117,6 +128,7 @@ def prepare(
         folder = begin(directory, state)
     if names:
         assign_tables(folder, state, names, options)
+    tell_discovery(folder, state, options)
     directory.commit(state)
     return state, folder
 
@@ -177,8 +189,10 @@ def _show(
     state = directory.load()
     absorb(folder, state)
     when = datetime.now(timezone.utc).strftime("%H:%M:%S")
-    for name, table in sorted(state.tables.items()):
-        line = table_line(table)
+    lines = {name: f"{name}: {table_line(each)}" for name, each in sorted(state.tables.items())}
+    for name, finding in read_findings(folder.findings).items():
+        lines[f"{name}, found"] = str(finding)
+    for name, line in lines.items():
         if shown.get(name) != line:
             shown[name] = line
-            say(f"{when}  {name}: {line}", stream)
+            say(f"{when}  {line}", stream)

@@ -3,8 +3,8 @@
 
 ```
 Deployment ─► WatchAssignments ─┬─► ReadTables ─► one Write per sink
-                                └──►    ├─► StorePositions, MeterReports ◄── reports of the sinks
-                                        └─► KeepDeadLetters, MeterDeadLetters ◄── rows that sinks
+           │                    └──►    ├─► StorePositions, MeterReports ◄── reports of the sinks
+           └─► DiscoverTables           └─► KeepDeadLetters, MeterDeadLetters ◄── rows that sinks
                                                                                   refused
 ```
 
@@ -20,6 +20,7 @@ import apache_beam as beam
 from transforms.aws.session import AwsAccess
 from transforms.dead_letters import DeadLetter
 from transforms.deployment.dead_letters import KeepDeadLetters
+from transforms.deployment.discover import DiscoverTables
 from transforms.deployment.positions import StorePositions
 from transforms.deployment.watch import WatchAssignments
 from transforms.export.manifest import Verify
@@ -60,7 +61,8 @@ def build_continuous(
     assigned = deployment | "WatchAssignments" >> WatchAssignments()
     elements = {"requests": assigned.requests, "sources": assigned.sources}
     read = elements | "ReadTables" >> ReadTables(access, until="forever", verify=verify)
-    reports, letters = [read.reports], [read.dead_letters]
+    found = deployment | "DiscoverTables" >> DiscoverTables(access, sinks)
+    reports, letters = [read.reports, found], [read.dead_letters]
     for number, sink in enumerate(sinks, 1):
         label = f"Write{number}_{sink.uri.scheme}"
         written = read.blocks | label >> sink.write_continuously(state_id)

@@ -11,25 +11,36 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Sequence
-from typing import Any
 
+from pipelines.discovery import discovery_plan
 from pipelines.options import ReplicateOptions
 from pipelines.state_directory import State, StateDirectory
 from pipelines.table_state import merge_reports
 from transforms import storage
-from transforms.aws.streams import connect
+from transforms.deployment.discovery_plan import first_assignment
 from transforms.deployment.folder import Assignment, DeploymentFolder
 from transforms.errors import StateError, StateInUseError
 from transforms.gaps import GapPolicy
-from transforms.table_reading import for_readers, snapshot_request, stream_sources
+from transforms.table_reading import (
+    choose_readers,
+    readers_of_each,
+    snapshot_request,
+    stream_sources,
+)
 from transforms.wall_clock import now_us
 
-__all__ = ["absorb", "assign_tables", "begin", "current", "take_over"]
+__all__ = [
+    "absorb",
+    "adopt_tables",
+    "assign_each",
+    "assign_tables",
+    "begin",
+    "current",
+    "take_over",
+    "tell_discovery",
+]
 
 _LIVE_SECONDS = 180
-# Of all tables together: more than subtasks, so that they spread evenly over these; each further
-# one makes the others wait for its turn.
-READERS = 8
 
 
 def current(directory: StateDirectory, state: State) -> DeploymentFolder:
@@ -58,31 +69,44 @@ def assign_tables(
 ) -> None:
     """Tells a deployment to read tables from where the state says."""
     started = now_us()
+    folder.assign(f"{started:020d}", _assignment(state, names, options, started))
+
+
+def assign_each(
+    folder: DeploymentFolder, state: State, names: Sequence[str], options: ReplicateOptions
+) -> None:
+    """Tells a deployment to read new tables, each under the name that follows from the table."""
+    started = now_us()
+    for name in names:
+        assignment = _assignment(state, [name], options, started)
+        folder.assign_once(first_assignment(state.tables[name]), assignment)
+
+
+def _assignment(
+    state: State, names: Sequence[str], options: ReplicateOptions, started_us: int
+) -> Assignment:
     tables = [state.tables[name] for name in names]
     if not options.readers:
+        assert options.access is not None
         for each in tables:
-            _choose_readers(each, options, most=max(1, -(-READERS // len(state.tables))))
-    sources = [s for each in tables for s in stream_sources(each, options, 0, started)]
+            choose_readers(each, options.access, readers_of_each(len(state.tables)))
+    sources = [s for each in tables for s in stream_sources(each, options, 0, started_us)]
     requests = [snapshot_request(each, options, state.state_id, 0) for each in tables]
-    wanted = [each for each in requests if each is not None]
-    folder.assign(f"{started:020d}", Assignment(sources, wanted))
+    return Assignment(sources, [each for each in requests if each is not None])
 
 
-def _choose_readers(table: dict[str, Any], options: ReplicateOptions, most: int) -> None:
-    """As many readers as there are open shards, within bounds: one does nothing without a shard."""
-    stream = table["stream"]
-    if stream is None:
-        return
-    assert options.access is not None
-    client, shards, after = connect(options.access), 0, ""
-    while True:
-        page = client.describe(stream["arn"], after=after)
-        shards += sum(not each.closed for each in page.shards)
-        after = page.next_after
-        if not after or shards >= most:
-            break
-    readers = min(max(1, shards), most)
-    stream["frontiers"] = for_readers(stream["frontiers"], readers)
+def tell_discovery(folder: DeploymentFolder, state: State, options: ReplicateOptions) -> None:
+    """Tells a deployment which new tables to look for; nothing if it is to look for none."""
+    if options.discovers:
+        discovery_plan(options, state).write(folder)
+    else:
+        storage.delete([folder.discovery], StateError)
+
+
+def adopt_tables(folder: DeploymentFolder, state: State) -> None:
+    """Brings the tables that a deployment found into the state."""
+    for name, found in folder.read_tables().items():
+        state.tables.setdefault(name, found)
 
 
 def take_over(directory: StateDirectory, state: State, *, successor: str, forced: bool) -> None:
@@ -118,7 +142,8 @@ def take_over(directory: StateDirectory, state: State, *, successor: str, forced
 
 
 def absorb(folder: DeploymentFolder, state: State) -> None:
-    """Brings stored positions and counts of a deployment into the state."""
+    """Brings the tables that a deployment found, its positions and its counts into the state."""
+    adopt_tables(folder, state)
     for table, reports in folder.read_positions().items():
         if table in state.tables:
             # Gaps were judged where they were met; here they are only written down.

@@ -12,15 +12,10 @@ from transforms.errors import ConfigurationError
 from transforms.export.location import SUMMARY_NAME, is_export_arn, newest_age_us
 from transforms.gaps import GapPolicy
 from transforms.sinks.uri import parse_sink_uri
+from transforms.table_selection import is_glob
 
-__all__ = ["export_folders", "features_of", "is_glob"]
+__all__ = ["export_folders", "features_of"]
 
-_GLOB = frozenset("*?[")
-
-
-def is_glob(name: str) -> bool:
-    """True if the name of a table is a pattern."""
-    return bool(_GLOB & set(name))
 
 
 def features_of(
@@ -76,6 +71,7 @@ def features_of(
             S3Folder.of(each) for each in options.sinks if parse_sink_uri(each).scheme == "s3"
         ),
         globs=any(is_glob(each) for each in options.tables),
+        tags=bool(options.table_tags),
         apply=apply,
         source_role=access.role.arn if access else "",
         bucket_role=access.bucket_role.arn if access else "",

@@ -8,7 +8,7 @@ import csv
 import dataclasses
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from transforms.aws.roles import Role
@@ -17,6 +17,7 @@ from transforms.errors import ConfigurationError
 from transforms.gaps import GapPolicy
 from transforms.sinks.uri import resolve_secrets
 from transforms.table_reading import ReadingOptions
+from transforms.table_selection import TableSelection
 from transforms.telemetry.endpoint import check_installed
 from transforms.telemetry.logs import FORMATS, LEVELS
 from transforms.telemetry.worker import Telemetry
@@ -55,6 +56,10 @@ class ReplicateOptions(ReadingOptions):
         mode: `catch_up` or `continuous`.
         take_over: Go on from a continuous run that may still be running.
         detach: Continuous: do not stay with the job.
+        table_tags: Tag key → its values, one of which a table must have.
+        exclude_tables: Names and globs of tables to leave out.
+        discover_every: Seconds between two looks for new tables; 0 for no looks.
+        verify_chain: Compare each change's old image with the last known new one.
         beam_arguments: What is passed on to Beam.
         max_dead_letters: Once more are open, the run stops; None for no limit.
         telemetry: Metrics endpoint and log.
@@ -74,9 +79,24 @@ class ReplicateOptions(ReadingOptions):
     mode: Literal["catch_up", "continuous"]
     take_over: bool
     detach: bool
+    table_tags: Mapping[str, tuple[str, ...]]
+    exclude_tables: tuple[str, ...]
+    discover_every: float
+    verify_chain: bool
     beam_arguments: tuple[str, ...]
     max_dead_letters: int | None = None
     telemetry: Telemetry = dataclasses.field(default_factory=Telemetry)
+
+    @property
+    def selection(self) -> TableSelection:
+        """Which tables are replicated."""
+        return TableSelection(self.tables, self.table_tags, self.exclude_tables)
+
+    @property
+    def discovers(self) -> bool:
+        """True if new tables are looked for while the run goes on."""
+        lasts = self.mode == "continuous" or self.until == "forever"
+        return lasts and self.discover_every > 0 and self.selection.is_open
 
 
 def parse_replicate(arguments: Sequence[str], *, complete: bool = True) -> ReplicateOptions:
@@ -95,12 +115,15 @@ def parse_replicate(arguments: Sequence[str], *, complete: bool = True) -> Repli
             raise ConfigurationError(
                 "not an option", found=each, mend="Options look like --tables=orders"
             )
-    tables = _table_names(given)
-    if not tables and not given.export:
+    tables, tags = _table_names(given), _table_tags(given.table_tags)
+    if not tables and not tags and not given.export:
         raise ConfigurationError(
             "no table is named",
             where="--tables",
-            mend="Give --tables=orders,customers, --tables_file=tables.csv, or --export=PATH",
+            mend=(
+                "Give --tables=orders,customers, --tables_file=tables.csv, --table_tags=env=prod, "
+                "or --export=PATH"
+            ),
         )
     if complete and not given.sink:
         raise ConfigurationError(
@@ -110,7 +133,7 @@ def parse_replicate(arguments: Sequence[str], *, complete: bool = True) -> Repli
     options = ReplicateOptions(
         name=given.name,
         tables=tables,
-        access=_access(given, tables),
+        access=_access(given, [*tables, *tags]),
         bucket=given.s3_export_bucket,
         prefix=given.s3_export_prefix,
         bucket_owner=given.s3_export_bucket_owner,
@@ -130,6 +153,10 @@ def parse_replicate(arguments: Sequence[str], *, complete: bool = True) -> Repli
         mode=given.mode,
         take_over=given.take_over,
         detach=given.detach,
+        table_tags=tags,
+        exclude_tables=_excluded(given.exclude_tables),
+        discover_every=duration("--discover_every", given.discover_every),
+        verify_chain=given.verify_chain,
         beam_arguments=tuple(rest),
         max_dead_letters=_max_dead_letters(given),
         telemetry=_telemetry(given),
@@ -149,6 +176,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--name", default="dynabeam", help="name of this replication")
     add("--tables", "--table_list", action="append", default=[], help="names or globs, commas")
     add("--tables_file", default="", help="CSV without header, one table a row")
+    add("--table_tags", action="append", default=[], help="tags of tables, e.g. env=prod,team=x")
+    add("--exclude_tables", action="append", default=[], help="names or globs to leave out")
+    add("--discover_every", default="30s", help="time between looks for new tables; 0 for none")
     add("--region", "--aws_region", default="", help="AWS region, e.g. eu-west-1")
     add("--access_key_id", "--aws_access_key_id", default="", help="value or ${env:NAME}")
     add("--secret_key", "--aws_secret_access_key", default="", help="${env:NAME} or ${file:PATH}")
@@ -173,6 +203,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--every", default="", help="pause between rounds, e.g. 2s; implies --until=forever")
     add("--round_bytes", default=str(DEFAULT_ROUND_BYTES), help="bytes read in one round")
     add("--gaps", choices=[each.value for each in GapPolicy], default=GapPolicy.FAIL.value)
+    add("--verify_chain", action="store_true", help="compare old images with the last new ones")
     add("--verify", choices=["strict", "warn"], default="strict")
     add("--buckets", default="", help="hash buckets per table; 16, or by their number")
     add("--max_dead_letters", default="", help="stop once more are open; no limit by default")
@@ -189,15 +220,39 @@ def _table_names(given: argparse.Namespace) -> tuple[str, ...]:
     if given.tables_file:
         names += _names_in_file(given.tables_file)
     names = [name for name in names if name]
+    return _checked_names("--tables", names)
+
+
+def _excluded(given: Sequence[str]) -> tuple[str, ...]:
+    names = [name.strip() for text in given for name in text.split(",")]
+    return _checked_names("--exclude_tables", [name for name in names if name])
+
+
+def _checked_names(option: str, names: Sequence[str]) -> tuple[str, ...]:
     for name in names:
         if not _TABLE_NAME.fullmatch(name):
             raise ConfigurationError(
                 "not a table name",
-                where="--tables",
+                where=option,
                 found=name,
                 mend="Names have letters, digits and _.- ; globs may use * ? [ ]",
             )
     return tuple(dict.fromkeys(names))
+
+
+def _table_tags(given: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Key → values; a key that is given again gets another value, one without `=` any value."""
+    tags: dict[str, tuple[str, ...]] = {}
+    for word in (word.strip() for text in given for word in text.split(",")):
+        if not word:
+            continue
+        key, equals, value = word.partition("=")
+        if not key:
+            raise ConfigurationError(
+                "not a tag", where="--table_tags", found=word, mend="Write KEY=VALUE or KEY"
+            )
+        tags[key] = (*tags.get(key, ()), *([value] if equals else []))
+    return tags
 
 
 def _names_in_file(path: str) -> list[str]:
@@ -284,6 +339,12 @@ def _check_together(options: ReplicateOptions, complete: bool) -> None:
             "an export is given, but no snapshot is wanted",
             where="--export, --snapshot=never",
             mend="Drop one of them",
+        )
+    if complete and options.discovers and options.snapshot != "never" and not options.bucket:
+        raise ConfigurationError(
+            "tables that appear later need a bucket for their exports",
+            where="--s3_export_bucket",
+            mend="Give it, or --discover_every=0 to read only the tables that exist now",
         )
     if complete:
         check_located(options)

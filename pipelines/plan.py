@@ -13,7 +13,6 @@ import sys
 from collections.abc import Sequence
 from datetime import timedelta
 
-from pipelines.deployments import READERS
 from pipelines.options import ReplicateOptions, duration, parse_replicate
 from pipelines.plan_text import write_plan
 from pipelines.preflight import table_names
@@ -27,6 +26,7 @@ from transforms.planning.prices import parse_prices
 from transforms.planning.sample import sample_stream
 from transforms.planning.speeds import speeds_for
 from transforms.sinks.uri import parse_sink_uri
+from transforms.table_reading import READERS
 from transforms.wall_clock import now_us
 
 __all__ = ["main", "plan"]

@@ -7,10 +7,9 @@ they are.
 
 from __future__ import annotations
 
-import fnmatch
+from collections.abc import Sequence
 from typing import Any
 
-from pipelines.checks.tables import recovery_problem, stream_problem
 from pipelines.options import ReplicateOptions
 from pipelines.state_directory import State
 from pipelines.table_state import (
@@ -19,17 +18,24 @@ from pipelines.table_state import (
     stream_changed,
 )
 from transforms.aws import dynamodb
-from transforms.errors import ConfigurationError, ExportError, StateError
+from transforms.errors import (
+    AwsAccessError,
+    ConfigurationError,
+    ExportError,
+    StateError,
+    TableError,
+)
 from transforms.export.acquire import Acquisition, open_export
 from transforms.export.keys import find_keys, parse_keys
 from transforms.export.location import newest_age_us
 from transforms.export.manifest import ExportManifest
+from transforms.table_readiness import describe_ready
 from transforms.table_reading import new_table_state
+from transforms.table_selection import is_glob
 from transforms.tables import Table
 
 __all__ = ["check_tables", "table_names"]
 
-_GLOB = frozenset("*?[")
 _SHOWN = 20
 
 
@@ -49,7 +55,13 @@ def check_tables(options: ReplicateOptions, state: State, *, new: bool = False) 
     """
     manifests = _open_exports(options)
     names = _names(options, manifests)
-    if not new and state.tables and not set(names) & set(state.tables):
+    if not names and not options.discovers:
+        raise ConfigurationError(
+            "no table is left",
+            where="--tables, --table_tags, --exclude_tables",
+            mend="Leave out fewer tables, or name others",
+        )
+    if not new and names and state.tables and not set(names) & set(state.tables):
         raise StateError(
             "the state directory is that of other tables",
             where=options.state_dir,
@@ -57,9 +69,26 @@ def check_tables(options: ReplicateOptions, state: State, *, new: bool = False) 
             found=sorted(state.tables),
             mend="Give another --state_dir",
         )
-    for name in names:
-        _check_table(name, options, state, manifests.get(name))
-    return names
+    return [name for name in names if _check_or_leave(name, options, state, manifests.get(name))]
+
+
+def _check_or_leave(
+    name: str,
+    options: ReplicateOptions,
+    state: State,
+    given: tuple[str, ExportManifest] | None,
+) -> bool:
+    """Checks a table; false if it is new, found by pattern, not ready, and discovery waits for it.
+
+    Discovery tells what is the matter, and takes it up when it is mended.
+    """
+    try:
+        _check_table(name, options, state, given)
+    except (TableError, AwsAccessError):
+        if name in state.tables or name in options.tables or not options.discovers:
+            raise
+        return False
+    return True
 
 
 def table_names(options: ReplicateOptions) -> list[str]:
@@ -93,24 +122,13 @@ def _open_exports(options: ReplicateOptions) -> dict[str, tuple[str, ExportManif
 def _names(
     options: ReplicateOptions, manifests: dict[str, tuple[str, ExportManifest]]
 ) -> list[str]:
-    names: list[str] = []
-    for pattern in options.tables:
-        if not _GLOB & set(pattern):
-            names.append(pattern)
-            continue
-        assert options.access is not None
-        there = list(dynamodb.list_tables(options.access))
-        matching = [each for each in there if fnmatch.fnmatchcase(each, pattern)]
-        if not matching:
-            shown = ", ".join(there[:_SHOWN]) + (", …" if len(there) > _SHOWN else "")
-            raise ConfigurationError(
-                f"no table of {options.access.region or 'the default region'} matches",
-                where="--tables",
-                found=pattern,
-                mend=f"Check the pattern and --region; the tables there are: {shown or 'none'}",
-            )
-        names += matching
-    names = list(dict.fromkeys(names)) or sorted(manifests)
+    selection = options.selection
+    found = selection.find(options.access)
+    if found.listed is not None and not options.discovers:
+        _check_patterns(options, found.listed, found.selected)
+    names = list(found.selected)
+    if not options.tables and not options.table_tags:
+        names = sorted(manifests)
     for table, (location, _) in manifests.items():
         if table not in names:
             raise ExportError(
@@ -121,6 +139,29 @@ def _names(
                 mend="Name the table in --tables, or give an export of one that is",
             )
     return names
+
+
+def _check_patterns(
+    options: ReplicateOptions, listed: Sequence[str], selected: Sequence[str]
+) -> None:
+    """Each glob, and the tags, have to mean a table: a run that ends has no other chance."""
+    shown = ", ".join(listed[:_SHOWN]) + (", …" if len(listed) > _SHOWN else "")
+    empty = [
+        ("--tables", each)
+        for each in options.tables
+        if is_glob(each) and not options.selection.matches_of(each, listed)
+    ]
+    if options.table_tags and not selected:
+        tags = (f"{key}={'|'.join(values)}" for key, values in options.table_tags.items())
+        empty.append(("--table_tags", ",".join(tags)))
+    for option, given in empty:
+        assert options.access is not None
+        raise ConfigurationError(
+            f"no table of {options.access.region or 'the default region'} matches",
+            where=option,
+            found=given,
+            mend=f"Check it and --region; the tables there are: {shown or 'none'}",
+        )
 
 
 def _check_table(
@@ -151,14 +192,12 @@ def _check_table(
 def _describe(name: str, options: ReplicateOptions) -> dynamodb.TableDescription | None:
     if options.access is None or (options.snapshot == "only" and options.exports):
         return None
-    description = dynamodb.describe_table(options.access, name)
-    problem = stream_problem(name, description) if options.snapshot != "only" else None
-    if problem is None and options.snapshot != "never" and not options.exports:
-        window = dynamodb.continuous_backups(options.access, name)
-        problem = recovery_problem(name, window)
-    if problem is not None:
-        raise problem
-    return description
+    return describe_ready(
+        options.access,
+        name,
+        stream=options.snapshot != "only",
+        export=options.snapshot != "never" and not options.exports,
+    )
 
 
 def _check_identity(

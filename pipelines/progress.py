@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable
 from datetime import datetime, timezone
 from typing import Any, TextIO
 
@@ -30,12 +30,10 @@ class RoundPrinter:
     """Shows each committed round.
 
     Args:
-        names: The tables.
         stream: Where to write.
     """
 
-    def __init__(self, names: Sequence[str], stream: TextIO) -> None:
-        self._names = names
+    def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._last_line = 0.0
         self._progress: Progress | None = None
@@ -47,6 +45,13 @@ class RoundPrinter:
                 TextColumn("{task.percentage:>3.0f} %  {task.fields[line]}"),
                 console=Console(file=stream),
             )
+
+    def say(self, lines: Iterable[str]) -> None:
+        """Shows lines that nobody may miss."""
+        when = datetime.now(timezone.utc).strftime("%H:%M:%S")
+        for line in lines:
+            self._stream.write(f"{when} {line}\n")
+        self._stream.flush()
 
     def on_round(self, outcome: RoundOutcome) -> None:
         """Shows one round."""
@@ -60,7 +65,7 @@ class RoundPrinter:
             return
         self._last_line = time.monotonic()
         when = datetime.now(timezone.utc).strftime("%H:%M:%S")
-        for name in self._names:
+        for name in outcome.names:
             line = table_line(outcome.state.tables[name])
             self._stream.write(f"{when} round {outcome.state.number}  {name}: {line}\n")
         self._stream.flush()
@@ -68,7 +73,7 @@ class RoundPrinter:
     def _show_bars(self, progress: Progress, outcome: RoundOutcome) -> None:
         if not self._tasks:
             progress.start()
-        for name in self._names:
+        for name in outcome.names:
             state = outcome.state.tables[name]
             if name not in self._tasks:
                 self._tasks[name] = progress.add_task(name, total=None, line="")
@@ -81,19 +86,17 @@ class RoundPrinter:
 
 
 class RoundLogger:
-    """Logs each committed round, a record for each table, where a log takes the place of a screen.
+    """Logs each committed round, a record for each table: a log in the place of a screen."""
 
-    Args:
-        names: The tables.
-    """
-
-    def __init__(self, names: Sequence[str]) -> None:
-        self._names = names
+    def say(self, lines: Iterable[str]) -> None:
+        """Logs lines that nobody may miss."""
+        for line in lines:
+            _LOGGER.warning("%s", line)
 
     def on_round(self, outcome: RoundOutcome) -> None:
         """Logs one round; at level `debug` if it brought nothing."""
         level = logging.INFO if outcome.progressed else logging.DEBUG
-        for name in self._names:
+        for name in outcome.names:
             state = outcome.state.tables[name]
             fields = {
                 "round": outcome.state.number,

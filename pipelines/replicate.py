@@ -12,6 +12,7 @@ from apache_beam.io.filesystems import FileSystems
 from pipelines.checks.quick import check_quickly
 from pipelines.continuous import replicate_continuously
 from pipelines.deployments import take_over
+from pipelines.discovery import RoundDiscovery
 from pipelines.options import ReplicateOptions, parse_replicate
 from pipelines.preflight import check_tables
 from pipelines.progress import RoundLogger, RoundPrinter, print_summary
@@ -62,17 +63,18 @@ def replicate(options: ReplicateOptions) -> State:
         directory.keep_identity(state)
         _check_sinks(sinks, state, names)
         publish_committed(directory, state, sinks)
-        told = [
-            RoundLogger(names) if writes_json() else RoundPrinter(names, sys.stderr),
-            RoundFigures(names, state, figures()),
-        ]
+        printer = RoundLogger() if writes_json() else RoundPrinter(sys.stderr)
+        figures_of_run = RoundFigures(names, state, figures())
+        discovery = None
+        if options.discovers:
+            discovery = RoundDiscovery(options, directory, sinks, printer.say)
 
         def on_round(outcome: RoundOutcome) -> None:
-            for each in told:
-                each.on_round(outcome)
+            printer.on_round(outcome)
+            figures_of_run.on_round(outcome)
 
         with Endpoint(options.telemetry.metrics_port, options.telemetry.metrics_host):
-            return Rounds(options, directory, names, sinks).run(state, on_round)
+            return Rounds(options, directory, names, sinks, discovery).run(state, on_round)
 
 
 def publish_committed(directory: StateDirectory, state: State, sinks: Sequence[Sink]) -> None:

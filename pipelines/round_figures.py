@@ -25,7 +25,6 @@ class RoundFigures:
     """
 
     def __init__(self, names: Sequence[str], state: State, figures: Figures) -> None:
-        self._names = names
         self._figures = figures
         for name in names:
             self._begin(name, state.tables[name]["snapshot"])
@@ -37,7 +36,7 @@ class RoundFigures:
         for (table, stage), count in outcome.letters.items():
             self._figures.add("dead_letters", count, table, stage)
         self._figures.add("rounds", 1)
-        for name in self._names:
+        for name in outcome.names:
             self._figures.put("stored_seconds", now_us() / 1e6, name)
             self._figures.put("generation", outcome.state.tables[name]["generation"], name)
 

@@ -18,6 +18,7 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
+from pipelines.discovery import RoundDiscovery
 from pipelines.options import ReplicateOptions
 from pipelines.round_graph import RoundPlan, build_round
 from pipelines.state_directory import State, StateDirectory
@@ -43,6 +44,7 @@ class RoundOutcome:
     Attributes:
         state: The state that it committed.
         reports: Its reports.
+        names: The tables that it read.
         caught_up: Nothing is known to be left unread.
         progressed: It read something.
         letters: How many new dead letters it left, by table and stage.
@@ -50,6 +52,7 @@ class RoundOutcome:
 
     state: State
     reports: Sequence[Report]
+    names: Sequence[str]
     caught_up: bool
     progressed: bool
     letters: Mapping[tuple[str, str], int]
@@ -76,14 +79,16 @@ class Rounds:
     Attributes:
         options: What was asked for.
         directory: The locked state directory.
-        names: The tables of this run; all are in the state.
+        names: The tables of this run; all are in the state. Discovery adds to them.
         sinks: Checked and recovered sinks.
+        discovery: Looks for new tables between rounds; None if nobody does.
     """
 
     options: ReplicateOptions
     directory: StateDirectory
-    names: Sequence[str]
+    names: list[str]
     sinks: Sequence[Sink]
+    discovery: RoundDiscovery | None = None
 
     def run(self, state: State, on_round: Callable[[RoundOutcome], None]) -> State:
         """Runs rounds until caught up, or for ever.
@@ -97,6 +102,8 @@ class Rounds:
         """
         options = self.options
         while True:
+            if self.discovery is not None:
+                self.names.extend(self.discovery.look(state))
             outcome = self.run_one(state)
             state = outcome.state
             on_round(outcome)
@@ -128,7 +135,9 @@ class Rounds:
             for each in reports
             if each.kind in ("stream", "file")
         )
-        return RoundOutcome(state, reports, caught_up, progressed, letters)
+        return RoundOutcome(
+            state, reports, tuple(self.names), caught_up, progressed, letters
+        )
 
     def _count_dead_letters(
         self, tables: dict[str, dict[str, Any]], path: str

@@ -23,7 +23,7 @@ class Report:
     """One report.
 
     Attributes:
-        kind: `stream`, `gap`, `export`, `file`, `reconcile`, `sink` or `refused`.
+        kind: `stream`, `gap`, `export`, `file`, `reconcile`, `sink`, `refused` or `discovery`.
         table: Name of the table it is about; empty if about none.
         fields: JSON-able content; each kind's writer documents its fields.
     """

@@ -11,9 +11,12 @@ saw when it looked last), `snapshot` (`status` none | pending | loading | done, 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, Literal, TypeAlias
 
 from transforms.aws.dynamodb import TableDescription
+from transforms.aws.session import AwsAccess
+from transforms.aws.streams import connect
 from transforms.coverage import FUZZ_US, REQUEST_MARGIN_US, covered_since_us
 from transforms.export.elements import SnapshotRequest
 from transforms.gaps import GapPolicy
@@ -24,15 +27,22 @@ from transforms.tables import Table
 from transforms.wall_clock import now_us
 
 __all__ = [
+    "READERS",
     "ReadingOptions",
     "SnapshotMode",
+    "choose_readers",
     "for_readers",
     "new_table_state",
+    "readers_of_each",
     "snapshot_request",
     "stream_sources",
 ]
 
 SnapshotMode: TypeAlias = Literal["auto", "never", "only"]
+
+# Of all tables together: more than subtasks, so that they spread evenly over these; each further
+# one makes the others wait for its turn.
+READERS = 8
 
 _NO_TOTALS = {
     "changes": 0,
@@ -65,6 +75,17 @@ class ReadingOptions:
     gaps: GapPolicy
     buckets: int
     readers: int
+
+    def to_json(self) -> dict[str, Any]:
+        """How tables are read as a JSON-able dict, without what a subclass adds."""
+        names = [each.name for each in dataclasses.fields(ReadingOptions)]
+        document = {name: getattr(self, name) for name in names}
+        return {**document, "gaps": self.gaps.value}
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> ReadingOptions:
+        """Reads what `to_json` wrote."""
+        return ReadingOptions(**{**document, "gaps": GapPolicy(document["gaps"])})
 
 
 def new_table_state(
@@ -133,6 +154,33 @@ def for_readers(frontiers: list[Any], readers: int) -> list[Any]:
         return [None] * readers
     stored = [Frontier.from_json(each) for each in frontiers]
     return [each.to_json() for each in redistribute(stored, readers)]
+
+
+def choose_readers(state: dict[str, Any], access: AwsAccess, most: int) -> None:
+    """As many readers as there are open shards, within bounds: one does nothing without a shard.
+
+    Args:
+        state: The table's state, changed in place.
+        access: Where and as whom AWS is called.
+        most: The upper bound; at least 1.
+    """
+    stream = state["stream"]
+    if stream is None:
+        return
+    client, shards, after = connect(access), 0, ""
+    while True:
+        page = client.describe(stream["arn"], after=after)
+        shards += sum(not each.closed for each in page.shards)
+        after = page.next_after
+        if not after or shards >= most:
+            break
+    readers = min(max(1, shards), most)
+    stream["frontiers"] = for_readers(stream["frontiers"], readers)
+
+
+def readers_of_each(tables: int) -> int:
+    """How many readers a table may have if there are so many tables in one job."""
+    return max(1, -(-READERS // max(1, tables)))
 
 
 def snapshot_request(

@@ -9,53 +9,12 @@ from datetime import datetime, timedelta, timezone
 from pipelines.checks.examination import Examination
 from pipelines.checks.finding import Finding, of_error, ok, warning
 from transforms.aws.dynamodb import RecoveryWindow, TableDescription
-from transforms.errors import AwsAccessError, TableError
+from transforms.errors import AwsAccessError
+from transforms.table_readiness import recovery_problem, stream_problem
 
-__all__ = ["recovery_problem", "stream_problem", "table_findings"]
+__all__ = ["table_findings"]
 
-_VIEW = "NEW_AND_OLD_IMAGES"
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
-
-
-def stream_problem(name: str, description: TableDescription) -> TableError | None:
-    """What keeps a table's stream from being replicated; None for nothing."""
-    turn_on = (
-        f"aws dynamodb update-table --table-name {name} --stream-specification "
-        f"StreamEnabled=true,StreamViewType={_VIEW}"
-    )
-    if not description.stream_enabled:
-        return TableError(
-            "the table has no stream, so its changes cannot be captured",
-            where=f"table {name}",
-            mend=f"Turn it on: {turn_on} (or give --snapshot=only)",
-        )
-    if description.stream_view_type != _VIEW:
-        return TableError(
-            "the stream's records lack the images that a replica needs",
-            where=f"table {name}, stream view type",
-            expected=_VIEW,
-            found=description.stream_view_type,
-            mend=(
-                "A view type cannot be changed: turn the stream off (StreamEnabled=false), then "
-                f"on again: {turn_on}. The new stream begins empty"
-            ),
-        )
-    return None
-
-
-def recovery_problem(name: str, window: RecoveryWindow) -> TableError | None:
-    """What keeps a table from being exported; None for nothing."""
-    if window.enabled:
-        return None
-    return TableError(
-        "point-in-time recovery is off, and an export needs it",
-        where=f"table {name}",
-        mend=(
-            "Turn it on: aws dynamodb update-continuous-backups --table-name "
-            f"{name} --point-in-time-recovery-specification "
-            "PointInTimeRecoveryEnabled=true"
-        ),
-    )
 
 
 def table_findings(

@@ -17,7 +17,9 @@ from pipelines.runners import continuous_runner
 from pipelines.state_directory import StateDirectory
 from tests.graphs import labels_of, pickled_places
 from tests.pipelines.runs import orders
+from transforms.aws.dynamodb import describe_table
 from transforms.aws.session import AwsAccess
+from transforms.deployment.discovery_plan import DiscoveryPlan
 from transforms.errors import StateError
 from transforms.reports import Report
 from transforms.sinks.registry import open_sink
@@ -26,6 +28,8 @@ from transforms.telemetry.worker import Telemetry
 LABELS = [
     "DeadLetters",
     "Deployment",
+    "DiscoverTables",
+    "DiscoverTables/Look",
     "KeepDeadLetters",
     "KeepDeadLetters/Keep",
     "MeterDeadLetters",
@@ -240,3 +244,31 @@ class TestAdd:
         assert "nope" in err
         assert len(folder.assignments()) == 1
         assert list(state.tables) == ["orders"]
+
+
+class TestDiscoveredTables:
+    def test_the_deployment_is_told_and_its_tables_are_taken_over(self, job, world):
+        _, folder = job(tables="ord*")
+        plan = DiscoveryPlan.read(folder)
+        assert plan.selection.patterns == ("ord*",)
+        assert plan.every_seconds == 30
+        # As the run does it, when nobody is there.
+        world.create("ordinary")
+        access = AwsAccess(region=world.sim.region, endpoint_url=world.sim.endpoint_url)
+        plan.begin(folder, access, describe_table(access, "ordinary"), 2)
+        _, again = job(tables="ord*", savepoint="/savepoint-1")
+        # Neither the resumed run nor a person assigns it a second time.
+        arguments = ["add", "--tables=ordinary", *world.options, "--s3_export_bucket=exports"]
+        assert (
+            main(
+                [*arguments, f"--sink=file:///{world.changelog}", f"--state_dir={world.state_dir}"]
+            )
+            == 0
+        )
+        assert [names for _, names in assigned(again)] == [["orders"], ["ordinary"]]
+        state, _ = job("--take_over", tables="ord*")
+        assert sorted(state.tables) == ["orders", "ordinary"]
+
+    def test_a_run_of_names_is_told_nothing(self, job):
+        _, folder = job()
+        assert DiscoveryPlan.read(folder) is None

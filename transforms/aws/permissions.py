@@ -13,7 +13,8 @@ S3 client below `transforms.storage`, uses it:
 * DynamoDB writes an export with the rights of whoever requests it: `s3:AbortMultipartUpload`,
   `s3:PutObject` and `s3:PutObjectAcl` on the bucket's objects, and the use of the keys (DynamoDB
   developer guide, "Requesting a table export in DynamoDB").
-* ListTables and ListExports are not bound to a resource (service authorization reference).
+* ListTables, ListExports and the tagging API's GetResources are not bound to a resource (service
+  authorization reference).
 
 STS's GetCallerIdentity needs no right.
 """
@@ -197,9 +198,7 @@ def _of_tables(features: Features) -> Iterator[Permission]:
     if features.globs or features.tags:
         yield Permission("ListTables", ("dynamodb:ListTables",), ("*",), "find tables by pattern")
     if features.tags:
-        yield Permission(
-            "ReadTheTags", ("dynamodb:ListTagsOfResource",), tables, "find tables by tag"
-        )
+        yield Permission("ReadTheTags", ("tag:GetResources",), ("*",), "find tables by tag")
     if features.streams:
         yield Permission(
             "ReadTheStream",

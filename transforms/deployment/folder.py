@@ -5,6 +5,9 @@
 |---|---|---|
 | `assignments/<name>.json` | the command line | what to read: once there, never changed |
 | `positions/<table>.jsonl` | the run | up to where sinks hold everything, see `positions` |
+| `discovery.json` | the command line | which further tables to look for, and how to read them |
+| `tables/<table>.json` | the run | the first state of a table that it found by itself |
+| `findings.json` | the run | what keeps tables from being read, see `discovery` |
 | `over` | the command line | the run has a successor: it must not go on |
 
 An assignment is read by a watching source, so that tables can be added to a run, and snapshotted
@@ -16,7 +19,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 from urllib.parse import quote, unquote
 
 from transforms import storage
@@ -108,6 +112,11 @@ class DeploymentFolder:
         storage.write_atomic(path, assignment.to_json(), StateError)
         return path
 
+    def assign_once(self, name: str, assignment: Assignment) -> str:
+        """Writes an assignment unless there is one of this name; returns its path."""
+        path = storage.join(self.path, "assignments", f"{name}.json")
+        return path if storage.exists(path) else self.assign(name, assignment)
+
     def assignments(self) -> list[str]:
         """Paths of all assignments, sorted."""
         found = storage.list_files(storage.join(self.path, "assignments"))
@@ -139,6 +148,30 @@ class DeploymentFolder:
         # The folder is `<state_dir>/continuous/<id>`.
         return LetterBox(self.path.rstrip("/").rsplit("/", 2)[0])
 
+    def write_table(self, table: str, state: Mapping[str, Any]) -> None:
+        """Keeps the first state of a table that the run found, for the position document."""
+        content = json.dumps(state, separators=(",", ":"), sort_keys=True).encode()
+        storage.write_atomic(self._table(table), content, StateError)
+
+    def read_tables(self) -> dict[str, dict[str, Any]]:
+        """The tables that the run found: table → first state."""
+        found = {}
+        for path in storage.list_files(storage.join(self.path, "tables")):
+            if path.endswith(".json"):
+                state = json.loads(storage.read_bytes(path, StateError))
+                found[state["table"]["name"]] = state
+        return found
+
+    @property
+    def discovery(self) -> str:
+        """The path of what further tables to look for."""
+        return storage.join(self.path, "discovery.json")
+
+    @property
+    def findings(self) -> str:
+        """The path of what keeps tables from being read."""
+        return storage.join(self.path, "findings.json")
+
     def end(self, successor: str) -> None:
         """Says that the deployment has a successor."""
         storage.write_atomic(self._over, successor.encode(), StateError)
@@ -156,6 +189,9 @@ class DeploymentFolder:
                 where=self.path,
                 mend="Cancel this job; the other one goes on from where it stored its positions",
             )
+
+    def _table(self, table: str) -> str:
+        return storage.join(self.path, "tables", f"{quote(table, safe='')}.json")
 
     def positions_path(self, table: str) -> str:
         """The path of a table's stored positions."""

@@ -42,6 +42,8 @@ _S3_RIGHTS = {"HeadBucket": "ListBucket", "ListBuckets": "ListAllMyBuckets"}
 
 def dynamodb_rights(simulator: Simulator, action: str, body: Mapping[str, Any]) -> list[Right]:
     """The rights that a request to DynamoDB or its streams needs."""
+    if action == "GetResources":
+        return [Right("tag:GetResources", "*")]
     name = f"dynamodb:{action}"
     if action in _ON_EVERYTHING:
         return [Right(name, "*")]

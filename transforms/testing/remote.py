@@ -40,9 +40,11 @@ class RemoteSimulator:
         key: str = "id:S",
         *,
         stream: str | None = "NEW_AND_OLD_IMAGES",
+        tags: Mapping[str, str] | None = None,
     ) -> str:
         """See `Simulator.create_table`."""
-        return str(self._call("create_table", name=name, key=key, stream=stream))
+        named = None if tags is None else dict(tags)
+        return str(self._call("create_table", name=name, key=key, stream=stream, tags=named))
 
     def create_bucket(self, bucket: str) -> None:
         """See `Simulator.create_bucket`."""

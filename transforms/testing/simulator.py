@@ -43,6 +43,7 @@ from transforms.testing.stream_api import StreamApi
 from transforms.testing.streams import Shard, Stream
 from transforms.testing.sts import Sts
 from transforms.testing.tables import SimTable
+from transforms.testing.tagging import tagging
 
 if TYPE_CHECKING:
     from transforms.testing.exports import Exports
@@ -142,7 +143,7 @@ class Simulator:
         """A real boto3 client that talks to this simulator; closed with it.
 
         Args:
-            service: `dynamodb`, `dynamodbstreams`, `s3` or `sts`.
+            service: `dynamodb`, `dynamodbstreams`, `resourcegroupstaggingapi`, `s3` or `sts`.
             options: Passed on to boto3, for example `config`.
         """
         settings = {
@@ -160,7 +161,12 @@ class Simulator:
     # Tables and items, without HTTP.
 
     def create_table(
-        self, name: str, key: str = "id:S", *, stream: str | None = "NEW_AND_OLD_IMAGES"
+        self,
+        name: str,
+        key: str = "id:S",
+        *,
+        stream: str | None = "NEW_AND_OLD_IMAGES",
+        tags: Mapping[str, str] | None = None,
     ) -> str:
         """Create a table, with a stream unless told otherwise, and return its ARN.
 
@@ -169,6 +175,7 @@ class Simulator:
             key: Name and type of the hash attribute and perhaps the range attribute:
                 `id:S` or `customer:S,order:N`.
             stream: The stream's view type, or None for no stream.
+            tags: The table's tags.
         """
         attributes = [part.rsplit(":", 1) for part in key.split(",")]
         body: dict[str, Any] = {
@@ -185,6 +192,8 @@ class Simulator:
         }
         if stream is not None:
             body["StreamSpecification"] = {"StreamEnabled": True, "StreamViewType": stream}
+        if tags:
+            body["Tags"] = [{"Key": tag, "Value": value} for tag, value in tags.items()]
         self._items.handle("CreateTable", body)
         return self.table(name).arn
 
@@ -369,6 +378,8 @@ class Simulator:
         self.stats.count_call(action)
         if service.startswith("DynamoDBStreams"):
             return 200, self._stream_api.handle(action, body)
+        if service.startswith("ResourceGroupsTagging"):
+            return 200, json.dumps(tagging(self, action, body)).encode()
         if action in EXPORT_ACTIONS:
             return 200, json.dumps(self.exports.handle(action, body, caller)).encode()
         return self._items.handle(action, body)

@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`DiscoverTables`: a continuous run finds new tables by itself.
+
+One element, the deployment's folder, never ends. At each look it reads from the folder what to look
+for (`discovery_plan`), looks (`discovery`), and writes an assignment for each new table, which
+`WatchAssignments` takes up as if a person had added the table. The name of an assignment follows
+from the table, so a look that is repeated after a failure changes nothing. A table that is not
+ready is a report and a line in the folder's `findings.json`, and the others go on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.transforms.core import RestrictionProvider
+from apache_beam.transforms.window import TimestampedValue
+from apache_beam.utils.timestamp import Duration, Timestamp
+
+from transforms.aws.session import AwsAccess
+from transforms.deployment.discovery import Discovery, read_findings, write_findings
+from transforms.deployment.discovery_plan import DiscoveryPlan
+from transforms.deployment.folder import DeploymentFolder
+from transforms.look_tracker import HeldWatermark, LookState, LookStateCoder, LookTracker
+from transforms.reports import Report
+from transforms.sinks.base import Sink
+from transforms.tables import Table
+from transforms.wall_clock import WallClock, now_us
+
+__all__ = ["DiscoverTables", "Discovered", "DiscoveredCoder"]
+
+_UNTOLD_SECONDS = 30
+_SOON_SECONDS = 2
+
+_TRACKER = beam.DoFn.RestrictionParam()
+_ESTIMATOR = beam.DoFn.WatermarkEstimatorParam(HeldWatermark())
+
+
+class DiscoverTables(beam.PTransform):
+    """`PCollection[str]` (paths of deployment folders) → `PCollection[Report]`, kind `discovery`.
+
+    Args:
+        access: Where and as whom AWS is called.
+        sinks: A table that one of them cannot hold is not begun.
+        clock: Gives the time in microseconds since 1970; picklable.
+    """
+
+    def __init__(
+        self, access: AwsAccess, sinks: Sequence[Sink] = (), clock: WallClock = now_us
+    ) -> None:
+        super().__init__()
+        self._fn = _DiscoverFn(access, sinks, clock)
+
+    def expand(self, folders: Any) -> Any:
+        """Looks until the pipeline is stopped."""
+        return folders | "Look" >> beam.ParDo(self._fn).with_output_types(Report)
+
+
+@dataclasses.dataclass(frozen=True)
+class Discovered(LookState):
+    """The restriction.
+
+    Attributes:
+        assignments: File names of the assignments whose tables are known, sorted.
+        tables: Names of the tables that are read, sorted.
+        next_look_us: Not to look again before this time, whatever the runner does with delays.
+    """
+
+    assignments: tuple[str, ...] = ()
+    tables: tuple[str, ...] = ()
+    next_look_us: int = 0
+
+
+class DiscoveredCoder(LookStateCoder):
+    """What is known, see `LookStateCoder`."""
+
+    kind = Discovered
+    where = "restriction of DiscoverTables"
+
+
+class _DiscoverFn(beam.DoFn, RestrictionProvider):
+    """Looks, writes assignments, defers."""
+
+    def __init__(self, access: AwsAccess, sinks: Sequence[Sink], clock: WallClock) -> None:
+        self._access = access
+        self._sinks = sinks
+        self._clock = clock
+
+    def initial_restriction(self, element: str) -> Discovered:
+        return Discovered()
+
+    def create_tracker(self, restriction: Discovered) -> LookTracker[Discovered]:
+        return LookTracker(restriction)
+
+    def restriction_coder(self) -> DiscoveredCoder:
+        return DiscoveredCoder()
+
+    def restriction_size(self, element: str, restriction: Discovered) -> int:
+        return 0 if restriction.done else 1
+
+    def truncate(self, element: str, restriction: Discovered) -> None:
+        """Nothing new is begun while a pipeline drains."""
+
+    @beam.DoFn.unbounded_per_element()
+    def process(
+        self, element: str, tracker: Any = _TRACKER, estimator: Any = _ESTIMATOR
+    ) -> Iterator[TimestampedValue]:
+        state: Discovered = tracker.current_restriction()
+        now = self._clock()
+        if state.done:
+            return
+        if now < state.next_look_us:
+            # The runner came back early (the in-process one ignores delays).
+            if tracker.try_claim(state):
+                tracker.defer_remainder(Duration(seconds=_SOON_SECONDS))
+            return
+        folder = DeploymentFolder(element)
+        folder.check_current()
+        plan = DiscoveryPlan.read(folder)
+        state, pause = _with_assigned(state, folder), _UNTOLD_SECONDS
+        if plan is not None:
+            before = read_findings(folder.findings)
+            found = self._discovery(plan).look(state.tables, before)
+            begun = [each.table.name for each in found.ready]
+            state = dataclasses.replace(state, tables=tuple(sorted({*state.tables, *begun})))
+            pause = _SOON_SECONDS if found.unfinished else plan.every_seconds
+        state = dataclasses.replace(state, next_look_us=now + pause * 1_000_000)
+        if not tracker.try_claim(state):
+            return
+        if plan is not None:
+            for each in found.ready:
+                plan.begin(folder, self._access, each, len(state.tables))
+            if found.findings != before:
+                write_findings(folder.findings, found.findings)
+            for finding in found.news:
+                yield TimestampedValue(finding.report(), Timestamp(micros=now))
+        _advance(estimator, now)
+        tracker.defer_remainder(Duration(seconds=pause))
+
+    def _discovery(self, plan: DiscoveryPlan) -> Discovery:
+        def check(table: Table) -> None:
+            for sink in self._sinks:
+                sink.check([table], plan.committed)
+
+        return Discovery(self._access, plan.selection, plan.needs, check)
+
+
+def _with_assigned(state: Discovered, folder: DeploymentFolder) -> Discovered:
+    """The state with the tables of assignments that came in meanwhile, by whomever."""
+    paths = {os.path.basename(path): path for path in folder.assignments()}
+    tables = set(state.tables)
+    for name in sorted(paths.keys() - set(state.assignments)):
+        assignment = folder.read_assignment(paths[name])
+        tables |= {each.table.name for each in assignment.sources}
+        tables |= {each.table.name for each in assignment.requests}
+    return dataclasses.replace(
+        state, assignments=tuple(sorted(paths)), tables=tuple(sorted(tables))
+    )
+
+
+def _advance(estimator: Any, now: int) -> None:
+    wanted = Timestamp(micros=now)
+    if wanted > estimator.current_watermark():
+        estimator.set_watermark(wanted)

@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: Apache-2.0
+"""New tables, found while a run goes on: what a look at the account means.
+
+One look lists the tables and describes those that belong to the selection and are not read yet.
+What is ready is begun. What is not (no stream, wrong images, no recovery, still being created, no
+right) does not stop the others: it is a finding, told once per reason and looked at again. So is a
+table that is gone; its stream is read to its end. Nothing here writes: rounds and the graph of a
+continuous run do with the outcome what is theirs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, Literal
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from transforms import storage
+from transforms.aws.dynamodb import TableDescription, describe_table
+from transforms.aws.errors import AwsErrorKind, classify
+from transforms.aws.session import AwsAccess
+from transforms.errors import (
+    AwsAccessError,
+    CredentialsError,
+    DynabeamError,
+    StateError,
+    TableError,
+)
+from transforms.reports import Report
+from transforms.table_readiness import describe_ready
+from transforms.table_selection import TableSelection
+from transforms.tables import Table
+
+__all__ = ["Discovery", "Finding", "Look", "Needs", "read_findings", "write_findings"]
+
+FORMAT = 1
+MOST_AT_ONCE = 20
+"""New tables that one look describes: each costs two or three calls, and the others wait."""
+
+What = Literal["not_ready", "deleted", "recreated", "not_listed"]
+_ENDS = ("deleted", "recreated")
+_PASSING = (AwsErrorKind.THROTTLED, AwsErrorKind.UNREACHABLE)
+
+
+@dataclasses.dataclass(frozen=True)
+class Needs:
+    """What a new table has to have.
+
+    Attributes:
+        stream: Its stream is to be read.
+        export: An export of it is to be requested.
+    """
+
+    stream: bool
+    export: bool
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class Finding:
+    """Something that keeps a table from being read, or its end.
+
+    Attributes:
+        table: The table; empty if the listing of all tables fails.
+        what: `not_ready`, `deleted`, `recreated` (another table under a name that was deleted) or
+            `not_listed`.
+        detail: The reason, for people; one line.
+    """
+
+    table: str
+    what: What
+    detail: str
+
+    def report(self) -> Report:
+        """The finding as a report of kind `discovery`, with the fields `what` and `detail`."""
+        return Report("discovery", self.table, {"what": self.what, "detail": self.detail})
+
+    def __str__(self) -> str:
+        """A line for people."""
+        about = f"{self.table}: " if self.table else ""
+        return f"{about}{self.what.replace('_', ' ')}: {self.detail}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Look:
+    """What a look found.
+
+    Attributes:
+        ready: Tables to begin with.
+        findings: All that is wrong at present, table → finding; also what this look had no time
+            for.
+        news: Those that were not there after the look before, or for another reason.
+        unfinished: More new tables are waiting than a look describes.
+    """
+
+    ready: tuple[TableDescription, ...]
+    findings: Mapping[str, Finding]
+    news: tuple[Finding, ...]
+    unfinished: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Discovery:
+    """How to look.
+
+    Attributes:
+        access: Where and as whom AWS is called.
+        selection: Which tables belong to the run.
+        needs: What a new table has to have.
+        check: Raises a `DynabeamError` if a table that is ready cannot be replicated all the same.
+    """
+
+    access: AwsAccess
+    selection: TableSelection
+    needs: Needs
+    check: Callable[[Table], None]
+
+    def look(self, known: Collection[str], before: Mapping[str, Finding]) -> Look:
+        """Looks once.
+
+        Args:
+            known: Tables that are read already.
+            before: The findings after the look before.
+
+        Raises:
+            ClientError: AWS answered what is not understood.
+        """
+        try:
+            found = self.selection.find(self.access)
+        except (AwsAccessError, CredentialsError, BotoCoreError, ClientError) as problem:
+            finding = Finding("", "not_listed", _reason(problem))
+            return _outcome((), {**before, "": finding}, before, unfinished=False)
+        listed = set(found.listed or ())
+        ended = {name: each for name, each in before.items() if each.what in _ENDS}
+        findings = {name: each for name, each in ended.items() if name in known}
+        findings |= self._ends([each for each in known if each not in {*listed, *findings}])
+        for name in listed & findings.keys():
+            findings[name] = Finding(name, "recreated", _RECREATED)
+        candidates = [each for each in found.selected if each not in known]
+        # Those of which nothing is known come first, then those that wait longest.
+        order = {name: place for place, name in enumerate(before)}
+        candidates.sort(key=lambda name: order.get(name, -1))
+        now, later = candidates[:MOST_AT_ONCE], candidates[MOST_AT_ONCE:]
+        ready = []
+        for name in now:
+            try:
+                ready.append(self._describe(name))
+            except (DynabeamError, BotoCoreError, ClientError) as problem:
+                findings[name] = Finding(name, "not_ready", _reason(problem))
+        waiting = {name: before[name] for name in later if name in before}
+        unfinished = any(name not in before for name in later)
+        return _outcome(tuple(ready), {**waiting, **findings}, before, unfinished=unfinished)
+
+    def _describe(self, name: str) -> TableDescription:
+        needs = self.needs
+        found = describe_ready(self.access, name, stream=needs.stream, export=needs.export)
+        self.check(found.table)
+        return found
+
+    def _ends(self, missing: Collection[str]) -> dict[str, Finding]:
+        """Which of the tables that the listing lacks are really gone: listings lag behind."""
+        found = {}
+        for name in missing:
+            try:
+                describe_table(self.access, name)
+            except TableError:
+                detail = "its stream is read to its end, within the 24 hours that it is kept"
+                found[name] = Finding(name, "deleted", detail)
+            except (AwsAccessError, CredentialsError, BotoCoreError, ClientError) as problem:
+                # Passing trouble: the next look asks again. Anything else is raised.
+                _reason(problem)
+        return found
+
+
+def write_findings(path: str, findings: Mapping[str, Finding]) -> None:
+    """Replaces the file of findings: `format`, and `findings` with `table`, `what` and `detail`.
+
+    Raises:
+        StateError: It cannot be written.
+    """
+    document = {
+        "format": FORMAT,
+        "findings": [dataclasses.asdict(each) for each in findings.values()],
+    }
+    storage.write_atomic(path, json.dumps(document, indent=1).encode(), StateError)
+
+
+def read_findings(path: str) -> dict[str, Finding]:
+    """The findings of a file, none if it is not there.
+
+    Raises:
+        StateError: It is of an unknown format.
+    """
+    if not storage.exists(path):
+        return {}
+    document: dict[str, Any] = json.loads(storage.read_bytes(path, StateError))
+    if document.get("format") != FORMAT:
+        raise StateError(
+            "findings of an unknown format",
+            where=path,
+            expected=FORMAT,
+            found=document.get("format"),
+            mend="Use the version of Dynabeam that wrote them, or delete the file",
+        )
+    return {each["table"]: Finding(**each) for each in document["findings"]}
+
+
+_RECREATED = (
+    "the table was deleted, and there is another one of its name, which is not read; replicate it "
+    "with a --state_dir and sinks of its own"
+)
+
+
+def _reason(problem: Exception) -> str:
+    """Why a call did not succeed.
+
+    Raises:
+        ClientError: Nobody knows what it means.
+    """
+    if isinstance(problem, DynabeamError):
+        return str(problem).replace("\n", " ")
+    if classify(problem) in _PASSING:
+        # Without the details of the answer, which differ each time: told once.
+        return "AWS is not reachable, or has too many requests; asked again"
+    raise problem
+
+
+def _outcome(
+    ready: tuple[TableDescription, ...],
+    findings: Mapping[str, Finding],
+    before: Mapping[str, Finding],
+    *,
+    unfinished: bool,
+) -> Look:
+    news = [each for name, each in findings.items() if before.get(name) != each]
+    return Look(ready, findings, tuple(news), unfinished)

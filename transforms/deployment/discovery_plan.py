@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a deployment is to do about new tables: `discovery.json` of its folder.
+
+Written by the command line, read by the run at each look, so that a run finds tables whether or not
+the command that launched it is still there. No secrets: whom AWS is called as is part of the graph.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from transforms import storage
+from transforms.aws.dynamodb import TableDescription
+from transforms.aws.session import AwsAccess
+from transforms.deployment.discovery import Needs
+from transforms.deployment.folder import Assignment, DeploymentFolder
+from transforms.errors import StateError
+from transforms.sinks.base import Round
+from transforms.table_reading import (
+    ReadingOptions,
+    choose_readers,
+    new_table_state,
+    readers_of_each,
+    snapshot_request,
+    stream_sources,
+)
+from transforms.table_selection import TableSelection
+from transforms.wall_clock import now_us
+
+__all__ = ["DiscoveryPlan", "first_assignment"]
+
+FORMAT = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class DiscoveryPlan:
+    """Which tables to look for, and how to begin them.
+
+    Attributes:
+        selection: Which tables belong to the run.
+        options: How they are read.
+        reuse: Empty for a new export of each, or `newest:<seconds>`.
+        committed: The last committed round of the state directory.
+        every_seconds: Time between two looks.
+    """
+
+    selection: TableSelection
+    options: ReadingOptions
+    reuse: str
+    committed: Round
+    every_seconds: int
+
+    @property
+    def needs(self) -> Needs:
+        """What a new table has to have."""
+        return Needs(
+            stream=self.options.snapshot != "only",
+            export=self.options.snapshot != "never",
+        )
+
+    def first_state(self, description: TableDescription) -> dict[str, Any]:
+        """The state of a table that is begun."""
+        state = new_table_state(description.table, description, self.options)
+        state["snapshot"]["reuse"] = self.reuse
+        return state
+
+    def begin(
+        self, folder: DeploymentFolder, access: AwsAccess, found: TableDescription, tables: int
+    ) -> None:
+        """Has a deployment read a table from now on; may be repeated, and then changes nothing.
+
+        Args:
+            folder: The deployment's.
+            access: Where and as whom AWS is called.
+            found: The table.
+            tables: How many tables the deployment reads with it.
+        """
+        state = self.first_state(found)
+        if not self.options.readers:
+            choose_readers(state, access, readers_of_each(tables))
+        sources = stream_sources(state, self.options, 0, now_us())
+        request = snapshot_request(state, self.options, self.committed.state_id, 0)
+        # Known to the position document before it is read: what is read can be taken over.
+        folder.write_table(found.table.name, state)
+        requests = [] if request is None else [request]
+        folder.assign_once(first_assignment(state), Assignment(sources, requests))
+
+    def write(self, folder: DeploymentFolder) -> None:
+        """Tells a deployment.
+
+        Raises:
+            StateError: It cannot be written.
+        """
+        document = {
+            "format": FORMAT,
+            "selection": self.selection.to_json(),
+            "options": self.options.to_json(),
+            "reuse": self.reuse,
+            "committed": dataclasses.asdict(self.committed),
+            "every_seconds": self.every_seconds,
+        }
+        content = json.dumps(document, indent=1, sort_keys=True).encode()
+        storage.write_atomic(folder.discovery, content, StateError)
+
+    @classmethod
+    def read(cls, folder: DeploymentFolder) -> DiscoveryPlan | None:
+        """What a deployment was told last, None if nothing.
+
+        Raises:
+            StateError: The document is damaged, or of an unknown format.
+        """
+        path = folder.discovery
+        if not storage.exists(path):
+            return None
+        try:
+            document: Mapping[str, Any] = json.loads(storage.read_bytes(path, StateError))
+            if document["format"] != FORMAT:
+                raise StateError(
+                    "what to discover is of an unknown format",
+                    where=path,
+                    expected=FORMAT,
+                    found=document["format"],
+                    mend="Use the version of Dynabeam that wrote it, or a newer one",
+                )
+            return cls(
+                TableSelection.from_json(document["selection"]),
+                ReadingOptions.from_json(document["options"]),
+                document["reuse"],
+                Round(**document["committed"]),
+                document["every_seconds"],
+            )
+        except (ValueError, KeyError, TypeError) as problem:
+            raise StateError(
+                f"what to discover is damaged: {problem!r}",
+                where=path,
+                mend="Stop the job behind a savepoint and give the command that started it again",
+            ) from problem
+
+
+def first_assignment(state: Mapping[str, Any]) -> str:
+    """The name of the assignment that begins a table: the same, whoever finds the table."""
+    return f"table-{state['table']['name']}-{state['table_id']}"
