@@ -80,6 +80,7 @@ def replicate_continuously(options: ReplicateOptions) -> int:
         verify=options.verify,
         max_dead_letters=options.max_dead_letters,
         telemetry=options.telemetry,
+        chain_policy=options.chain_policy,
     )
     result = _run(pipeline)
     if options.detach:

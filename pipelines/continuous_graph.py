@@ -13,7 +13,7 @@ Its labels are what savepoints are found by: they change with a release line onl
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import apache_beam as beam
 
@@ -24,6 +24,7 @@ from transforms.deployment.discover import DiscoverTables
 from transforms.deployment.positions import StorePositions
 from transforms.deployment.watch import WatchAssignments
 from transforms.export.manifest import Verify
+from transforms.gaps import GapPolicy
 from transforms.read_tables import ReadTables
 from transforms.reports import Report
 from transforms.sinks.base import Sink
@@ -44,6 +45,7 @@ def build_continuous(
     verify: Verify,
     telemetry: Telemetry,
     max_dead_letters: int | None = None,
+    chain_policy: Callable[[str], GapPolicy] | None = None,
 ) -> None:
     """Adds the graph to a pipeline.
 
@@ -56,11 +58,14 @@ def build_continuous(
         verify: What checksums that do not agree are.
         max_dead_letters: The job fails once more dead letters are open; None for no limit.
         telemetry: Metrics endpoint and log of the worker processes.
+        chain_policy: With which policies to look for lost changes; None not to look.
     """
     deployment = pipeline | "Deployment" >> beam.Create([folder], reshuffle=False)
     assigned = deployment | "WatchAssignments" >> WatchAssignments()
     elements = {"requests": assigned.requests, "sources": assigned.sources}
-    read = elements | "ReadTables" >> ReadTables(access, until="forever", verify=verify)
+    read = elements | "ReadTables" >> ReadTables(
+        access, until="forever", verify=verify, chain_policy=chain_policy
+    )
     found = deployment | "DiscoverTables" >> DiscoverTables(access, sinks)
     reports, letters = [read.reports, found], [read.dead_letters]
     for number, sink in enumerate(sinks, 1):

@@ -6,9 +6,10 @@ from __future__ import annotations
 import argparse
 import csv
 import dataclasses
+import functools
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 from transforms.aws.roles import Role
@@ -93,10 +94,19 @@ class ReplicateOptions(ReadingOptions):
         return TableSelection(self.tables, self.table_tags, self.exclude_tables)
 
     @property
+    def chain_policy(self) -> Callable[[str], GapPolicy] | None:
+        """The policy of each table for changes that are missing; None not to look for them."""
+        return functools.partial(_policy_of, self.gaps) if self.verify_chain else None
+
+    @property
     def discovers(self) -> bool:
         """True if new tables are looked for while the run goes on."""
         lasts = self.mode == "continuous" or self.until == "forever"
         return lasts and self.discover_every > 0 and self.selection.is_open
+
+
+def _policy_of(policy: GapPolicy, table: str) -> GapPolicy:
+    return policy
 
 
 def parse_replicate(arguments: Sequence[str], *, complete: bool = True) -> ReplicateOptions:

@@ -13,7 +13,7 @@ Reports and dead letters are also counted, as Beam metrics.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import apache_beam as beam
@@ -23,6 +23,7 @@ from transforms.block import Block
 from transforms.dead_letters import DeadLetter
 from transforms.export.elements import SnapshotRequest
 from transforms.export.manifest import Verify
+from transforms.gaps import GapPolicy
 from transforms.read_tables import ReadTables
 from transforms.reports import Report
 from transforms.round_files import WriteDeadLetters, WriteReports
@@ -45,6 +46,7 @@ class RoundPlan:
         sinks: Where the changes go.
         access: AWS, None if it is not used.
         verify: What checksums that do not agree are.
+        chain_policy: With which policies to look for lost changes; None not to look.
         reports_path: File for the reports.
         dead_letters_path: File for the dead letters.
     """
@@ -55,6 +57,7 @@ class RoundPlan:
     sinks: Sequence[Sink]
     access: AwsAccess | None
     verify: Verify
+    chain_policy: Callable[[str], GapPolicy] | None
     reports_path: str
     dead_letters_path: str
 
@@ -71,7 +74,9 @@ def build_round(pipeline: beam.Pipeline, plan: RoundPlan) -> None:
     reports: list[Any] = []
     letters: list[Any] = []
     if elements:
-        read = elements | "ReadTables" >> ReadTables(plan.access, verify=plan.verify)
+        read = elements | "ReadTables" >> ReadTables(
+            plan.access, verify=plan.verify, chain_policy=plan.chain_policy
+        )
         blocks = read.blocks
         reports.append(read.reports)
         letters.append(read.dead_letters)

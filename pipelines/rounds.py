@@ -184,6 +184,7 @@ class Rounds:
             sinks=self.sinks,
             access=options.access,
             verify=options.verify,
+            chain_policy=options.chain_policy,
             reports_path=directory.attempt_file(current.attempt, REPORTS),
             dead_letters_path=directory.attempt_file(current.attempt, DEAD_LETTERS),
         )

@@ -29,6 +29,8 @@ class GapKind(str, enum.Enum):
     """The table has another stream than the one whose positions are stored."""
     UNCOVERED = "uncovered"
     """The snapshot is older than the oldest change that the stream still holds."""
+    CHAIN = "chain"
+    """A change begins with another image than the last known change of its key left behind."""
 
 
 class GapPolicy(str, enum.Enum):

@@ -13,7 +13,7 @@ the snapshot. Which elements come in, and whether they go on coming, is the call
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import apache_beam as beam
@@ -25,9 +25,11 @@ from transforms.export.acquire import Acquisition
 from transforms.export.manifest import Verify
 from transforms.export.read import ReadExportFiles
 from transforms.export.request import EnsureExport
+from transforms.gaps import GapPolicy
 from transforms.reconcile import Reconcile
 from transforms.reports import Report
 from transforms.stream.read import ReadStream, Until
+from transforms.verify_chain import VerifyChain
 
 __all__ = ["ReadTables", "TablesRead"]
 
@@ -59,12 +61,20 @@ class ReadTables(beam.PTransform):
         until: `tip`: read what is there, look for each export once, and end. `forever`: never end,
             and wait for exports.
         verify: What checksums and counts that do not agree are: an error, or a warning.
+        chain_policy: Look for changes that the stream lost without a word (`VerifyChain`), with the
+            policy of each table; None not to look. A savepoint is bound to whether it is given.
     """
 
     def __init__(
-        self, access: AwsAccess | None, *, until: Until = "tip", verify: Verify = "strict"
+        self,
+        access: AwsAccess | None,
+        *,
+        until: Until = "tip",
+        verify: Verify = "strict",
+        chain_policy: Callable[[str], GapPolicy] | None = None,
     ) -> None:
         super().__init__()
+        self._chain_policy = chain_policy
         self._access = access
         self._until: Until = until
         self._verify: Verify = verify
@@ -82,10 +92,10 @@ class ReadTables(beam.PTransform):
         blocks = tuple(each.blocks for each in branches) | "Blocks" >> beam.Flatten()
         blocks.element_type = Block
         reconciled = blocks | "Reconcile" >> Reconcile()
-        reports = (
-            *(each.reports for each in branches),
-            reconciled.reports,
-        ) | "Reports" >> beam.Flatten()
+        told = [*(each.reports for each in branches), reconciled.reports]
+        if self._chain_policy is not None:
+            told.append(blocks | "VerifyChain" >> VerifyChain(self._chain_policy))
+        reports = told | "Reports" >> beam.Flatten()
         reports.element_type = Report
         letters = tuple(each.dead_letters for each in branches) | "DeadLetters" >> beam.Flatten()
         letters.element_type = DeadLetter

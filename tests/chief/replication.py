@@ -21,12 +21,14 @@ class Replication:
         sim: The simulator to read.
         folder: Where everything goes.
         readers: Stream readers per table.
+        options: Further options of all runs.
     """
 
-    def __init__(self, sim, folder, readers):
+    def __init__(self, sim, folder, readers, options=()):
         self._sim = sim
         self.folder = folder
         self._readers = readers
+        self._options = options
         self._runs = 0
 
     def run_and_kill(self, seconds):
@@ -73,6 +75,7 @@ class Replication:
             f"--state_dir={self.folder}/state",
             f"--readers={self._readers}",
             "--buckets=2",
+            *self._options,
             *options,
         ]
         with log.open("wb") as output:

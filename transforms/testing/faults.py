@@ -61,6 +61,7 @@ class Faults:
             to be switched meanwhile.
         roll_after: A shard closes after so many records; 0 for never.
         roll_children: A shard that closes by `roll_after` gets 1 to this many children.
+        lose_record: A change is made, and its record never reaches the stream.
         denied_actions: Answered with AccessDeniedException, for example `dynamodb:GetRecords`
             or `s3:GetObject`.
         rate_limits: DescribeStream above 10 and ListStreams above 5 calls a second of the
@@ -88,6 +89,7 @@ class Faults:
     updating_asks: int = 0
     roll_after: int = 0
     roll_children: int = 1
+    lose_record: float = 0.0
     denied_actions: frozenset[str] = frozenset()
     rate_limits: bool = False
 

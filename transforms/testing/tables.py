@@ -171,7 +171,7 @@ class SimTable:
         if self.history:
             micros = max(micros, self.history[-1].micros)
         self.history.append(TableChange(micros, key.json, old and old.json, new and new.json, ttl))
-        if self.stream is not None:
+        if self.stream is not None and not self._dice.chance(faults.lose_record):
             self._record(self.stream, key, old, new, micros=micros, faults=faults, ttl=ttl)
         return True
 

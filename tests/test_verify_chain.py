@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Lost records are seen by the changes around them; late, repeated and restarted ones are not."""
+
+import functools
+
+import apache_beam as beam
+import pyarrow as pa
+import pytest
+from apache_beam.testing.util import assert_that, equal_to
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.test_reconcile import _block
+from transforms.block import SCHEMA
+from transforms.chain_memory import ChainMemory, Link, Row
+from transforms.gaps import GapPolicy
+from transforms.values.digests import item_digest
+from transforms.verify_chain import VerifyChain
+from transforms.version import encode_version
+
+FOREVER = 10**18
+SECOND = 1_000_000
+
+
+def version(number, generation=1):
+    return encode_version(generation, number)
+
+
+def history(images, start=1):
+    """Rows of one key that take it through images; empty for no item."""
+    befores = [b"", *images]
+    return [
+        Row(version(start + n), befores[n], image, (start + n) * SECOND)
+        for n, image in enumerate(images)
+    ]
+
+
+def judged(rows, budget=100, key=b"Sk"):
+    """The versions at which a memory that took the rows finds a break."""
+    memory = ChainMemory(budget)
+    for row in rows:
+        memory.add(key, row)
+    return [each.after.version for each in memory.breaks(FOREVER)]
+
+
+class TestDigest:
+    @pytest.mark.parametrize(
+        ("one", "other"),
+        [
+            ('{"a":{"N":"1e3"},"b":{"S":"x"}}', '{"b":{"S":"x"},"a":{"N":"1000.0"}}'),
+            ('{"s":{"SS":["b","a"]}}', '{"s":{"SS":["a","b"]}}'),
+            ('{"n":{"NS":["2","1.0"]}}', '{"n":{"NS":["1","2"]}}'),
+            ('{"m":{"M":{"x":{"N":"0.10"}}}}', '{ "m": {"M": {"x": {"N": "0.1"}}}}'),
+        ],
+    )
+    def test_equal_items(self, one, other):
+        assert item_digest(one.encode()) == item_digest(other.encode())
+
+    @pytest.mark.parametrize(
+        ("one", "other"),
+        [
+            ('{"l":{"L":[{"N":"1"},{"N":"2"}]}}', '{"l":{"L":[{"N":"2"},{"N":"1"}]}}'),
+            ('{"a":{"NULL":true}}', "{}"),
+            ('{"a":{"S":"1"}}', '{"a":{"N":"1"}}'),
+            ('{"a":{"SS":["1"]}}', '{"a":{"NS":["1"]}}'),
+            ("not JSON", "no JSON"),
+        ],
+    )
+    def test_different_items(self, one, other):
+        assert item_digest(one.encode()) != item_digest(other.encode())
+
+
+class TestMemory:
+    images = st.lists(st.sampled_from([b"", b"1", b"2", b"3"]), min_size=1, max_size=8)
+
+    @given(images, st.randoms(use_true_random=False))
+    def test_whatever_is_late_or_repeated_is_no_break(self, images, rng):
+        rows = history(images)
+        delivered = rows + [rng.choice(rows) for _ in range(rng.randint(0, 5))]
+        rng.shuffle(delivered)
+        assert judged(delivered) == []
+
+    @given(images, st.data())
+    def test_a_lost_row_is_found_unless_it_changed_nothing(self, images, data):
+        rows = history([b"0", *images, b"9"])
+        lost = data.draw(st.integers(1, len(rows) - 2))
+        left = rows[:lost] + rows[lost + 1 :]
+        wanted = [] if rows[lost].old == rows[lost].new else [rows[lost + 1].version]
+        assert judged(left) == wanted
+        replayed = left + left[max(0, lost - 2) :]
+        assert judged(replayed) == wanted
+
+    @pytest.mark.parametrize(
+        ("known", "lost", "after"),
+        [(b"", b"1", b"2"), (b"1", b"2", b"3"), (b"1", b"", b"2"), (b"1", b"2", b"")],
+    )
+    def test_inserts_updates_and_deletes(self, known, lost, after):
+        first, _, last = history([known, lost, after])
+        assert judged([first, last]) == [last.version]
+
+    def test_rows_wait_until_nothing_older_can_come(self):
+        one, two, three = history([b"1", b"2", b"3"])
+        memory = ChainMemory(10)
+        memory.add(b"k", one)
+        memory.add(b"k", three)
+        due = memory.next_due_us()
+        assert due == three.event_us + SECOND
+        assert list(memory.breaks(due - 1)) == []
+        memory.add(b"k", two)
+        assert list(memory.breaks(FOREVER)) == []
+        assert memory.next_due_us() is None
+
+    def test_a_new_generation_begins_anew(self):
+        first = Row(version(5), b"", b"1", SECOND)
+        healed = Row(version(2, generation=2), b"other", b"2", SECOND)
+        assert judged([first, healed]) == []
+
+    def test_the_budget(self):
+        memory = ChainMemory(2)
+        for number, key in enumerate([b"a", b"b", b"a", b"c"]):
+            memory.add(key, Row(version(number + 1), b"", b"x", SECOND))
+        # Of `b`, which changed longest ago, nothing is known: no break can be seen.
+        memory.add(b"b", Row(version(9), b"other", b"y", SECOND))
+        assert [each.key for each in memory.breaks(FOREVER)] == [b"a"]
+
+    def test_what_the_runner_keeps(self):
+        one, _, three, four = history([b"1", b"2", b"3", b"4"])
+        memory = ChainMemory(10)
+        memory.add(b"k", one)
+        early = memory.encode_links()
+        memory.add(b"k", three)
+        restored = ChainMemory(10)
+        restored.load_links(early)
+        restored.load_links(memory.encode_links([b"k"]))
+        restored.load_windows(memory.encode_windows())
+        restored.add(b"k", four)
+        (found,) = restored.breaks(FOREVER)
+        assert found == (b"k", Link(one.version, b"1", one.event_us), three)
+
+
+def blocks(*steps):
+    """A block for each list of changes `(key, sequence number, old, new)`."""
+    made = []
+    for changes in steps:
+        block = _block("stream", [(key, number) for key, number, _, _ in changes])
+        columns = {name: block.rows.column(name) for name in SCHEMA.names}
+        for place, name in ((2, "old"), (3, "new")):
+            images = [None if c[place] is None else c[place].encode() for c in changes]
+            columns[name] = pa.array(images, pa.binary())
+        made.append(block.with_rows(pa.record_batch(list(columns.values()), schema=SCHEMA)))
+    return made
+
+
+def of(policy, table):
+    return policy
+
+
+A, B = '{"id":{"S":"k"},"n":{"N":"1"}}', '{"n":{"N":"2"},"id":{"S":"k"}}'
+A_AGAIN = '{"n":{"N":"1.0"},"id":{"S":"k"}}'
+
+
+class TestVerifyChain:
+    def run(self, found, check, policy=GapPolicy.CONTINUE):
+        with beam.Pipeline(runner="FnApiRunner") as p:
+            blocks = p | beam.Create(found, reshuffle=False)
+            reports = blocks | VerifyChain(functools.partial(of, policy))
+            assert_that(reports, check)
+
+    def test_whole_chains(self):
+        steps = [[(b"Sk", 1, None, A), (b"Sk", 2, A_AGAIN, B)], [(b"Sk", 3, B, None)]]
+        again = [[(b"Sk", 2, A, B)], [(b"Sk", 4, None, A)]]
+        snapshot = _block("export", [(b"Sk", 0)])
+        self.run([*blocks(*steps, *again), snapshot], equal_to([]))
+
+    def test_a_break_says_what_and_where(self):
+        lost = blocks([(b"Sk", 1, None, A)], [(b"Sk", 3, B, None)])
+
+        def check(reports):
+            (report,) = reports
+            assert (report.kind, report.table) == ("gap", "orders")
+            fields = report.fields
+            assert (fields["kind"], fields["last_sequence"]) == ("chain", "1")
+            assert fields["from_us"] <= fields["to_us"]
+            for image in (A, B):
+                assert item_digest(image.encode()).hex() in fields["detail"]
+
+        self.run(lost, check)
+
+    def test_a_break_stops_the_run_if_the_policy_is_to_stop(self):
+        lost = blocks([(b"Sk", 1, None, A)], [(b"Sk", 3, B, None)])
+        with pytest.raises(Exception, match=r"chain: key .*'k'"):
+            self.run(lost, equal_to([]), GapPolicy.FAIL)

@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`VerifyChain`: changes that the stream lost, seen by the changes around them.
+
+Every record carries the image before it. If that is not the image that the last known change of its
+key left behind, a change in between is missing: a gap of kind `chain`. It sees lost inserts,
+updates and deletes of a key that changes again and that changed before, within what is remembered:
+since the start (in catch-up mode, of the round), and at most `KEYS` keys a table; those that
+changed longest ago are forgotten first. It does not see a loss after which the key never changes,
+one before the first change that was read of a key, nor several that cancel each other out. Rows of
+snapshots are not compared.
+
+Items are compared by digest (`transforms.values.digests`), which is computed where blocks are read;
+behind the shuffle flow only key, version, time and two digests of 16 bytes. State per remembered
+key: its encoding plus 73 bytes before compression, and about 450 bytes in the worker's memory. Only
+ReadModifyWrite and Bag state and an event-time timer are used.
+"""
+
+from __future__ import annotations
+
+import collections
+import json
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import apache_beam as beam
+import pyarrow as pa
+from apache_beam.metrics.metric import Metrics
+from apache_beam.transforms.timeutil import TimeDomain
+from apache_beam.transforms.userstate import (
+    BagStateSpec,
+    ReadModifyWriteStateSpec,
+    TimerSpec,
+    on_timer,
+)
+from apache_beam.utils.timestamp import Timestamp
+
+from transforms.block import SCHEMA, Block, BlockHeader
+from transforms.chain_memory import Break, ChainMemory, Row
+from transforms.gaps import Gap, GapKind, GapPolicy
+from transforms.reports import Report
+from transforms.values.digests import item_digest
+from transforms.values.keys import decode_key
+from transforms.version import decode_version
+
+__all__ = ["KEYS", "VerifyChain"]
+
+KEYS = 200_000
+"""Keys of a table that are remembered."""
+
+_MAX_RUNS = 64
+_GROUPS_IN_MEMORY = 256
+_TOLD = 10
+
+
+class VerifyChain(beam.PTransform):
+    """`PCollection[Block]` → `PCollection[Report]` of kind `gap`, for the blocks of streams.
+
+    Args:
+        policy_of: The policy of a table; picklable.
+        keys: Keys of a table that are remembered.
+
+    Raises:
+        GapError: While running, if a change is missing and the table's policy is to stop.
+    """
+
+    def __init__(self, policy_of: Callable[[str], GapPolicy], keys: int = KEYS) -> None:
+        super().__init__()
+        self._fn = _ChainFn(policy_of, keys)
+
+    def expand(self, blocks: Any) -> Any:
+        """Digests, groups by table and bucket, and compares."""
+        return (
+            blocks
+            | "Digest" >> beam.FlatMap(_digests).with_output_types(tuple[str, Block])
+            | "Compare" >> beam.ParDo(self._fn).with_output_types(Report)
+        )
+
+
+def _digests(block: Block) -> Iterator[tuple[str, Block]]:
+    """A stream block with digests in place of images, and without what nobody compares."""
+    if block.header.source != "stream":
+        return
+    rows = block.rows
+    columns = {name: rows.column(name) for name in ("key", "version", "op", "event_time", "ttl")}
+    for name in ("old", "new"):
+        images = rows.column(name).to_pylist()
+        digests = [b"" if each is None else item_digest(each) for each in images]
+        columns[name] = pa.array(digests, pa.binary())
+    columns["envelope"] = pa.nulls(rows.num_rows, pa.binary())
+    batch = pa.record_batch([columns[each.name] for each in SCHEMA], schema=SCHEMA)
+    yield block.group, block.with_rows(batch)
+
+
+class _Known:
+    """The memory of one group, as of the state with this token."""
+
+    def __init__(self, token: bytes | None, memory: ChainMemory, runs: int) -> None:
+        self.token = token
+        self.memory = memory
+        self.runs = runs
+
+
+class _ChainFn(beam.DoFn):
+    TOKEN = ReadModifyWriteStateSpec("token", beam.coders.BytesCoder())
+    RUNS = BagStateSpec("runs", beam.coders.BytesCoder())
+    WINDOWS = ReadModifyWriteStateSpec("windows", beam.coders.BytesCoder())
+    JUDGE = TimerSpec("judge", TimeDomain.WATERMARK)
+
+    def __init__(self, policy_of: Callable[[str], GapPolicy], keys: int) -> None:
+        self._policy_of = policy_of
+        self._keys = keys
+        self._gaps = Metrics.counter("dynabeam", "chain_gaps")
+        self._groups: collections.OrderedDict[str, _Known] = collections.OrderedDict()
+
+    def process(
+        self,
+        element: tuple[str, Block],
+        token: Any = beam.DoFn.StateParam(TOKEN),
+        runs: Any = beam.DoFn.StateParam(RUNS),
+        windows: Any = beam.DoFn.StateParam(WINDOWS),
+        judge: Any = beam.DoFn.TimerParam(JUDGE),
+    ) -> None:
+        """Adds the rows of a block to the chains of their keys."""
+        group, block = element
+        budget = max(1, self._keys // block.header.buckets)
+        known = self._recall(group, budget, token, runs, windows)
+        memory = known.memory
+        changed: dict[bytes, None] = {}
+        waiting = memory.windows
+        rows = block.rows
+        times = rows.column("event_time").cast(pa.int64()).to_pylist()
+        columns = (rows.column(name).to_pylist() for name in ("key", "version", "old", "new"))
+        for key, version, old, new, event_us in zip(*columns, times, strict=True):
+            if memory.add(key, Row(version, old, new, event_us)):
+                changed[key] = None
+        if changed:
+            self._store(known, list(changed), runs)
+        if waiting or memory.windows:
+            windows.write(_encode_header(block.header) + memory.encode_windows())
+            _set(judge, memory)
+        if changed or memory.windows:
+            known.token = os.urandom(8)
+            token.write(known.token)
+
+    @on_timer(JUDGE)
+    def judge(
+        self,
+        at: Any = beam.DoFn.TimestampParam,
+        token: Any = beam.DoFn.StateParam(TOKEN),
+        runs: Any = beam.DoFn.StateParam(RUNS),
+        windows: Any = beam.DoFn.StateParam(WINDOWS),
+        judge: Any = beam.DoFn.TimerParam(JUDGE),
+    ) -> Iterator[Report]:
+        """Judges the rows that waited: what is older than the watermark has arrived.
+
+        Raises:
+            GapError: A change is missing, and the table's policy is to stop.
+        """
+        header = _decode_header(windows.read())
+        budget = max(1, self._keys // header.buckets)
+        group = f"{header.table.name}/{header.bucket}"
+        known = self._recall(group, budget, token, runs, windows)
+        found = list(known.memory.breaks(at.micros))
+        windows.write(_encode_header(header) + known.memory.encode_windows())
+        known.token = os.urandom(8)
+        token.write(known.token)
+        if known.memory.windows:
+            _set(judge, known.memory)
+        self._gaps.inc(len(found))
+        for place, each in enumerate(found[:_TOLD]):
+            more = len(found) - _TOLD if place == _TOLD - 1 else 0
+            gap = _gap(header, each, more)
+            if self._policy_of(gap.table) is GapPolicy.FAIL:
+                raise gap.error()
+            yield gap.report()
+
+    def _recall(self, group: str, budget: int, token: Any, runs: Any, windows: Any) -> _Known:
+        stored = token.read()
+        known = self._groups.get(group)
+        if known is None or known.token != stored:
+            # Another worker, or an earlier attempt of this bundle, wrote the state last.
+            memory, count = ChainMemory(budget), 0
+            if stored is not None:
+                for run in runs.read():
+                    memory.load_links(run)
+                    count += 1
+                memory.load_windows((windows.read() or b"\n").partition(b"\n")[2])
+            known = _Known(stored, memory, count)
+        self._groups[group] = known
+        self._groups.move_to_end(group)
+        if len(self._groups) > _GROUPS_IN_MEMORY:
+            self._groups.popitem(last=False)
+        return known
+
+    @staticmethod
+    def _store(known: _Known, keys: list[bytes], runs: Any) -> None:
+        if known.runs >= _MAX_RUNS:
+            # Superseded and forgotten links pile up in the bag: write the memory as one run.
+            runs.clear()
+            runs.add(known.memory.encode_links())
+            known.runs = 1
+        else:
+            runs.add(known.memory.encode_links(keys))
+            known.runs += 1
+
+
+def _set(timer: Any, memory: ChainMemory) -> None:
+    due = memory.next_due_us()
+    assert due is not None
+    timer.set(Timestamp(micros=due))
+
+
+def _gap(header: BlockHeader, found: Break, more: int) -> Gap:
+    key = decode_key(found.key, header.table.keys)
+    others = f"; and {more} more in hash bucket {header.bucket}" if more else ""
+    return Gap(
+        table=header.table.name,
+        kind=GapKind.CHAIN,
+        stream_arn=header.origin.get("stream_arn", ""),
+        shard_id=header.origin.get("shard_id", ""),
+        last_sequence=str(decode_version(found.before.version)[1]),
+        from_us=found.before.event_us,
+        to_us=found.after.event_us,
+        detail=(
+            f"key {key}: the change {decode_version(found.after.version)[1]} begins with "
+            f"{_item(found.after.old)}, the one known before ended with "
+            f"{_item(found.before.digest)}{others}"
+        ),
+    )
+
+
+def _item(digest: bytes) -> str:
+    return f"item {digest.hex()}" if digest else "no item"
+
+
+def _encode_header(header: BlockHeader) -> bytes:
+    """The header as a line, before the windows."""
+    return json.dumps(header.to_json(), separators=(",", ":")).encode() + b"\n"
+
+
+def _decode_header(encoded: bytes) -> BlockHeader:
+    return BlockHeader.from_json(json.loads(encoded.partition(b"\n")[0]))
