@@ -11,7 +11,7 @@ snapshots are not compared.
 
 Items are compared by digest (`transforms.values.digests`), which is computed where blocks are read;
 behind the shuffle flow only key, version, time and two digests of 16 bytes. State per remembered
-key: its encoding plus 73 bytes before compression, and about 450 bytes in the worker's memory. Only
+key: its encoding plus 73 bytes before compression, and about 320 bytes in the worker's memory. Only
 ReadModifyWrite and Bag state and an event-time timer are used.
 """
 
