@@ -135,9 +135,7 @@ class Rounds:
             for each in reports
             if each.kind in ("stream", "file")
         )
-        return RoundOutcome(
-            state, reports, tuple(self.names), caught_up, progressed, letters
-        )
+        return RoundOutcome(state, reports, tuple(self.names), caught_up, progressed, letters)
 
     def _count_dead_letters(
         self, tables: dict[str, dict[str, Any]], path: str
