@@ -17,7 +17,6 @@ from transforms.table_selection import is_glob
 __all__ = ["export_folders", "features_of"]
 
 
-
 def features_of(
     options: ReplicateOptions,
     table_arns: Sequence[str],
