@@ -14,6 +14,7 @@ import sys
 from datetime import datetime, timezone
 from typing import Any, Literal, TextIO, TypeAlias
 
+from transforms.errors import DynabeamError
 from transforms.telemetry.secrets import masked
 
 __all__ = ["FORMATS", "LEVELS", "LogFormat", "set_up_logs", "set_up_worker_logs", "writes_json"]
@@ -81,6 +82,14 @@ class _MaskingFilter(logging.Filter):
         return True
 
 
+class _WithoutOwnErrors(logging.Filter):
+    """Leaves out the traceback that Beam logs of an error that the command itself ends with."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        return not (record.name.startswith("apache_beam.") and isinstance(error, DynabeamError))
+
+
 def set_up_logs(log_format: str, level: str, stream: TextIO | None = None) -> None:
     """Sets up the log of this process; may be done again.
 
@@ -92,6 +101,8 @@ def set_up_logs(log_format: str, level: str, stream: TextIO | None = None) -> No
     """
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(_formatter(log_format))
+    if level != "debug":
+        handler.addFilter(_WithoutOwnErrors())
     root = logging.getLogger()
     for each in list(root.handlers):
         if type(each) is logging.StreamHandler:
