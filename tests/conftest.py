@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Shared test set-up: hypothesis profiles."""
+"""Shared test set-up: hypothesis profiles, logs."""
 
+import logging
 import os
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 _SLOW_MACHINES = [HealthCheck.too_slow, HealthCheck.data_too_large]
@@ -15,3 +17,14 @@ settings.register_profile(
     "deep", max_examples=3000, deadline=None, suppress_health_check=_SLOW_MACHINES
 )
 settings.load_profile("ci" if os.environ.get("CI") else "dev")
+
+
+@pytest.fixture(autouse=True)
+def _log_of_commands():
+    """Takes away the log that a command has set up: its stream ends with the test."""
+    root = logging.getLogger()
+    before = root.level
+    yield
+    for each in [each for each in root.handlers if type(each) is logging.StreamHandler]:
+        root.removeHandler(each)
+    root.setLevel(before)

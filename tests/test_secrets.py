@@ -85,6 +85,7 @@ class Bench:
             *self.options,
             *self.sinks,
             f"--state_dir={self.world.state_dir}",
+            "--log_level=debug",
             *options,
         )
 
@@ -236,6 +237,8 @@ def _deploy(bench):
         sinks=sinks,
         access=options.access,
         verify="strict",
+        telemetry=options.telemetry,
+        chain_policy=options.chain_policy,
     )
     bench.seen.extend(_graph_texts(pipeline))
     bench.seen.append(repr(options))
@@ -305,8 +308,48 @@ def _demo(bench):
     assert done.returncode == 0, done.stderr
 
 
+def _doctor(bench):
+    words = ("--tables=orders", "--s3_export_bucket=exports", *bench.options, *bench.sinks)
+    place = f"--state_dir={bench.world.state_dir}"
+    code, out, err = bench.run("doctor", *words, place)
+    assert code == 0, out + err
+    assert bench.run("doctor", *words, place, "--json")[0] == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MARKED_PASSWORD", MARKS["wrong password"])
+        code, out, _ = bench.run("doctor", *words, place)
+    assert code == 1
+    assert "password authentication failed" in out
+
+
+def _status(bench):
+    assert bench.replicate("--snapshot=never")[0] == 0
+    place = f"--state_dir={bench.world.state_dir}"
+    assert "orders" in bench.run("status", place)[1]
+    assert json.loads(bench.run("status", place, "--json")[1])
+
+
+def _audit(bench):
+    bench.world.age()
+    code, _, err = bench.replicate()
+    assert code == 0, err
+    folder = bench.world.folder / "extra"
+    folder.mkdir()
+    words = ("--tables=orders", "--s3_export_bucket=exports", *bench.options, bench.sinks[0])
+    place = f"--state_dir={bench.world.state_dir}"
+    files = (f"--report={folder / 'audit.html'}", f"--json={folder / 'audit.json'}")
+    code, out, err = bench.run("audit", *words, place, *files)
+    assert code == 0, out + err
+    assert len(list(folder.iterdir())) == 2
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MARKED_PASSWORD", MARKS["wrong password"])
+        assert bench.run("audit", *words, place)[0] == 2
+
+
 COVERED = {
     "replicate": _replicate,
+    "doctor": _doctor,
+    "status": _status,
+    "audit": _audit,
     "add": _add,
     "plan": _plan,
     "setup": _setup,
