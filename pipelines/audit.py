@@ -37,7 +37,7 @@ from transforms.coverage import FUZZ_US
 from transforms.errors import ConfigurationError, SinkError
 from transforms.export.acquire import Acquisition, acquire
 from transforms.export.manifest import ExportManifest
-from transforms.table_reading import snapshot_request, stream_sources
+from transforms.table_reading import snapshot_requests, stream_sources
 from transforms.tables import Table
 from transforms.wall_clock import now_us
 
@@ -162,8 +162,7 @@ class _Audit:
         while True:
             for name in list(waiting):
                 known = self._fresh.tables[name]
-                request = snapshot_request(known, source, self._fresh.state_id, 0)
-                assert request is not None
+                (request,) = snapshot_requests(known, source, self._fresh.state_id, 0)
                 look = acquire(request, arns[name], how, now_us=now_us())
                 arns[name] = look.export_arn
                 if look.manifest is not None:
@@ -202,8 +201,7 @@ class _Audit:
                 found=name,
                 mend="Name the tables that are replicated to it",
             )
-        request = snapshot_request(known, source, self._fresh.state_id, 0)
-        assert request is not None
+        (request,) = snapshot_requests(known, source, self._fresh.state_id, 0)
         sources = stream_sources(known, source, 0, started)
         read_until = started if sources else self._manifests[name].export_time_us
         margin = AHEAD_US if sources else FUZZ_US

@@ -24,6 +24,7 @@ _COMMANDS = {
     "add": "add tables to a continuous run, while it runs",
     "doctor": "look whether a replication will work, and what mends it",
     "setup": "print the policies and table settings that are needed, or apply the settings",
+    "snapshot": "take a new snapshot of tables, while they are replicated",
     "plan": "say beforehand what a replication will read, take and cost",
     "dead_letters": "show what could not be handled",
     "retry": "put dead letters back through the graph",

@@ -39,6 +39,8 @@ from pipelines.runners import ContinuousRunner, continuous_runner
 from pipelines.state_directory import State, StateDirectory
 from transforms.deployment.discovery import read_findings
 from transforms.deployment.folder import DeploymentFolder
+from transforms.deployment.generations import read_generation
+from transforms.deployment.repairs import RepairSettings, step_line
 from transforms.sinks.base import Sink
 from transforms.sinks.registry import check_capabilities, open_sink
 from transforms.tables import Table
@@ -81,6 +83,16 @@ def replicate_continuously(options: ReplicateOptions) -> int:
         max_dead_letters=options.max_dead_letters,
         telemetry=options.telemetry,
         chain_policy=options.chain_policy,
+        repairs=RepairSettings(
+            access=options.access,
+            policies=options.gaps,
+            bucket=options.bucket,
+            prefix=options.prefix,
+            bucket_owner=options.bucket_owner,
+            state_id=state.state_id,
+            state_dir=directory.path,
+            sinks=sinks,
+        ),
     )
     result = _run(pipeline)
     if options.detach:
@@ -193,6 +205,10 @@ def _show(
     lines = {name: f"{name}: {table_line(each)}" for name, each in sorted(state.tables.items())}
     for name, finding in read_findings(folder.findings).items():
         lines[f"{name}, found"] = str(finding)
+    for name in state.tables:
+        at = read_generation(folder, name)
+        if at.step != "settled" or at.ended is not None:
+            lines[f"{name}, repair"] = f"{name}: {step_line(at)}"
     for name, line in lines.items():
         if shown.get(name) != line:
             shown[name] = line

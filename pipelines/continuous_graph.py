@@ -21,7 +21,9 @@ from transforms.aws.session import AwsAccess
 from transforms.dead_letters import DeadLetter
 from transforms.deployment.dead_letters import KeepDeadLetters
 from transforms.deployment.discover import DiscoverTables
+from transforms.deployment.generations import FolderGenerations
 from transforms.deployment.positions import StorePositions
+from transforms.deployment.repairs import RepairSettings
 from transforms.deployment.watch import WatchAssignments
 from transforms.export.manifest import Verify
 from transforms.gaps import GapPolicy
@@ -46,6 +48,7 @@ def build_continuous(
     telemetry: Telemetry,
     max_dead_letters: int | None = None,
     chain_policy: Callable[[str], GapPolicy] | None = None,
+    repairs: RepairSettings | None = None,
 ) -> None:
     """Adds the graph to a pipeline.
 
@@ -59,12 +62,17 @@ def build_continuous(
         max_dead_letters: The job fails once more dead letters are open; None for no limit.
         telemetry: Metrics endpoint and log of the worker processes.
         chain_policy: With which policies to look for lost changes; None not to look.
+        repairs: What repairs of lost changes need; None to repair nothing.
     """
     deployment = pipeline | "Deployment" >> beam.Create([folder], reshuffle=False)
     assigned = deployment | "WatchAssignments" >> WatchAssignments()
     elements = {"requests": assigned.requests, "sources": assigned.sources}
     read = elements | "ReadTables" >> ReadTables(
-        access, until="forever", verify=verify, chain_policy=chain_policy
+        access,
+        until="forever",
+        verify=verify,
+        chain_policy=chain_policy,
+        generations=FolderGenerations(folder),
     )
     found = deployment | "DiscoverTables" >> DiscoverTables(access, sinks)
     reports, letters = [read.reports, found], [read.dead_letters]
@@ -77,7 +85,7 @@ def build_continuous(
     all_reports = reports | "Reports" >> beam.Flatten(pipeline=pipeline)
     all_reports.element_type = Report
     _ = all_reports | "MeterReports" >> MeterReports(telemetry)
-    _ = all_reports | "StorePositions" >> StorePositions(folder)
+    _ = all_reports | "StorePositions" >> StorePositions(folder, repairs=repairs)
     all_letters = letters | "DeadLetters" >> beam.Flatten(pipeline=pipeline)
     all_letters.element_type = DeadLetter
     _ = all_letters | "MeterDeadLetters" >> MeterDeadLetters(telemetry)

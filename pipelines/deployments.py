@@ -8,23 +8,30 @@ brings the positions that it has stored into the position document, and only the
 
 from __future__ import annotations
 
+import dataclasses
 import time
 import uuid
 from collections.abc import Sequence
+from typing import Any
 
 from pipelines.discovery import discovery_plan
 from pipelines.options import ReplicateOptions
 from pipelines.state_directory import State, StateDirectory
-from pipelines.table_state import merge_reports
+from pipelines.table_repair import reopen_loads
+from pipelines.table_state import generation_of, merge_reports
 from transforms import storage
 from transforms.deployment.discovery_plan import first_assignment
 from transforms.deployment.folder import Assignment, DeploymentFolder
+from transforms.deployment.generations import TableGeneration, read_generation
+from transforms.deployment.repairs import repair_assignment
 from transforms.errors import StateError, StateInUseError
-from transforms.gaps import GapPolicy
+from transforms.gaps import GapPolicies, GapPolicy
+from transforms.reports import Report
 from transforms.table_reading import (
     choose_readers,
+    new_load,
     readers_of_each,
-    snapshot_request,
+    snapshot_requests,
     stream_sources,
 )
 from transforms.wall_clock import now_us
@@ -69,7 +76,7 @@ def assign_tables(
 ) -> None:
     """Tells a deployment to read tables from where the state says."""
     started = now_us()
-    folder.assign(f"{started:020d}", _assignment(state, names, options, started))
+    folder.assign(f"{started:020d}", _assignment(folder, state, names, options, started))
 
 
 def assign_each(
@@ -78,12 +85,16 @@ def assign_each(
     """Tells a deployment to read new tables, each under the name that follows from the table."""
     started = now_us()
     for name in names:
-        assignment = _assignment(state, [name], options, started)
+        assignment = _assignment(folder, state, [name], options, started)
         folder.assign_once(first_assignment(state.tables[name]), assignment)
 
 
 def _assignment(
-    state: State, names: Sequence[str], options: ReplicateOptions, started_us: int
+    folder: DeploymentFolder,
+    state: State,
+    names: Sequence[str],
+    options: ReplicateOptions,
+    started_us: int,
 ) -> Assignment:
     tables = [state.tables[name] for name in names]
     if not options.readers:
@@ -91,8 +102,38 @@ def _assignment(
         for each in tables:
             choose_readers(each, options.access, readers_of_each(len(state.tables)))
     sources = [s for each in tables for s in stream_sources(each, options, 0, started_us)]
-    requests = [snapshot_request(each, options, state.state_id, 0) for each in tables]
-    return Assignment(sources, [each for each in requests if each is not None])
+    requests = []
+    for name in names:
+        table = state.tables[name]
+        _tell_generation(folder, name, table)
+        if "repair" in table:
+            reopen_loads(table)
+            wanted = snapshot_requests(table, options, state.state_id, 0)
+            folder.assign(repair_assignment(name, table["generation"]), Assignment([], wanted))
+        else:
+            requests += snapshot_requests(table, options, state.state_id, 0)
+    return Assignment(sources, requests)
+
+
+def _tell_generation(folder: DeploymentFolder, name: str, table: dict[str, Any]) -> None:
+    """Writes a table's generation, with the repair that goes on in the deployment."""
+    snapshot, repair = table["snapshot"], table.get("repair")
+    loaded = snapshot["status"] == "done" and snapshot["manifest"]
+    told = TableGeneration(
+        generation=table["generation"],
+        snapshot_us=snapshot["manifest"]["export_time_us"] if loaded else 0,
+        asked=table.get("asked", ""),
+    )
+    if repair is not None:
+        told = dataclasses.replace(
+            told,
+            step="loading",
+            policy=repair["plan"]["kind"],
+            since_us=repair["since_us"],
+            lost_in=table["generation"],
+            plan=repair["plan"],
+        )
+    told.write(folder, name)
 
 
 def tell_discovery(folder: DeploymentFolder, state: State, options: ReplicateOptions) -> None:
@@ -136,9 +177,37 @@ def take_over(directory: StateDirectory, state: State, *, successor: str, forced
             ),
         )
     folder.end(successor)
+    known = {name: len(each.get("gaps", ())) for name, each in state.tables.items()}
     absorb(folder, state)
+    for name, table in state.tables.items():
+        _take_generation(folder, name, table, table.get("gaps", [])[known[name] :])
     state.deployment = ""
     directory.commit(state)
+
+
+def _take_generation(
+    folder: DeploymentFolder, name: str, table: dict[str, Any], gaps: Sequence[dict[str, Any]]
+) -> None:
+    """Goes on at the generation of a deployment; notes what of its gaps is not mended."""
+    at = read_generation(folder, name)
+    table["generation"] = max(table["generation"], at.generation)
+    table["asked"] = at.asked or table.get("asked", "")
+    table.pop("repair", None)
+    table.pop("heal", None)
+    lowest = at.lost_in or max(at.generation, 1)
+    since = [each["from_us"] for each in gaps if each.get("generation", 0) >= lowest]
+    if at.step != "settled" or since:
+        if at.plan is not None:
+            since.append(at.since_us)
+        table["unrepaired"] = {"policy": at.policy, "since_us": min(since, default=0)}
+
+
+def _expect_snapshot(table: dict[str, Any], reports: Sequence[Report]) -> None:
+    """Makes room for the newest snapshot that a deployment took by itself."""
+    for report in reports:
+        full = report.kind == "export" and not report.fields.get("from_us", 0)
+        if full and report.fields["generation"] > generation_of(table["snapshot"]):
+            table["snapshot"] = new_load("pending", generation=report.fields["generation"])
 
 
 def absorb(folder: DeploymentFolder, state: State) -> None:
@@ -146,8 +215,9 @@ def absorb(folder: DeploymentFolder, state: State) -> None:
     adopt_tables(folder, state)
     for table, reports in folder.read_positions().items():
         if table in state.tables:
+            _expect_snapshot(state.tables[table], reports)
             # Gaps were judged where they were met; here they are only written down.
-            merge_reports(state.tables, reports, GapPolicy.CONTINUE)
+            merge_reports(state.tables, reports, GapPolicies(GapPolicy.CONTINUE))
     counts = folder.letters.counts()
     for table, each in state.tables.items():
         each["totals"]["dead_letters"] = counts.get(table, 0)

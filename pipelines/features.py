@@ -10,7 +10,6 @@ from transforms.aws import dynamodb
 from transforms.aws.permissions import Features, S3Folder
 from transforms.errors import ConfigurationError
 from transforms.export.location import SUMMARY_NAME, is_export_arn, newest_age_us
-from transforms.gaps import GapPolicy
 from transforms.sinks.uri import parse_sink_uri
 from transforms.table_selection import is_glob
 
@@ -44,7 +43,7 @@ def features_of(
         in_s3 = [each for each in fixed if each.startswith("s3://")]
         exports = [S3Folder.of(each.removesuffix(SUMMARY_NAME)) for each in in_s3]
     lacking = len(fixed) < max(1, len(table_arns)) and bool(options.bucket)
-    heals = options.gaps not in (GapPolicy.FAIL, GapPolicy.CONTINUE) and bool(options.bucket)
+    heals = options.gaps.repairs and bool(options.bucket)
     # Some table may have no export that is given; and a gap is healed by another one.
     requests = (options.snapshot != "never" and lacking) or heals
     only_exports = options.snapshot == "only" and bool(fixed) and bool(options.keys)

@@ -6,7 +6,6 @@ from __future__ import annotations
 import argparse
 import csv
 import dataclasses
-import functools
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +14,7 @@ from typing import Literal
 from transforms.aws.roles import Role
 from transforms.aws.session import AwsAccess
 from transforms.errors import ConfigurationError
-from transforms.gaps import GapPolicy
+from transforms.gaps import GapPolicies, GapPolicy
 from transforms.sinks.uri import resolve_secrets
 from transforms.table_reading import ReadingOptions
 from transforms.table_selection import TableSelection
@@ -96,17 +95,13 @@ class ReplicateOptions(ReadingOptions):
     @property
     def chain_policy(self) -> Callable[[str], GapPolicy] | None:
         """The policy of each table for changes that are missing; None not to look for them."""
-        return functools.partial(_policy_of, self.gaps) if self.verify_chain else None
+        return self.gaps.of if self.verify_chain else None
 
     @property
     def discovers(self) -> bool:
         """True if new tables are looked for while the run goes on."""
         lasts = self.mode == "continuous" or self.until == "forever"
         return lasts and self.discover_every > 0 and self.selection.is_open
-
-
-def _policy_of(policy: GapPolicy, table: str) -> GapPolicy:
-    return policy
 
 
 def parse_replicate(arguments: Sequence[str], *, complete: bool = True) -> ReplicateOptions:
@@ -156,7 +151,7 @@ def parse_replicate(arguments: Sequence[str], *, complete: bool = True) -> Repli
         until=given.until or ("forever" if given.every else "caught_up"),
         every=duration("--every", given.every or "2s"),
         round_bytes=_size("--round_bytes", given.round_bytes),
-        gaps=GapPolicy(given.gaps),
+        gaps=_gap_policies(given.gaps),
         verify=given.verify,
         buckets=_buckets(given, tables),
         readers=_readers(given),
@@ -212,7 +207,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--until", choices=["caught_up", "forever"], default="")
     add("--every", default="", help="pause between rounds, e.g. 2s; implies --until=forever")
     add("--round_bytes", default=str(DEFAULT_ROUND_BYTES), help="bytes read in one round")
-    add("--gaps", choices=[each.value for each in GapPolicy], default=GapPolicy.FAIL.value)
+    add("--gaps", action="append", default=[], help="fail|continue|heal|resnapshot, or TABLE:…")
     add("--verify_chain", action="store_true", help="compare old images with the last new ones")
     add("--verify", choices=["strict", "warn"], default="strict")
     add("--buckets", default="", help="hash buckets per table; 16, or by their number")
@@ -284,6 +279,27 @@ def _names_in_file(path: str) -> list[str]:
     return [cell.strip() for row in rows for cell in row if cell.strip()]
 
 
+def _gap_policies(given: Sequence[str]) -> GapPolicies:
+    default, by_table = GapPolicy.FAIL, {}
+    for word in (word.strip() for text in given for word in text.split(",")):
+        table, colon, name = word.rpartition(":")
+        try:
+            policy = GapPolicy(name)
+        except ValueError as problem:
+            raise ConfigurationError(
+                "not a policy for gaps",
+                where="--gaps",
+                expected=[each.value for each in GapPolicy],
+                found=word,
+                mend="Write a policy for all tables, TABLE:POLICY for one, or both with a comma",
+            ) from problem
+        if colon:
+            by_table[table] = policy
+        else:
+            default = policy
+    return GapPolicies(default, by_table)
+
+
 def _set_credentials(given: argparse.Namespace) -> None:
     # Only references travel with the pipeline: workers find the keys where boto3 looks for them.
     if bool(given.access_key_id) != bool(given.secret_key):
@@ -349,6 +365,12 @@ def _check_together(options: ReplicateOptions, complete: bool) -> None:
             "an export is given, but no snapshot is wanted",
             where="--export, --snapshot=never",
             mend="Drop one of them",
+        )
+    if complete and options.gaps.repairs and not options.bucket and options.snapshot != "only":
+        raise ConfigurationError(
+            "a table is healed or snapshotted again from new exports, and there is no bucket",
+            where="--gaps, --s3_export_bucket",
+            mend="Give --s3_export_bucket, or --gaps=fail or --gaps=continue",
         )
     if complete and options.discovers and options.snapshot != "never" and not options.bucket:
         raise ConfigurationError(

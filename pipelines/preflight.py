@@ -12,9 +12,9 @@ from typing import Any
 
 from pipelines.options import ReplicateOptions
 from pipelines.state_directory import State
+from pipelines.table_repair import meet_gap, resume_repair
 from pipelines.table_state import (
     check_coverage,
-    raise_or_record,
     stream_changed,
 )
 from transforms.aws import dynamodb
@@ -68,6 +68,15 @@ def check_tables(options: ReplicateOptions, state: State, *, new: bool = False) 
             expected=sorted(names),
             found=sorted(state.tables),
             mend="Give another --state_dir",
+        )
+    unknown = set(options.gaps.by_table) - set(names) - set(state.tables)
+    if unknown and not options.discovers:
+        raise ConfigurationError(
+            "a policy is given for a table that is not replicated",
+            where="--gaps",
+            expected=sorted(names),
+            found=sorted(unknown),
+            mend="Name the table in --tables, or leave its policy out",
         )
     return [name for name in names if _check_or_leave(name, options, state, manifests.get(name))]
 
@@ -178,13 +187,13 @@ def _check_table(
         _set_export(name, known, options, given)
         state.tables[name] = known
         return
+    resume_repair(known, options.gaps, options.access)
     if description is not None:
         _check_identity(name, known, description, options)
         stream = known["stream"]
         if stream is not None and stream["arn"] != description.stream_arn:
-            raise_or_record(
-                stream_changed(name, known, description.stream_arn), known, options.gaps
-            )
+            gap = stream_changed(name, known, description.stream_arn)
+            meet_gap(gap, known, options.gaps, options.access)
             stream["arn"] = description.stream_arn
             stream["frontiers"] = [None] * len(stream["frontiers"])
 
@@ -192,11 +201,12 @@ def _check_table(
 def _describe(name: str, options: ReplicateOptions) -> dynamodb.TableDescription | None:
     if options.access is None or (options.snapshot == "only" and options.exports):
         return None
+    repairs = options.snapshot != "only" and options.gaps.of(name).repairs
     return describe_ready(
         options.access,
         name,
         stream=options.snapshot != "only",
-        export=options.snapshot != "never" and not options.exports,
+        export=repairs or (options.snapshot != "never" and not options.exports),
     )
 
 
@@ -255,5 +265,8 @@ def _set_export(
     gap = check_coverage(name, known, manifest)
     known["coverage_checked"] = True
     if gap is not None:
-        raise_or_record(gap, known, options.gaps)
+        meet_gap(gap, known, options.gaps, options.access)
+        if options.gaps.of(name).repairs:
+            # A new export takes the place of the one that was given.
+            return
     snapshot["reuse"] = location

@@ -47,7 +47,7 @@ class RoundPrinter:
             )
 
     def say(self, lines: Iterable[str]) -> None:
-        """Shows lines that nobody may miss."""
+        """Shows lines that nobody may miss, such as losses and repairs."""
         when = datetime.now(timezone.utc).strftime("%H:%M:%S")
         for line in lines:
             self._stream.write(f"{when} {line}\n")
@@ -55,6 +55,7 @@ class RoundPrinter:
 
     def on_round(self, outcome: RoundOutcome) -> None:
         """Shows one round."""
+        self.say(outcome.notes)
         if self._progress is not None:
             self._show_bars(self._progress, outcome)
             return
@@ -125,7 +126,7 @@ def print_summary(state: State, options: ReplicateOptions, stream: TextIO) -> No
         stream.write(
             f"  {name}: {totals['snapshot_rows']:,} snapshot rows, {totals['changes']:,} changes, "
             f"{totals['stale']:,} stale dropped, {totals['dead_letters']:,} dead letters, "
-            f"{totals['gaps']:,} gaps{_lag(table)}\n"
+            f"{totals['gaps']:,} gaps{_mended(table)}{_lag(table)}\n"
         )
     letters = sum(each["totals"]["dead_letters"] for each in state.tables.values())
     if letters:
@@ -149,6 +150,11 @@ def table_line(state: dict[str, Any]) -> str:
         parts.append(f"{totals['changes']:,} changes")
     if totals["gaps"]:
         parts.append(f"{totals['gaps']:,} GAPS")
+    windows = state.get("heal", ())
+    if windows:
+        done = sum(each["status"] == "done" for each in windows)
+        rows = sum(each["rows"] for each in windows)
+        parts.append(f"healing: {done} of {len(windows)} windows, {rows:,} rows")
     if totals["dead_letters"]:
         parts.append(f"{totals['dead_letters']:,} dead letters")
     return ", ".join(parts)
@@ -161,6 +167,16 @@ def _snapshot_share(state: dict[str, Any]) -> tuple[int | None, int]:
     if snapshot["manifest"] is None:
         return None, 0
     return max(1, sum(each[1] for each in snapshot["manifest"]["files"])), snapshot["rows"]
+
+
+def _mended(table: dict[str, Any]) -> str:
+    if table["generation"] == 1:
+        return ""
+    totals = table["totals"]
+    return (
+        f" (generation {table['generation']}: {totals.get('healed_rows', 0):,} rows healed, "
+        f"{totals.get('swept', 0):,} swept)"
+    )
 
 
 def _lag(table: dict[str, Any]) -> str:

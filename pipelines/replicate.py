@@ -19,6 +19,7 @@ from pipelines.progress import RoundLogger, RoundPrinter, print_summary
 from pipelines.round_figures import RoundFigures
 from pipelines.rounds import RoundOutcome, Rounds, beam_options, publish
 from pipelines.state_directory import State, StateDirectory
+from pipelines.table_repair import repair_lines, sweep
 from transforms.aws.beam_s3 import hand_down
 from transforms.sinks.base import Sink
 from transforms.sinks.registry import RunnerFacts, check_capabilities, open_sink
@@ -62,8 +63,9 @@ def replicate(options: ReplicateOptions) -> State:
         # Before any sink binds itself to it: a crash in the first round must not change it.
         directory.keep_identity(state)
         _check_sinks(sinks, state, names)
-        publish_committed(directory, state, sinks)
+        ended = publish_committed(directory, state, sinks)
         printer = RoundLogger() if writes_json() else RoundPrinter(sys.stderr)
+        printer.say([*ended, *repair_lines(state.tables)])
         figures_of_run = RoundFigures(names, state, figures())
         discovery = None
         if options.discovers:
@@ -77,11 +79,12 @@ def replicate(options: ReplicateOptions) -> State:
             return Rounds(options, directory, names, sinks, discovery).run(state, on_round)
 
 
-def publish_committed(directory: StateDirectory, state: State, sinks: Sequence[Sink]) -> None:
-    """Puts right what an interrupted run left behind."""
+def publish_committed(directory: StateDirectory, state: State, sinks: Sequence[Sink]) -> list[str]:
+    """Puts right what an interrupted run left behind; returns lines for people."""
     for sink in sinks:
         sink.recover(state.committed)
     publish(directory, state, [])
+    return sweep(directory, state, sinks)
 
 
 def _check_sinks(sinks: Sequence[Sink], state: State, names: Sequence[str]) -> None:

@@ -22,6 +22,7 @@ from pipelines.discovery import RoundDiscovery
 from pipelines.options import ReplicateOptions
 from pipelines.round_graph import RoundPlan, build_round
 from pipelines.state_directory import State, StateDirectory
+from pipelines.table_repair import begin_repairs, mark_sweeps, sweep, take_orders
 from pipelines.table_state import is_caught_up, merge_reports
 from transforms.aws.beam_s3 import s3_arguments
 from transforms.aws.session import AwsAccess
@@ -29,7 +30,7 @@ from transforms.letter_limit import too_many
 from transforms.reports import Report
 from transforms.round_files import DEAD_LETTERS, REPORTS, read_dead_letters, read_reports
 from transforms.sinks.base import Round, Sink
-from transforms.table_reading import snapshot_request, stream_sources
+from transforms.table_reading import open_loads, snapshot_requests, stream_sources
 from transforms.wall_clock import now_us
 
 __all__ = ["RoundOutcome", "Rounds", "beam_options", "publish", "with_aws"]
@@ -48,6 +49,7 @@ class RoundOutcome:
         caught_up: Nothing is known to be left unread.
         progressed: It read something.
         letters: How many new dead letters it left, by table and stage.
+        notes: Lines for people: what was lost, and what was mended.
     """
 
     state: State
@@ -56,6 +58,7 @@ class RoundOutcome:
     caught_up: bool
     progressed: bool
     letters: Mapping[tuple[str, str], int]
+    notes: Sequence[str] = ()
 
 
 def beam_options(options: ReplicateOptions) -> PipelineOptions:
@@ -116,7 +119,8 @@ class Rounds:
                 time.sleep(min(options.every, _WAIT_SECONDS))
 
     def run_one(self, state: State) -> RoundOutcome:
-        """Runs one round, commits and publishes it."""
+        """Runs one round, commits and publishes it, and ends the repairs that are loaded."""
+        ordered = take_orders(self.directory, state, self.names, self.options)
         current = state.next_round()
         plan = self._plan(state, current)
         pipeline = beam.Pipeline(options=beam_options(self.options))
@@ -124,18 +128,25 @@ class Rounds:
         pipeline.run().wait_until_finish()
         reports = list(read_reports(plan.reports_path))
         tables = copy.deepcopy(state.tables)
+        gaps = {name: len(each.get("gaps", ())) for name, each in tables.items()}
         merge_reports(tables, reports, self.options.gaps)
+        # Only now: every reader of the old generation has ended.
+        notes = ordered + begin_repairs(tables, gaps, self.options.gaps, self.options.access)
+        mark_sweeps(tables.values())
         letters = self._count_dead_letters(tables, plan.dead_letters_path)
         state = State(state.state_id, current.number, current.attempt, tables)
         self.directory.commit(state)
         publish(self.directory, state, self.sinks)
+        notes += sweep(self.directory, state, self.sinks)
         caught_up = all(is_caught_up(tables[name], reports) for name in self.names)
         progressed = any(
             each.fields.get("changes") or each.fields.get("rows")
             for each in reports
             if each.kind in ("stream", "file")
         )
-        return RoundOutcome(state, reports, tuple(self.names), caught_up, progressed, letters)
+        return RoundOutcome(
+            state, reports, tuple(self.names), caught_up, progressed, letters, notes
+        )
 
     def _count_dead_letters(
         self, tables: dict[str, dict[str, Any]], path: str
@@ -166,11 +177,10 @@ class Rounds:
     def _plan(self, state: State, current: Round) -> RoundPlan:
         options, directory, started = self.options, self.directory, now_us()
         tables = [state.tables[name] for name in self.names]
-        pending = [each for each in tables if each["snapshot"]["status"] in ("pending", "loading")]
+        loads = sum(len(open_loads(each)) for each in tables)
         streaming = [each for each in tables if each["stream"] is not None]
         # Both branches fill the same memory: each table has its share of the round's bytes.
-        share = max(1, options.round_bytes // max(1, len(pending) + len(streaming)))
-        requests = [snapshot_request(each, options, state.state_id, share) for each in pending]
+        share = max(1, options.round_bytes // max(1, loads + len(streaming)))
         return RoundPlan(
             current=current,
             sources=[
@@ -178,7 +188,11 @@ class Rounds:
                 for each in streaming
                 for source in stream_sources(each, options, share, started)
             ],
-            requests=[each for each in requests if each is not None],
+            requests=[
+                request
+                for each in tables
+                for request in snapshot_requests(each, options, state.state_id, share)
+            ],
             sinks=self.sinks,
             access=options.access,
             verify=options.verify,

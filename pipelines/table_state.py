@@ -13,12 +13,15 @@ from transforms.coverage import uncovered
 from transforms.errors import StateError
 from transforms.export.elements import DONE
 from transforms.export.manifest import ExportManifest
-from transforms.gaps import Gap, GapKind, GapPolicy
+from transforms.gaps import Gap, GapKind, GapPolicies, GapPolicy
 from transforms.reports import Report
+from transforms.stream.frontier import Frontier
+from transforms.table_reading import loads_of, open_loads
 from transforms.wall_clock import now_us
 
 __all__ = [
     "check_coverage",
+    "generation_of",
     "is_caught_up",
     "merge_reports",
     "raise_or_record",
@@ -38,32 +41,37 @@ def check_coverage(name: str, state: dict[str, Any], manifest: ExportManifest) -
 
 def stream_changed(name: str, state: dict[str, Any], arn: str) -> Gap:
     """The gap of a table whose stream is another one than the stored positions are of."""
+    stored = [Frontier.from_json(each) for each in state["stream"]["frontiers"] if each is not None]
+    known = [shard.known_us for each in stored for shard in each.shards]
+    known += [each.swept_us for each in stored if not each.shards]
     return Gap(
         table=name,
         kind=GapKind.STREAM_CHANGED,
         stream_arn=state["stream"]["arn"],
         shard_id="",
         last_sequence="",
-        from_us=0,
+        from_us=min(known, default=0),
         to_us=now_us(),
         detail=f"the table's stream is now {arn}",
     )
 
 
 def merge_reports(
-    tables: dict[str, dict[str, Any]], reports: Iterable[Report], policy: GapPolicy
+    tables: dict[str, dict[str, Any]], reports: Iterable[Report], policies: GapPolicies
 ) -> None:
     """Brings the state of all tables up to what a round's reports say.
 
     Raises:
         GapError: A snapshot came out older than what its stream covers, and the policy is `fail`.
     """
-    for report in reports:
+    # A file is known by the manifest that names it, and that is in another report.
+    for report in sorted(reports, key=lambda each: each.kind == "file"):
         state = tables.get(report.table)
         if state is None:
             continue
         _MERGE.get(report.kind, _ignore)(state, report)
-        if report.kind == "export" and report.fields["manifest"] is not None:
+        snapshot_found = report.kind == "export" and not report.fields.get("from_us", 0)
+        if snapshot_found and report.fields["manifest"] is not None:
             manifest = ExportManifest.from_json(report.fields["manifest"])
             gap = (
                 None
@@ -72,9 +80,9 @@ def merge_reports(
             )
             state["coverage_checked"] = True
             if gap is not None:
-                raise_or_record(gap, state, policy)
+                raise_or_record(gap, state, policies.of(report.table))
     for state in tables.values():
-        _finish_snapshot(state)
+        _finish_loads(state)
 
 
 def is_caught_up(state: dict[str, Any], reports: Iterable[Report]) -> bool:
@@ -83,7 +91,7 @@ def is_caught_up(state: dict[str, Any], reports: Iterable[Report]) -> bool:
     streams = [each for each in reports if each.kind == "stream" and each.table == name]
     readers = len(state["stream"]["frontiers"]) if state["stream"] else 0
     read = len(streams) == readers and all(each.fields["caught_up"] for each in streams)
-    return read and state["snapshot"]["status"] in ("none", "done")
+    return read and not open_loads(state) and "repair" not in state
 
 
 def _merge_stream(state: dict[str, Any], report: Report) -> None:
@@ -103,22 +111,40 @@ def _merge_stream(state: dict[str, Any], report: Report) -> None:
 
 
 def _merge_export(state: dict[str, Any], report: Report) -> None:
-    snapshot = state["snapshot"]
-    if report.fields["export_arn"] and not snapshot["reuse"]:
-        snapshot["reuse"] = report.fields["export_arn"]
+    from_us = report.fields.get("from_us", 0)
+    found = [
+        each
+        for each in loads_of(state)
+        if (each.get("from_us", 0), generation_of(each)) == (from_us, report.fields["generation"])
+    ]
+    if not found:
+        return
+    load = found[0]
+    if report.fields["export_arn"] and not load["reuse"]:
+        load["reuse"] = report.fields["export_arn"]
     if report.fields["manifest"] is not None:
-        snapshot["manifest"] = report.fields["manifest"]
-        snapshot["status"] = "loading"
+        load["manifest"] = report.fields["manifest"]
+        load["status"] = "loading"
 
 
 def _merge_file(state: dict[str, Any], report: Report) -> None:
-    snapshot = state["snapshot"]
-    snapshot["files"][report.fields["file"]] = (
-        DONE if report.fields["done"] else report.fields["lines"]
-    )
-    snapshot["bytes"] += report.fields["bytes"]
-    snapshot["rows"] += report.fields["rows"]
-    state["totals"]["snapshot_rows"] += report.fields["rows"]
+    for load in loads_of(state):
+        if generation_of(load) != report.fields["generation"]:
+            continue
+        manifest = load["manifest"]
+        if manifest is not None and manifest["export_arn"] == report.fields["export_arn"]:
+            load["files"][report.fields["file"]] = (
+                DONE if report.fields["done"] else report.fields["lines"]
+            )
+            load["bytes"] += report.fields["bytes"]
+            load["rows"] += report.fields["rows"]
+            total = "healed_rows" if load.get("from_us") else "snapshot_rows"
+            state["totals"][total] = state["totals"].get(total, 0) + report.fields["rows"]
+
+
+def generation_of(load: dict[str, Any]) -> int:
+    """The generation of an export's rows; documents of before there were repairs do not say it."""
+    return int(load.get("generation", 1))
 
 
 def _merge_reconcile(state: dict[str, Any], report: Report) -> None:
@@ -143,14 +169,14 @@ _MERGE = {
 }
 
 
-def _finish_snapshot(state: dict[str, Any]) -> None:
-    snapshot = state["snapshot"]
-    if snapshot["status"] != "loading":
-        return
-    manifest = ExportManifest.from_json(snapshot["manifest"])
-    files = snapshot["files"]
-    if all(files.get(each.path) == DONE for each in manifest.files if each.item_count):
-        snapshot["status"] = "done"
+def _finish_loads(state: dict[str, Any]) -> None:
+    for load in loads_of(state):
+        if load["status"] != "loading":
+            continue
+        manifest = ExportManifest.from_json(load["manifest"])
+        files = load["files"]
+        if all(files.get(each.path) == DONE for each in manifest.files if each.item_count):
+            load["status"] = "done"
 
 
 def raise_or_record(gap: Gap, state: dict[str, Any], policy: GapPolicy) -> None:

@@ -296,6 +296,16 @@ def _letters_shown_and_put_back(bench):
     assert out.startswith("0 dead letters put back, 1 failed again")
 
 
+def _snapshot(bench):
+    """Ordered, looked at, cancelled; and what cannot be ordered."""
+    assert bench.replicate("--snapshot=never")[0] == 0
+    words = ("snapshot", f"--state_dir={bench.world.state_dir}", *bench.options, *bench.sinks)
+    for more in ((), ("--status",), ("--cancel",)):
+        code, _, err = bench.run(*words, "--tables=orders", *more)
+        assert code == 0, err
+    assert bench.run(*words, "--tables=other")[0] == 1
+
+
 def _demo(bench):
     """In a process of its own: its simulator would fill the log of this one."""
     folder = bench.world.folder / "extra"
@@ -351,6 +361,7 @@ COVERED = {
     "status": _status,
     "audit": _audit,
     "add": _add,
+    "snapshot": _snapshot,
     "plan": _plan,
     "setup": _setup,
     "dead_letters": _letters_shown_and_put_back,

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+from collections.abc import Mapping
 from typing import Any
 
 from transforms.errors import GapError
 from transforms.reports import Report
 
-__all__ = ["Gap", "GapKind", "GapPolicy"]
+__all__ = ["Gap", "GapKind", "GapPolicies", "GapPolicy"]
 
 
 class GapKind(str, enum.Enum):
@@ -40,6 +41,48 @@ class GapPolicy(str, enum.Enum):
     """Stop with an error (the default)."""
     CONTINUE = "continue"
     """Record and count the gap, then read on from the oldest change that is left."""
+    HEAL = "heal"
+    """Read on, and load what was lost from incremental exports (`transforms.repair`)."""
+    RESNAPSHOT = "resnapshot"
+    """Read on, load the table from a new full export, and remove what that no longer has."""
+
+    @property
+    def repairs(self) -> bool:
+        """True if the table is loaded again, in part or as a whole."""
+        return self in (GapPolicy.HEAL, GapPolicy.RESNAPSHOT)
+
+
+@dataclasses.dataclass(frozen=True)
+class GapPolicies:
+    """What each table does about a gap.
+
+    Attributes:
+        default: The policy of tables that are not named.
+        by_table: Table name → its policy.
+    """
+
+    default: GapPolicy = GapPolicy.FAIL
+    by_table: Mapping[str, GapPolicy] = dataclasses.field(default_factory=dict)
+
+    def of(self, table: str) -> GapPolicy:
+        """The policy of a table."""
+        return self.by_table.get(table, self.default)
+
+    def to_json(self) -> dict[str, Any]:
+        """The policies as a JSON-able dict."""
+        by_table = {name: each.value for name, each in self.by_table.items()}
+        return {"default": self.default.value, "by_table": by_table}
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> GapPolicies:
+        """Reads what `to_json` wrote."""
+        by_table = {name: GapPolicy(each) for name, each in document["by_table"].items()}
+        return cls(GapPolicy(document["default"]), by_table)
+
+    @property
+    def repairs(self) -> bool:
+        """True if any table is repaired."""
+        return self.default.repairs or any(each.repairs for each in self.by_table.values())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +98,8 @@ class Gap:
         from_us: Earliest time of a lost change, microseconds since 1970, 0 if unknown.
         to_us: Latest time of a lost change.
         detail: What the service answered.
+        generation: The generation of the changes that the reader gave when it met the gap; 0 if
+            none did.
     """
 
     table: str
@@ -65,6 +110,7 @@ class Gap:
     from_us: int
     to_us: int
     detail: str
+    generation: int = 0
 
     def report(self) -> Report:
         """The gap as a report of kind `gap`."""
@@ -81,7 +127,7 @@ class Gap:
             f"changes are lost{last} ({self.kind.value}: {self.detail})",
             where=f"table {self.table}{shard}, stream {self.stream_arn}",
             mend=(
-                "Load the table again into a new state directory, or accept the loss with "
-                "--gaps=continue"
+                "Have it mended with --gaps=heal (incremental exports of the lost time) or "
+                "--gaps=resnapshot (a new full export), or accept the loss with --gaps=continue"
             ),
         )

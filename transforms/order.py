@@ -4,7 +4,8 @@
 It is one comparison, `supersedes`, and everything else here is that comparison applied to many
 rows. Because versions of one key are totally ordered and equal versions are the same change, the
 outcome does not depend on the order, the repetition or the interleaving of deliveries. A snapshot
-row has sequence number 0 and so loses to any stream record of its generation; a row of a newer
+row has sequence number 0, a heal row its write time in microseconds, and so both lose to any stream
+record of their generation; a row of a newer
 generation (healed or snapshotted again) beats every row of an older one.
 
 A delete is a version like any other: whoever applies the rule has to remember it (a tombstone) as

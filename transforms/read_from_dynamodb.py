@@ -61,7 +61,7 @@ class ReadFromDynamoDB(beam.PTransform):
         until: `tip`: read what is there, then end. `forever`: never end.
         readers: Readers per table: what one table's shards spread over.
         buckets: Hash buckets per table: what its changes spread over behind the reading.
-        gap_policy: What lost changes do.
+        gap_policy: What lost changes do: `FAIL` or `CONTINUE`. Repairs need kept positions.
         verify: What checksums and counts that do not agree are.
     """
 
@@ -101,6 +101,14 @@ class ReadFromDynamoDB(beam.PTransform):
                 where="export",
                 found=list(tables),
                 mend="Apply the transform once per table",
+            )
+        if gap_policy.repairs:
+            raise ConfigurationError(
+                "a repair takes runs that go on where the last one ended, and this keeps nothing",
+                where="gap_policy",
+                expected=["fail", "continue"],
+                found=gap_policy.value,
+                mend="Use dynabeam replicate --gaps=heal",
             )
         self._tables = tuple(dict.fromkeys(tables))
         self._access = access

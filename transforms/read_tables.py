@@ -28,6 +28,7 @@ from transforms.export.request import EnsureExport
 from transforms.gaps import GapPolicy
 from transforms.reconcile import Reconcile
 from transforms.reports import Report
+from transforms.stream.generations import Generations
 from transforms.stream.read import ReadStream, Until
 from transforms.verify_chain import VerifyChain
 
@@ -63,6 +64,7 @@ class ReadTables(beam.PTransform):
         verify: What checksums and counts that do not agree are: an error, or a warning.
         chain_policy: Look for changes that the stream lost without a word (`VerifyChain`), with the
             policy of each table; None not to look. A savepoint is bound to whether it is given.
+        generations: Where readers that never end learn that a table's generation went up.
     """
 
     def __init__(
@@ -72,9 +74,11 @@ class ReadTables(beam.PTransform):
         until: Until = "tip",
         verify: Verify = "strict",
         chain_policy: Callable[[str], GapPolicy] | None = None,
+        generations: Generations | None = None,
     ) -> None:
         super().__init__()
         self._chain_policy = chain_policy
+        self._generations = generations
         self._access = access
         self._until: Until = until
         self._verify: Verify = verify
@@ -112,6 +116,11 @@ class ReadTables(beam.PTransform):
         return self._until
 
     @property
+    def generations(self) -> Generations | None:
+        """Where readers learn of generations."""
+        return self._generations
+
+    @property
     def verify(self) -> Verify:
         """What a mismatch is."""
         return self._verify
@@ -140,5 +149,7 @@ class _Stream(beam.PTransform):
         if self._how.access is None:
             raise ValueError("a stream cannot be read without AWS")
         spread = sources | "SpreadReaders" >> beam.Reshuffle()
-        read = spread | "ReadStream" >> ReadStream(self._how.access, until=self._how.until)
+        read = spread | "ReadStream" >> ReadStream(
+            self._how.access, until=self._how.until, generations=self._how.generations
+        )
         return TablesRead(read["blocks"], read["reports"], read["dead_letters"])

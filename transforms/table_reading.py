@@ -4,8 +4,10 @@
 The command line and the graph of a continuous run both begin tables, so both use this. A state is
 what the position document says of one table, JSON-able: `table` (name, keys, ARN), `table_id`,
 `generation`, `stream` (None, or `arn`, `since_us`, one frontier per reader, and `seen`: what each
-saw when it looked last), `snapshot` (`status` none | pending | loading | done, `reuse`,
-`manifest`, `files` path → lines or "done", `bytes`, `rows`), `totals`.
+saw when it looked last), `snapshot` (`status` none | pending | loading | done, `generation`,
+`reuse`, `manifest`, `files` path → lines or "done", `bytes`, `rows`), `totals`. A table that is
+repaired (`pipelines.table_repair`) also has `repair`, and while it is healed `heal`: its windows,
+each like `snapshot` with `from_us` and `to_us`.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from transforms.aws.session import AwsAccess
 from transforms.aws.streams import connect
 from transforms.coverage import FUZZ_US, REQUEST_MARGIN_US, covered_since_us
 from transforms.export.elements import SnapshotRequest
-from transforms.gaps import GapPolicy
+from transforms.gaps import GapPolicies
 from transforms.stream.frontier import Frontier
 from transforms.stream.lineage import redistribute
 from transforms.stream.source import StreamSource
@@ -32,9 +34,12 @@ __all__ = [
     "SnapshotMode",
     "choose_readers",
     "for_readers",
+    "loads_of",
+    "new_load",
     "new_table_state",
+    "open_loads",
     "readers_of_each",
-    "snapshot_request",
+    "snapshot_requests",
     "stream_sources",
 ]
 
@@ -50,6 +55,8 @@ _NO_TOTALS = {
     "stale": 0,
     "dead_letters": 0,
     "gaps": 0,
+    "healed_rows": 0,
+    "swept": 0,
     "newest_us": 0,
 }
 
@@ -62,7 +69,7 @@ class ReadingOptions:
         snapshot: `auto`, `never` or `only`.
         start: Where streams are begun: `trim_horizon`, `latest` or an RFC 3339 time.
         bucket: S3 bucket for new exports, with `prefix` and `bucket_owner`.
-        gaps: What a gap does.
+        gaps: What a gap does, per table.
         buckets: Hash buckets per table.
         readers: Stream readers per table; 0 for as many as the state has.
     """
@@ -72,7 +79,7 @@ class ReadingOptions:
     bucket: str
     prefix: str
     bucket_owner: str
-    gaps: GapPolicy
+    gaps: GapPolicies
     buckets: int
     readers: int
 
@@ -80,12 +87,12 @@ class ReadingOptions:
         """How tables are read as a JSON-able dict, without what a subclass adds."""
         names = [each.name for each in dataclasses.fields(ReadingOptions)]
         document = {name: getattr(self, name) for name in names}
-        return {**document, "gaps": self.gaps.value}
+        return {**document, "gaps": self.gaps.to_json()}
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> ReadingOptions:
         """Reads what `to_json` wrote."""
-        return ReadingOptions(**{**document, "gaps": GapPolicy(document["gaps"])})
+        return ReadingOptions(**{**document, "gaps": GapPolicies.from_json(document["gaps"])})
 
 
 def new_table_state(
@@ -105,16 +112,43 @@ def new_table_state(
         "table_id": description.table_id if description else "",
         "generation": 1,
         "stream": stream,
-        "snapshot": {
-            "status": "pending" if wanted else "none",
-            "reuse": "",
-            "manifest": None,
-            "files": {},
-            "bytes": 0,
-            "rows": 0,
-        },
+        "snapshot": new_load("pending" if wanted else "none"),
         "totals": dict(_NO_TOTALS),
     }
+
+
+def new_load(
+    status: str,
+    *,
+    generation: int = 1,
+    not_before_us: int = 0,
+    window: tuple[int, int] = (0, 0),
+) -> dict[str, Any]:
+    """An export that is to be loaded: a full one, or that of a window."""
+    load: dict[str, Any] = {
+        "status": status,
+        "generation": generation,
+        "reuse": "",
+        "manifest": None,
+        "files": {},
+        "bytes": 0,
+        "rows": 0,
+    }
+    if not_before_us:
+        load["not_before_us"] = not_before_us
+    if window[0]:
+        load["from_us"], load["to_us"] = window
+    return load
+
+
+def loads_of(state: dict[str, Any]) -> list[dict[str, Any]]:
+    """The exports of a table: its snapshot, and the windows of a heal."""
+    return [state["snapshot"], *state.get("heal", ())]
+
+
+def open_loads(state: dict[str, Any]) -> list[dict[str, Any]]:
+    """The exports of a table that are not loaded to their end."""
+    return [each for each in loads_of(state) if each["status"] in ("pending", "loading")]
 
 
 def stream_sources(
@@ -124,7 +158,7 @@ def stream_sources(
     stream = state["stream"]
     if stream is None:
         return []
-    pending = state["snapshot"]["status"] in ("pending", "loading")
+    pending = bool(open_loads(state))
     frontiers = for_readers(stream["frontiers"], options.readers or len(stream["frontiers"]))
     stream["frontiers"] = frontiers
     return [
@@ -137,7 +171,7 @@ def stream_sources(
             buckets=options.buckets,
             start=options.start,
             frontier=None if frontier is None else Frontier.from_json(frontier),
-            gap_policy=options.gaps,
+            gap_policy=options.gaps.of(state["table"]["name"]),
             snapshot_until_us=started_us + FUZZ_US if pending else 0,
             max_bytes=max(1, max_bytes // len(frontiers)),
             started_us=started_us,
@@ -183,25 +217,29 @@ def readers_of_each(tables: int) -> int:
     return max(1, -(-READERS // max(1, tables)))
 
 
-def snapshot_request(
+def snapshot_requests(
     state: dict[str, Any], options: ReadingOptions, state_id: str, max_bytes: int
-) -> SnapshotRequest | None:
-    """The snapshot request of one table for one round; None if its snapshot is over."""
-    snapshot, stream = state["snapshot"], state["stream"]
-    if snapshot["status"] not in ("pending", "loading"):
-        return None
-    return SnapshotRequest(
-        table=Table.from_json(state["table"]),
-        generation=state["generation"],
-        buckets=options.buckets,
-        reuse=snapshot["reuse"],
-        bucket=options.bucket,
-        prefix=options.prefix,
-        bucket_owner=options.bucket_owner,
-        request_id=state_id,
-        not_before_us=stream["since_us"] + FUZZ_US + REQUEST_MARGIN_US if stream else 0,
-        max_bytes=max_bytes,
-        loaded=snapshot["files"],
-        loaded_bytes=snapshot["bytes"],
-        manifest=snapshot["manifest"],
-    )
+) -> list[SnapshotRequest]:
+    """The exports of one table that one round is to read; none if all are loaded."""
+    stream = state["stream"]
+    covered_us = stream["since_us"] + FUZZ_US + REQUEST_MARGIN_US if stream else 0
+    return [
+        SnapshotRequest(
+            table=Table.from_json(state["table"]),
+            generation=state["generation"],
+            buckets=options.buckets,
+            reuse=load["reuse"],
+            bucket=options.bucket,
+            prefix=options.prefix,
+            bucket_owner=options.bucket_owner,
+            request_id=state_id,
+            not_before_us=load.get("not_before_us", covered_us),
+            max_bytes=max_bytes,
+            loaded=load["files"],
+            loaded_bytes=load["bytes"],
+            manifest=load["manifest"],
+            from_us=load.get("from_us", 0),
+            to_us=load.get("to_us", 0),
+        )
+        for load in open_loads(state)
+    ]

@@ -222,6 +222,7 @@ def _gap(header: BlockHeader, found: Break, more: int) -> Gap:
         last_sequence=str(decode_version(found.before.version)[1]),
         from_us=found.before.event_us,
         to_us=found.after.event_us,
+        generation=decode_version(found.after.version)[0],
         detail=(
             f"key {key}: the change {decode_version(found.after.version)[1]} begins with "
             f"{_item(found.after.old)}, the one known before ended with "

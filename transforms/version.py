@@ -4,7 +4,9 @@
 A version is `(generation, sequence number)`. It travels as 49 bytes of ASCII, `%08d.%040d`, so that
 byte order is the order and a person can read it. Sequence numbers have 21 to 40 digits
 (botocore's service model, `SequenceNumber`), so comparing them as unpadded text would be wrong.
-Snapshot and heal rows have sequence number 0: they lose to every stream record of their generation.
+Snapshot rows have sequence number 0, heal rows their write time in microseconds since 1970 (16
+digits; 17 from the year 5138): both lose to every stream record of their generation, and of the
+heal rows of one key the newest wins, in whichever order the windows of a heal are loaded.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ def encode_version(generation: int, sequence: int | str = 0) -> bytes:
 
     Args:
         generation: The table's generation, from 1.
-        sequence: The sequence number; 0 for snapshot and heal rows.
+        sequence: The sequence number; 0 for snapshot rows, the write time for heal rows.
 
     Returns:
         49 ASCII bytes whose order is the order of versions.
@@ -98,7 +100,7 @@ def encode_versions(generation: int, sequences: pa.StringArray) -> pa.BinaryArra
 
 
 def constant_versions(generation: int, rows: int) -> pa.BinaryArray:
-    """The versions of `rows` snapshot or heal rows of one generation."""
+    """The versions of `rows` snapshot rows of one generation."""
     return pa.repeat(pa.scalar(encode_version(generation), pa.binary()), rows)
 
 

@@ -12,7 +12,7 @@ from transforms.deployment.discovery import read_findings
 from transforms.deployment.discovery_plan import DiscoveryPlan
 from transforms.deployment.folder import DeploymentFolder
 from transforms.errors import SinkError, StateError, ValueDecodeError
-from transforms.gaps import GapPolicy
+from transforms.gaps import GapPolicies
 from transforms.sinks.base import Round
 from transforms.table_reading import ReadingOptions
 from transforms.table_selection import TableSelection
@@ -25,7 +25,7 @@ OPTIONS = ReadingOptions(
     bucket="exports",
     prefix="",
     bucket_owner="",
-    gaps=GapPolicy.FAIL,
+    gaps=GapPolicies(),
     buckets=4,
     readers=0,
 )

@@ -92,7 +92,7 @@ class TestRows:
             row = rows[b"S" + change.keys["id"]["S"].encode()]
             assert row["event_time"].timestamp() * 1e6 == pytest.approx(change.write_micros, abs=1)
             assert row["event_time"].microsecond == change.write_micros % 1_000_000
-            assert row["version"] == encode_version(2)
+            assert row["version"] == encode_version(2, change.write_micros)
             for image, expected in ((row["old"], change.old_image), (row["new"], change.new_image)):
                 assert (image and json.loads(image)) == expected
 

@@ -299,6 +299,7 @@ class TestReport:
             "started_us": 0,
             "export_time_us": manifest["export_time_us"],
             "files": 5,
+            "from_us": 0,
             "warnings": [],
         }
         stored = json.loads(json.dumps(manifest))

@@ -135,12 +135,27 @@ class TestTogether:
         assert parse("--direct_num_workers=2").beam_arguments == ("--direct_num_workers=2",)
 
     def test_gap_policies(self):
-        assert {parse(f"--gaps={each.value}").gaps for each in GapPolicy} == set(GapPolicy)
+        bucket = "--s3_export_bucket=b"
+        found = {parse(f"--gaps={each.value}", bucket).gaps.default for each in GapPolicy}
+        assert found == set(GapPolicy)
+
+    def test_gap_policies_of_tables(self):
+        given = ("--gaps=a:heal,continue", "--gaps=b.c:resnapshot", "--s3_export_bucket=b")
+        gaps = parse(*given).gaps
+        assert [gaps.of(name).value for name in ("a", "b.c", "orders")] == [
+            "heal",
+            "resnapshot",
+            "continue",
+        ]
+        assert gaps.repairs
+        assert not parse("--gaps=continue").gaps.repairs
 
     @pytest.mark.parametrize(
         ("options", "words"),
         [
             (["--tables=a"], "no sink is named"),
+            ([*BASIC, "--gaps=orders:hope"], "--gaps: .*found 'orders:hope'"),
+            ([*BASIC, "--gaps=orders:heal"], "--gaps, --s3_export_bucket: "),
             (["--sink=duckdb:///m"], "no table is named"),
             (["--tables=a", "--sink=duckdb:///m"], "--s3_export_bucket: "),
             ([*BASIC, "--export=x"], "--export, --snapshot=never: "),

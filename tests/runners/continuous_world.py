@@ -69,6 +69,8 @@ class ContinuousWorld:
         shards: Open shards of each at the start.
         export_seconds: What an export takes.
         changelog: Write a changelog too.
+        behind: How long ago the tables were made, seconds; a stream that is too young covers no
+            export.
     """
 
     def __init__(
@@ -79,14 +81,14 @@ class ContinuousWorld:
         shards: int = 2,
         export_seconds: float = 20.0,
         changelog: bool = True,
+        behind: int = 600,
     ) -> None:
         self.folder = folder
         self.tables = {f"table{n}": KEYS[n % len(KEYS)] for n in range(tables)}
         self._changelog = changelog
         self._trimmed: set[tuple[str, str]] = set()
         self._files_read: dict[str, list[tuple[str, str, str]]] = {}
-        # From ten minutes ago, because a stream that is too young covers no export.
-        options = ["--behind=600", f"--export_seconds={export_seconds}"]
+        options = [f"--behind={behind}", f"--export_seconds={export_seconds}"]
         folder.mkdir(parents=True, exist_ok=True)
         self._simulator = SimulatorProcess(folder / "simulator.log", 1, shards, options)
         self._stack = contextlib.ExitStack()
@@ -100,6 +102,7 @@ class ContinuousWorld:
             for name in self.tables:
                 self.create(name)
             self.sim.create_bucket(BUCKET)
+            self.prepare()
             self._catch_up()
             for name in self.tables:
                 self._trimmed |= self._versions(name)
@@ -115,20 +118,26 @@ class ContinuousWorld:
     ) -> None:
         self._stack.close()
 
-    def create(self, name: str) -> None:
-        """Creates a table with point-in-time recovery."""
-        schema = self.tables.setdefault(name, KEYS[0])
-        self.sim.create_table(name, schema)
-        items = [key_of(schema, number) | {_OLD: {"BOOL": True}} for number in _OLD_ITEMS]
-        self.sim.put_many(name, items)
-        client = boto3.client(
+    def prepare(self) -> None:
+        """What happens in the time that has passed since the tables were made."""
+
+    def client(self) -> Any:
+        """A DynamoDB client."""
+        return boto3.client(
             "dynamodb",
             region_name=REGION,
             endpoint_url=self.sim.endpoint_url,
             aws_access_key_id="simulated",
             aws_secret_access_key="simulated",
         )
-        client.update_continuous_backups(
+
+    def create(self, name: str) -> None:
+        """Creates a table with point-in-time recovery."""
+        schema = self.tables.setdefault(name, KEYS[0])
+        self.sim.create_table(name, schema)
+        items = [key_of(schema, number) | {_OLD: {"BOOL": True}} for number in _OLD_ITEMS]
+        self.sim.put_many(name, items)
+        self.client().update_continuous_backups(
             TableName=name, PointInTimeRecoverySpecification={"PointInTimeRecoveryEnabled": True}
         )
 
@@ -236,6 +245,16 @@ class ContinuousWorld:
     def changelog(self) -> Changelog:
         """What the files hold now."""
         return self._compare(self._wanted())
+
+    def missing_sequences(self) -> dict[str, set[int]]:
+        """Table → sequence numbers that no row of the changelog has, whatever its generation."""
+        rows = [row for path in self._published() for row in self._rows(path)]
+        found = {(name, int(version[9:])) for name, version, source in rows if source == "stream"}
+        wanted = {(name, int(version[9:])) for name, version in self._wanted()}
+        missing: dict[str, set[int]] = {name: set() for name in self.tables}
+        for name, sequence in wanted - found:
+            missing[name].add(sequence)
+        return missing
 
     def _compare(self, wanted: set[tuple[str, str]]) -> Changelog:
         rows = [row for path in self._published() for row in self._rows(path)]

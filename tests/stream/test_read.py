@@ -28,6 +28,7 @@ from transforms.block import Block, BlockCoder
 from transforms.dead_letters import DeadLetterCoder
 from transforms.reports import ReportCoder
 from transforms.stream.frontier import Frontier, FrontierCoder, ShardPosition
+from transforms.stream.generations import Known
 from transforms.stream.read import ReadStream
 from transforms.stream.watermark import StreamWatermarks, advance, not_before, seed_us
 from transforms.version import decode_version
@@ -52,6 +53,18 @@ def disabled(access):
     for shard in client.shards.values():
         shard.closed = True
     return client
+
+
+_asked = []
+
+
+class _Flapping:
+    """Says that the generation goes up at the third slice, and forgets it if not asked anew."""
+
+    def known(self, table, *, fresh):
+        _asked.append(fresh)
+        risen = len(_asked) >= 4
+        return Known(7 if risen and (fresh or len(_asked) % 2 == 0) else 1, 0)
 
 
 EXPECTED = [1000 * root + n for root in range(6) for n in range(1, 60)]
@@ -115,6 +128,36 @@ class TestRunner:
                 assert sum(each.fields["changes"] for each in found) == len(EXPECTED)
 
             assert_that(read["reports"], check_slices, label="reports")
+
+    def test_a_generation_that_went_up_is_never_given_up_again(self):
+        """Answers come from a cache that knows less now and then; what is asked anew is right."""
+        _asked.clear()
+        pacing = dataclasses.replace(QUICK, slice=0.05, slice_bytes=4000, tip_slice=0.01, report=0)
+        transform = ReadStream(
+            AwsAccess(), "forever", pacing, FixedClock(), disabled, generations=_Flapping()
+        )
+        with beam.Pipeline("FnApiRunner") as pipeline:
+            read = pipeline | beam.Create([source()]) | transform
+
+            def check_generations(found):
+                versions = sorted(
+                    (sequence, generation) for part in found for generation, sequence in part
+                )
+                lineages = [[g for n, g in versions if n // 1000 == root] for root in range(6)]
+                assert all(each == sorted(each) for each in lineages), lineages
+                assert {each for lineage in lineages for each in lineage} == {1, 7}
+
+            def check_last_report(found):
+                last = max(found, key=lambda each: each.fields["generation"])
+                assert last.fields["generation"] == 7
+                assert last.fields["frontier"]["generation"] == 7
+                assert [each for each in found if each.fields["over"]]
+
+            blocks = read["blocks"] | beam.Map(
+                lambda block: [decode_version(v) for v in block.rows["version"].to_pylist()]
+            )
+            assert_that(blocks, check_generations, label="generations")
+            assert_that(read["reports"], check_last_report, label="reports")
 
     def test_a_failure_ends_the_pipeline(self):
         def broken(access):

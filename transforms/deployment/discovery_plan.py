@@ -24,7 +24,7 @@ from transforms.table_reading import (
     choose_readers,
     new_table_state,
     readers_of_each,
-    snapshot_request,
+    snapshot_requests,
     stream_sources,
 )
 from transforms.table_selection import TableSelection
@@ -82,10 +82,9 @@ class DiscoveryPlan:
         if not self.options.readers:
             choose_readers(state, access, readers_of_each(tables))
         sources = stream_sources(state, self.options, 0, now_us())
-        request = snapshot_request(state, self.options, self.committed.state_id, 0)
+        requests = snapshot_requests(state, self.options, self.committed.state_id, 0)
         # Known to the position document before it is read: what is read can be taken over.
         folder.write_table(found.table.name, state)
-        requests = [] if request is None else [request]
         folder.assign_once(first_assignment(state), Assignment(sources, requests))
 
     def write(self, folder: DeploymentFolder) -> None:

@@ -8,6 +8,7 @@
 | `discovery.json` | the command line | which further tables to look for, and how to read them |
 | `tables/<table>.json` | the run | the first state of a table that it found by itself |
 | `findings.json` | the run | what keeps tables from being read, see `discovery` |
+| `generations/<table>.json` | first the command line, then the run | see `generations` |
 | `over` | the command line | the run has a successor: it must not go on |
 
 An assignment is read by a watching source, so that tables can be added to a run, and snapshotted
@@ -141,6 +142,10 @@ class DeploymentFolder:
                 lines = storage.read_bytes(path, StateError).splitlines()
                 found[unquote(name.removesuffix(".jsonl"))] = [coder.decode(each) for each in lines]
         return found
+
+    def generation_file(self, table: str) -> str:
+        """The path of the file that says which generation a table has."""
+        return storage.join(self.path, "generations", f"{quote(table, safe='')}.json")
 
     @property
     def letters(self) -> LetterBox:

@@ -11,6 +11,8 @@ of the report by more than `HELD_SECONDS`. The watermark behind the sinks is hel
 bundle that is not finished and, for at most `HELD_SECONDS`, by what a sink keeps in state. So when
 the timer fires, everything before the position is in every sink. The reports of all sinks have to
 be part of the input, because only through them does this transform stand behind the sinks.
+
+What was stored also decides over repairs of lost changes: see `transforms.deployment.repairs`.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ from apache_beam.utils.timestamp import Timestamp
 from transforms.deployment.condense import condense
 from transforms.deployment.fewer import FewerReports
 from transforms.deployment.folder import DeploymentFolder
+from transforms.deployment.repairs import Repairs, RepairSettings
 from transforms.reports import Report, ReportCoder
 from transforms.sinks.base import HELD_SECONDS
 from transforms.telemetry.figures import figures
@@ -48,12 +51,16 @@ class StorePositions(beam.PTransform):
     Args:
         folder: The deployment's folder.
         clock: Gives the time in microseconds since 1970; picklable.
+        repairs: What repairs need; None to repair nothing.
     """
 
-    def __init__(self, folder: str, clock: WallClock = now_us) -> None:
+    def __init__(
+        self, folder: str, clock: WallClock = now_us, repairs: RepairSettings | None = None
+    ) -> None:
         super().__init__()
         self._folder = folder
         self._clock = clock
+        self._repairs = repairs
 
     def expand(self, reports: Any) -> Any:
         """Groups by table and stores."""
@@ -61,7 +68,10 @@ class StorePositions(beam.PTransform):
             reports
             | "Fewer" >> FewerReports()
             | "ByTable" >> beam.Map(_with_table).with_output_types(tuple[str, Report])
-            | "Store" >> beam.ParDo(_StoreFn(self._folder, self._clock)).with_output_types(Report)
+            | "Store"
+            >> beam.ParDo(_StoreFn(self._folder, self._clock, self._repairs)).with_output_types(
+                Report
+            )
         )
 
 
@@ -75,9 +85,12 @@ class _StoreFn(beam.DoFn):
     DUE = ReadModifyWriteStateSpec("due", beam.coders.VarIntCoder())
     TIMER = TimerSpec("store", TimeDomain.WATERMARK)
 
-    def __init__(self, folder: str, clock: WallClock) -> None:
+    def __init__(
+        self, folder: str, clock: WallClock, repairs: RepairSettings | None = None
+    ) -> None:
         self._folder = DeploymentFolder(folder)
         self._clock = clock
+        self._repairs = None if repairs is None else Repairs(self._folder, repairs, clock)
 
     def process(
         self,
@@ -105,6 +118,7 @@ class _StoreFn(beam.DoFn):
 
         Raises:
             StateError: Another run has taken over, or the positions cannot be written.
+            DynabeamError: The next step of a repair cannot be taken; it is tried again.
         """
         passed_us = due.read() - STORED_AFTER_US
         decoded = sorted((_decode(each) for each in waiting.read()), key=lambda pair: pair[0])
@@ -121,6 +135,8 @@ class _StoreFn(beam.DoFn):
         if rest:
             # The last of them: one file in a while, not one for each report.
             _set(rest[-1][0] + STORED_AFTER_US, due, timer)
+        if self._repairs is not None:
+            self._repairs.advance(table, reports)
         yield from ()
 
 

@@ -63,7 +63,7 @@ class Acquisition:
         access: AWS, or None if it is not at hand: then only locations can be used.
         verify: What checksums and counts that do not agree are.
         allow_filtered: Accept an export that is only a part of its table.
-        export_type: What the export has to be.
+        export_type: What the export has to be; one of a window is always incremental.
         sse_algorithm: Encryption of a new export's objects: `AES256`, `KMS` or empty.
         kms_key_id: Key for `KMS`.
     """
@@ -97,7 +97,9 @@ class Look:
 
 def client_token(request: SnapshotRequest) -> str:
     """The token that makes repeated requests for one snapshot give one export."""
-    parts = (request.table.arn, str(request.generation), request.request_id)
+    parts = [request.table.arn, str(request.generation), request.request_id]
+    if request.from_us:
+        parts += [str(request.from_us), str(request.to_us)]
     return "dynabeam-" + hashlib.sha256("\n".join(parts).encode()).hexdigest()[:40]
 
 
@@ -121,6 +123,8 @@ def acquire(request: SnapshotRequest, known_arn: str, how: Acquisition, *, now_u
     if request.manifest is not None:
         manifest = ExportManifest.from_json(request.manifest)
         return Look("COMPLETED", manifest.export_arn, None, manifest)
+    if request.from_us:
+        how = dataclasses.replace(how, export_type=request.export_type)
     arn = known_arn or (request.reuse if is_export_arn(request.reuse) else "")
     age_us = newest_age_us(request.reuse)
     if not arn and request.reuse and not age_us:
@@ -137,7 +141,7 @@ def acquire(request: SnapshotRequest, known_arn: str, how: Acquisition, *, now_u
             where=f"table {request.table.name}",
             mend="Give --s3_export_bucket, or --export with an export that exists",
         )
-    if now_us < request.not_before_us:
+    if now_us < max(request.not_before_us, request.to_us):
         return Look("waiting_for_stream")
     description = dynamodb.request_export(access, _order(request, how))
     if 0 < description.started_us < now_us - _JUST_NOW_US:
@@ -314,6 +318,8 @@ def _order(request: SnapshotRequest, how: Acquisition) -> dynamodb.ExportOrder:
         bucket_owner=request.bucket_owner,
         sse_algorithm=how.sse_algorithm,
         kms_key_id=how.kms_key_id,
+        from_us=request.from_us,
+        to_us=request.to_us,
     )
 
 

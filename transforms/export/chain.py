@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A full export with the incremental exports that follow it, checked to leave no hole.
 
-Each incremental export of a chain is read with the generation after the one before, so that its
-rows, which carry sequence number 0 like all export rows, win over all older ones.
+The incremental exports of a chain are read with the generation after that of the full one: their
+rows carry their write time as sequence number, so they win over all of its rows, and among rows of
+one key the newest wins.
 """
 
 from __future__ import annotations

@@ -47,6 +47,8 @@ class SnapshotRequest:
         loaded: Path of a data file → its lines loaded so far, or `DONE`.
         loaded_bytes: Uncompressed bytes of those lines, to foresee the size of the rest.
         manifest: JSON of an `ExportManifest` read before, or None.
+        from_us: Start of the window of an incremental export (inclusive); 0 for a full export.
+        to_us: End of that window (exclusive); the export is not requested before it.
     """
 
     table: Table
@@ -62,6 +64,13 @@ class SnapshotRequest:
     loaded: Mapping[str, int | Literal["done"]] = dataclasses.field(default_factory=dict)
     loaded_bytes: int = 0
     manifest: Mapping[str, Any] | None = None
+    from_us: int = 0
+    to_us: int = 0
+
+    @property
+    def export_type(self) -> Literal["FULL_EXPORT", "INCREMENTAL_EXPORT"]:
+        """What the export has to be."""
+        return "INCREMENTAL_EXPORT" if self.from_us else "FULL_EXPORT"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +112,9 @@ class SnapshotRequestCoder(beam.coders.Coder):
     def encode(self, value: SnapshotRequest) -> bytes:
         """Encodes a request."""
         document = _fields(value) | {"table": value.table.to_json(), "loaded": dict(value.loaded)}
+        if not value.from_us:
+            # As requests were before there were windows: a full export has none.
+            del document["from_us"], document["to_us"]
         return _dump(document)
 
     def decode(self, encoded: bytes) -> SnapshotRequest:

@@ -44,7 +44,8 @@ class Ensured(NamedTuple):
         slices: `PCollection[FileSlice]`: the pieces to read now.
         reports: `PCollection[Report]` of kind `export`, one per look: `generation`, `status`
             (`waiting_for_stream`, `IN_PROGRESS`, `COMPLETED`), `export_arn`, `item_count`,
-            `billed_bytes`, `started_us`, `export_time_us`, `files`, `warnings`; 0 where not known.
+            `billed_bytes`, `started_us`, `export_time_us`, `files`, `warnings`, `from_us` (start of
+            the window, 0 for a full export); 0 where not known.
             `manifest` holds the `ExportManifest` as JSON in the look that read it, else None.
     """
 
@@ -212,6 +213,7 @@ def _report(request: SnapshotRequest, look: Look) -> Report:
                 manifest.export_time_us if manifest else _of(described, "export_time_us")
             ),
             "files": len(manifest.files) if manifest else 0,
+            "from_us": request.from_us,
             "warnings": [*look.warnings, *(manifest.warnings if manifest else ())],
             "manifest": manifest.to_json() if manifest and newly_read else None,
         },

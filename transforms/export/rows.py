@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Lines of an export as rows of a block: vectorised for DynamoDB JSON, line by line for Ion.
 
-Rows of a full export are snapshot rows (`r`) dated with the export's time. Rows of an incremental
-export are net changes (`c`, `u`, `d`) dated with the last write. All have sequence number 0.
+Rows of a full export are snapshot rows (`r`) dated with the export's time, with sequence number 0.
+Rows of an incremental export are net changes (`c`, `u`, `d`) dated with the last write, whose time
+in microseconds is their sequence number too: so the windows of a heal may be loaded in any order.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from transforms.values.lines import (
     parse_full_lines,
     parse_incremental_lines,
 )
-from transforms.version import constant_versions
+from transforms.version import constant_versions, encode_versions
 
 __all__ = ["rows_of_lines"]
 
@@ -84,7 +85,7 @@ def _changed_rows(parsed: IncrementalLines, part: FileSlice) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(
         [
             parsed.keys,
-            constant_versions(part.generation, rows),
+            encode_versions(part.generation, parsed.write_micros.cast(pa.string())),
             parsed.ops,
             parsed.write_micros.cast(_TIME),
             parsed.old,

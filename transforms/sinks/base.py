@@ -152,16 +152,21 @@ class Sink(abc.ABC):
     def publish(self, current: Round) -> None:
         """Makes the staged output of a committed round visible."""
 
-    def remove_older_generations(self, table: Table, generation: int) -> int:
+    def remove_older_generations(
+        self, table: Table, generation: int, changed_since_us: int = 0
+    ) -> int:
         """Removes the rows of a mirror whose version is of an older generation.
 
-        To be called after a table was snapshotted again, once every row of the new snapshot is
-        applied: what the new generation did not bring is not in the table any more. Rows that
-        arrive later are still guarded. Repeating it changes nothing.
+        To be called after a table was snapshotted again, or healed, once every row of the new
+        exports is applied: what the new generation did not bring is not in the table any more. Rows
+        that arrive later are still guarded. Repeating it changes nothing.
 
         Args:
             table: The table.
-            generation: The generation whose snapshot is complete.
+            generation: The generation whose exports are applied.
+            changed_since_us: 0 for all rows; else only those that were written at this time or
+                later (microseconds since 1970), and no snapshot rows, whose time is that of their
+                export.
 
         Returns:
             How many rows were removed; a changelog keeps its history and returns 0.
@@ -169,7 +174,7 @@ class Sink(abc.ABC):
         Raises:
             SinkError: If the sink cannot be written.
         """
-        del table, generation
+        del table, generation, changed_since_us
         return 0
 
     @property

@@ -135,11 +135,13 @@ class DuckDBMirror(Sink):
     def publish(self, current: Round) -> None:
         """Nothing to do: the rows became visible when the round's transaction was committed."""
 
-    def remove_older_generations(self, table: Table, generation: int) -> int:
+    def remove_older_generations(
+        self, table: Table, generation: int, changed_since_us: int = 0
+    ) -> int:
         """Marks live rows of older generations as deleted, see `Sink.remove_older_generations`."""
         with open_database(self._settings) as connection, transaction(connection):
             tables = MirrorTables(connection, self._options, self.name)
-            return tables.open(table).remove_older_generations(generation)
+            return tables.open(table).remove_older_generations(generation, changed_since_us)
 
     def apply(self, blocks: Iterable[Block], current: Round) -> list[Report]:
         """Applies blocks and records the round, in one transaction.

@@ -216,11 +216,12 @@ class MirrorTable:
             self._connection.unregister("piece")
         return fresh.num_rows
 
-    def remove_older_generations(self, generation: int) -> int:
+    def remove_older_generations(self, generation: int, changed_since_us: int) -> int:
         """Turns live rows whose version is of an older generation into tombstones.
 
         Args:
-            generation: The generation whose snapshot is applied in full.
+            generation: The generation whose exports are applied in full.
+            changed_since_us: 0 for all; else only rows of changes that were written then or later.
 
         Returns:
             How many rows were live.
@@ -234,8 +235,9 @@ class MirrorTable:
         row = first_row(
             self._connection,
             f"UPDATE {self._rows} SET {gone} _op = 'd', _ttl = false, _deleted = true, "
-            "_version = $version WHERE NOT _deleted AND _version < $version",
-            {"version": version},
+            "_version = $version WHERE NOT _deleted AND _version < $version "
+            "AND ($since = 0 OR (_op <> 'r' AND epoch_us(_event_time) >= $since))",
+            {"version": version, "since": changed_since_us},
         )
         assert row is not None
         return int(row[0])

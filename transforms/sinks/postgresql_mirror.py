@@ -191,9 +191,13 @@ class PostgreSQLMirror(Sink):
         """Age in days at which tombstones are removed; 0 keeps them."""
         return self._tombstone_days
 
-    def remove_older_generations(self, table: Table, generation: int) -> int:
+    def remove_older_generations(
+        self, table: Table, generation: int, changed_since_us: int = 0
+    ) -> int:
         """Marks live rows of older generations as deleted, see `Sink.remove_older_generations`."""
-        return self._once(lambda writer: writer.remove_older_generations(table, generation))
+        return self._once(
+            lambda writer: writer.remove_older_generations(table, generation, changed_since_us)
+        )
 
     def remove_tombstones(self, table: Table, days: int) -> int:
         """Removes the tombstones that were made more than `days` days ago.

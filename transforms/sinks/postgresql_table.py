@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import json
 import time
+from datetime import datetime, timedelta, timezone
 from functools import cached_property
 
 import psycopg
@@ -58,6 +59,7 @@ MAX_COLUMNS = 300
 bytes; a value can be moved out of the row only if it is longer than 24 bytes. So each column may
 cost 24 bytes, and 300 of them and ours always fit, where 1,600, the most there can be, may not."""
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _RAW = "_raw"
 _METADATA = {
     "_version": 'text COLLATE "C"',
@@ -152,13 +154,21 @@ class MirrorTable:
                     mend="Something was dropped by hand: start with a new schema",
                 )
 
-    def remove_older_generations(self, connection: Connection, generation: int) -> int:
-        """Turns live rows whose version is of an older generation into tombstones."""
+    def remove_older_generations(
+        self, connection: Connection, generation: int, changed_since_us: int
+    ) -> int:
+        """Turns live rows whose version is of an older generation into tombstones.
+
+        With `changed_since_us` only rows of changes that were written then or later.
+        """
         keys = {each.name for each in self._table.keys.attributes}
         attributes = [*self._layout.columns(), self._layout.rest, _RAW]
         gone = "".join(f"{_quoted(each)} = NULL, " for each in attributes if each not in keys)
         version = encode_version(generation).decode("ascii")
         older = f"NOT r._deleted AND r._version < '{version}'"
+        if changed_since_us:
+            since = (_EPOCH + timedelta(microseconds=changed_since_us)).isoformat()
+            older += f" AND r._op <> 'r' AND r._event_time >= {quoted_text(since)}::timestamptz"
         # In order of key, as merges go; what came in between is looked at again.
         found = execute(
             connection,

@@ -81,12 +81,12 @@ class MirrorWriter:
         self._purge_if_due(table)
         return written
 
-    def remove_older_generations(self, table: Table, generation: int) -> int:
+    def remove_older_generations(self, table: Table, generation: int, changed_since_us: int) -> int:
         """See `Sink.remove_older_generations`."""
         return self._persistently(
             f"table {table.name}",
             lambda connection: self._open(connection, table).remove_older_generations(
-                connection, generation
+                connection, generation, changed_since_us
             ),
         )
 

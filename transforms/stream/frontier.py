@@ -169,6 +169,8 @@ class Frontier:
         swept_us: When the last complete listing was begun, 0 before the first.
         closed: Nothing is left to be done under this restriction.
         counts: What has been read in this run.
+        generation: The generation of the changes, if it went up while a continuous run reads; kept
+            here, so that a reader that moves to another worker never goes back. 0 if it did not.
     """
 
     shards: tuple[ShardPosition, ...] = ()
@@ -179,6 +181,7 @@ class Frontier:
     swept_us: int = 0
     closed: bool = False
     counts: Counts = Counts()
+    generation: int = 0
 
     def shard(self, shard_id: str) -> ShardPosition | None:
         """The position of a shard, None if it is not in the frontier."""
@@ -209,7 +212,9 @@ class Frontier:
 
     def to_json(self) -> dict[str, Any]:
         """The frontier as a JSON-able dict."""
+        raised = {"generation": self.generation} if self.generation else {}
         return {
+            **raised,
             "format": FORMAT,
             "shards": [each.to_json() for each in self.shards],
             "pending": [list(each) for each in self.pending],
@@ -245,6 +250,7 @@ class Frontier:
             swept_us=document["swept_us"],
             closed=document["closed"],
             counts=Counts(**document["counts"]),
+            generation=document.get("generation", 0),
         )
 
 

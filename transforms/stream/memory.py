@@ -96,6 +96,7 @@ class ReaderMemory:
     Attributes:
         unreported: What was read since the last report of a continuous run.
         reported: Monotonic time of that report.
+        left: The counts of the restriction that the last call left; None before the first.
     """
 
     def __init__(self, requests: Requests, last_swept_us: int) -> None:
@@ -104,6 +105,7 @@ class ReaderMemory:
         self.listing = Listing()
         self.unreported = Counts()
         self.reported = -math.inf
+        self.left: Counts | None = None
         self._work: dict[str, ShardWork] = {}
         self._due: list[tuple[float, str]] = []
 

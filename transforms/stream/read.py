@@ -19,6 +19,7 @@ splits it by itself is obeyed.
 
 from __future__ import annotations
 
+import dataclasses
 import uuid
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
@@ -36,14 +37,15 @@ from transforms.dead_letters import DeadLetter
 from transforms.reports import Report
 from transforms.stream.frontier import Frontier, FrontierCoder
 from transforms.stream.gather import oldest_event_us
+from transforms.stream.generations import Generations, raised
 from transforms.stream.memory import ReaderMemory
 from transforms.stream.pacing import Clock, Pacing
 from transforms.stream.reader import Output, SliceReader
 from transforms.stream.records import PageParser
 from transforms.stream.requests import Requests
 from transforms.stream.source import StreamSource
-from transforms.stream.tracker import FrontierTracker
-from transforms.stream.turns import Turns, hold, release, turns_of
+from transforms.stream.tracker import FrontierTracker, Moved
+from transforms.stream.turns import ReaderKey, Turns, hold, release, turns_of
 from transforms.stream.watermark import StreamWatermarks, advance, not_before
 from transforms.telemetry.figures import figures
 
@@ -72,18 +74,19 @@ class ReadStream(beam.PTransform):
         pacing: Limits and times.
         clock: The clocks.
         connect: Makes the streams client on a worker.
+        generations: Continuous: where readers learn that a table's generation went up.
 
     Returns:
         A dict of `blocks` (`Block`), `reports` (`Report`, kinds `stream` and `gap`) and
         `dead_letters` (`DeadLetter`).
 
-        A report of kind `stream` has the fields `reader`, `readers`, `stream_arn`, `frontier`
-        (JSON of the positions), `caught_up`, `changes`, `bytes`, `pages`, `empty_polls`,
-        `throttles`, `children`, `newest_event_us`, `shards`, `at_us` (when it was made), `behind`
-        (shards with changes waiting) and `behind_shards` (at most 20 of their ids). A catch-up run
-        emits exactly one per element, at its end, with the counts of the run; a continuous run one
-        every few seconds, with the counts since the last one (a worker that dies takes counts with
-        it, no records).
+        A report of kind `stream` has the fields `reader`, `readers`, `stream_arn`, `generation`,
+        `frontier` (JSON of the positions), `caught_up`, `over` (no more comes), `changes`, `bytes`,
+        `pages`, `empty_polls`, `throttles`, `children`, `newest_event_us`, `shards`, `at_us` (when
+        it was made), `behind` (shards with changes waiting) and `behind_shards` (at most 20 of
+        their ids). A catch-up run emits exactly one per element, at its end, with the counts of the
+        run; a continuous run one every few seconds, with the counts since the last one (a worker
+        that dies takes counts with it, no records).
     """
 
     def __init__(
@@ -93,12 +96,16 @@ class ReadStream(beam.PTransform):
         pacing: Pacing | None = None,
         clock: Clock | None = None,
         connect: Connect = connect,
+        *,
+        generations: Generations | None = None,
     ) -> None:
         super().__init__()
         if until not in ("tip", "forever"):
             raise ValueError(f"until must be 'tip' or 'forever', not {until!r}")
         made = _ReadToTip if until == "tip" else _ReadForever
-        self._do_fn = made(access, pacing or Pacing(), clock or Clock(), connect)
+        self._do_fn = made(
+            access, pacing or Pacing(), clock or Clock(), connect, generations=generations
+        )
 
     def expand(self, pcoll: beam.PCollection) -> dict[str, beam.PCollection]:
         """Applies the transform."""
@@ -120,7 +127,16 @@ class _Read(beam.DoFn, RestrictionProvider):
 
     bounded: bool
 
-    def __init__(self, access: AwsAccess, pacing: Pacing, clock: Clock, connect: Connect) -> None:
+    def __init__(
+        self,
+        access: AwsAccess,
+        pacing: Pacing,
+        clock: Clock,
+        connect: Connect,
+        *,
+        generations: Generations | None = None,
+    ) -> None:
+        self._generations = generations
         self._access = access
         self._pacing = pacing
         self._clock = clock
@@ -157,13 +173,24 @@ class _Read(beam.DoFn, RestrictionProvider):
         release(self._job)
 
     def _read(self, element: StreamSource, tracker: Any, estimator: Any) -> Iterator[Any]:
+        given = element.generation
         turns = turns_of(self._job, self._pacing.threads)
-        key = (element.stream_arn, element.reader, element.readers, element.generation)
-        # A bounded run that is tried again after a failure must not believe what the first one saw.
         frontier: Frontier = tracker.current_restriction()
+        element = self._raised(element, frontier, fresh=False)
+        key = _key(element)
+        # A bounded run that is tried again after a failure must not believe what the first one saw.
         memory = None if self.bounded else turns.take(key, len(frontier.live))
+        if self._generations and (memory is None or memory.left != frontier.counts):
+            # New here, or back at a checkpoint: a cache may know less than this reader did.
+            element = self._raised(element, frontier, fresh=True)
+            memory = memory if _key(element) == key else None
+            key = _key(element)
         if memory is None:
             memory = self._new_memory(element, frontier, turns)
+        if self._generations and element.generation > max(frontier.generation, given):
+            tracker.try_claim(
+                Moved(frontier, dataclasses.replace(frontier, generation=element.generation))
+            )
         pacing = self._pacing
         if not self.bounded:
             pacing = pacing.shared(turns.readers, turns.shards)
@@ -177,15 +204,26 @@ class _Read(beam.DoFn, RestrictionProvider):
         if not tracker.current_restriction().closed:
             # Everything is emitted by now, so the watermark may move.
             advance(estimator, reader.watermark_us())
+            memory.left = tracker.current_restriction().counts
             delay = reader.resume_delay()
             tracker.defer_remainder(Duration(seconds=delay) if delay else None)
         turns.give(key, memory, reader.frontier, pacing, self._clock)
+
+    def _raised(self, element: StreamSource, frontier: Frontier, *, fresh: bool) -> StreamSource:
+        """The element with the table's generation of now."""
+        if self._generations is None:
+            return element
+        return raised(element, frontier, self._generations.known(element.table.name, fresh=fresh))
 
     def _new_memory(self, element: StreamSource, frontier: Frontier, turns: Turns) -> ReaderMemory:
         parser = PageParser(element.table, element.generation, element.stream_arn)
         client = self._connect(self._access)
         requests = Requests(element.stream_arn, client, parser, self._clock, turns.pool)
         return ReaderMemory(requests, frontier.swept_us)
+
+
+def _key(source: StreamSource) -> ReaderKey:
+    return source.stream_arn, source.reader, source.readers, source.generation
 
 
 class _ReadToTip(_Read):

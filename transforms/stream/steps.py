@@ -255,6 +255,7 @@ class Steps:
             from_us=min(known, default=0),
             to_us=self._clock.now_us(),
             detail=detail,
+            generation=self._source.generation,
         )
         if self._source.gap_policy is GapPolicy.FAIL:
             raise gap.error()

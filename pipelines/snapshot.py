@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`dynabeam snapshot`: a new snapshot of tables that are replicated, while that goes on.
+
+Takes the options of `replicate` that name the state directory and the tables. The order is a file
+in the state directory: a run that is going on, continuous or in rounds, takes it up by itself, and
+if there is none the next run does. The stream goes on meanwhile. The table's generation goes up by
+one, and what the new snapshot does not have is removed from the mirrors once it is applied.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import uuid
+from collections.abc import Callable, Sequence
+
+from apache_beam.io.filesystems import FileSystems
+
+from pipelines.deployments import current
+from pipelines.options import ReplicateOptions, parse_replicate
+from pipelines.rounds import beam_options
+from pipelines.state_directory import State, StateDirectory
+from pipelines.table_repair import repair_lines
+from transforms.deployment.generations import read_generation
+from transforms.deployment.repairs import step_line
+from transforms.errors import ConfigurationError, StateError
+from transforms.snapshot_orders import SnapshotOrder, SnapshotOrders
+from transforms.wall_clock import now_us
+
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs the command; returns its exit code.
+
+    Raises:
+        ConfigurationError: A part of a table is asked for, or no table is named.
+        StateError: A table is not replicated from this state directory.
+    """
+    given, rest = _parser().parse_known_args(list(arguments))
+    if given.key_range:
+        raise ConfigurationError(
+            "only whole tables are snapshotted again: a range of keys cannot be removed exactly "
+            "from mirrors of all kinds",
+            where="--key_range",
+            found=given.key_range,
+            mend="Leave it out",
+        )
+    options = parse_replicate(rest, complete=False)
+    FileSystems.set_options(beam_options(options))
+    directory = StateDirectory(options.state_dir)
+    state = directory.load()
+    act: Callable[[str, StateDirectory, State], str] = _order
+    if given.cancel or given.status:
+        act = _cancel if given.cancel else _status
+    lines = [act(name, directory, state) for name in _known(options, directory, state)]
+    sys.stdout.writelines(f"{each}\n" for each in lines)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="dynabeam snapshot",
+        description="Take a new snapshot of tables that are replicated, while that goes on.",
+        epilog="Beside these: --tables, and --state_dir or --name as given to replicate.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--cancel", action="store_true", help="take back an order that nobody has begun")
+    add("--status", action="store_true", help="say how far it is")
+    add("--key_range", default="", help="not possible: whole tables only")
+    return parser
+
+
+def _known(options: ReplicateOptions, directory: StateDirectory, state: State) -> list[str]:
+    known = set(state.tables)
+    if state.deployment:
+        known |= set(current(directory, state).read_positions())
+    unknown = [each for each in options.tables if each not in known]
+    if unknown:
+        raise StateError(
+            "a table is not replicated from this state directory",
+            where=directory.path,
+            expected=sorted(known),
+            found=unknown,
+            mend="Check --tables, and --state_dir or --name",
+        )
+    return list(options.tables)
+
+
+def _order(name: str, directory: StateDirectory, state: State) -> str:
+    SnapshotOrders(directory.path).give(SnapshotOrder(name, uuid.uuid4().hex, now_us()))
+    who = "the running job" if state.deployment else "the next round"
+    return f"{name}: a new snapshot is ordered; {who} takes it up"
+
+
+def _cancel(name: str, directory: StateDirectory, state: State) -> str:
+    if SnapshotOrders(directory.path).remove(name):
+        return f"{name}: the order is cancelled"
+    return f"{name}: nothing to cancel; {_how_far(name, directory, state)}"
+
+
+def _status(name: str, directory: StateDirectory, state: State) -> str:
+    if SnapshotOrders(directory.path).pending(name) is not None:
+        return f"{name}: ordered, not taken up yet"
+    return f"{name}: {_how_far(name, directory, state)}"
+
+
+def _how_far(name: str, directory: StateDirectory, state: State) -> str:
+    if state.deployment:
+        at = read_generation(current(directory, state), name)
+        if at.step != "settled" or at.ended is not None:
+            return step_line(at)
+        return f"nothing is ordered; generation {max(1, at.generation)}"
+    found = repair_lines({name: state.tables[name]})
+    if found:
+        return found[0].removeprefix(f"{name}: ")
+    return f"nothing is ordered; generation {state.tables[name]['generation']}"
+
+
+if __name__ == "__main__":
+    from pipelines.command_line import main as command_line
+
+    sys.exit(command_line(["snapshot", *sys.argv[1:]]))

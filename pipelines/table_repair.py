@@ -1,0 +1,253 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What catch-up rounds do about lost changes: the steps of a repair in the position document.
+
+1. A gap is met. With the commit of that round the table's generation goes up, and `repair` and what
+   is to be loaded (`snapshot` anew, or `heal`) are in the document. All readers of later rounds use
+   the new generation, and all rows of the old one were read before: what `transforms.repair` asks.
+2. Rounds load the exports, while the stream goes on.
+3. The round that ends it marks the sweep in `repair`. After that round was published, rows of older
+   generations are removed from the mirrors, and only then the mark goes.
+
+Each step is one commit. A crash before it repeats the step, which changes nothing: the sweep of a
+mirror may be repeated at any time, because what came later is of the new generation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from pipelines.options import ReplicateOptions
+from pipelines.state_directory import State, StateDirectory
+from pipelines.table_state import generation_of, raise_or_record
+from transforms.aws.dynamodb import RecoveryWindow, continuous_backups
+from transforms.aws.session import AwsAccess
+from transforms.errors import ConfigurationError
+from transforms.gaps import Gap, GapKind, GapPolicies, GapPolicy
+from transforms.repair import Lost, Repair, plan_repair
+from transforms.sinks.base import Sink
+from transforms.snapshot_orders import SnapshotOrders
+from transforms.table_reading import loads_of, new_load, open_loads
+from transforms.tables import Table
+from transforms.wall_clock import now_us
+
+__all__ = [
+    "begin_repair",
+    "begin_repairs",
+    "mark_sweeps",
+    "meet_gap",
+    "reopen_loads",
+    "repair_lines",
+    "resume_repair",
+    "sweep",
+    "take_orders",
+]
+
+_NO_RECOVERY = RecoveryWindow(enabled=False, earliest_us=0, latest_us=0, days=0)
+
+
+def meet_gap(
+    gap: Gap, state: dict[str, Any], policies: GapPolicies, access: AwsAccess | None
+) -> None:
+    """Does about a gap that was found outside of a round what the table's policy says.
+
+    Raises:
+        GapError: The policy is `fail`.
+    """
+    policy = policies.of(gap.table)
+    raise_or_record(gap, state, policy)
+    if policy.repairs:
+        begin_repair(state, state["gaps"][-1:], policy, access)
+
+
+def begin_repairs(
+    tables: Mapping[str, dict[str, Any]],
+    known: Mapping[str, int],
+    policies: GapPolicies,
+    access: AwsAccess | None,
+) -> list[str]:
+    """Begins the repair of every table that met gaps in a round.
+
+    Args:
+        tables: The states behind the round, changed in place.
+        known: How many gaps each table had before it.
+        policies: What gaps do.
+        access: AWS.
+
+    Returns:
+        A line for people for each table that met gaps.
+    """
+    lines = []
+    for name, state in tables.items():
+        gaps = state.get("gaps", [])[known.get(name, 0) :]
+        if not gaps:
+            continue
+        kinds = ", ".join(sorted({each["kind"] for each in gaps}))
+        line = f"{name}: changes were lost ({len(gaps)} gaps: {kinds})"
+        policy = policies.of(name)
+        if policy.repairs:
+            line += f"; {begin_repair(state, gaps, policy, access)}"
+        lines.append(line)
+    return lines
+
+
+def begin_repair(
+    state: dict[str, Any],
+    gaps: Sequence[Mapping[str, Any]],
+    policy: GapPolicy,
+    access: AwsAccess | None,
+) -> Repair:
+    """Makes the generation one higher, and puts what is to be loaded into the table's state.
+
+    A repair that is under way is part of the new one: what it was to mend is lost still.
+
+    Args:
+        state: The table's state, changed in place.
+        gaps: Fields of the gaps; none for a snapshot that was asked for.
+        policy: `heal` or `resnapshot`.
+        access: AWS.
+    """
+    since = [each["from_us"] for each in gaps]
+    if "repair" in state:
+        since.append(state["repair"]["since_us"])
+    snapshot = state["snapshot"]
+    uncovered = any(each["kind"] == GapKind.UNCOVERED.value for each in gaps)
+    lost = Lost(
+        since_us=min(since, default=0),
+        snapshot_us=snapshot["manifest"]["export_time_us"] if snapshot["manifest"] else 0,
+        snapshot_complete=snapshot["status"] in ("none", "done") and not uncovered,
+    )
+    recovery = _NO_RECOVERY
+    if policy is GapPolicy.HEAL and access is not None:
+        recovery = continuous_backups(access, state["table"]["name"])
+    repair = plan_repair(policy, lost, now_us(), recovery)
+    state["generation"] += 1
+    state["heal"] = [
+        new_load(
+            "pending",
+            generation=state["generation"],
+            not_before_us=repair.not_before_us,
+            window=each,
+        )
+        for each in repair.windows
+    ]
+    if repair.kind == "resnapshot":
+        state["snapshot"] = new_load(
+            "pending", generation=state["generation"], not_before_us=repair.not_before_us
+        )
+        # It is requested so late that the stream covers it.
+        state["coverage_checked"] = True
+    state["repair"] = {"plan": repair.to_json(), "since_us": lost.since_us, "loaded": False}
+    return repair
+
+
+def take_orders(
+    directory: StateDirectory, state: State, names: Sequence[str], options: ReplicateOptions
+) -> list[str]:
+    """Takes up the orders of new snapshots (`transforms.snapshot_orders`) between two rounds.
+
+    Args:
+        directory: The locked state directory.
+        state: Committed; changed in place and committed again if there are orders.
+        names: The tables of the run.
+        options: What was asked for.
+
+    Returns:
+        A line for people for each order.
+
+    Raises:
+        ConfigurationError: There is no bucket for a new export.
+    """
+    orders = SnapshotOrders(directory.path)
+    lines = []
+    for name in names:
+        order = orders.pending(name)
+        if order is None:
+            continue
+        table = state.tables[name]
+        if table.get("asked") != order.order_id:
+            if not options.bucket:
+                raise ConfigurationError(
+                    "a new snapshot is ordered, and there is no bucket for its export",
+                    where=f"table {name}",
+                    mend="Give --s3_export_bucket, or cancel it: dynabeam snapshot --cancel",
+                )
+            plan = begin_repair(table, [], GapPolicy.RESNAPSHOT, options.access)
+            table["asked"] = order.order_id
+            directory.commit(state)
+            lines.append(f"{name}: {plan}, as ordered; generation {table['generation']}")
+        # Only now: a crash before it finds an order that was taken up, and does not do it twice.
+        orders.remove(name)
+    return lines
+
+
+def resume_repair(state: dict[str, Any], policies: GapPolicies, access: AwsAccess | None) -> None:
+    """Begins again what a continuous run has left unmended."""
+    left = state.pop("unrepaired", None)
+    if left is None:
+        return
+    policy = GapPolicy(left["policy"]) if left["policy"] else policies.of(state["table"]["name"])
+    if policy.repairs:
+        begin_repair(state, [{"from_us": left["since_us"], "kind": ""}], policy, access)
+
+
+def reopen_loads(state: dict[str, Any]) -> None:
+    """Has the exports of a repair loaded from their beginning, by a run that counts anew."""
+    for load in loads_of(state):
+        if generation_of(load) == state["generation"]:
+            load |= {"status": "pending", "manifest": None, "files": {}, "bytes": 0, "rows": 0}
+
+
+def repair_lines(tables: Mapping[str, dict[str, Any]]) -> list[str]:
+    """A line for people for each table that is being repaired."""
+    return [
+        f"{name}: {Repair.from_json(state['repair']['plan'])}"
+        for name, state in tables.items()
+        if "repair" in state
+    ]
+
+
+def mark_sweeps(tables: Iterable[dict[str, Any]]) -> None:
+    """Marks the repairs whose exports are loaded to their end: what they sweep is to be swept."""
+    for state in tables:
+        if "repair" in state and not open_loads(state):
+            state["repair"]["loaded"] = True
+
+
+def sweep(directory: StateDirectory, state: State, sinks: Sequence[Sink]) -> list[str]:
+    """Ends the repairs whose exports are loaded: sweeps every mirror, then commits.
+
+    Args:
+        directory: The locked state directory.
+        state: Committed and published; changed in place.
+        sinks: The sinks.
+
+    Returns:
+        A line for people for each repair that ended.
+
+    Raises:
+        SinkError: A mirror cannot be written.
+    """
+    lines = []
+    for name, table in state.tables.items():
+        repair = table.get("repair")
+        if repair is None or not repair["loaded"]:
+            continue
+        plan = Repair.from_json(repair["plan"])
+        rows = sum(
+            sink.remove_older_generations(
+                Table.from_json(table["table"]), table["generation"], plan.swept_since_us
+            )
+            for sink in sinks
+        )
+        healed = sum(each["rows"] for each in table.pop("heal", ()))
+        del table["repair"]
+        totals = table["totals"]
+        totals["swept"] = totals.get("swept", 0) + rows
+        what = f"healed with {healed:,} rows"
+        if plan.kind == "resnapshot":
+            what = f"loaded again with {table['snapshot']['rows']:,} rows"
+        lines.append(f"{name}: {what}, {rows:,} rows swept; generation {table['generation']}")
+    if lines:
+        directory.commit(state)
+    return lines

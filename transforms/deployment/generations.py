@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The generations of the tables of a run that never ends, one small file a table.
+
+The command line writes the first one. Then only the step behind the sinks does
+(`transforms.deployment.repairs`), one writer a table; readers look at it at the start of a slice.
+A generation in a file never goes down.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from transforms import storage
+from transforms.deployment.folder import DeploymentFolder
+from transforms.errors import StateError
+from transforms.stream.generations import Known
+
+__all__ = ["CACHED_SECONDS", "FolderGenerations", "TableGeneration", "read_generation"]
+
+CACHED_SECONDS = 3.0
+"""How long readers of one process believe what one of them has read."""
+
+FORMAT = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class TableGeneration:
+    """Where a table is with its generations.
+
+    Attributes:
+        generation: The generation that readers give; 0 for whatever they were told.
+        snapshot_until_us: Up to when rows of a pending export may arrive, event time.
+        step: `settled`, or the step of a repair: `switching` (readers take up the generation),
+            `loading` (exports are requested and loaded), `sweeping` (mirrors are swept).
+        policy: `heal` or `resnapshot`: what is done in a step of a repair; empty while settled.
+        since_us: While a repair is under way: since when changes are lost, 0 if not known.
+        lost_in: The lowest generation whose gaps the repair mends.
+        plan: `transforms.repair.Repair` as JSON once it is made, else None.
+        snapshot_us: The moment that the snapshot shows which was loaded before the run, 0 for none.
+        asked: The last request for a new snapshot that was taken up; empty for none.
+        ended: The last repair that ended: `generation`, `kind`, `rows`, `swept`; None for none.
+    """
+
+    generation: int = 0
+    snapshot_until_us: int = 0
+    step: Literal["settled", "switching", "loading", "sweeping"] = "settled"
+    policy: str = ""
+    since_us: int = 0
+    lost_in: int = 0
+    plan: Mapping[str, Any] | None = None
+    snapshot_us: int = 0
+    asked: str = ""
+    ended: Mapping[str, Any] | None = None
+
+    def write(self, folder: DeploymentFolder, table: str) -> None:
+        """Replaces the file of a table."""
+        document = {"format": FORMAT, **dataclasses.asdict(self)}
+        content = json.dumps(document, separators=(",", ":"), sort_keys=True).encode()
+        storage.write_atomic(folder.generation_file(table), content, StateError)
+
+
+def read_generation(folder: DeploymentFolder, table: str) -> TableGeneration:
+    """The file of a table; one that says nothing if there is none.
+
+    Raises:
+        StateError: It cannot be read, or is of an unknown format.
+    """
+    path = folder.generation_file(table)
+    if not storage.exists(path):
+        return TableGeneration()
+    document = json.loads(storage.read_bytes(path, StateError))
+    if document.pop("format", None) != FORMAT:
+        raise StateError(
+            "the file of a table's generation has an unknown format",
+            where=path,
+            expected=FORMAT,
+            mend="Use the version of Dynabeam that wrote it, or a newer one",
+        )
+    return TableGeneration(**document)
+
+
+class FolderGenerations:
+    """What readers know, from the deployment's folder; see `transforms.stream.generations`.
+
+    Args:
+        folder: The deployment's folder.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self._folder = DeploymentFolder(folder)
+
+    def known(self, table: str, *, fresh: bool) -> Known:
+        """See `Generations.known`."""
+        key = self._folder.path, table
+        now = time.monotonic()
+        with _lock:
+            at, found = _cache.get(key, (0.0, _NOTHING))
+        if key in _cache and not fresh and now - at < CACHED_SECONDS:
+            return found
+        read = read_generation(self._folder, table)
+        known = Known(read.generation, read.snapshot_until_us)
+        with _lock:
+            _cache[key] = now, known
+        return known
+
+
+_NOTHING = Known(0, 0)
+_lock = threading.Lock()
+_cache: dict[tuple[str, str], tuple[float, Known]] = {}

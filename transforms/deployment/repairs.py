@@ -1,0 +1,334 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Repairs of a run that never ends: what follows from the positions that were stored.
+
+`StorePositions` knows what the sinks hold. After it has stored the positions of a table, it takes
+the next step of the table's repair here, if there is one to be taken:
+
+| step | when | what is done |
+|---|---|---|
+| settled → switching | a gap was stored, or a snapshot was asked for | the generation goes up |
+| switching → loading | every reader has reported the new generation | exports are planned |
+| loading → sweeping | every file of the exports is in the sinks | |
+| sweeping → settled | | rows of older generations are removed from the mirrors |
+
+A gap of the new generation begins the repair anew, over all that is lost. Each step is one file
+that is replaced, and what it does besides (an assignment under a fixed name, a sweep) may be
+repeated, so a crash between the two changes nothing.
+
+Why every row of the old generation was written before the plan is made: readers report a generation
+with a position, after everything before it was emitted, and never go back (`FolderGenerations`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from transforms.aws.dynamodb import continuous_backups
+from transforms.aws.session import AwsAccess
+from transforms.coverage import FUZZ_US
+from transforms.deployment.folder import Assignment, DeploymentFolder
+from transforms.deployment.generations import TableGeneration, read_generation
+from transforms.errors import StateError
+from transforms.export.elements import SnapshotRequest
+from transforms.gaps import GapPolicies, GapPolicy
+from transforms.repair import Lost, Repair, plan_repair
+from transforms.reports import Report
+from transforms.sinks.base import Sink
+from transforms.snapshot_orders import SnapshotOrders
+from transforms.stream.source import StreamSource
+from transforms.wall_clock import WallClock, now_us
+
+__all__ = ["RepairSettings", "Repairs", "next_step", "repair_assignment", "step_line"]
+
+_LOGGER = logging.getLogger(__name__)
+
+_SWITCHED_WITHIN_US = 15 * 60 * 1_000_000
+"""Reconcile remembers changed keys for so long while readers switch."""
+
+_TAKEN_UP_WITHIN_US = 60 * 1_000_000
+"""An assignment is found within seconds; from then on the watermark waits for its exports."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RepairSettings:
+    """What repairs need beside the reports; picklable, without secrets.
+
+    Attributes:
+        access: AWS.
+        policies: What gaps do.
+        bucket: S3 bucket for exports, with `prefix` and `bucket_owner`.
+        state_id: Identity of the state directory.
+        state_dir: The state directory, in which snapshots are ordered.
+        sinks: The sinks, to be swept.
+    """
+
+    access: AwsAccess
+    policies: GapPolicies
+    bucket: str
+    prefix: str
+    bucket_owner: str
+    state_id: str
+    state_dir: str
+    sinks: Sequence[Sink]
+
+
+class Repairs:
+    """The repairs of one deployment.
+
+    Args:
+        folder: The deployment's folder.
+        settings: See `RepairSettings`.
+        clock: Gives the time in microseconds since 1970.
+    """
+
+    def __init__(
+        self, folder: DeploymentFolder, settings: RepairSettings, clock: WallClock = now_us
+    ) -> None:
+        self._folder = folder
+        self._settings = settings
+        self._clock = clock
+
+    def advance(self, table: str, reports: Sequence[Report]) -> None:
+        """Takes the steps of a table's repair that its stored positions allow.
+
+        Args:
+            table: Name of the table.
+            reports: Its condensed reports, as they were stored.
+
+        Raises:
+            TableError: Point-in-time recovery cannot be looked at, as there is no such table.
+            AwsAccessError: A right is missing.
+            SinkError: A mirror cannot be swept.
+            StateError: A file cannot be written.
+        """
+        if not table:
+            return
+        while True:
+            at = read_generation(self._folder, table)
+            after = self._step(table, at, reports)
+            if after == at:
+                return
+            after.write(self._folder, table)
+            _LOGGER.warning("%s: %s", table, step_line(after))
+
+    def _step(self, table: str, at: TableGeneration, reports: Sequence[Report]) -> TableGeneration:
+        now = self._clock()
+        if at.step == "sweeping":
+            return self._sweep(table, at, reports)
+        if at.step == "loading":
+            self._assign(table, at)
+        asked = self._asked(table)
+        policy = self._settings.policies.of(table)
+        after = next_step(at, reports, policy, asked=asked, now_us=now)
+        if asked and after.asked == asked:
+            # Written before the order goes, so that it is neither lost nor taken up again.
+            after.write(self._folder, table)
+            SnapshotOrders(self._settings.state_dir).remove(table)
+        if at.step == after.step == "switching" and at == after and _switched(at, reports):
+            return self._plan(table, at, reports, now)
+        return after
+
+    def _asked(self, table: str) -> str:
+        """Id of the order of a new snapshot; empty for none."""
+        order = SnapshotOrders(self._settings.state_dir).pending(table)
+        if order is None:
+            return ""
+        if not self._settings.bucket:
+            _LOGGER.warning(
+                "%s: a new snapshot is ordered, but the run has no --s3_export_bucket", table
+            )
+            return ""
+        return order.order_id
+
+    def _plan(
+        self, table: str, at: TableGeneration, reports: Sequence[Report], now: int
+    ) -> TableGeneration:
+        lost = _lost(at, reports)
+        recovery = continuous_backups(self._settings.access, table)
+        plan = plan_repair(GapPolicy(at.policy), lost, now, recovery)
+        return dataclasses.replace(
+            at,
+            step="loading",
+            since_us=lost.since_us,
+            plan=plan.to_json(),
+            snapshot_until_us=plan.not_before_us + FUZZ_US + _TAKEN_UP_WITHIN_US,
+        )
+
+    def _assign(self, table: str, at: TableGeneration) -> None:
+        """Tells the run to load the exports, if it was not told yet."""
+        assert at.plan is not None
+        name = repair_assignment(table, at.generation)
+        paths = self._folder.assignments()
+        if any(path.endswith(f"/{name}.json") for path in paths):
+            return
+        source = self._source(table, paths)
+        plan = Repair.from_json(at.plan)
+        requests = [
+            SnapshotRequest(
+                table=source.table,
+                generation=at.generation,
+                buckets=source.buckets,
+                bucket=self._settings.bucket,
+                prefix=self._settings.prefix,
+                bucket_owner=self._settings.bucket_owner,
+                request_id=self._settings.state_id,
+                not_before_us=plan.not_before_us,
+                from_us=begin,
+                to_us=end,
+            )
+            for begin, end in plan.windows or ((0, 0),)
+        ]
+        self._folder.assign(name, Assignment([], requests))
+
+    def _source(self, table: str, paths: Sequence[str]) -> StreamSource:
+        for path in paths:
+            for source in self._folder.read_assignment(path).sources:
+                if source.table.name == table:
+                    return source
+        raise StateError(
+            "a table is to be repaired that the run was never told to read",
+            where=f"{self._folder.path}, table {table}",
+            found=list(paths),
+        )
+
+    def _sweep(self, table: str, at: TableGeneration, reports: Sequence[Report]) -> TableGeneration:
+        assert at.plan is not None
+        plan = Repair.from_json(at.plan)
+        described = self._source(table, self._folder.assignments()).table
+        swept = sum(
+            sink.remove_older_generations(described, at.generation, plan.swept_since_us)
+            for sink in self._settings.sinks
+        )
+        rows = sum(
+            each.fields["rows"]
+            for each in reports
+            if each.kind == "file" and each.fields["generation"] == at.generation
+        )
+        ended = {"generation": at.generation, "kind": plan.kind, "rows": rows, "swept": swept}
+        return dataclasses.replace(
+            at, step="settled", policy="", since_us=0, lost_in=0, plan=None, ended=ended
+        )
+
+
+def repair_assignment(table: str, generation: int) -> str:
+    """The name of the assignment that tells a run to load the exports of a repair."""
+    return f"repair-{table}-{generation:08d}"
+
+
+def next_step(
+    at: TableGeneration,
+    reports: Sequence[Report],
+    policy: GapPolicy,
+    *,
+    asked: str,
+    now_us: int,
+) -> TableGeneration:
+    """What the stored reports of a table lead to, as far as that takes no look at anything else.
+
+    Args:
+        at: Where the table is.
+        reports: Its condensed reports.
+        policy: What its gaps do.
+        asked: Id of a request for a new snapshot; empty for none.
+        now_us: The time.
+
+    Returns:
+        Where the table is then; `at` itself if nothing is to be done yet.
+    """
+    generation = max(at.generation, *(_generation(each) for each in reports), 1)
+    lost = policy.repairs and any(
+        each.kind == "gap" and _generation(each) >= max(at.generation, 1) for each in reports
+    )
+    ordered = asked not in ("", at.asked)
+    if lost or ordered:
+        again = GapPolicy.RESNAPSHOT
+        if not ordered and at.policy != GapPolicy.RESNAPSHOT.value:
+            again = policy
+        return dataclasses.replace(
+            at,
+            generation=generation + 1,
+            snapshot_until_us=now_us + _SWITCHED_WITHIN_US,
+            step="switching",
+            policy=again.value,
+            lost_in=at.lost_in or generation,
+            plan=None,
+            asked=asked or at.asked,
+        )
+    if at.step == "loading" and _loaded(at, reports):
+        return dataclasses.replace(at, step="sweeping")
+    return at
+
+
+def _generation(report: Report) -> int:
+    return int(report.fields.get("generation", 0))
+
+
+def _switched(at: TableGeneration, reports: Sequence[Report]) -> bool:
+    """True if every reader reported the new generation, or the end of its stream."""
+    streams = [each for each in reports if each.kind == "stream"]
+    readers = max((each.fields["readers"] for each in streams), default=0)
+    switched = {
+        each.fields["reader"]
+        for each in streams
+        if _generation(each) >= at.generation or each.fields.get("over")
+    }
+    return readers > 0 and len(switched) == readers
+
+
+def _lost(at: TableGeneration, reports: Sequence[Report]) -> Lost:
+    since = [
+        each.fields["from_us"]
+        for each in reports
+        if each.kind == "gap" and at.lost_in <= _generation(each) < at.generation
+    ]
+    full = [each for each in reports if each.kind == "export" and not _window(each)]
+    newest = max(full, key=_generation, default=None)
+    if newest is None:
+        return Lost(min(since, default=0), at.snapshot_us, snapshot_complete=True)
+    manifest = newest.fields["manifest"]
+    return Lost(
+        min(since, default=0),
+        manifest["export_time_us"] if manifest else 0,
+        snapshot_complete=_is_loaded(newest, reports),
+    )
+
+
+def _loaded(at: TableGeneration, reports: Sequence[Report]) -> bool:
+    assert at.plan is not None
+    wanted = {begin for begin, _ in at.plan["windows"]} or {0}
+    loaded = {
+        _window(each)
+        for each in reports
+        if each.kind == "export"
+        and _generation(each) == at.generation
+        and _is_loaded(each, reports)
+    }
+    return wanted <= loaded
+
+
+def _window(export: Report) -> int:
+    return int(export.fields.get("from_us", 0))
+
+
+def _is_loaded(export: Report, reports: Sequence[Report]) -> bool:
+    """True if every file of the export that holds items is in the sinks."""
+    manifest: Mapping[str, Any] | None = export.fields["manifest"]
+    if manifest is None:
+        return False
+    done = {each.fields["file"] for each in reports if each.kind == "file" and each.fields["done"]}
+    return all(path in done for path, item_count, _ in manifest["files"] if item_count)
+
+
+def step_line(at: TableGeneration) -> str:
+    """A step for people."""
+    if at.step == "switching":
+        return f"to be repaired ({at.policy}): readers switch to generation {at.generation}"
+    if at.step == "loading" and at.plan is not None:
+        return f"{Repair.from_json(at.plan)}, generation {at.generation}"
+    if at.step == "settled" and at.ended is not None:
+        return f"repaired: {json.dumps(dict(at.ended), sort_keys=True)}"
+    return f"every export is loaded, mirrors are swept; generation {at.generation}"

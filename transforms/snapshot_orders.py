@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Orders of new snapshots: one small file a table in the state directory, `requests/<table>.json`.
+
+`dynabeam snapshot` writes it, and whoever replicates the table (the next round, or the run that
+never ends) takes it up, remembers its id with the table, and only then removes it: so an order is
+carried out once, whenever a process dies. Before that it can be cancelled.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from urllib.parse import quote
+
+from transforms import storage
+from transforms.errors import StateError
+
+__all__ = ["SnapshotOrder", "SnapshotOrders"]
+
+FORMAT = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class SnapshotOrder:
+    """An order.
+
+    Attributes:
+        table: The table.
+        order_id: Unique.
+        at_us: When it was given, microseconds since 1970.
+    """
+
+    table: str
+    order_id: str
+    at_us: int
+
+
+class SnapshotOrders:
+    """The orders of a state directory.
+
+    Args:
+        state_dir: Path of the state directory.
+    """
+
+    def __init__(self, state_dir: str) -> None:
+        self._folder = storage.join(state_dir, "requests")
+
+    def give(self, order: SnapshotOrder) -> None:
+        """Writes an order; a second one for a table takes the place of the first."""
+        document = {"format": FORMAT, **dataclasses.asdict(order)}
+        content = json.dumps(document, separators=(",", ":"), sort_keys=True).encode()
+        storage.write_atomic(self._path(order.table), content, StateError)
+
+    def pending(self, table: str) -> SnapshotOrder | None:
+        """The order of a table that was not taken up yet.
+
+        Raises:
+            StateError: It is damaged or of an unknown format.
+        """
+        path = self._path(table)
+        if not storage.exists(path):
+            return None
+        try:
+            document = json.loads(storage.read_bytes(path, StateError))
+            known = document.pop("format") == FORMAT
+            order = SnapshotOrder(**document) if known else None
+        except (ValueError, KeyError, TypeError) as problem:
+            raise StateError(
+                f"the order of a snapshot is damaged: {problem!r}",
+                where=path,
+                mend="Remove the file and order the snapshot again",
+            ) from problem
+        if order is None:
+            raise StateError(
+                "the order of a snapshot has an unknown format",
+                where=path,
+                expected=FORMAT,
+                mend="Use the version of Dynabeam that wrote it, or a newer one",
+            )
+        return order
+
+    def remove(self, table: str) -> bool:
+        """Removes the order of a table; False if there is none."""
+        path = self._path(table)
+        if not storage.exists(path):
+            return False
+        storage.delete([path], StateError)
+        return True
+
+    def _path(self, table: str) -> str:
+        return storage.join(self._folder, f"{quote(table, safe='')}.json")
