@@ -30,6 +30,7 @@ LABELS = [
     "Deployment",
     "DiscoverTables",
     "DiscoverTables/Look",
+    "Discovery",
     "KeepDeadLetters",
     "KeepDeadLetters/Keep",
     "MeterDeadLetters",
