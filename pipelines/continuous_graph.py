@@ -3,8 +3,8 @@
 
 ```
 Deployment ─► WatchAssignments ─┬─► ReadTables ─► one Write per sink
-                                └──►    ├─► StorePositions, MeterReports ◄── reports of the sinks
-Discovery ─► DiscoverTables             └─► KeepDeadLetters, MeterDeadLetters ◄── rows that sinks
+           │                    └──►    ├─► StorePositions, MeterReports ◄── reports of the sinks
+           └─► DiscoverTables           └─► KeepDeadLetters, MeterDeadLetters ◄── rows that sinks
                                                                                   refused
 ```
 
@@ -74,9 +74,7 @@ def build_continuous(
         chain_policy=chain_policy,
         generations=FolderGenerations(folder),
     )
-    # From a collection of its own: Beam's Flink runner refuses two splittable DoFns on one.
-    discovery = pipeline | "Discovery" >> beam.Create([folder], reshuffle=False)
-    found = discovery | "DiscoverTables" >> DiscoverTables(access, sinks)
+    found = deployment | "DiscoverTables" >> DiscoverTables(access, sinks)
     reports, letters = [read.reports, found], [read.dead_letters]
     for number, sink in enumerate(sinks, 1):
         label = f"Write{number}_{sink.uri.scheme}"

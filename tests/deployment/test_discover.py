@@ -45,7 +45,7 @@ class Discovering:
     def bundle(self, *, committed=True):
         """One bundle; the runner may lose what it has done."""
         tracker = Deferring(self.fn.create_tracker(self.state))
-        outputs = list(self.fn.process(self.folder.path, tracker, self.watermark))
+        outputs = list(self.fn.process(self.folder.path.encode(), tracker, self.watermark))
         split = tracker.inner.try_split(0)
         assert tracker.inner.check_done()
         assert split is not None

@@ -55,8 +55,17 @@ class DiscoverTables(beam.PTransform):
         self._fn = _DiscoverFn(access, sinks, clock)
 
     def expand(self, folders: Any) -> Any:
-        """Looks until the pipeline is stopped."""
-        return folders | "Look" >> beam.ParDo(self._fn).with_output_types(Report)
+        """Looks until the pipeline is stopped.
+
+        Beam's Flink runner names what it makes of a splittable DoFn after the collection and the
+        coder of its elements: with those of `WatchAssignments` both would be one. So the elements
+        are bytes here.
+        """
+        return (
+            folders
+            | "Encoded" >> beam.Map(str.encode).with_output_types(bytes)
+            | "Look" >> beam.ParDo(self._fn).with_output_types(Report)
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +98,7 @@ class _DiscoverFn(beam.DoFn, RestrictionProvider):
         self._sinks = sinks
         self._clock = clock
 
-    def initial_restriction(self, element: str) -> Discovered:
+    def initial_restriction(self, element: bytes) -> Discovered:
         return Discovered()
 
     def create_tracker(self, restriction: Discovered) -> LookTracker[Discovered]:
@@ -98,15 +107,15 @@ class _DiscoverFn(beam.DoFn, RestrictionProvider):
     def restriction_coder(self) -> DiscoveredCoder:
         return DiscoveredCoder()
 
-    def restriction_size(self, element: str, restriction: Discovered) -> int:
+    def restriction_size(self, element: bytes, restriction: Discovered) -> int:
         return 0 if restriction.done else 1
 
-    def truncate(self, element: str, restriction: Discovered) -> None:
+    def truncate(self, element: bytes, restriction: Discovered) -> None:
         """Nothing new is begun while a pipeline drains."""
 
     @beam.DoFn.unbounded_per_element()
     def process(
-        self, element: str, tracker: Any = _TRACKER, estimator: Any = _ESTIMATOR
+        self, element: bytes, tracker: Any = _TRACKER, estimator: Any = _ESTIMATOR
     ) -> Iterator[TimestampedValue]:
         state: Discovered = tracker.current_restriction()
         now = self._clock()
@@ -117,7 +126,7 @@ class _DiscoverFn(beam.DoFn, RestrictionProvider):
             if tracker.try_claim(state):
                 tracker.defer_remainder(Duration(seconds=_SOON_SECONDS))
             return
-        folder = DeploymentFolder(element)
+        folder = DeploymentFolder(element.decode())
         folder.check_current()
         plan = DiscoveryPlan.read(folder)
         state, pause = _with_assigned(state, folder), _UNTOLD_SECONDS
