@@ -85,7 +85,9 @@ class Examination:
 
     def s3(self, identity: str) -> Any:
         """The S3 client of whom a right is needed by: `source` or `bucket`."""
-        del identity
+        if identity == "source":
+            # Exports are requested as the tables' role, and AWS writes them with its rights.
+            return client(dataclasses.replace(self.access, bucket_role=self.access.role), "s3")
         return client(self.access, "s3")
 
     def iam(self) -> Any:

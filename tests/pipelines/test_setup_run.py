@@ -34,6 +34,7 @@ def restricted(world, capsys, monkeypatch):
     ids = {TABLES: "agreed-for-tables", FILES: "agreed-for-files"}
     for role, external_id in ids.items():
         world.sim.sts.add_role(role, external_id=external_id, policies=[by_target[role]])
+    world.printed = by_target
     world.sim.set_policies("simulated", [by_target["arn:aws:iam::111122223333:user/simulated"]])
     yield world
     world.sim.set_policies("simulated", None)
@@ -46,3 +47,28 @@ def test_the_printed_policies_are_enough(restricted):
     assert "agreed-for" not in ended.err + ended.out
     for path in restricted.state_dir.rglob("*"):
         assert path.is_dir() or b"agreed-for" not in path.read_bytes()
+
+
+def findings(world, capsys):
+    """What the doctor says of rights: (action, resource) → status."""
+    capsys.readouterr()
+    main(["doctor", *world.options, *ROLES, "--tables=orders", *world.sinks, "--json"])
+    document = json.loads(capsys.readouterr().out)
+    return {
+        (each["action"], each["resource"]): each["status"]
+        for each in document["findings"]
+        if each["check"] == "right"
+    }
+
+
+def test_the_doctor_tries_each_right_as_the_role_that_needs_it(restricted, capsys):
+    found = findings(restricted, capsys)
+    assert set(found.values()) == {"ok"}
+    policy = json.loads(json.dumps(restricted.printed[TABLES]))
+    writes = [each for each in policy["Statement"] if "s3:PutObject" in each["Action"]]
+    assert len(writes) == 1
+    writes[0]["Action"] = [each for each in writes[0]["Action"] if each != "s3:PutObject"]
+    for key in restricted.sim.sts.keys_of(TABLES):
+        restricted.sim.set_policies(key, [policy])
+    missing = {each for each, status in findings(restricted, capsys).items() if status != "ok"}
+    assert missing == {("s3:PutObject", writes[0]["Resource"])}
