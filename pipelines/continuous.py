@@ -45,7 +45,7 @@ from transforms.sinks.base import Sink
 from transforms.sinks.registry import check_capabilities, open_sink
 from transforms.tables import Table
 
-__all__ = ["prepare", "replicate_continuously"]
+__all__ = ["add_graph", "prepare", "replicate_continuously"]
 
 _SHOW_EVERY = 10.0
 _STILL_ON_FLINK = (
@@ -72,11 +72,35 @@ def replicate_continuously(options: ReplicateOptions) -> int:
         state, folder = prepare(options, directory, sinks, runner)
     _say_what_was_set(runner, sys.stderr)
     pipeline = beam.Pipeline(options=beam_options)
+    add_graph(pipeline, options, sinks, state.state_id, folder)
+    result = _run(pipeline)
+    if options.detach:
+        sys.stdout.write(f"Started; positions will be stored in {folder.path}\n")
+        return 0
+    return _stay(result, runner, directory, folder, sys.stderr)
+
+
+def add_graph(
+    pipeline: beam.Pipeline,
+    options: ReplicateOptions,
+    sinks: Sequence[Sink],
+    state_id: str,
+    folder: DeploymentFolder,
+) -> None:
+    """Adds the graph that the options ask for to a pipeline.
+
+    Args:
+        pipeline: The pipeline.
+        options: What was asked for.
+        sinks: The sinks that the options name.
+        state_id: Identity of the state directory.
+        folder: The deployment's folder.
+    """
     assert options.access is not None
     build_continuous(
         pipeline,
         folder=folder.path,
-        state_id=state.state_id,
+        state_id=state_id,
         sinks=sinks,
         access=options.access,
         verify=options.verify,
@@ -89,16 +113,11 @@ def replicate_continuously(options: ReplicateOptions) -> int:
             bucket=options.bucket,
             prefix=options.prefix,
             bucket_owner=options.bucket_owner,
-            state_id=state.state_id,
-            state_dir=directory.path,
+            state_id=state_id,
+            state_dir=StateDirectory(options.state_dir).path,
             sinks=sinks,
         ),
     )
-    result = _run(pipeline)
-    if options.detach:
-        sys.stdout.write(f"Started; positions will be stored in {folder.path}\n")
-        return 0
-    return _stay(result, runner, directory, folder, sys.stderr)
 
 
 def prepare(

@@ -17,8 +17,7 @@ import pytest
 from apache_beam.transforms.display import DisplayData
 
 from pipelines.command_line import _COMMANDS, main
-from pipelines.continuous import prepare
-from pipelines.continuous_graph import build_continuous
+from pipelines.continuous import add_graph, prepare
 from pipelines.options import parse_replicate
 from pipelines.runners import continuous_runner
 from pipelines.state_directory import StateDirectory
@@ -230,16 +229,7 @@ def _deploy(bench):
             options, directory, sinks, continuous_runner(["--runner=PrismRunner"])
         )
     pipeline = beam.Pipeline()
-    build_continuous(
-        pipeline,
-        folder=folder.path,
-        state_id=state.state_id,
-        sinks=sinks,
-        access=options.access,
-        verify="strict",
-        telemetry=options.telemetry,
-        chain_policy=options.chain_policy,
-    )
+    add_graph(pipeline, options, sinks, state.state_id, folder)
     bench.seen.extend(_graph_texts(pipeline))
     bench.seen.append(repr(options))
 
