@@ -21,10 +21,17 @@ settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
 @pytest.fixture(autouse=True)
 def _log_of_commands():
-    """Takes away the log that a command has set up: its stream ends with the test."""
+    """Takes away the log that a command has set up: its stream ends with the test.
+
+    What a worker in this process has done to the handlers of pytest is taken back too.
+    """
     root = logging.getLogger()
     before = root.level
+    handlers = [(each, each.formatter, list(each.filters)) for each in root.handlers]
     yield
+    for each, formatter, filters in handlers:
+        each.setFormatter(formatter)
+        each.filters[:] = filters
     for each in [each for each in root.handlers if type(each) is logging.StreamHandler]:
         root.removeHandler(each)
     root.setLevel(before)

@@ -125,8 +125,9 @@ def set_up_worker_logs(log_format: str, level: str) -> None:
 
 def writes_json() -> bool:
     """Whether this process logs JSON, so that nothing else may be written to stderr."""
-    handlers = logging.getLogger().handlers
-    return any(isinstance(each.formatter, JsonFormatter) for each in handlers)
+    # Others' handlers may have its formatter too: in this process a worker may have set them up.
+    own = [each for each in logging.getLogger().handlers if type(each) is logging.StreamHandler]
+    return any(isinstance(each.formatter, JsonFormatter) for each in own)
 
 
 def _formatter(log_format: str) -> logging.Formatter:
