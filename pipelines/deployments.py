@@ -180,7 +180,8 @@ def take_over(directory: StateDirectory, state: State, *, successor: str, forced
     known = {name: len(each.get("gaps", ())) for name, each in state.tables.items()}
     absorb(folder, state)
     for name, table in state.tables.items():
-        _take_generation(folder, name, table, table.get("gaps", [])[known[name] :])
+        # A table that the deployment found is new here, so all of its gaps are.
+        _take_generation(folder, name, table, table.get("gaps", [])[known.get(name, 0) :])
     state.deployment = ""
     directory.commit(state)
 
