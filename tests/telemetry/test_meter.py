@@ -43,7 +43,6 @@ def stream(table, changes):
     return Report("stream", table, {**fields, **counts, "changes": changes})
 
 
-REPORTS = [stream("metered", 3), stream("metered", 4), stream("other", 5)]
 LETTERS = [DeadLetter("metered", "stream", "p", "r", b"")]
 
 
@@ -58,7 +57,9 @@ def served():
 def test_of_all_tables_and_of_each(served):
     telemetry = Telemetry(metrics_port=served, metrics_host="127.0.0.1")
     pipeline = beam.Pipeline(runner="FnApiRunner")
-    _ = pipeline | "R" >> beam.Create(REPORTS) | "Reports" >> MeterReports(telemetry)
+    # Made here: a lag counts on from the moment that it is told of.
+    reports = [stream("metered", 3), stream("metered", 4), stream("other", 5)]
+    _ = pipeline | "R" >> beam.Create(reports) | "Reports" >> MeterReports(telemetry)
     _ = pipeline | "L" >> beam.Create(LETTERS) | "Letters" >> MeterDeadLetters(telemetry)
     result = pipeline.run()
     result.wait_until_finish()
