@@ -195,6 +195,9 @@ def split_by_bucket(header: BlockHeader, rows: pa.RecordBatch) -> Iterator[Block
     """
     if rows.num_rows == 0:
         return
+    if header.buckets == 1:
+        yield Block(dataclasses.replace(header, bucket=0), rows)
+        return
     numbers = bucket_numbers(rows.column("key"), header.buckets)
     order = np.argsort(numbers, kind="stable")
     in_order = pc.take(rows, pa.array(order))

@@ -8,7 +8,7 @@ together share blocks; then the shard is not in the header, but in each row's en
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -88,23 +88,25 @@ class Gathered:
         origin = {"stream_arn": self._stream_arn}
         if len(shard_ids) == 1:
             origin["shard_id"] = shard_ids[0]
-            batches = found[shard_ids[0]]
-        else:
-            batches = [_with_shard(rows, each) for each, held in found.items() for rows in held]
-        if batches:
-            header = dataclasses.replace(self._header, origin=origin)
-            yield from split_by_bucket(header, pa.concat_batches(batches))
+        batches = [batch for held in found.values() for batch in held]
+        if not batches:
+            return
+        rows = pa.concat_batches(batches)
+        if len(shard_ids) > 1:
+            counts = ((each, batch.num_rows) for each, held in found.items() for batch in held)
+            rows = _with_shards(rows, [each for each, count in counts for _ in range(count)])
+        yield from split_by_bucket(dataclasses.replace(self._header, origin=origin), rows)
 
 
-def _with_shard(rows: pa.RecordBatch, shard_id: str) -> pa.RecordBatch:
-    """The rows with the shard as the first member of their envelopes, which are JSON objects."""
+def _with_shards(rows: pa.RecordBatch, shard_ids: Sequence[str]) -> pa.RecordBatch:
+    """Each row with its shard as the first member of its envelope, which is a JSON object."""
     at = rows.schema.get_field_index("envelope")
-    envelopes = rows.column(at)
-    named = f'{{"shardId":"{shard_id}"'.encode()
-    rest = pc.binary_replace_slice(envelopes, 0, 1, b"")
-    comma = pc.if_else(pc.equal(envelopes, pa.scalar(b"{}", pa.binary())), b"", b",")
-    joined = pc.binary_join_element_wise(pa.scalar(named, pa.binary()), comma, rest, b"")
-    return rows.set_column(at, rows.schema.field(at), joined.cast(pa.binary()))
+    named = [
+        b'{"shardId":"%b"%b%b'
+        % (shard_id.encode(), b"" if envelope == b"{}" else b",", envelope[1:])
+        for shard_id, envelope in zip(shard_ids, rows.column(at).to_pylist(), strict=True)
+    ]
+    return rows.set_column(at, rows.schema.field(at), pa.array(named, pa.binary()))
 
 
 def oldest_event_us(block: Block) -> int:

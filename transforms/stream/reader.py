@@ -218,7 +218,10 @@ class SliceReader:
         elapsed = self._clock.monotonic() - self._began
         if elapsed >= self._pacing.slice or self._read().bytes >= self._pacing.slice_bytes:
             return True
-        return elapsed >= self._pacing.tip_slice and not self._is_behind()
+        if elapsed < self._pacing.tip_slice or self._is_behind():
+            return False
+        # What is answered already does not wait for the next turn, which may be far away.
+        return not self._memory.requests.answered
 
     def _has_read_enough(self) -> bool:
         return 0 < self._source.max_bytes <= self._steps.frontier.counts.bytes

@@ -37,7 +37,7 @@ from transforms.wall_clock import now_us
 __all__ = ["Page", "PageParser", "event_time_us"]
 
 _OPS = {"INSERT": "c", "MODIFY": "u", "REMOVE": "d"}
-_OP_NAMES = pa.array(["c", "u", "d"])
+_OP_NAMES = ("c", "u", "d")
 _OP_CODES = {"INSERT": 0, "MODIFY": 1, "REMOVE": 2}
 _NEEDS = {"c": ("NewImage",), "u": ("OldImage", "NewImage"), "d": ("OldImage",)}
 _TTL_PRINCIPAL = "dynamodb.amazonaws.com"
@@ -45,6 +45,9 @@ _SEQUENCE = re.compile(r"[0-9]{1,40}")
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_]+")
 _MILLIS_FROM, _MICROS_FROM = 10**11, 10**14
 _LATEST_US = 253_402_300_799 * 10**6
+# Near the tip a page holds a row or two. Up to here Python is quicker than Arrow's functions, whose
+# fixed cost is in each; and it lets no other thread in between, for which it would have to wait.
+_FEW = 30
 
 Raw = msgspec.Raw
 _NONE = Raw(b"null")
@@ -170,8 +173,8 @@ class PageParser:
             [
                 keys,
                 encode_versions(self._generation, sequences),
-                pc.take(_OP_NAMES, pa.array(codes, pa.int8())),
-                pa.array(event_times, pa.int64()).cast(pa.timestamp("us", "UTC")),
+                pa.array([_OP_NAMES[each] for each in codes], pa.string()),
+                pa.array(event_times, pa.timestamp("us", "UTC")),
                 pa.array(olds, pa.binary()),
                 pa.array(news, pa.binary()),
                 pa.array(_ttl_flags(codes, records), pa.bool_()),
@@ -181,10 +184,18 @@ class PageParser:
         )
 
     def _keys(self, keys: list[Any]) -> pa.Array:
+        schema = self._table.keys
+        if len(keys) <= _FEW:
+            names = [(f"k{at}", each) for at, each in enumerate(schema.attributes)]
+            items = (
+                {each.name: {each.type: getattr(key, field).v} for field, each in names}
+                for key in keys
+            )
+            return pa.array([encode_key(each, schema) for each in items], pa.binary())
         columns = [pa.array([each.k0.v for each in keys], pa.string())]
-        if self._table.keys.range is not None:
+        if schema.range is not None:
             columns.append(pa.array([each.k1.v for each in keys], pa.string()))
-        return encode_keys(columns, self._table.keys, invalid="null")
+        return encode_keys(columns, schema, invalid="null")
 
     def _parse_carefully(self, body: bytes, shard_id: str) -> Page:
         try:
@@ -412,6 +423,7 @@ def _highest(sequences: Iterable[str]) -> str:
     return max(sequences, key=rank, default="")
 
 
+@functools.cache
 def _empty_rows() -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays([pa.array([], each.type) for each in SCHEMA], schema=SCHEMA)
 
@@ -419,7 +431,7 @@ def _empty_rows() -> pa.RecordBatch:
 def _page(
     rows: pa.RecordBatch, dead: tuple[DeadLetter, ...], last: str, iterator: str, size: int
 ) -> Page:
-    newest = pc.max(rows.column("event_time").cast(pa.int64())).as_py() if rows.num_rows else 0
+    newest = pc.max(rows.column("event_time")).value if rows.num_rows else 0
     return Page(rows, dead, last, newest, iterator, size)
 
 

@@ -99,6 +99,11 @@ class Requests:
         self.reading += isinstance(request, ReadPage)
         self._pool.submit(self._carry_out, request)
 
+    @property
+    def answered(self) -> bool:
+        """An answer is there to be taken."""
+        return not self._answers.empty()
+
     def next_answer(self, seconds: float) -> Answer | None:
         """Waits for an answer; None if none came in time."""
         try:
