@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The quick way to GetRecords: the same answers and errors as boto3's, and boto3 behind it."""
 
+import contextlib
+import functools
 import http.server
 import ipaddress
 import json
+import queue
+import socket
 import ssl
 import threading
 from datetime import datetime, timedelta, timezone
@@ -20,7 +24,7 @@ from cryptography.x509.oid import NameOID
 from transforms.aws.errors import AwsErrorKind, classify
 from transforms.aws.quick_records import QuickRecords
 from transforms.aws.streams import Boto3Streams
-from transforms.errors import AwsAccessError
+from transforms.errors import AwsAccessError, CredentialsError
 
 ARN = "arn:aws:dynamodb:eu-west-1:111122223333:table/orders/stream/2026-01-01T00:00:00.000"
 PAGE = b'{"Records":[],"NextShardIterator":"next"}'
@@ -31,12 +35,16 @@ class Service:
     """An HTTP(S) service that gives prepared answers and remembers who asked."""
 
     def __init__(self, *answers, context=None):
-        self.askers, self.requests = [], []
-        self.answers = list(answers)
+        self.askers, self.requests, self.sockets = [], [], []
+        self.answers, self.echo, self.head = list(answers), False, ""
         service = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+
+            def setup(self):
+                super().setup()
+                service.sockets.append(self.connection)
 
             def do_POST(self):
                 body = self.rfile.read(int(self.headers["Content-Length"]))
@@ -44,9 +52,18 @@ class Service:
                 service.askers.append(BOTO3 if "amz-sdk-request" in self.headers else QUICK)
                 service.requests.append((dict(self.headers.items()), body))
                 answer = service.answers.pop(0) if service.answers else PAGE
+                if service.echo:
+                    answer = PAGE.replace(b"next", json.loads(body)["ShardIterator"].encode())
+                    answer = json.dumps(json.loads(answer)).encode()
                 status, content = answer if isinstance(answer, tuple) else (200, answer)
                 self.send_response(status)
-                self.send_header("Content-Length", str(abs(len(content))))
+                if service.head:
+                    name, value = service.head.split(": ")
+                    self.send_header(name, value)
+                    content = b"%x\r\n%b\r\n0\r\n\r\n" % (len(content), content)
+                    service.head, self.close_connection = "", True
+                else:
+                    self.send_header("Content-Length", str(len(content)))
                 self.end_headers()
                 if status == 200 and content.startswith(b"CUT"):
                     self.wfile.write(content[: len(content) // 2])
@@ -73,6 +90,16 @@ class Service:
         self._thread.join()
         self._server.server_close()
 
+    @property
+    def connections(self):
+        return len(self.sockets)
+
+    def cut(self):
+        """Closes all connections, from this side."""
+        for each in self.sockets:
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+
     def streams(self, **credentials):
         found = {"aws_access_key_id": "AKID", "aws_secret_access_key": "secret", **credentials}
         client = boto3.client(
@@ -96,6 +123,18 @@ def service():
         yield made
 
 
+def ask(streams, iterator="it"):
+    """One page, as the reader asks for it: the quick way if there is one, else boto3."""
+    taken = queue.SimpleQueue()
+    if streams.begin_records(ARN, iterator, taken.put):
+        found = taken.get(timeout=20)
+        if isinstance(found, Exception):
+            raise found
+        if found is not None:
+            return found
+    return streams.get_records(ARN, iterator)
+
+
 def signature(headers):
     return {name.lower(): value for name, value in headers.items()}
 
@@ -103,7 +142,7 @@ def signature(headers):
 class TestAsking:
     def test_boto3_asks_first_and_then_the_quick_way_does(self, service):
         streams = service.streams()
-        assert [streams.get_records(ARN, f"it{n}") for n in range(3)] == [PAGE] * 3
+        assert [ask(streams, f"it{n}") for n in range(3)] == [PAGE] * 3
         assert service.askers == [BOTO3, QUICK, QUICK]
         assert [json.loads(body) for _, body in service.requests] == [
             {"ShardIterator": f"it{n}", "Limit": 1000} for n in range(3)
@@ -111,8 +150,8 @@ class TestAsking:
 
     def test_requests_are_signed_as_boto3_signs_them(self, service):
         streams = service.streams(aws_session_token="token")
-        streams.get_records(ARN, "it")
-        streams.get_records(ARN, "it")
+        ask(streams)
+        ask(streams)
         (by_boto3, _), (quick, _) = ((signature(h), b) for h, b in service.requests)
         for name in ("x-amz-target", "content-type", "x-amz-security-token", "host"):
             assert quick[name] == by_boto3[name]
@@ -124,8 +163,9 @@ class TestAsking:
     def test_connections_are_kept_open(self, service):
         streams = service.streams()
         for _ in range(5):
-            streams.get_records(ARN, "it")
-        assert streams._quick._idle.qsize() == 1
+            ask(streams)
+        assert streams._quick._learned.connections.idle == 1
+        assert service.connections == 2
 
 
 class TestErrors:
@@ -143,19 +183,19 @@ class TestErrors:
         self, service, code, kind
     ):
         streams = service.streams()
-        streams.get_records(ARN, "it")
+        ask(streams)
         service.answers = [refusal(code)]
         with pytest.raises(ClientError, match=f"{code}.*GetRecords operation: m") as caught:
-            streams.get_records(ARN, "it")
+            ask(streams)
         assert classify(caught.value) is kind
         assert service.askers == [BOTO3, QUICK]
 
     def test_a_missing_right_is_named(self, service):
         streams = service.streams()
-        streams.get_records(ARN, "it")
+        ask(streams)
         service.answers = [refusal("AccessDeniedException")]
         with pytest.raises(AwsAccessError, match="dynamodb:GetRecords"):
-            streams.get_records(ARN, "it")
+            ask(streams)
 
     @pytest.mark.parametrize(
         "answer",
@@ -169,21 +209,50 @@ class TestErrors:
     )
     def test_what_is_no_whole_answer_is_asked_again_by_boto3(self, service, answer):
         streams = service.streams()
-        streams.get_records(ARN, "it")
+        ask(streams)
         service.answers = [answer]
-        assert streams.get_records(ARN, "it") == PAGE
+        assert ask(streams) == PAGE
         assert service.askers == [BOTO3, QUICK, BOTO3]
         # One bad answer is no reason to leave the quick way.
-        streams.get_records(ARN, "it")
+        ask(streams)
         assert service.askers[-1] == QUICK
 
     def test_a_connection_that_the_service_has_closed_costs_no_page(self, service):
         streams = service.streams()
-        streams.get_records(ARN, "it")
-        streams.get_records(ARN, "it")
-        streams._quick._idle.queue[0].sock.shutdown(2)
-        assert streams.get_records(ARN, "it") == PAGE
+        ask(streams)
+        ask(streams)
+        service.cut()
+        assert ask(streams) == PAGE
+        assert service.askers[:2] == [BOTO3, QUICK]
+
+    def test_requests_under_way_at_once_get_each_its_own_answer(self, service):
+        streams = service.streams()
+        ask(streams)
+        service.echo = True
+        taken = queue.SimpleQueue()
+        for number in range(100):
+            taken_as = functools.partial(lambda number, found: taken.put((number, found)), number)
+            assert streams.begin_records(ARN, f"it{number}", taken_as)
+        found = dict(taken.get(timeout=20) for _ in range(100))
+        assert found == {
+            number: json.dumps({"Records": [], "NextShardIterator": f"it{number}"}).encode()
+            for number in range(100)
+        }
+
+    @pytest.mark.parametrize("head", ["Transfer-Encoding: chunked", "X-Nothing: 1"])
+    def test_an_answer_of_another_kind_is_left_to_boto3(self, service, head):
+        streams = service.streams()
+        ask(streams)
+        service.head = head
+        assert ask(streams) == PAGE
         assert service.askers == [BOTO3, QUICK, BOTO3]
+
+    def test_a_credential_that_is_gone_is_an_error(self, service):
+        streams = service.streams()
+        ask(streams)
+        streams._client._request_signer._credentials = None
+        with pytest.raises(CredentialsError, match="Unable to locate credentials"):
+            ask(streams)
 
 
 class TestWays:
@@ -192,7 +261,7 @@ class TestWays:
             monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{proxy._server.server_port}")
             monkeypatch.setenv("NO_PROXY", "")
             streams = service.streams()
-            assert [streams.get_records(ARN, "it") for _ in range(2)] == [PAGE] * 2
+            assert [ask(streams) for _ in range(2)] == [PAGE] * 2
             assert (proxy.askers, service.askers) == ([BOTO3, BOTO3], [])
 
     def test_tls_with_a_bundle_of_the_environment(self, tmp_path, monkeypatch):
@@ -200,7 +269,7 @@ class TestWays:
         with Service(context=_tls(bundle)) as service:
             monkeypatch.setenv("AWS_CA_BUNDLE", str(bundle))
             streams = service.streams()
-            assert [streams.get_records(ARN, "it") for _ in range(2)] == [PAGE] * 2
+            assert [ask(streams) for _ in range(2)] == [PAGE] * 2
             assert service.askers == [BOTO3, QUICK]
 
     def test_an_unknown_certificate_is_never_accepted(self, tmp_path, monkeypatch):
@@ -211,7 +280,7 @@ class TestWays:
             streams = service.streams()
             # The quick way looks at the environment when it learns, boto3 when it is made.
             monkeypatch.setenv("AWS_CA_BUNDLE", str(other))
-            assert [streams.get_records(ARN, "it") for _ in range(3)] == [PAGE] * 3
+            assert [ask(streams) for _ in range(3)] == [PAGE] * 3
             assert service.askers == [BOTO3] * 3
 
 

@@ -151,6 +151,10 @@ class ScriptedStreams:
         more = page[-1] if len(found) > self.per_page else ""
         return StreamDescription(self.status, "NEW_AND_OLD_IMAGES", infos, next_after=more)
 
+    def begin_records(self, stream_arn, iterator, taken):
+        """Leaves all to `get_records`."""
+        return False
+
     def shard_iterator(self, stream_arn, shard_id, *, after="", at_us=0):
         self._begin("shard_iterator", shard_id, after, at_us)
         shard = self._existing(shard_id)

@@ -4,7 +4,8 @@
 Near the tip a reader asks every shard again and again and mostly gets nothing, so what a request
 costs decides how many shards a worker can follow. boto3 takes 1.7 milliseconds of CPU for one, the
 same request takes 0.5 this way (measured): the rest is validation, endpoint rules and events, which
-are the same each time.
+are the same each time. All requests are sent and received by one thread, see
+`transforms.aws.quick_connection`.
 
 boto3 makes the first request. What it resolved is learned from its own events (endpoint, signing
 name and region from `before-sign` and `before-send`), and every later request is signed by its
@@ -16,13 +17,10 @@ is safe, because reading changes nothing. Behind a proxy, boto3 does everything.
 from __future__ import annotations
 
 import dataclasses
-import http.client
 import json
 import os
-import queue
 import ssl
 import threading
-import weakref
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
@@ -32,14 +30,17 @@ from botocore.exceptions import ClientError
 from botocore.httpsession import create_urllib3_context, where
 from botocore.utils import get_environ_proxies
 
-__all__ = ["QuickRecords"]
+from transforms.aws.quick_connection import Answer, Connections, Place
+
+__all__ = ["QuickRecords", "Taken"]
 
 _EVENTS = "dynamodb-streams.GetRecords"
 _KEPT_HEADERS = ("X-Amz-Target", "Content-Type", "User-Agent")
-_UNSENT = (OSError, http.client.HTTPException)
-_CONNECTION_SECONDS = 30
+_MOST_CONNECTIONS = 32
+_PORTS = {"http": 80, "https": 443}
 
-Connect = Callable[[], http.client.HTTPConnection]
+Taken = Callable[[Answer | Exception | None], None]
+"""Takes an answer with status 200, the error to raise, or None if boto3 is to ask."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,8 +51,27 @@ class _Learned:
     signing_name: str
     region: str
     url: str
+    host: str
     headers: dict[str, str]
-    connect: Connect
+    connections: Connections
+
+    def request(self, content: bytes) -> bytes:
+        """The whole request, signed now.
+
+        Raises:
+            BotoCoreError: There are no credentials any more.
+        """
+        request = AWSRequest("POST", self.url, headers=self.headers, data=content)
+        self.signer.get_auth_instance(self.signing_name, self.region).add_auth(request)
+        headers = {
+            "Host": self.host,
+            "Accept-Encoding": "identity",
+            "Content-Length": str(len(content)),
+            **dict(request.headers.items()),
+        }
+        lines = [f"POST {urlsplit(self.url).path or '/'} HTTP/1.1"]
+        lines += [f"{name}: {value}" for name, value in headers.items()]
+        return "\r\n".join([*lines, "", ""]).encode("latin-1") + content
 
 
 class QuickRecords:
@@ -65,70 +85,46 @@ class QuickRecords:
         self._signing: tuple[Any, str, str] | None = None
         self._learned: _Learned | None = None
         self._off = False
-        self._idle: queue.LifoQueue[http.client.HTTPConnection] = queue.LifoQueue()
         self._lock = threading.Lock()
-        weakref.finalize(self, _close_all, self._idle)
         events = boto3_client.meta.events
         events.register(f"before-sign.{_EVENTS}", self._learn_signing)
         events.register(f"before-send.{_EVENTS}", self._learn_request)
 
-    def get(self, iterator: str, limit: int) -> tuple[bytes, Any] | None:
-        """One page of records.
+    def begin(self, iterator: str, limit: int, taken: Taken) -> bool:
+        """Asks for one page of records; returns at once.
 
         Args:
             iterator: A shard iterator.
             limit: The most records.
+            taken: Called once, on another thread, which must not be kept waiting, with the answer;
+                with the `ClientError` that boto3 would raise, or a `BotoCoreError` if there are no
+                credentials any more; or with None if boto3 is to ask.
 
         Returns:
-            The body of the answer and its headers; None if boto3 is to ask.
-
-        Raises:
-            ClientError: The service refused the request, as boto3 would raise it.
-            BotoCoreError: There are no credentials any more.
+            False if boto3 is to ask; `taken` is not called then.
         """
         learned = self._learned
         if learned is None or self._off:
-            return None
-        body = json.dumps({"ShardIterator": iterator, "Limit": limit}).encode()
-        request = AWSRequest("POST", learned.url, headers=learned.headers, data=body)
-        auth = learned.signer.get_auth_instance(learned.signing_name, learned.region)
-        auth.add_auth(request)
-        sent = self._send(learned, dict(request.headers.items()), body)
-        if sent is None:
-            return None
-        status, headers, content = sent
-        if status == 200:
-            return content, headers
-        error = _refusal(status, content)
-        if error is not None:
-            raise error
-        return None
+            return False
+        content = json.dumps({"ShardIterator": iterator, "Limit": limit}).encode()
+        learned.connections.ask(
+            lambda: learned.request(content), lambda found: taken(self._judged(found))
+        )
+        return True
 
-    def _send(
-        self, learned: _Learned, headers: dict[str, str], body: bytes
-    ) -> tuple[int, Any, bytes] | None:
-        """Sends a request; None if no whole answer came, and the connection is then dropped."""
-        try:
-            connection = self._idle.get_nowait()
-        except queue.Empty:
-            connection = learned.connect()
-        try:
-            connection.request("POST", urlsplit(learned.url).path or "/", body, headers)
-            answer = connection.getresponse()
-            content = answer.read()
-        except ssl.SSLCertVerificationError:
+    def close(self) -> None:
+        """Closes the connections that are idle."""
+        if self._learned is not None:
+            self._learned.connections.close()
+
+    def _judged(self, found: Answer | Exception | None) -> Answer | Exception | None:
+        if isinstance(found, ssl.SSLCertVerificationError):
             # boto3 may know of certificates that stand in its configuration.
             self._off = True
-            connection.close()
             return None
-        except _UNSENT:
-            connection.close()
-            return None
-        if answer.will_close:
-            connection.close()
-        else:
-            self._idle.put(connection)
-        return answer.status, answer.headers, content
+        if not isinstance(found, Answer) or found.status == 200:
+            return found
+        return _refusal(found.status, found.body)
 
     # What boto3 resolved.
 
@@ -152,27 +148,34 @@ class QuickRecords:
                 for name in _KEPT_HEADERS
                 if name in request.headers
             }
-            connect = _connect_to(request.url)
-            self._learned = _Learned(signer, signing_name, region, request.url, headers, connect)
+            place = _place(request.url)
+            self._learned = _Learned(
+                signer,
+                signing_name,
+                region,
+                request.url,
+                _host(place, request.url),
+                headers,
+                Connections(place, _MOST_CONNECTIONS),
+            )
 
 
-def _connect_to(url: str) -> Connect:
+def _place(url: str) -> Place:
     parts = urlsplit(url)
     assert parts.hostname is not None
-    host, port = parts.hostname, parts.port
+    port = parts.port or _PORTS[parts.scheme]
     if parts.scheme == "http":
-        return lambda: http.client.HTTPConnection(host, port, timeout=_CONNECTION_SECONDS)
+        return Place(parts.hostname, port)
     context = create_urllib3_context()
     bundle = os.environ.get("AWS_CA_BUNDLE") or os.environ.get("REQUESTS_CA_BUNDLE") or where()
     context.load_verify_locations(bundle)
-    return lambda: http.client.HTTPSConnection(
-        host, port, timeout=_CONNECTION_SECONDS, context=context
-    )
+    return Place(parts.hostname, port, context)
 
 
-def _close_all(idle: queue.LifoQueue[http.client.HTTPConnection]) -> None:
-    while not idle.empty():
-        idle.get_nowait().close()
+def _host(place: Place, url: str) -> str:
+    """The header `Host`, as the signature has it: with the port if it is not the scheme's own."""
+    name = f"[{place.host}]" if ":" in place.host else place.host
+    return name if place.port == _PORTS[urlsplit(url).scheme] else f"{name}:{place.port}"
 
 
 def _refusal(status: int, content: bytes) -> ClientError | None:

@@ -22,22 +22,24 @@ from __future__ import annotations
 import dataclasses
 import threading
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta, timezone
 from typing import Any, Protocol
 
 from botocore.exceptions import BotoCoreError, ChecksumError, ClientError
 
 from transforms.aws.errors import AwsErrorKind, classify, raise_access_error
+from transforms.aws.quick_connection import Answer
 from transforms.aws.quick_records import QuickRecords
 from transforms.aws.session import AwsAccess
-from transforms.errors import StreamError
+from transforms.errors import DynabeamError, StreamError
 
 __all__ = [
     "Boto3Streams",
     "ShardInfo",
     "StreamDescription",
     "StreamsClient",
+    "TakenRecords",
     "connect",
     "shard_info",
 ]
@@ -92,6 +94,10 @@ class StreamDescription:
     created_us: int = 0
 
 
+TakenRecords = Callable[[bytes | Exception | None], None]
+"""Takes a body, the error that `get_records` would raise, or None: then `get_records` is to ask."""
+
+
 class StreamsClient(Protocol):
     """What reading a stream needs of the service; methods are called from several threads."""
 
@@ -109,6 +115,10 @@ class StreamsClient(Protocol):
 
     def get_records(self, stream_arn: str, iterator: str) -> bytes:
         """One page of records: the body of the answer, not parsed."""
+        ...
+
+    def begin_records(self, stream_arn: str, iterator: str, taken: TakenRecords) -> bool:
+        """The same without waiting; False if only `get_records` can do it now."""
         ...
 
 
@@ -208,9 +218,6 @@ class Boto3Streams:
             CredentialsError: If the credentials are not accepted.
             StreamError: If this release of boto3 does not hand over the raw body.
         """
-        quick = self._ask_quickly(stream_arn, iterator)
-        if quick is not None:
-            return quick
         arguments = {"ShardIterator": iterator, "Limit": PAGE_RECORDS}
         found = self._call("GetRecords", "get_records", stream_arn, arguments)
         body = found.get(_BODY)
@@ -222,20 +229,22 @@ class Boto3Streams:
             )
         return body
 
-    def _ask_quickly(self, stream_arn: str, iterator: str) -> bytes | None:
-        """One page of records without boto3; None if boto3 is to ask for it."""
+    def begin_records(self, stream_arn: str, iterator: str, taken: TakenRecords) -> bool:
+        """Asks for one page of records without boto3; returns at once.
+
+        Args:
+            stream_arn: The stream, for the text of errors.
+            iterator: A shard iterator.
+            taken: Called once, on a thread that must not be kept waiting.
+
+        Returns:
+            False if `get_records` is to ask; `taken` is not called then.
+        """
         if self._quick is None:
-            return None
-        try:
-            found = self._quick.get(iterator, PAGE_RECORDS)
-        except (BotoCoreError, ClientError) as error:
-            raise_access_error(error, "dynamodb:GetRecords", stream_arn)
-            raise
-        if found is None:
-            return None
-        body, headers = found
-        _check_crc32(body, headers)
-        return body
+            return False
+        return self._quick.begin(
+            iterator, PAGE_RECORDS, lambda found: taken(_quick_body(found, stream_arn))
+        )
 
     def _call(
         self, operation: str, method: str, stream_arn: str, arguments: Mapping[str, Any]
@@ -288,6 +297,19 @@ def _keep_body(
     _check_crc32(body, response_dict["headers"])
     customized_response_dict[_BODY] = body
     response_dict["body"] = b"{}"
+
+
+def _quick_body(found: Answer | Exception | None, stream_arn: str) -> bytes | Exception | None:
+    """What `get_records` returns or raises."""
+    try:
+        if isinstance(found, (BotoCoreError, ClientError)):
+            raise_access_error(found, "dynamodb:GetRecords", stream_arn)
+        if not isinstance(found, Answer):
+            return found
+        _check_crc32(found.body, found.headers)
+    except (DynabeamError, ChecksumError) as error:
+        return error
+    return found.body
 
 
 def _leave_throttles(response: Any = None, operation: Any = None, **_: Any) -> bool | None:

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Requests of one reader: carried out on a pool of threads, answered on the calling thread.
+"""Requests of one reader: carried out on other threads, answered on the calling thread.
+
+The next page of a shard that is read already, which is nearly all that is asked for near the tip,
+is asked for on one thread for all readers of the process; everything else on a pool of threads.
 
 A request knows the position from which it was made. Its answer counts only if the frontier still
 stands there: an answer that comes after a restart, or twice, is dropped without harm, because
@@ -8,6 +11,7 @@ nothing is claimed before it is taken.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import queue
 from concurrent.futures import Executor
@@ -21,6 +25,7 @@ __all__ = ["Answer", "AskChildren", "ListShards", "ReadPage", "Request", "Reques
 
 _ITERATOR_LIFE_US = 14 * 60 * 1_000_000
 _FUTURE_SLACK_US = 1_000_000
+_SMALL_PAGE = 1 << 15
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +102,8 @@ class Requests:
         """Sends a request off."""
         self.running += 1
         self.reading += isinstance(request, ReadPage)
-        self._pool.submit(self._carry_out, request)
+        if not (isinstance(request, ReadPage) and self._begin_page(request)):
+            self._pool.submit(self._carry_out, request)
 
     @property
     def answered(self) -> bool:
@@ -113,6 +119,36 @@ class Requests:
         self.running -= 1
         self.reading -= isinstance(answer.request, ReadPage)
         return answer
+
+    def _begin_page(self, request: ReadPage) -> bool:
+        """Asks for a page without a thread of its own, if its iterator and the client allow it."""
+        began_us = self._clock.now_us()
+        iterator = "" if request.fresh else usable_iterator(request.position, began_us)
+        if not iterator:
+            return False
+
+        def taken(found: bytes | Exception | None) -> None:
+            if isinstance(found, Exception):
+                self._answers.put(Answer(request, None, found, began_us))
+            elif found is None or len(found) > _SMALL_PAGE:
+                # A pool that is closed takes nothing: the job is over, nobody waits.
+                with contextlib.suppress(RuntimeError):
+                    if found is None:
+                        self._pool.submit(self._carry_out, request)
+                    else:
+                        self._pool.submit(self._parse, request, found, began_us)
+            else:
+                self._parse(request, found, began_us)
+
+        return self._client.begin_records(self._stream_arn, iterator, taken)
+
+    def _parse(self, request: ReadPage, body: bytes, began_us: int) -> None:
+        try:
+            page = self._parser.parse(body, request.position.shard_id)
+        except Exception as error:  # noqa: BLE001 - handed to the calling thread, which raises it
+            self._answers.put(Answer(request, None, error, began_us))
+        else:
+            self._answers.put(Answer(request, page, None, began_us))
 
     def _carry_out(self, request: Request) -> None:
         began_us = self._clock.now_us()
