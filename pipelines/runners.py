@@ -19,6 +19,8 @@ from transforms.sinks.registry import RunnerFacts
 __all__ = ["ContinuousRunner", "continuous_runner", "option"]
 
 _LOCAL_HOSTS = ("", "localhost", "127.0.0.1", "::1", "[local]", "[auto]", "[collection]")
+_EXPERIMENTS = "experiments"
+"""An option that is a list: what is given adds to what is set here, and takes nothing away."""
 _FLINK = {
     # No recovery at all without them.
     "checkpointing_interval": "10000",
@@ -40,7 +42,12 @@ _FLINK = {
 _PINNED: Mapping[str, Mapping[str, str]] = {
     "FlinkRunner": _FLINK,
     "PortableRunner": {**_FLINK, "environment_type": "LOOPBACK"},
-    "PrismRunner": {"environment_type": "LOOPBACK"},
+    "PrismRunner": {
+        "environment_type": "LOOPBACK",
+        # Prism splits any bundle that is slow, also one of keyed state: then a key is worked on in
+        # two bundles at once, and what one of them wrote is lost (Beam issue 35771, seen in 2.77).
+        _EXPERIMENTS: "prism_disable_sdf_split",
+    },
     "DataflowRunner": {"enable_streaming_engine": ""},
 }
 _IN_PROCESS = ("DirectRunner", "FnApiRunner", "BundleBasedDirectRunner", "SwitchingDirectRunner")
@@ -90,7 +97,7 @@ def continuous_runner(arguments: Sequence[str]) -> ContinuousRunner:
             found=runner,
             mend="Use --mode=catch_up --every=2s with it",
         )
-    given = {each.split("=", 1)[0].removeprefix("--") for each in arguments}
+    given = {each.split("=", 1)[0].removeprefix("--") for each in arguments} - {_EXPERIMENTS}
     pinned = [
         f"--{name}={value}" if value else f"--{name}"
         for name, value in {"streaming": "", **_PINNED.get(runner, {})}.items()

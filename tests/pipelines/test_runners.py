@@ -3,7 +3,7 @@
 
 import pytest
 
-from pipelines.runners import continuous_runner, option
+from pipelines.runners import continuous_runner, option, option
 from transforms.errors import ConfigurationError
 from transforms.sinks.registry import check_capabilities, open_sink
 
@@ -38,6 +38,12 @@ class TestPinned:
         runner = continuous_runner(["--runner=FlinkRunner", *given])
         assert option(runner.arguments, "parallelism") == "7"
         assert not [each for each in runner.pinned if each.startswith("--parallelism")]
+
+    def test_prism_never_splits_a_bundle_of_keyed_state(self):
+        found = continuous_runner(["--runner=PrismRunner", "--experiments=other"])
+        assert "--experiments=prism_disable_sdf_split" in found.pinned
+        assert option(found.arguments, "experiments") == "prism_disable_sdf_split"
+        assert "--experiments=other" in found.arguments
 
     def test_savepoints_are_recognised(self):
         arguments = ["--runner=FlinkRunner", "--savepoint_path=/s/savepoint-1"]
