@@ -3,7 +3,7 @@
 
 import pytest
 
-from pipelines.runners import continuous_runner, option, option
+from pipelines.runners import continuous_runner, option
 from transforms.errors import ConfigurationError
 from transforms.sinks.registry import check_capabilities, open_sink
 
