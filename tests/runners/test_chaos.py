@@ -15,7 +15,7 @@ _RESTORES = 5
 """Three TaskManagers, the workers, and the beginning from a retained checkpoint."""
 
 
-@pytest.mark.chaos
+@pytest.mark.long
 @pytest.mark.flink
 @pytest.mark.slow
 @pytest.mark.runner
