@@ -43,6 +43,9 @@ __all__ = [
 
 _READ = "Check that the path is right and that this identity may read it"
 _WRITE = "Give another place, or the right to write this one"
+_LISTING = (
+    ", and s3:ListBucket on the bucket: without it S3 does not tell that an object is missing"
+)
 
 
 def is_local(path: str) -> bool:
@@ -90,12 +93,14 @@ def exists(path: str) -> bool:
     """True if a file (or a local folder) is there.
 
     Raises:
+        AwsAccessError: S3 refuses to tell.
         BeamIOError: The filesystem cannot tell.
     """
     if _is_s3(path):
         try:
             return cast(bool, s3_io().exists(path))
         except S3ClientError as problem:
+            _refuse_forbidden(problem, path, also=_LISTING)
             raise BeamIOError("the object cannot be seen", {path: problem}) from problem
     return cast(bool, FileSystems.exists(path))
 
@@ -292,8 +297,16 @@ def _list_s3(folder: str) -> dict[str, float]:
         raise BeamIOError("the folder cannot be listed", {folder: problem}) from problem
 
 
-def _refuse_forbidden(problem: Exception, path: str, action: str = "s3:GetObject") -> None:
+def _refuse_forbidden(
+    problem: Exception, path: str, action: str = "s3:GetObject", *, also: str = ""
+) -> None:
     """A missing right is nothing that is wrong with the file.
+
+    Args:
+        problem: What S3 or the filesystem said.
+        path: What it was about.
+        action: The right that it takes.
+        also: More that the mend has to say.
 
     Raises:
         AwsAccessError: S3 refused the action.
@@ -305,11 +318,8 @@ def _refuse_forbidden(problem: Exception, path: str, action: str = "s3:GetObject
         statement = json.dumps(
             {"Effect": "Allow", "Action": action, "Resource": f"arn:aws:s3:::{place}"}
         )
-        raise AwsAccessError(
-            f"AWS refused {action}: {problem}",
-            where=path,
-            mend=f"Add this statement to the policy of the identity that runs it: {statement}",
-        ) from problem
+        mend = f"Add this statement to the policy of the identity that runs it: {statement}{also}"
+        raise AwsAccessError(f"AWS refused {action}: {problem}", where=path, mend=mend) from problem
 
 
 def _is_s3(path: str) -> bool:

@@ -9,9 +9,9 @@ from transforms.aws.errors import AwsErrorKind, classify, error_code, raise_acce
 from transforms.errors import AwsAccessError, CredentialsError
 
 
-def client_error(code, status=400):
+def client_error(code, status=400, message="m"):
     answer = {
-        "Error": {"Code": code, "Message": "m"},
+        "Error": {"Code": code, "Message": message},
         "ResponseMetadata": {"HTTPStatusCode": status},
     }
     return botocore_errors.ClientError(answer, "GetRecords")
@@ -97,6 +97,22 @@ def test_forbidden_names_action_resource_and_the_statement_to_add():
     assert '"Resource": "arn:aws:dynamodb:r:1:table/t/stream/x"' in text
     assert '"Effect": "Allow"' in text
     assert caught.value.__cause__ is error
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [("orders", "arn:aws:dynamodb:r:1:table/orders"), ("*", "*"), ("arn:x", "arn:x")],
+)
+def test_the_statement_never_names_a_table_without_its_arn(given, expected):
+    error = client_error(
+        "AccessDeniedException",
+        message="User: u is not authorized to perform: dynamodb:DescribeTable on resource: "
+        "arn:aws:dynamodb:r:1:table/orders because no identity-based policy allows it",
+    )
+    with pytest.raises(AwsAccessError) as caught:
+        raise_access_error(error, "dynamodb:DescribeTable", given, where="orders in r")
+    assert str(caught.value).startswith("orders in r: AWS refused")
+    assert f'"Resource": "{expected}"' in str(caught.value)
 
 
 def test_bad_credentials_are_their_own_error():

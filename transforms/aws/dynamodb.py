@@ -293,6 +293,8 @@ def list_exports(access: AwsAccess, table_arn: str) -> Iterator[ExportSummary]:
         try:
             answer = client(access, "dynamodb").list_exports(**arguments)
         except (BotoCoreError, ClientError) as error:
+            # Not bound to a resource: a statement for one table would not allow it.
+            raise_access_error(error, "dynamodb:ListExports", "*", where=table_arn)
             _refuse(error, "dynamodb:ListExports", table_arn, _no_table(access, table_arn))
         for each in answer.get("ExportSummaries", []):
             yield ExportSummary(
@@ -317,7 +319,7 @@ def list_tables(access: AwsAccess) -> Iterator[str]:
             answer = client(access, "dynamodb").list_tables(**arguments)
         except (BotoCoreError, ClientError) as error:
             # A listing names no table, so nothing can be gone.
-            raise_access_error(error, "dynamodb:ListTables", f"all tables in {region}")
+            raise_access_error(error, "dynamodb:ListTables", "*", where=f"all tables in {region}")
             raise
         yield from answer.get("TableNames", [])
         if not answer.get("LastEvaluatedTableName"):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import enum
 import json
+import re
 
 from botocore import exceptions as botocore_errors
 
@@ -110,6 +111,8 @@ _KINDS: dict[AwsErrorKind, frozenset[str]] = {
 }
 _BY_CODE = {code: kind for kind, codes in _KINDS.items() for code in codes}
 
+_ON_RESOURCE = re.compile(r"on resource: \"?(arn:[^\s\"]+)")
+
 _NO_CREDENTIALS = (
     botocore_errors.CredentialRetrievalError,
     botocore_errors.NoCredentialsError,
@@ -174,13 +177,16 @@ def _by_status(status: int, code: str) -> AwsErrorKind:
     return by_status.get(status, AwsErrorKind.UNKNOWN)
 
 
-def raise_access_error(error: BaseException, action: str, resource: str) -> None:
+def raise_access_error(
+    error: BaseException, action: str, resource: str, *, where: str = ""
+) -> None:
     """Raises the typed error if a call failed for want of rights or credentials; else returns.
 
     Args:
         error: What the call raised; it becomes the cause.
         action: The IAM action, e.g. `dynamodb:GetRecords`.
-        resource: ARN (or name) of what the call was about.
+        resource: ARN of what the call was about, or its name: then AWS's answer tells the ARN.
+        where: What it was about, in words, if the resource is none for people.
 
     Raises:
         AwsAccessError: The identity may not do it; the text holds the policy statement to add.
@@ -188,18 +194,28 @@ def raise_access_error(error: BaseException, action: str, resource: str) -> None
     """
     kind = classify(error)
     if kind is AwsErrorKind.FORBIDDEN:
-        statement = json.dumps({"Effect": "Allow", "Action": action, "Resource": resource})
+        statement = json.dumps(
+            {"Effect": "Allow", "Action": action, "Resource": _policy_resource(error, resource)}
+        )
         raise AwsAccessError(
             f"AWS refused {action}: {error}",
-            where=resource,
+            where=where or resource,
             mend=f"Add this statement to the policy of the identity that runs it: {statement}",
         ) from error
     if kind is AwsErrorKind.CREDENTIALS:
         raise CredentialsError(
             f"AWS did not accept the credentials for {action}: {error}",
-            where=resource,
+            where=where or resource,
             mend=(
                 "Check AWS_PROFILE, the AWS_* environment variables, the role of this machine "
                 "and its clock; renew an expired session"
             ),
         ) from error
+
+
+def _policy_resource(error: BaseException, resource: str) -> str:
+    """What a policy has to name: a name alone would make a statement that IAM refuses."""
+    told = _ON_RESOURCE.search(str(error))
+    if resource == "*" or resource.startswith("arn:") or told is None:
+        return resource
+    return told[1]

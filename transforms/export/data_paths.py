@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from apache_beam.io.filesystem import BeamIOError
 
 from transforms import storage
-from transforms.errors import ExportIntegrityError
+from transforms.errors import AwsAccessError, ExportIntegrityError
 
 __all__ = ["DataFolder"]
 
@@ -104,7 +104,7 @@ def _spread(keys: Sequence[str]) -> Iterable[str]:
 def _exists(path: str) -> bool:
     try:
         return storage.exists(path)
-    except BeamIOError:
+    except (BeamIOError, AwsAccessError):
         # Not being allowed to look under one rule must not hide the file under another one;
         # reading the file tells the reason.
         return False

@@ -73,6 +73,7 @@ def find_summary(location: str) -> str:
 
     Raises:
         ExportError: There is none, or there are several: then they are listed.
+        AwsAccessError: S3 refuses to show or to list it.
     """
     plain = location.removeprefix("file://")
     if storage.is_local(plain):
