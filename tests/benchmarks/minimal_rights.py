@@ -5,9 +5,11 @@
 
 Replicates a table of five items (stream, requested export, state directory and changelog in S3) in
 the simulator, once with all rights and once without each single one, and prints how each run ended.
-Exit code 1 if a run without a right works.
+Exit code 1 if a run without a right works, or ends with anything but an error that names it.
 """
 
+import contextlib
+import io
 import os
 import sys
 import tempfile
@@ -17,10 +19,22 @@ from tests.pipelines.test_rights import KEY, LimitedWorld
 
 
 class _NoCapture:
-    """Stands in for pytest's `capsys`; what runs say goes to the terminal's error stream."""
+    """Stands in for pytest's `capsys`: what runs say is taken here."""
 
     def readouterr(self):
         return "", ""
+
+
+def verdict(code, said, missing):
+    """What is wrong with the end of a run; empty for nothing."""
+    if missing is None:
+        return "" if code == 0 else f"it does not work: {said[-1:]}"
+    errors = [each for each in said if each.startswith("dynabeam: ")]
+    if code != 1 or len(errors) != 1:
+        return f"exit code {code}, errors {errors}"
+    if errors[0].startswith("dynabeam: failed") or missing[0] not in errors[0]:
+        return f"the error does not name it: {errors[0]}"
+    return ""
 
 
 def main():
@@ -33,12 +47,15 @@ def main():
         world = LimitedWorld(tempfile.mkdtemp(), _NoCapture())
         with world.sim:
             rights = [each for each in world.needed(world.in_s3) if each != missing]
-            code = world.replicate(rights, world.in_s3)
-        expected = 0 if missing is None else 1
-        wrong += code != expected
+            with (
+                contextlib.redirect_stderr(io.StringIO()) as said,
+                contextlib.redirect_stdout(said),
+            ):
+                code = world.replicate(rights, world.in_s3)
+        problem = verdict(code, said.getvalue().splitlines(), missing)
+        wrong += bool(problem)
         name = "nothing is missing" if missing is None else f"without {' on '.join(missing)}"
-        mark = "ok" if code == expected else "WRONG"
-        print(f"{mark:<6} exit code {code}  {name}", flush=True)
+        print(f"{'WRONG' if problem else 'ok':<6} exit code {code}  {name}  {problem}", flush=True)
     print(f"{len(needed)} runs, {wrong} wrong, {time.perf_counter() - began:.0f} s")
     return min(1, wrong)
 
