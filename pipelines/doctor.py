@@ -117,7 +117,11 @@ def _of_aws(examination: Examination) -> Iterator[Finding]:
         yield of_error("table", ", ".join(options.tables), error, why="there is nothing to read")
     features = features_of(options, [examination.arn(name) for name in names])
     yield from table_findings(
-        examination, names, streams=features.streams, recovery=features.request_exports
+        examination,
+        names,
+        streams=features.streams,
+        exports=features.request_exports,
+        recovery=features.see_recovery,
     )
     described = [examination.described(name).value for name in names]
     keys = sorted({each.key_arn for each in described if each is not None and each.key_arn})

@@ -43,9 +43,12 @@ def features_of(
         in_s3 = [each for each in fixed if each.startswith("s3://")]
         exports = [S3Folder.of(each.removesuffix(SUMMARY_NAME)) for each in in_s3]
     lacking = len(fixed) < max(1, len(table_arns)) and bool(options.bucket)
-    heals = options.gaps.repairs and bool(options.bucket)
+    heals = options.gaps.repairs and bool(options.bucket) and options.snapshot != "only"
     # Some table may have no export that is given; and a gap is healed by another one.
     requests = (options.snapshot != "never" and lacking) or heals
+    # Where an export is given, another one is requested without a look. Tables that appear later,
+    # and the gaps and orders that a job meets, are looked at all the same.
+    later = heals or options.discovers or options.mode == "continuous"
     only_exports = options.snapshot == "only" and bool(fixed) and bool(options.keys)
     return Features(
         tables=tuple(table_arns),
@@ -53,6 +56,7 @@ def features_of(
         describe_tables=access is not None and not only_exports,
         streams=access is not None and options.snapshot != "only",
         request_exports=requests,
+        see_recovery=later or not given,
         newest_export=newest,
         describe_exports=any(is_export_arn(each) for each in fixed),
         export_target=S3Folder(options.bucket, options.prefix.strip("/"))

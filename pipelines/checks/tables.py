@@ -18,7 +18,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 
 def table_findings(
-    examination: Examination, names: Sequence[str], *, streams: bool, recovery: bool
+    examination: Examination, names: Sequence[str], *, streams: bool, exports: bool, recovery: bool
 ) -> Iterator[Finding]:
     """Findings of tables that may be described; a missing right is found by the rights' check.
 
@@ -26,7 +26,8 @@ def table_findings(
         examination: What was asked so far.
         names: The tables.
         streams: Their streams are read.
-        recovery: Exports of them are requested.
+        exports: Exports of them are requested.
+        recovery: A run looks at their point-in-time recovery, so that its right is checked.
     """
     for name in names:
         described = examination.described(name)
@@ -37,10 +38,12 @@ def table_findings(
         yield _table(name, described.value)
         if streams:
             yield _stream(name, described.value)
-        if recovery:
+        if exports:
             window = examination.recovery(name).value
             if window is not None:
                 yield _recovery(name, window)
+            elif not recovery:
+                yield _unseen_recovery(name)
 
 
 def _table(name: str, description: TableDescription) -> Finding:
@@ -67,3 +70,13 @@ def _recovery(name: str, window: RecoveryWindow) -> Finding:
     since = (_EPOCH + timedelta(microseconds=window.earliest_us)).strftime("%Y-%m-%d %H:%M UTC")
     days = f", window of {window.days} days" if window.days else ""
     return ok("recovery", name, f"on since {since}{days}")
+
+
+def _unseen_recovery(name: str) -> Finding:
+    return warning(
+        "recovery",
+        name,
+        "not seen, as dynamodb:DescribeContinuousBackups is not allowed; a run does not need it",
+        why="if no export is young enough, a new one is requested, which takes recovery",
+        mend=f"See that it is on: aws dynamodb describe-continuous-backups --table-name {name}",
+    )

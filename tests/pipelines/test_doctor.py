@@ -62,6 +62,7 @@ def options_of(sim, *more):
             "--s3_export_bucket=exports",
             "--s3_export_prefix=daily",
             "--export=newest:60",
+            "--gaps=heal",
             "--state_dir=s3://lake/state",
             *more,
         ],
@@ -160,6 +161,16 @@ class TestRights:
         assert left.mend == f"aws s3 rm s3://exports/{key}"
         account.set_policies(KEY, None)
         account.client("s3").delete_object(Bucket="exports", Key=key)
+
+    def test_recovery_that_no_run_looks_at_may_stay_unseen(self, account):
+        options = options_of(account, "--gaps=fail")
+        assert not features_of(options, [ORDERS_ARN]).see_recovery
+        account.set_policies(KEY, [without(account, "dynamodb:DescribeContinuousBackups")])
+        (found,) = [
+            each for each in examine(options) if each.status != "ok" and each.check != "options"
+        ]
+        assert (found.check, found.subject, found.status) == ("recovery", "orders", "warning")
+        assert "aws dynamodb describe-continuous-backups" in found.mend
 
     def test_what_cannot_be_tried_nor_looked_up_is_a_warning(self, account):
         policy = without(account, None)

@@ -66,7 +66,9 @@ def limited(credentials, monkeypatch, tmp_path, capsys):
         yield world
 
 
-def test_sufficient_and_each_right_is_used(limited):
+@pytest.mark.parametrize("more", [[], ["--export=newest:60"]])
+def test_sufficient_and_each_right_is_used(limited, more):
+    limited.arguments += more
     needed = limited.needed(limited.in_s3)
     assert limited.replicate(needed, limited.in_s3) == 0, limited.capsys.readouterr().err
     assert limited.sim.objects.keys("lake", "changes/orders/round=")
@@ -81,6 +83,26 @@ def granted(right, statements):
     allow = [{"Effect": "Allow", "Action": each[0], "Resource": each[1]} for each in statements]
     iam.set_policies(KEY, [{"Statement": allow}])
     return not iam.denial(KEY, Right(right.action, right.resource))
+
+
+@pytest.mark.parametrize(
+    ("more", "looks"),
+    [
+        ([], True),
+        (["--export=newest:60"], False),
+        (["--export=s3://exports/old"], False),
+        (["--export=newest:60", "--gaps=heal"], True),
+        (["--export=newest:60", "--gaps=heal", "--snapshot=only"], False),
+        (["--export=newest:60", "--every=2s"], True),
+        (["--export=newest:60", "--every=2s", "--discover_every=0"], False),
+        (["--export=newest:60", "--mode=continuous"], True),
+    ],
+)
+def test_recovery_is_seen_by_those_who_look(more, looks):
+    asked = ["--tables=ord*", "--region=eu-west-1", "--s3_export_bucket=exports", *more]
+    features = features_of(parse_replicate(asked, complete=False), [ORDERS_ARN])
+    sids = {each.sid for each in permissions(features)}
+    assert ("SeeTheRecoveryWindow" in sids) is looks
 
 
 @pytest.mark.parametrize("missing", ["dynamodb:GetRecords", "s3:PutObjectAcl"])

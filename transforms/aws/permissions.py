@@ -112,6 +112,7 @@ class Features:
         describe_tables: Tables are described: always, unless only exports at hand are read.
         streams: Streams are read.
         request_exports: Exports are requested.
+        see_recovery: Before that it is looked whether point-in-time recovery is on.
         newest_export: The newest export is looked for before one is requested.
         describe_exports: Exports given by ARN are read.
         export_target: Where requested exports are written; needed if `request_exports`.
@@ -133,6 +134,7 @@ class Features:
     describe_tables: bool = True
     streams: bool = True
     request_exports: bool = True
+    see_recovery: bool = True
     newest_export: bool = False
     describe_exports: bool = False
     export_target: S3Folder | None = None
@@ -218,12 +220,13 @@ def _of_exports(features: Features) -> Iterator[Permission]:
         )
     if features.request_exports:
         assert target is not None
-        yield Permission(
-            "SeeTheRecoveryWindow",
-            ("dynamodb:DescribeContinuousBackups",),
-            tables,
-            "see that point-in-time recovery is on",
-        )
+        if features.see_recovery:
+            yield Permission(
+                "SeeTheRecoveryWindow",
+                ("dynamodb:DescribeContinuousBackups",),
+                tables,
+                "see that point-in-time recovery is on",
+            )
         yield Permission(
             "ExportTheTable", ("dynamodb:ExportTableToPointInTime",), tables, "request exports"
         )
