@@ -21,6 +21,7 @@ from apache_beam.io.filesystems import FileSystems
 
 from pipelines.checks.bucket import bucket_findings
 from pipelines.checks.budget import budget_findings
+from pipelines.checks.encryption import bucket_encryption
 from pipelines.checks.examination import Examination
 from pipelines.checks.finding import Finding, of_error, warning
 from pipelines.checks.identity import identity_findings
@@ -126,9 +127,14 @@ def _of_aws(examination: Examination) -> Iterator[Finding]:
     described = [examination.described(name).value for name in names]
     keys = sorted({each.key_arn for each in described if each is not None and each.key_arn})
     yield from key_findings(examination.access, keys)
+    bucket_key = ""
     if features.request_exports:
         yield from bucket_findings(examination)
-    features = dataclasses.replace(features, table_keys=tuple(keys))
+        seen = bucket_encryption(examination)
+        bucket_key = seen.key_arn
+        if seen.finding is not None:
+            yield seen.finding
+    features = dataclasses.replace(features, table_keys=tuple(keys), bucket_key=bucket_key)
     yield from rights_findings(examination, permissions(features))
     if features.streams:
         yield from budget_findings(examination, names)

@@ -2,7 +2,7 @@
 """IAM's own answer, where a right cannot be tried and `iam:SimulatePrincipalPolicy` is allowed.
 
 It knows the policies of the identity, with its boundary and those of the organisation, but not what
-a bucket's or a table's own policy allows on top.
+a bucket's, a key's or a table's own policy allows on top.
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ from botocore.exceptions import BotoCoreError, ClientError
 from pipelines.checks.attempt import Outcome, allowed, unknown
 
 __all__ = ["principal_of", "simulated"]
+
+_OTHER_POLICIES = {"s3:": "bucket", "kms:": "key"}
+"""What has a policy that may allow what the identity's policies do not speak of."""
 
 _SESSION = re.compile(r"(arn:[\w-]+):sts::([0-9]+):assumed-role/([^/]+)/.*")
 
@@ -44,6 +47,7 @@ def simulated(iam: Any, identity_arn: str, action: str, resource: str) -> Outcom
     decision = answer["EvaluationResults"][0]["EvalDecision"]
     if decision == "allowed":
         return allowed("by simulation of the identity's policies")
-    if decision == "implicitDeny" and action.startswith("s3:"):
-        return unknown("the identity's policies do not allow it; the bucket's policy may")
+    for service, other in _OTHER_POLICIES.items():
+        if decision == "implicitDeny" and action.startswith(service):
+            return unknown(f"the identity's policies do not allow it; the {other}'s policy may")
     return Outcome("denied", f"by simulation of the identity's policies: {decision}")

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`dynabeam doctor` sees the bucket's KMS key, and asks for the rights to it."""
+
+import pytest
+
+from tests.pipelines.test_doctor import doctor
+
+ID = "0a1b2c3d-0000-4000-8000-0a1b2c3d4e5f"
+ARN = f"arn:aws:kms:eu-west-1:111122223333:key/{ID}"
+FOREIGN = f"arn:aws:kms:eu-west-1:444455556666:key/{ID}"
+RIGHTS = {("kms:Decrypt", ARN), ("kms:GenerateDataKey", ARN)}
+OWNER = "--s3_export_bucket_owner=444455556666"
+
+
+def encrypt(world, key=None, algorithm="aws:kms"):
+    default = {"SSEAlgorithm": algorithm} | ({"KMSMasterKeyID": key} if key else {})
+    world.sim.client("s3").put_bucket_encryption(
+        Bucket="exports",
+        ServerSideEncryptionConfiguration={
+            "Rules": [{"ApplyServerSideEncryptionByDefault": default}]
+        },
+    )
+
+
+def look(world, *options):
+    """The finding of the encryption, and those of rights to keys."""
+    ended = doctor(world, "--tables=orders", "--s3_export_bucket=exports", *options)
+    assert ended.code == 0, "none of this keeps a run from working for sure"
+    findings = ended.document["findings"]
+    (found,) = [each for each in findings if each["check"] == "encryption"]
+    return found, [each for each in findings if each["action"].startswith("kms:")]
+
+
+@pytest.mark.parametrize("algorithm", ["aws:kms", "aws:kms:dsse"])
+@pytest.mark.parametrize("key", [ID, ARN])
+def test_the_key_and_the_rights_to_it(world, key, algorithm):
+    encrypt(world, key, algorithm)
+    found, rights = look(world)
+    assert (found["status"], found["subject"]) == ("ok", "exports")
+    assert ARN in found["text"]
+    assert {(each["action"], each["resource"]) for each in rights} == RIGHTS
+    assert {each["status"] for each in rights} == {"ok"}
+
+
+def test_rights_to_the_key_that_the_policy_lacks(world):
+    encrypt(world, ARN)
+    everything_else = {"Effect": "Allow", "NotAction": "kms:*", "Resource": "*"}
+    world.sim.set_policies("simulated", [{"Statement": everything_else}])
+    _, rights = look(world)
+    assert {(each["action"], each["resource"]) for each in rights} == RIGHTS
+    for each in rights:
+        # The key's own policy may allow it: so it is no failure.
+        assert each["status"] == "warning"
+        assert "the key's policy may" in each["text"]
+        assert f'"Action": "{each["action"]}", "Resource": "{ARN}"' in each["mend"]
+
+
+@pytest.mark.parametrize(
+    ("key", "algorithm"), [(None, "AES256"), (None, "aws:kms"), ("alias/aws/s3", "aws:kms")]
+)
+def test_what_takes_no_rights(world, key, algorithm):
+    encrypt(world, key, algorithm)
+    found, rights = look(world)
+    assert (found["status"], rights) == ("ok", [])
+
+
+def test_a_bucket_without_any(world):
+    found, rights = look(world)
+    assert (found["status"], found["text"], rights) == ("ok", "without a KMS key", [])
+
+
+def test_an_alias_is_no_resource_of_a_policy(world):
+    encrypt(world, "alias/exports")
+    found, rights = look(world)
+    assert (found["status"], rights) == ("warning", [])
+    assert "aws kms describe-key --key-id alias/exports" in found["mend"]
+    assert "dynabeam setup --kms_key=ARN" in found["mend"]
+
+
+@pytest.mark.parametrize("key", [None, ID, "alias/exports"])
+def test_a_bucket_of_another_account_needs_a_key_with_its_arn(world, key):
+    encrypt(world, key)
+    found, rights = look(world, OWNER)
+    assert (found["status"], rights) == ("warning", [])
+    assert "by its ARN" in found["mend"]
+    encrypt(world, FOREIGN)
+    found, rights = look(world, OWNER)
+    assert found["status"] == "ok"
+    assert {each["resource"] for each in rights} == {FOREIGN}
+
+
+def test_not_being_allowed_to_see_it_is_a_hint(world):
+    encrypt(world, ARN)
+    # The simulator asks for this right on every question about a bucket.
+    statements = [
+        {"Effect": "Allow", "Action": "*", "Resource": "*"},
+        {"Effect": "Deny", "Action": "s3:ListBucket", "Resource": "arn:aws:s3:::exports"},
+    ]
+    world.sim.set_policies("simulated", [{"Statement": statements}])
+    found, rights = look(world)
+    assert (found["status"], rights) == ("warning", [])
+    assert "s3:GetEncryptionConfiguration is not allowed" in found["text"]
+    assert "kms:GenerateDataKey" in found["why"]
+    assert "aws s3api get-bucket-encryption --bucket exports" in found["mend"]
