@@ -70,8 +70,15 @@ class TestTable:
         assert setters
 
 
+def test_the_readme_lists_each_and_no_other():
+    readme = (ROOT / "README.md").read_text("utf-8")
+    found = re.findall(r"`(dynabeam_\w+)`", readme)
+    assert sorted(found) == sorted(each.prometheus_name for each in METRICS)
+
+
 class TestDashboard:
-    EXPRESSIONS = json.loads((ROOT / "dashboards" / "dynabeam.json").read_text("utf-8"))
+    TEXT = (ROOT / "dashboards" / "dynabeam.json").read_text("utf-8")
+    EXPRESSIONS = json.loads(TEXT)
 
     def expressions(self):
         for panel in self.EXPRESSIONS["panels"]:
@@ -82,6 +89,8 @@ class TestDashboard:
 
     def test_every_name_exists(self):
         known = {each.prometheus_name: each for each in METRICS}
+        # Wherever it stands, in a panel within a row or in an alert too.
+        assert set(re.findall(r"\bdynabeam_\w+", self.TEXT)) <= set(known)
         for expression in self.expressions():
             found = re.findall(r"\bdynabeam_\w+", expression)
             assert found, expression
