@@ -11,18 +11,12 @@ import argparse
 import base64
 import dataclasses
 import json
-import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timezone
 from typing import Any, TextIO
 
-from apache_beam.io.filesystems import FileSystems
-from apache_beam.options.pipeline_options import PipelineOptions
-
-from pipelines.rounds import with_aws
-from pipelines.state_directory import StateDirectory
-from transforms.aws.session import AwsAccess
+from pipelines.state_options import add_state_options, named_state_directory
 from transforms.dead_letters import DeadLetter
 from transforms.errors import StateError
 from transforms.letter_box import LetterBox
@@ -39,11 +33,7 @@ def main(arguments: Sequence[str]) -> int:
         StateError: A letter cannot be read, or there is none of the id asked for.
     """
     given = _parser().parse_args(list(arguments))
-    FileSystems.set_options(
-        PipelineOptions(with_aws([], AwsAccess(given.region, given.endpoint_url)))
-    )
-    path = given.state_dir or os.path.join(".dynabeam", given.name)
-    box = StateDirectory(path).letters
+    box = named_state_directory(given).letters
     if given.show:
         sys.stdout.buffer.write(_find(box, given.show).raw + b"\n")
         sys.stdout.buffer.flush()
@@ -123,14 +113,11 @@ def _parser() -> argparse.ArgumentParser:
         description="Show the records that could not be handled.",
         allow_abbrev=False,
     )
+    add_state_options(parser)
     add = parser.add_argument
-    add("--state_dir", default="", help="folder of the position document")
-    add("--name", default="dynabeam", help="name of the replication")
     add("--tables", action="append", default=[], help="only of these tables, commas")
     add("--json", action="store_true", help="a line of JSON for each")
     add("--show", default="", metavar="ID", help="the payload of one, exactly as it was read")
-    add("--region", default="", help="AWS region, for a state directory in S3")
-    add("--endpoint_url", default="", help="another endpoint than AWS")
     return parser
 
 

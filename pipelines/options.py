@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
+from pipelines.state_options import state_path
 from transforms.aws.roles import Role
 from transforms.aws.session import AwsAccess
 from transforms.errors import ConfigurationError
@@ -147,7 +148,7 @@ def parse_replicate(arguments: Sequence[str], *, complete: bool = True) -> Repli
         snapshot=given.snapshot,
         start=given.start,
         sinks=tuple(given.sink),
-        state_dir=given.state_dir or os.path.join(".dynabeam", given.name),
+        state_dir=state_path(given.state_dir, given.name),
         until=given.until or ("forever" if given.every else "caught_up"),
         every=duration("--every", given.every or "2s"),
         round_bytes=_size("--round_bytes", given.round_bytes),

@@ -13,19 +13,16 @@ import time
 from collections.abc import Sequence
 from typing import TextIO
 
-from apache_beam.io.filesystems import FileSystems
-from apache_beam.options.pipeline_options import PipelineOptions
 from rich.console import Console
 from rich.live import Live
 
 from pipelines.flink_rest import FlinkJob, read_job
 from pipelines.options import duration
-from pipelines.rounds import with_aws
 from pipelines.state_directory import StateDirectory
+from pipelines.state_options import add_state_options, named_state_directory
 from pipelines.status_reading import Status, read_status
 from pipelines.status_reasons import Limits, reasons
 from pipelines.status_text import as_json, as_lines, as_table
-from transforms.aws.session import AwsAccess
 from transforms.errors import ConfigurationError
 from transforms.wall_clock import now_us
 
@@ -35,10 +32,8 @@ __all__ = ["main"]
 def main(arguments: Sequence[str]) -> int:
     """Runs the command; returns its exit code."""
     given, rest = _parser().parse_known_args(list(arguments))
-    access = AwsAccess(region=given.region, endpoint_url=given.endpoint_url)
-    FileSystems.set_options(PipelineOptions(with_aws(rest, access)))
+    directory = named_state_directory(given, rest)
     limits = Limits(duration("--max_lag", given.max_lag), duration("--max_quiet", given.max_quiet))
-    directory = StateDirectory(given.state_dir or os.path.join(".dynabeam", given.name))
     shown = _Shown(given, directory, limits)
     if not given.watch:
         return shown.once(sys.stdout)
@@ -115,17 +110,14 @@ def _parser() -> argparse.ArgumentParser:
         description="Show how a replication is; exit code 1 if something needs attention.",
         allow_abbrev=False,
     )
+    add_state_options(parser)
     add = parser.add_argument
-    add("--name", default="dynabeam", help="name of the replication")
-    add("--state_dir", default="", help="its state directory; by default .dynabeam/<name>")
     add("--flink_rest", default="", help="Flink's REST interface, e.g. http://jobmanager:8081")
     add("--flink_job", default="", help="id or name of the job, if Flink has several")
     add("--json", action="store_true", help="one line of JSON")
     add("--watch", default="", help="look again and again, e.g. every 2s")
     add("--max_lag", default="5m", help="lag that is still healthy; 0 for any")
     add("--max_quiet", default="5m", help="the same for the time since positions were stored")
-    add("--region", default="", help="AWS region, for a state directory in S3")
-    add("--endpoint_url", default="", help="another endpoint than AWS's, for S3")
     return parser
 
 
