@@ -246,6 +246,10 @@ class ContinuousWorld:
         """What the files hold now."""
         return self._compare(self._wanted())
 
+    def changes_of(self, name: str) -> int:
+        """How many changes a table's stream has held since the start."""
+        return len(self._versions(name) - self._trimmed)
+
     def missing_sequences(self) -> dict[str, set[int]]:
         """Table → sequence numbers that no row of the changelog has, whatever its generation."""
         rows = [row for path in self._published() for row in self._rows(path)]

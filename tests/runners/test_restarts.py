@@ -15,11 +15,14 @@ from tests.runners.flink import Flink
 from tests.runners.flink_cluster import ClusterSettings
 from tests.runners.flink_parts import FlinkParts
 from tests.runners.prism import options as prism_options
-from tests.runners.processes import Process
+from tests.runners.processes import Process, free_ports, wait_until
 from tests.runners.steady_work import SteadyWork
+from tests.telemetry.scraping import Scrape, scrape
+from transforms.metrics import METRICS
 
 _SECONDS = 120
 _INTERRUPTED = 130
+_OLD_ROWS = 300
 _CONTINUOUS = ("--mode=continuous", "--checkpointing_interval=3000")
 _FIRST = ("table0", "table1")
 _ADDED = "table2"
@@ -124,14 +127,20 @@ def _start_everything(cluster: Flink) -> None:
 @pytest.mark.slow
 @pytest.mark.runner
 def test_prism_replicates(prism: pathlib.Path, tmp_path: pathlib.Path):
+    (port,) = free_ports(1)
+    # Prism's workers are threads of the command: one endpoint has the figures of all.
+    metrics = (f"--metrics_port={port}", "--metrics_host=127.0.0.1")
     with ContinuousWorld(tmp_path, tables=2, export_seconds=3) as world:
-        words = world.command("--mode=continuous", *prism_options(prism))
+        words = world.command("--mode=continuous", *prism_options(prism), *metrics)
         process = Process("replicate", words, tmp_path / "replicate.log", world.variables)
         try:
             with SteadyWork(world.sim, world.tables, rate=100, roll_every=5, splits=1):
                 world.wait_for_snapshots(_SECONDS, process, names=list(world.tables))
+                before = scrape(port)
+                _check_metrics(before, world)
             world.wait_for_mirror(_SECONDS, process)
             changelog = world.wait_for_changelog(_SECONDS, process)
+            _check_final_metrics(before, port, world)
             assert process.interrupt(_SECONDS) == _INTERRUPTED, process.tail()
         finally:
             process.stop()
@@ -139,3 +148,46 @@ def test_prism_replicates(prism: pathlib.Path, tmp_path: pathlib.Path):
         assert changelog.snapshot_rows >= 600
         assert world.differences() == []
         assert world.dead_letters() == []
+
+
+def _check_metrics(found: Scrape, world: ContinuousWorld) -> None:
+    """Every metric is there as what it is, and each table's values are what a busy run has."""
+    kinds = {each.prometheus_name.removesuffix("_total"): each.kind for each in METRICS}
+    assert {name: found.families[name].type for name in kinds} == kinds
+    for table in world.tables:
+        assert found.get("changes", table=table) > 0
+        assert found.get("stream_bytes", table=table) > 0
+        assert found.get("snapshot_rows", table=table) >= _OLD_ROWS
+        assert found.get("snapshot_files", table=table) > 0
+        assert found.get("caught_up", table=table) in (0, 1)
+        assert found.get("shards", table=table) >= 2
+        assert 0 <= found.get("lag_seconds", table=table) < _SECONDS
+        age = found.get("unread_age_seconds", table=table)
+        assert 0 <= age < 600 + _SECONDS
+        assert found.get("time_to_loss_seconds", table=table) == pytest.approx(86_400 - age, abs=1)
+        assert 0 <= found.get("write_lag_seconds", table=table, sink=world.sinks[0]) < _SECONDS
+
+
+def _check_final_metrics(before: Scrape, port: int, world: ContinuousWorld) -> None:
+    """What is counted at the end is what there was."""
+    # Rows are counted behind the write that shows them.
+    wait_until(lambda: _all_arrived(scrape(port), world), "count of all rows", _SECONDS)
+    found = scrape(port)
+    for table in world.tables:
+        read = found.get("changes", table=table)
+        assert before.get("changes", table=table) < read == world.changes_of(table)
+        assert found.get("snapshot_rows", table=table) == found.get(
+            "snapshot_expected_rows", table=table
+        )
+        assert found.of_table("dead_letters", table) == found.of_table("gaps", table) == {}
+
+
+def _all_arrived(found: Scrape, world: ContinuousWorld) -> bool:
+    """Whether each sink has counted every change, and every snapshot row that was not stale."""
+    for table in world.tables:
+        stale = found.get("stale_dropped", table=table) or 0
+        rows = found.get("snapshot_rows", table=table) + found.get("changes", table=table) - stale
+        arrived = found.of_table("sink_rows", table)
+        if arrived != {(("sink", each),): rows for each in world.sinks}:
+            return False
+    return True
