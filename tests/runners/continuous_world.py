@@ -183,6 +183,23 @@ class ContinuousWorld:
         assert code == 0, log.read_text()
         return log.read_text()
 
+    def status(self, *options: str) -> dict[str, Any]:
+        """What `dynabeam status` says, asked beside whatever runs.
+
+        Raises:
+            AssertionError: It failed, or its exit code is not that of what it says.
+        """
+        log = self.folder / "status.log"
+        words = [sys.executable, "-m", "pipelines.command_line", "status", "--json"]
+        words += [f"--state_dir={self.folder / 'state'}", *options]
+        code = Process("status", words, log, self.variables).wait(60)
+        lines = log.read_text().splitlines()
+        assert lines, f"it said nothing and ended with {code}"
+        assert lines[-1].startswith("{"), log.read_text()
+        document: dict[str, Any] = json.loads(lines[-1])
+        assert code == (0 if document["healthy"] else 1), document["reasons"]
+        return document
+
     # The proof.
 
     def wait_for_mirror(self, seconds: float, *needed: Process, names: Sequence[str] = ()) -> None:

@@ -7,6 +7,7 @@ import pathlib
 import sys
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -68,6 +69,7 @@ class TestFlink:
             more = ("--parallelism=3", f"--savepoint_path={savepoint}", *cluster.runner_options())
             client, job = self._follow(world, cluster, *more)
             rest.next_checkpoint(job)
+            _check_status(world.status(f"--flink_rest={rest.url}"), job, world, subtasks=3)
 
             # The machine is lost, with all that runs on it but the work.
             _kill_everything(client, cluster)
@@ -84,6 +86,8 @@ class TestFlink:
             # Beam's job server cannot cancel what runs on a cluster, and the command says so.
             assert "end it with `flink stop`" in client.tail()
             rest.cancel(job)
+            over = world.status(f"--flink_rest={rest.url}", f"--flink_job={job}")
+            assert [each for each in over["reasons"] if " is CANCELED since " in each]
         world.run("--until=caught_up", "--take_over")
         assert world.differences() == []
         # The job took with it what it had gathered for a file: rounds began before that.
@@ -100,6 +104,28 @@ class TestFlink:
     def _follow(self, world: ContinuousWorld, cluster: Flink, *options: str) -> tuple[Process, str]:
         words = [*_CONTINUOUS, *cluster.connection_options(), *options]
         return cluster.follow_command(world.command(*words))
+
+
+def _check_status(
+    found: dict[str, Any], job: str, world: ContinuousWorld, *, subtasks: int
+) -> None:
+    """Every table and the job go on well, as the state directory and Flink tell it."""
+    assert (found["reasons"], found["mode"]) == ([], "continuous")
+    tables = {each["table"]: each for each in found["tables"]}
+    assert tables.keys() == world.tables.keys()
+    for table in tables.values():
+        assert (table["streams"], table["gaps"], table["dead_letters"]) == (True, 0, 0)
+        assert table["stored_us"] is not None
+    # Those that rounds began: the added one may not be stored yet.
+    assert all(tables[name]["changes"] > 0 for name in _FIRST)
+    assert all(tables[name]["snapshot"]["status"] == "done" for name in _FIRST)
+    flink = found["flink"]
+    assert (flink["job"], flink["state"], flink["restarts"]) == (job, "RUNNING", 0)
+    assert flink["checkpoint"]["number"] > 0
+    assert pathlib.Path(flink["checkpoint"]["path"].removeprefix("file:")).exists()
+    assert max(each["parallelism"] for each in flink["vertices"]) == subtasks
+    # What Flink measures of the chain that reads and reconciles, and not only its name.
+    assert any(each["busy"] is not None for each in flink["vertices"])
 
 
 def _kill_everything(client: Process, cluster: Flink) -> None:
