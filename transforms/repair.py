@@ -26,6 +26,9 @@ there for this alone:
   such rows of older generations are removed, see `Repair.swept_since_us`. Snapshot rows are not,
   because their time is the export's and not that of a write; a heal is planned only if they are all
   older than the second window.
+
+The last point assumes that an export lists every key that was written in its window and exists at
+its end, also one whose item changed and changed back. AWS does not document that.
 """
 
 from __future__ import annotations
