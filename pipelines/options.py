@@ -23,7 +23,7 @@ from transforms.telemetry.endpoint import check_installed
 from transforms.telemetry.logs import FORMATS, LEVELS
 from transforms.telemetry.worker import Telemetry
 
-__all__ = ["ReplicateOptions", "check_located", "duration", "parse_replicate"]
+__all__ = ["ReplicateOptions", "check_located", "duration", "parse_replicate", "refuse_stray"]
 
 _TABLE_NAME = re.compile(r"[a-zA-Z0-9_.*?\[\]-]{1,255}")
 _ROLE_ARN = re.compile(r"arn:[a-z-]+:iam::[0-9]{12}:role/[\w+=,.@/-]+")
@@ -105,6 +105,19 @@ class ReplicateOptions(ReadingOptions):
         return lasts and self.discover_every > 0 and self.selection.is_open
 
 
+def refuse_stray(words: Sequence[str]) -> None:
+    """Refuses a word that is no option; options that are not ours are Beam's.
+
+    Raises:
+        ConfigurationError: There is one.
+    """
+    for each in words:
+        if not each.startswith("--"):
+            raise ConfigurationError(
+                "not an option", found=each, mend="Options look like --tables=orders"
+            )
+
+
 def parse_replicate(arguments: Sequence[str], *, complete: bool = True) -> ReplicateOptions:
     """Parses and checks the command line of `replicate`.
 
@@ -116,11 +129,7 @@ def parse_replicate(arguments: Sequence[str], *, complete: bool = True) -> Repli
         ConfigurationError: An option has a value that cannot work, or options contradict.
     """
     given, rest = _parser().parse_known_args(list(arguments))
-    for each in rest:
-        if not each.startswith("--"):
-            raise ConfigurationError(
-                "not an option", found=each, mend="Options look like --tables=orders"
-            )
+    refuse_stray(rest)
     tables, tags = _table_names(given), _table_tags(given.table_tags)
     if not tables and not tags and not given.export:
         raise ConfigurationError(

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.live import Live
 
 from pipelines.flink_rest import FlinkJob, read_job
-from pipelines.options import duration
+from pipelines.options import duration, refuse_stray
 from pipelines.state_directory import StateDirectory
 from pipelines.state_options import add_state_options, named_state_directory
 from pipelines.status_reading import Status, read_status
@@ -32,6 +32,7 @@ __all__ = ["main"]
 def main(arguments: Sequence[str]) -> int:
     """Runs the command; returns its exit code."""
     given, rest = _parser().parse_known_args(list(arguments))
+    refuse_stray(rest)
     directory = named_state_directory(given, rest)
     limits = Limits(duration("--max_lag", given.max_lag), duration("--max_quiet", given.max_quiet))
     shown = _Shown(given, directory, limits)

@@ -150,6 +150,10 @@ class TestRounds:
         assert table["snapshot"]["files"] == table["snapshot"]["files_total"] > 0
         assert table["lag_seconds"] is None
 
+    def test_a_stray_word(self, capsys):
+        assert main(["status", "orders"]) == 1
+        assert "not an option; found 'orders'" in capsys.readouterr().err
+
     def test_nothing_there(self, tmp_path, capsys):
         assert main(["status", f"--state_dir={tmp_path}/none"]) == 1
         assert "no replication has written here" in capsys.readouterr().err
