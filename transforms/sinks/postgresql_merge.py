@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import psycopg
 import pyarrow as pa
@@ -28,17 +27,7 @@ from transforms.sinks.postgresql_names import column_name
 from transforms.sinks.postgresql_values import copy_text, json_rows
 from transforms.values.json_sql import quoted_name
 
-__all__ = [
-    "DELETED_AT",
-    "KEY",
-    "FewRows",
-    "MergeStatements",
-    "few_rows",
-    "merge_rows",
-    "merge_statements",
-    "merge_together",
-    "staging_sql",
-]
+__all__ = ["DELETED_AT", "KEY", "MergeStatements", "merge_rows", "merge_statements", "staging_sql"]
 
 KEY = "_key"
 DELETED_AT = "_deleted_at"
@@ -124,65 +113,18 @@ def merge_rows(
     Returns:
         How many rows changed the table; None if its revision is another, and nothing was done.
     """
-    few = few_rows(sql, revision, typed)
-    if few is not None:
-        return few.written(few.send(connection))
+    if typed.num_rows <= FEW_ROWS and typed.nbytes <= FEW_BYTES:
+        return _merge_few(connection, sql, revision, typed)
     return _merge_copied(connection, sql, revision, typed)
 
 
-@dataclasses.dataclass(frozen=True)
-class FewRows:
-    """A merge of a few rows: one statement, a transaction of its own.
-
-    Attributes:
-        sql: `MergeStatements.few`.
-        document: The rows as JSON.
-        revision: The table's revision that the rows were laid out for.
-    """
-
-    sql: str
-    document: str
-    revision: int
-
-    def send(self, connection: Connection) -> psycopg.RawCursor[tuple[Any, ...]]:
-        """Executes it; in a pipeline the result comes later."""
-        cursor = psycopg.RawCursor(connection)
-        cursor.execute(self.sql.encode(), (self.document, self.revision))
-        return cursor
-
-    def written(self, cursor: psycopg.RawCursor[tuple[Any, ...]]) -> int | None:
-        """How many rows changed the table; None if its revision is another."""
-        found = cursor.fetchone()
-        return found[0] if found is not None and found[1] == self.revision else None
-
-
-def few_rows(sql: MergeStatements, revision: int, typed: pa.Table) -> FewRows | None:
-    """The merge as one statement; None if there are too many rows for it."""
-    if typed.num_rows > FEW_ROWS or typed.nbytes > FEW_BYTES:
-        return None
-    return FewRows(sql.few, json_rows(typed), revision)
-
-
-def merge_together(connection: Connection, merges: Sequence[FewRows]) -> list[int | None]:
-    """Carries out merges into several tables, and waits for all of them at once.
-
-    Args:
-        connection: In no transaction.
-        merges: Each is a transaction of its own.
-
-    Returns:
-        For each what `FewRows.written` says.
-
-    Raises:
-        psycopg.Error: One of them failed; others may have succeeded. To repeat them is safe.
-    """
-    with connection.pipeline() as pipeline:
-        cursors = []
-        for each in merges:
-            cursors.append(each.send(connection))
-            # Ends its transaction: no other merge waits for, or fails with, this one.
-            pipeline.sync()
-    return [each.written(cursor) for each, cursor in zip(merges, cursors, strict=True)]
+def _merge_few(
+    connection: Connection, sql: MergeStatements, revision: int, typed: pa.Table
+) -> int | None:
+    cursor = psycopg.RawCursor(connection)
+    cursor.execute(sql.few.encode(), (json_rows(typed), revision))
+    found = cursor.fetchone()
+    return found[0] if found is not None and found[1] == revision else None
 
 
 def _merge_copied(

@@ -32,9 +32,7 @@ from transforms.sinks.postgresql_connection import Connection, PostgresSettings,
 from transforms.sinks.postgresql_merge import (
     DELETED_AT,
     KEY,
-    FewRows,
     MergeStatements,
-    few_rows,
     merge_rows,
     merge_statements,
     staging_sql,
@@ -155,25 +153,6 @@ class MirrorTable:
                     where=f"{self._settings.where}, table {self.name}",
                     mend="Something was dropped by hand: start with a new schema",
                 )
-
-    def few(self, connection: Connection, rows: pa.RecordBatch) -> FewRows | None:
-        """The merge of a few rows, to be carried out with those of other tables.
-
-        Args:
-            connection: In no transaction: new attributes become columns now.
-            rows: As `merge` takes them.
-
-        Returns:
-            None if it is a case for `merge`.
-
-        Raises:
-            SinkError: If a change lacks the image that a mirror needs.
-        """
-        self._refuse_missing_images(rows)
-        typed = self._lay_out(connection, newest_per_key(rows))
-        if typed is None:
-            return None
-        return few_rows(self._statements, self._revision, self._storable(typed))
 
     def remove_older_generations(
         self, connection: Connection, generation: int, changed_since_us: int

@@ -6,13 +6,11 @@ The connection is made when it is needed, and made again when it is lost.
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 import msgspec
-import psycopg
 import pyarrow as pa
 
 from transforms.block import Block
@@ -26,7 +24,6 @@ from transforms.sinks.postgresql_connection import (
     persistently,
     transaction_left,
 )
-from transforms.sinks.postgresql_merge import FEW_BYTES, FewRows, merge_together
 from transforms.sinks.postgresql_meta import Held, read_held, write_held
 from transforms.sinks.postgresql_refusals import refusal_of
 from transforms.sinks.postgresql_table import PURGE_ROWS, STAGING_SQL, MirrorTable
@@ -41,7 +38,6 @@ MOST_REFUSED = 1000
 """If more rows of one piece are refused, the table is at fault and not they: the run fails."""
 _PURGE_EVERY_SECONDS = 3600.0
 _PURGE_PIECES = 20
-_UNFIT = (SinkError, ValueDecodeError, pa.ArrowInvalid, msgspec.DecodeError)
 _COLUMNS = ("key", "version", "op", "event_time", "new", "ttl")
 
 T = TypeVar("T")
@@ -84,45 +80,6 @@ class MirrorWriter:
         )
         self._purge_if_due(table)
         return written
-
-    def merge_together(self, rows: Mapping[Table, pa.RecordBatch]) -> dict[Table, int]:
-        """Applies a few rows of each of several tables, and waits for all of them at once.
-
-        Args:
-            rows: As `merge` takes them.
-
-        Returns:
-            For the tables that are done how many rows changed the mirror. The others are left to
-            `merge`, which can be asked for what is done already, too.
-
-        Raises:
-            SinkError: If the mirror is not there, or another's.
-        """
-        if not psycopg.Pipeline.is_supported():
-            return {}
-        merges: dict[Table, FewRows] = {}
-        try:
-            connection = self._connected()
-            for table, each in rows.items():
-                with contextlib.suppress(*_UNFIT):
-                    # What cannot be laid out is found row by row, by `merge`.
-                    few = self._open(connection, table).few(connection, each)
-                    if few is not None:
-                        merges[table] = few
-            written = merge_together(connection, list(merges.values()))
-        except psycopg.Error:
-            # Whether it may pass, and what to do then, is a matter for `merge`, one by one.
-            self._leave_transaction()
-            return {}
-        except BaseException:
-            self._leave_transaction()
-            raise
-        done = {
-            table: count for table, count in zip(merges, written, strict=True) if count is not None
-        }
-        for table in done:
-            self._purge_if_due(table)
-        return done
 
     def remove_older_generations(self, table: Table, generation: int, changed_since_us: int) -> int:
         """See `Sink.remove_older_generations`."""
@@ -255,8 +212,6 @@ class GatheredRows:
         Raises:
             SinkError: As `MirrorWriter.merge`, or so many rows are refused that it is not them.
         """
-        if len(self._waiting) > 1:
-            self._merge_together()
         for table in list(self._waiting):
             self._merge(table)
         for name, fields in sorted(self._counts.items()):
@@ -265,24 +220,12 @@ class GatheredRows:
             yield Report("sink", name, {"sink": self._sink, **fields})
         yield from self._refused
 
-    def _merge_together(self) -> None:
-        """Merges what is little: near the tip that is a few rows of each of many tables."""
-        little = [table for table, size in self._bytes.items() if size <= FEW_BYTES]
-        done = self._writer.merge_together({each: _rows(self._waiting[each]) for each in little})
-        for table, written in done.items():
-            self._count(table, self._taken(table), written, refused=0)
-
     def _merge(self, table: Table) -> None:
-        blocks = self._taken(table)
+        blocks = self._waiting.pop(table)
+        del self._bytes[table]
         before = len(self._refused)
         written = self._merge_what_fits(table, blocks, most=before + MOST_REFUSED)
-        self._count(table, blocks, written, refused=len(self._refused) - before)
-
-    def _taken(self, table: Table) -> list[Block]:
-        del self._bytes[table]
-        return self._waiting.pop(table)
-
-    def _count(self, table: Table, blocks: Sequence[Block], written: int, *, refused: int) -> None:
+        refused = len(self._refused) - before
         rows = sum(each.rows.num_rows for each in blocks)
         counts = self._counts.setdefault(table.name, {"rows": 0, "written": 0, "stale": 0})
         counts["rows"] += rows
@@ -290,10 +233,11 @@ class GatheredRows:
         counts["stale"] += rows - written - refused
 
     def _merge_what_fits(self, table: Table, blocks: Sequence[Block], most: int) -> int:
-        rows = _rows(blocks)
+        batches = [each.rows.select(list(_COLUMNS)) for each in blocks]
+        rows = batches[0] if len(batches) == 1 else pa.concat_batches(batches)
         try:
             return self._writer.merge(table, rows)
-        except _UNFIT as error:
+        except (SinkError, ValueDecodeError, pa.ArrowInvalid, msgspec.DecodeError) as error:
             refusal = refusal_of(error)
             if refusal is None or len(self._refused) >= most:
                 raise
@@ -313,11 +257,6 @@ class GatheredRows:
         return self._merge_what_fits(table, first, most) + self._merge_what_fits(
             table, second, most
         )
-
-
-def _rows(blocks: Sequence[Block]) -> pa.RecordBatch:
-    batches = [each.rows.select(list(_COLUMNS)) for each in blocks]
-    return batches[0] if len(batches) == 1 else pa.concat_batches(batches)
 
 
 def _halves(blocks: Sequence[Block]) -> tuple[Sequence[Block], Sequence[Block]]:
