@@ -19,6 +19,29 @@ settings.register_profile(
 settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    """Spreads files that start clusters, of which one runs at a time, between the others.
+
+    At the end one of two processes would wait for them alone.
+    """
+    files = {}
+    for each in items:
+        files.setdefault(each.path, []).append(each)
+    waiting = [
+        p for p, tests in files.items() if any(t.get_closest_marker("runner") for t in tests)
+    ]
+    order = [path for path in files if path not in waiting]
+    step = len(order) // max(1, len(waiting))
+    for at, path in enumerate(waiting):
+        order.insert(at * (step + 1), path)
+    items[:] = [each for path in order for each in files[path]]
+
+
+def _starts_a_cluster(item):
+    return any(item.get_closest_marker(each) for each in ("flink", "prism"))
+
+
 @pytest.fixture(autouse=True)
 def _log_of_commands():
     """Takes away the log that a command has set up: its stream ends with the test.
