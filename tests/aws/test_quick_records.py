@@ -2,6 +2,7 @@
 """The quick way to GetRecords: the same answers and errors as boto3's, and boto3 behind it."""
 
 import contextlib
+import dataclasses
 import functools
 import http.server
 import ipaddress
@@ -22,6 +23,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from transforms.aws.errors import AwsErrorKind, classify
+from transforms.aws.quick_connection import Connections, Place
 from transforms.aws.quick_records import QuickRecords
 from transforms.aws.streams import Boto3Streams
 from transforms.errors import AwsAccessError, CredentialsError
@@ -133,6 +135,11 @@ def ask(streams, iterator="it"):
         if found is not None:
             return found
     return streams.get_records(ARN, iterator)
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
 
 
 def signature(headers):
@@ -253,6 +260,27 @@ class TestErrors:
         streams._client._request_signer._credentials = None
         with pytest.raises(CredentialsError, match="Unable to locate credentials"):
             ask(streams)
+
+    def test_an_error_of_many_that_wait_reaches_each(self, service):
+        streams = service.streams()
+        ask(streams)
+        streams._client._request_signer._credentials = None
+        taken = queue.SimpleQueue()
+        for _ in range(2000):
+            assert streams.begin_records(ARN, "it", taken.put)
+        found = [taken.get(timeout=20) for _ in range(2000)]
+        assert {type(each) for each in found} == {CredentialsError}
+
+    def test_nobody_there_is_left_to_boto3(self, service):
+        streams = service.streams()
+        ask(streams)
+        place = Place("127.0.0.1", free_port())
+        learned = dataclasses.replace(streams._quick._learned, connections=Connections(place, 2))
+        streams._quick._learned = learned
+        taken = queue.SimpleQueue()
+        for _ in range(5):
+            assert streams.begin_records(ARN, "it", taken.put)
+        assert [taken.get(timeout=20) for _ in range(5)] == [None] * 5
 
 
 class TestWays:

@@ -24,6 +24,7 @@ __all__ = ["Answer", "Connections", "Place"]
 _ANSWER_SECONDS = 30.0
 _END_OF_HEAD = b"\r\n\r\n"
 _MOST_HEAD_BYTES = 1 << 16
+_UNTRUSTED = ssl.SSLCertVerificationError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +75,7 @@ class Connections:
         self._open = 0
         self._idle: list[_Connection] = []
         self._waiting: list[tuple[Callable[[], bytes], Done]] = []
+        self._connecting: set[asyncio.Task[None]] = set()
         self._loop = _loop()
 
     @property
@@ -106,7 +108,9 @@ class Connections:
         if self._open < self._limit:
             self._open += 1
             connecting = self._loop.create_task(self._connect())
-            connecting.add_done_callback(_raise_error)
+            # The loop itself keeps no task alive.
+            self._connecting.add(connecting)
+            connecting.add_done_callback(self._connecting.discard)
 
     async def _connect(self) -> None:
         place = self._place
@@ -120,16 +124,21 @@ class Connections:
                 ),
                 _ANSWER_SECONDS,
             )
-        except (OSError, asyncio.TimeoutError) as error:
+        except Exception as error:  # noqa: BLE001 - handed to who asked
             self._open -= 1
+            passing = isinstance(error, (OSError, asyncio.TimeoutError))
+            outcome = None if passing and not isinstance(error, _UNTRUSTED) else error
             # All that wait: whoever comes next tries to connect again.
             waiting, self._waiting = self._waiting, []
             for _, done in waiting:
-                done(error if isinstance(error, ssl.SSLCertVerificationError) else None)
+                done(outcome)
             return
         self._release(connection)
 
     def _release(self, connection: _Connection) -> None:
+        if not connection.usable:
+            # It is or will be lost, and then what waits is asked again.
+            return
         if self._waiting:
             connection.send(*self._waiting.pop(0))
         else:
@@ -178,7 +187,8 @@ class _Connection(asyncio.Protocol):
         try:
             request = make()
         except Exception as error:  # noqa: BLE001 - handed to who asked
-            self._finish(error)
+            # Later, because the next request may fail alike, and the one behind it.
+            self._loop.call_soon(self._finish, error)
             return
         self._limit = self._loop.call_later(_ANSWER_SECONDS, self._transport.abort)
         self._transport.write(request)
@@ -226,7 +236,8 @@ class _Connection(asyncio.Protocol):
         self._lost(self)
 
     def _finish(self, outcome: Answer | Exception) -> None:
-        self._end(outcome)
+        if self._done is not None:
+            self._end(outcome)
         self._release(self)
 
     def _give_up(self, outcome: Answer | None = None) -> None:
@@ -259,12 +270,6 @@ def _parsed_head(head: bytes, begin: int) -> tuple[int, dict[str, str], int, int
     if words[0] == "HTTP/1.0" or not size.isdecimal():
         return None
     return int(words[1]), headers, begin, int(size)
-
-
-def _raise_error(connecting: asyncio.Task[None]) -> None:
-    """Nothing is expected here; what is not is shown by the loop's handler, not forgotten."""
-    if not connecting.cancelled():
-        connecting.result()
 
 
 @functools.cache
