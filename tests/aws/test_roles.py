@@ -33,6 +33,8 @@ ONLY_READ = {"Statement": [{"Effect": "Allow", "Action": "s3:GetObject", "Resour
 def sim(monkeypatch):
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAWORKER")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "simulated")
+    # Sessions are kept by endpoint, and the port of an earlier simulator may come again.
+    monkeypatch.setattr("transforms.aws.session._assumed", {})
     before = FileSystems._pipeline_options
     with Simulator(seed=1) as simulator:
         simulator.create_table("orders", "id:S")
