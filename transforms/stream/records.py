@@ -45,9 +45,6 @@ _SEQUENCE = re.compile(r"[0-9]{1,40}")
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_]+")
 _MILLIS_FROM, _MICROS_FROM = 10**11, 10**14
 _LATEST_US = 253_402_300_799 * 10**6
-# Near the tip a page holds a row or two. Up to here Python is quicker than Arrow's functions, whose
-# fixed cost is in each; and it lets no other thread in between, for which it would have to wait.
-_FEW = 30
 
 Raw = msgspec.Raw
 _NONE = Raw(b"null")
@@ -184,18 +181,10 @@ class PageParser:
         )
 
     def _keys(self, keys: list[Any]) -> pa.Array:
-        schema = self._table.keys
-        if len(keys) <= _FEW:
-            names = [(f"k{at}", each) for at, each in enumerate(schema.attributes)]
-            items = (
-                {each.name: {each.type: getattr(key, field).v} for field, each in names}
-                for key in keys
-            )
-            return pa.array([encode_key(each, schema) for each in items], pa.binary())
         columns = [pa.array([each.k0.v for each in keys], pa.string())]
-        if schema.range is not None:
+        if self._table.keys.range is not None:
             columns.append(pa.array([each.k1.v for each in keys], pa.string()))
-        return encode_keys(columns, schema, invalid="null")
+        return encode_keys(columns, self._table.keys, invalid="null")
 
     def _parse_carefully(self, body: bytes, shard_id: str) -> Page:
         try:

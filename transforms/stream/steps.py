@@ -49,7 +49,6 @@ __all__ = ["IDLE_MARGIN_US", "Steps"]
 IDLE_MARGIN_US = 30 * 1_000_000
 """How much older than the last empty poll a record may still be that comes later."""
 
-_FEW = 30
 _NEAR_TIP_US = 10 * 1_000_000
 _CLOCK_SKEW_US = 300 * 1_000_000
 
@@ -448,11 +447,8 @@ def _behind(page: Page, position: ShardPosition, generation: int) -> Page:
         return page
     claimed = encode_version(generation, position.sequence)
     versions = page.rows.column("version")
-    # Of the few rows near the tip: one pass of Python instead of several of Arrow's functions.
-    if len(versions) <= _FEW and min(versions.to_pylist()) > claimed:
+    if pc.min(versions).as_py() > claimed:
         return page
     new = pc.greater(versions, pa.scalar(claimed, pa.binary()))
-    if pc.all(new).as_py():
-        return page
     last = max(page.last_sequence, position.sequence, key=lambda digits: int(digits or 0))
     return dataclasses.replace(page, rows=page.rows.filter(new), last_sequence=last)
