@@ -92,10 +92,6 @@ class Connections:
         """
         self._loop.call_soon_threadsafe(self._ask, make, done)
 
-    def close(self) -> None:
-        """Closes what is idle; for tests and the end."""
-        self._loop.call_soon_threadsafe(self._close_idle)
-
     # On the thread.
 
     def _ask(self, make: Callable[[], bytes], done: Done) -> None:
@@ -152,10 +148,6 @@ class Connections:
             # It had the place of a connection that would serve them.
             self._ask(*self._waiting.pop(0))
 
-    def _close_idle(self) -> None:
-        for each in self._idle:
-            each.close()
-
 
 class _Connection(asyncio.Protocol):
     """One connection, one request at a time."""
@@ -193,11 +185,6 @@ class _Connection(asyncio.Protocol):
         self._limit = self._loop.call_later(_ANSWER_SECONDS, self._transport.abort)
         self._transport.write(request)
 
-    def close(self) -> None:
-        """Closes it."""
-        if self._transport is not None:
-            self._transport.close()
-
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called by asyncio."""
         assert isinstance(transport, asyncio.Transport)
@@ -231,29 +218,27 @@ class _Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Called by asyncio."""
-        if self._done is not None:
-            self._end(None)
+        self._end(None)
         self._lost(self)
 
     def _finish(self, outcome: Answer | Exception) -> None:
-        if self._done is not None:
-            self._end(outcome)
+        self._end(outcome)
         self._release(self)
 
     def _give_up(self, outcome: Answer | None = None) -> None:
         """Ends the request, and the connection with it."""
-        if self._done is not None:
-            self._end(outcome)
+        self._end(outcome)
         if self._transport is not None:
             self._transport.abort()
 
     def _end(self, outcome: Answer | Exception | None) -> None:
+        """Tells who asked, if somebody has and was not told before."""
         done, self._done = self._done, None
         if self._limit is not None:
             self._limit.cancel()
         self._received, self._head = bytearray(), None
-        assert done is not None
-        done(outcome)
+        if done is not None:
+            done(outcome)
 
 
 def _parsed_head(head: bytes, begin: int) -> tuple[int, dict[str, str], int, int] | None:

@@ -112,11 +112,6 @@ class QuickRecords:
         )
         return True
 
-    def close(self) -> None:
-        """Closes the connections that are idle."""
-        if self._learned is not None:
-            self._learned.connections.close()
-
     def _judged(self, found: Answer | Exception | None) -> Answer | Exception | None:
         if isinstance(found, ssl.SSLCertVerificationError):
             # boto3 may know of certificates that stand in its configuration.

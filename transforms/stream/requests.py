@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import queue
+from collections.abc import Callable
 from concurrent.futures import Executor
 
 from transforms.aws.streams import StreamDescription, StreamsClient
@@ -130,30 +131,33 @@ class Requests:
         def taken(found: bytes | Exception | None) -> None:
             if isinstance(found, Exception):
                 self._answers.put(Answer(request, None, found, began_us))
-            elif found is None or len(found) > _SMALL_PAGE:
-                # A pool that is closed takes nothing: the job is over, nobody waits.
-                with contextlib.suppress(RuntimeError):
-                    if found is None:
-                        self._pool.submit(self._carry_out, request)
-                    else:
-                        self._pool.submit(self._parse, request, found, began_us)
+            elif found is None:
+                self._on_pool(self._carry_out, request)
+            elif len(found) > _SMALL_PAGE:
+                self._on_pool(self._parse, request, found, began_us)
             else:
                 self._parse(request, found, began_us)
 
         return self._client.begin_records(self._stream_arn, iterator, taken)
 
+    def _on_pool(self, work: Callable[..., None], *arguments: object) -> None:
+        # A pool that is closed takes nothing: the job is over, nobody waits.
+        with contextlib.suppress(RuntimeError):
+            self._pool.submit(work, *arguments)
+
     def _parse(self, request: ReadPage, body: bytes, began_us: int) -> None:
-        try:
-            page = self._parser.parse(body, request.position.shard_id)
-        except Exception as error:  # noqa: BLE001 - handed to the calling thread, which raises it
-            self._answers.put(Answer(request, None, error, began_us))
-        else:
-            self._answers.put(Answer(request, page, None, began_us))
+        shard_id = request.position.shard_id
+        self._answer(request, began_us, lambda: self._parser.parse(body, shard_id))
 
     def _carry_out(self, request: Request) -> None:
         began_us = self._clock.now_us()
+        self._answer(request, began_us, lambda: self._ask(request, began_us))
+
+    def _answer(
+        self, request: Request, began_us: int, work: Callable[[], Page | StreamDescription]
+    ) -> None:
         try:
-            answer = Answer(request, self._ask(request, began_us), None, began_us)
+            answer = Answer(request, work(), None, began_us)
         except Exception as error:  # noqa: BLE001 - handed to the calling thread, which raises it
             answer = Answer(request, None, error, began_us)
         self._answers.put(answer)
