@@ -8,7 +8,6 @@ S3 client too, but through one that is shared and may have a role (`transforms.a
 
 from __future__ import annotations
 
-import json
 import os
 import uuid
 from collections.abc import Iterable
@@ -20,6 +19,7 @@ from apache_beam.io.filesystem import BeamIOError, CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
 from transforms.aws.beam_s3 import s3_io
+from transforms.aws.errors import statement_to_add
 from transforms.errors import AwsAccessError, DynabeamError
 
 __all__ = [
@@ -315,10 +315,7 @@ def _refuse_forbidden(
         place = path.removeprefix("s3://")
         if action == "s3:ListBucket":
             place = place.partition("/")[0]
-        statement = json.dumps(
-            {"Effect": "Allow", "Action": action, "Resource": f"arn:aws:s3:::{place}"}
-        )
-        mend = f"Add this statement to the policy of the identity that runs it: {statement}{also}"
+        mend = statement_to_add(action, f"arn:aws:s3:::{place}") + also
         raise AwsAccessError(f"AWS refused {action}: {problem}", where=path, mend=mend) from problem
 
 

@@ -16,7 +16,7 @@ from botocore import exceptions as botocore_errors
 
 from transforms.errors import AwsAccessError, CredentialsError
 
-__all__ = ["AwsErrorKind", "classify", "error_code", "raise_access_error"]
+__all__ = ["AwsErrorKind", "classify", "error_code", "raise_access_error", "statement_to_add"]
 
 
 class AwsErrorKind(enum.Enum):
@@ -194,13 +194,10 @@ def raise_access_error(
     """
     kind = classify(error)
     if kind is AwsErrorKind.FORBIDDEN:
-        statement = json.dumps(
-            {"Effect": "Allow", "Action": action, "Resource": _policy_resource(error, resource)}
-        )
         raise AwsAccessError(
             f"AWS refused {action}: {error}",
             where=where or resource,
-            mend=f"Add this statement to the policy of the identity that runs it: {statement}",
+            mend=statement_to_add(action, _policy_resource(error, resource)),
         ) from error
     if kind is AwsErrorKind.CREDENTIALS:
         raise CredentialsError(
@@ -211,6 +208,17 @@ def raise_access_error(
                 "and its clock; renew an expired session"
             ),
         ) from error
+
+
+def statement_to_add(action: str, resource: str) -> str:
+    """The mend of a missing right.
+
+    Args:
+        action: The IAM action.
+        resource: What a policy has to name.
+    """
+    statement = json.dumps({"Effect": "Allow", "Action": action, "Resource": resource})
+    return f"Add this statement to the policy of the identity that runs it: {statement}"
 
 
 def _policy_resource(error: BaseException, resource: str) -> str:
