@@ -38,10 +38,6 @@ def pytest_collection_modifyitems(items):
     items[:] = [each for path in order for each in files[path]]
 
 
-def _starts_a_cluster(item):
-    return any(item.get_closest_marker(each) for each in ("flink", "prism"))
-
-
 @pytest.fixture(autouse=True)
 def _log_of_commands():
     """Takes away the log that a command has set up: its stream ends with the test.
