@@ -25,7 +25,7 @@ from pipelines.checks.encryption import bucket_encryption
 from pipelines.checks.examination import Examination
 from pipelines.checks.finding import Finding, of_error, warning
 from pipelines.checks.identity import identity_findings
-from pipelines.checks.keys import key_findings
+from pipelines.checks.keys import bucket_key_findings, table_key_findings
 from pipelines.checks.quick import staged_bytes
 from pipelines.checks.rights import rights_findings
 from pipelines.checks.runner import facts_of, runner_findings
@@ -126,7 +126,7 @@ def _of_aws(examination: Examination) -> Iterator[Finding]:
     )
     described = [examination.described(name).value for name in names]
     keys = sorted({each.key_arn for each in described if each is not None and each.key_arn})
-    yield from key_findings(examination.access, keys)
+    yield from table_key_findings(examination.access, keys)
     bucket_key = ""
     if features.request_exports:
         yield from bucket_findings(examination)
@@ -134,6 +134,8 @@ def _of_aws(examination: Examination) -> Iterator[Finding]:
         bucket_key = seen.key_arn
         if seen.finding is not None:
             yield seen.finding
+        if bucket_key:
+            yield from bucket_key_findings(examination.access, bucket_key)
     features = dataclasses.replace(features, table_keys=tuple(keys), bucket_key=bucket_key)
     yield from rights_findings(examination, permissions(features))
     if features.streams:

@@ -13,7 +13,7 @@ from moto import mock_aws
 from pipelines.checks.budget import budget_of
 from pipelines.checks.finding import of_error
 from pipelines.checks.identity import clock_finding
-from pipelines.checks.keys import key_findings
+from pipelines.checks.keys import bucket_key_findings, table_key_findings
 from pipelines.checks.policy_simulation import principal_of
 from pipelines.checks.runner import runner_findings
 from pipelines.checks.sinks import sink_findings
@@ -475,10 +475,24 @@ class TestSmallOnes:
         monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
         with mock_aws():
             kms = boto3.client("kms", region_name="eu-west-1")
-            on, off = (kms.create_key()["KeyMetadata"]["Arn"] for _ in range(2))
+            on, off, going = (kms.create_key()["KeyMetadata"]["Arn"] for _ in range(3))
             kms.disable_key(KeyId=off.rpartition("/")[2])
+            kms.schedule_key_deletion(KeyId=going.rpartition("/")[2])
             missing = on[:-4] + "0000"
             access = AwsAccess(region="eu-west-1")
-            found = list(key_findings(access, [on, off, missing]))
-        assert [each.status for each in found] == ["ok", "failure", "warning"]
-        assert "aws kms enable-key" in found[1].mend
+            keys = [on, off, going, missing]
+            of_tables = list(table_key_findings(access, keys))
+            of_buckets = [list(bucket_key_findings(access, each)) for each in keys]
+        assert [each.status for each in of_tables] == ["ok", "failure", "failure", "warning"]
+        # Nobody needs the right to see the key of a bucket.
+        assert [[each.status for each in found] for found in of_buckets] == [
+            *(["ok"], ["failure"], ["failure"]),
+            [],
+        ]
+        for found in (of_tables[1], *of_buckets[1]):
+            assert f"aws kms enable-key --key-id {off}" in found.mend
+        for found in (of_tables[2], *of_buckets[2]):
+            assert "PendingDeletion" in found.text
+            assert f"aws kms cancel-key-deletion --key-id {going}" in found.mend
+        assert "exports" in of_tables[1].why
+        assert "minutes later" in of_buckets[1][0].why

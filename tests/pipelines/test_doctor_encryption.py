@@ -42,6 +42,29 @@ def test_the_key_and_the_rights_to_it(world, key, algorithm):
     assert {each["status"] for each in rights} == {"ok"}
 
 
+@pytest.mark.parametrize(
+    ("state", "mend"), [("Disabled", "enable-key"), ("PendingDeletion", "cancel-key-deletion")]
+)
+def test_a_key_that_is_off(world, state, mend):
+    encrypt(world, ARN)
+    world.sim.kms_keys[ARN] = state
+    ended = doctor(world, "--tables=orders", "--s3_export_bucket=exports")
+    assert ended.code == 1
+    (found,) = [each for each in ended.document["findings"] if each["status"] == "failure"]
+    assert (found["check"], found["subject"]) == ("key", ARN)
+    assert state in found["text"]
+    assert "an export" in found["why"]
+    assert f"aws kms {mend} --key-id {ARN}" in found["mend"]
+
+
+def test_a_key_that_is_on(world):
+    encrypt(world, ARN)
+    world.sim.kms_keys[ARN] = "Enabled"
+    ended = doctor(world, "--tables=orders", "--s3_export_bucket=exports")
+    (found,) = [each for each in ended.document["findings"] if each["check"] == "key"]
+    assert (found["status"], found["subject"], found["text"]) == ("ok", ARN, "enabled")
+
+
 def test_rights_to_the_key_that_the_policy_lacks(world):
     encrypt(world, ARN)
     everything_else = {"Effect": "Allow", "NotAction": "kms:*", "Resource": "*"}
@@ -91,14 +114,14 @@ def test_a_bucket_of_another_account_needs_a_key_with_its_arn(world, key):
 
 def test_not_being_allowed_to_see_it_is_a_hint(world):
     encrypt(world, ARN)
-    # The simulator asks for this right on every question about a bucket.
+    hidden = "s3:GetEncryptionConfiguration"
     statements = [
         {"Effect": "Allow", "Action": "*", "Resource": "*"},
-        {"Effect": "Deny", "Action": "s3:ListBucket", "Resource": "arn:aws:s3:::exports"},
+        {"Effect": "Deny", "Action": hidden, "Resource": "arn:aws:s3:::exports"},
     ]
     world.sim.set_policies("simulated", [{"Statement": statements}])
     found, rights = look(world)
     assert (found["status"], rights) == ("warning", [])
-    assert "s3:GetEncryptionConfiguration is not allowed" in found["text"]
+    assert f"{hidden} is not allowed" in found["text"]
     assert "kms:GenerateDataKey" in found["why"]
     assert "aws s3api get-bucket-encryption --bucket exports" in found["mend"]

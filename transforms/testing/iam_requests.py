@@ -41,9 +41,11 @@ _S3_RIGHTS = {"HeadBucket": "ListBucket", "ListBuckets": "ListAllMyBuckets"}
 
 
 def dynamodb_rights(simulator: Simulator, action: str, body: Mapping[str, Any]) -> list[Right]:
-    """The rights that a request to DynamoDB or its streams needs."""
+    """The rights that a request to DynamoDB, its streams, tags or keys needs."""
     if action == "GetResources":
         return [Right("tag:GetResources", "*")]
+    if action == "DescribeKey":
+        return [Right("kms:DescribeKey", str(body["KeyId"]))]
     name = f"dynamodb:{action}"
     if action in _ON_EVERYTHING:
         return [Right(name, "*")]

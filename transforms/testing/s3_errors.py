@@ -23,6 +23,8 @@ def s3_action(method: str, target: str) -> str:
         return "ListBuckets"
     if not key and method == "GET" and "location" in asked:
         return "GetBucketLocation"
+    if not key and method in ("GET", "PUT") and "encryption" in asked:
+        return f"{method.title()}EncryptionConfiguration"
     if not key:
         plain = {"GET": "ListBucket", "PUT": "CreateBucket", "DELETE": "DeleteBucket"}
         return plain.get(method, "DeleteObject" if "delete" in asked else "HeadBucket")

@@ -36,6 +36,7 @@ from transforms.testing.iam import Iam, Right
 from transforms.testing.iam_requests import EXPORT_WRITES
 from transforms.testing.item_values import image, parse_image
 from transforms.testing.items import ItemApi
+from transforms.testing.kms import kms
 from transforms.testing.objects import Objects
 from transforms.testing.server import Front
 from transforms.testing.stats import Stats
@@ -81,6 +82,7 @@ class Simulator:
         stats: What was asked and given so far.
         iam: The identity policies; `set_policies` is the way in.
         sts: Roles and their sessions; `sts.add_role` is the way in.
+        kms_keys: State of each KMS key that there is, by ARN.
         defects: Errors inside the simulator itself; leaving the `with` block raises the first.
     """
 
@@ -103,6 +105,7 @@ class Simulator:
         self.initial_shards = initial_shards
         self.iam = Iam()
         self.sts = Sts(self)
+        self.kms_keys: dict[str, str] = {}
         self.lock = threading.RLock()
         self.random = random.Random(seed)  # noqa: S311 - repeatable on purpose
         self.dice = Dice(seed + 1)
@@ -361,7 +364,7 @@ class Simulator:
     def call(
         self, service: str, action: str, body: dict[str, Any], caller: str = ""
     ) -> tuple[int, bytes]:
-        """Answer one call of DynamoDB or its streams, without faults.
+        """Answer one call of DynamoDB, its streams or another service with targets, without faults.
 
         Args:
             service: The part of `X-Amz-Target` before the dot.
@@ -380,6 +383,8 @@ class Simulator:
             return 200, self._stream_api.handle(action, body)
         if service.startswith("ResourceGroupsTagging"):
             return 200, json.dumps(tagging(self, action, body)).encode()
+        if service == "TrentService":
+            return 200, json.dumps(kms(self.kms_keys, action, body)).encode()
         if action in EXPORT_ACTIONS:
             return 200, json.dumps(self.exports.handle(action, body, caller)).encode()
         return self._items.handle(action, body)
