@@ -4,12 +4,14 @@
 Takes the options of `replicate` that name the state directory and the tables. The order is a file
 in the state directory: a run that is going on, continuous or in rounds, takes it up by itself, and
 if there is none the next run does. The stream goes on meanwhile. The table's generation goes up by
-one, and what the new snapshot does not have is removed from the mirrors once it is applied.
+one, and what the new snapshot does not have is removed from the mirrors once it is applied. With a
+range of keys only these are loaded and removed; the export is of the whole table all the same.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 import uuid
 from collections.abc import Callable, Sequence
@@ -24,7 +26,9 @@ from pipelines.table_repair import repair_lines
 from transforms.deployment.generations import read_generation
 from transforms.deployment.repairs import step_line
 from transforms.errors import ConfigurationError, StateError
+from transforms.key_range import KeyRange
 from transforms.snapshot_orders import SnapshotOrder, SnapshotOrders
+from transforms.tables import KeySchema, Table
 from transforms.wall_clock import now_us
 
 __all__ = ["main"]
@@ -34,26 +38,31 @@ def main(arguments: Sequence[str]) -> int:
     """Runs the command; returns its exit code.
 
     Raises:
-        ConfigurationError: A part of a table is asked for, or no table is named.
+        ConfigurationError: The range of keys is none of the table's, or no table is named.
         StateError: A table is not replicated from this state directory.
     """
     given, rest = _parser().parse_known_args(list(arguments))
-    if given.key_range:
+    if given.key_range and (given.cancel or given.status):
         raise ConfigurationError(
-            "only whole tables are snapshotted again: a range of keys cannot be removed exactly "
-            "from mirrors of all kinds",
+            "an order is of one table, whatever its keys",
             where="--key_range",
             found=given.key_range,
-            mend="Leave it out",
+            mend="Leave it out with --cancel and --status",
         )
     options = parse_replicate(rest, complete=False)
     FileSystems.set_options(beam_options(options))
     directory = StateDirectory(options.state_dir)
     state = directory.load()
-    act: Callable[[str, StateDirectory, State], str] = _order
+    act: Callable[[str, StateDirectory, State], str] = functools.partial(
+        _order, key_range=given.key_range
+    )
     if given.cancel or given.status:
         act = _cancel if given.cancel else _status
-    lines = [act(name, directory, state) for name in _known(options, directory, state)]
+    names = _known(options, directory, state)
+    if given.key_range:
+        for name in names:
+            KeyRange.of(given.key_range, _keys_of(name, directory, state))
+    lines = [act(name, directory, state) for name in names]
     sys.stdout.writelines(f"{each}\n" for each in lines)
     return 0
 
@@ -68,7 +77,12 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--cancel", action="store_true", help="take back an order that nobody has begun")
     add("--status", action="store_true", help="say how far it is")
-    add("--key_range", default="", help="not possible: whole tables only")
+    add(
+        "--key_range",
+        default="",
+        metavar="FROM..TO",
+        help="only items with a partition key from FROM to TO, both included; one may be left out",
+    )
     return parser
 
 
@@ -88,10 +102,20 @@ def _known(options: ReplicateOptions, directory: StateDirectory, state: State) -
     return list(options.tables)
 
 
-def _order(name: str, directory: StateDirectory, state: State) -> str:
-    SnapshotOrders(directory.path).give(SnapshotOrder(name, uuid.uuid4().hex, now_us()))
+def _keys_of(name: str, directory: StateDirectory, state: State) -> KeySchema:
+    if name in state.tables:
+        return Table.from_json(state.tables[name]["table"]).keys
+    # A table that the deployment found.
+    found = current(directory, state).read_tables()
+    return Table.from_json(found[name]["table"]).keys
+
+
+def _order(name: str, directory: StateDirectory, state: State, *, key_range: str) -> str:
+    order = SnapshotOrder(name, uuid.uuid4().hex, now_us(), key_range)
+    SnapshotOrders(directory.path).give(order)
     who = "the running job" if state.deployment else "the next round"
-    return f"{name}: a new snapshot is ordered; {who} takes it up"
+    part = f" of the keys {key_range}" if key_range else ""
+    return f"{name}: a new snapshot{part} is ordered; {who} takes it up"
 
 
 def _cancel(name: str, directory: StateDirectory, state: State) -> str:

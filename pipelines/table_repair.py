@@ -96,6 +96,7 @@ def begin_repair(
     gaps: Sequence[Mapping[str, Any]],
     policy: GapPolicy,
     access: AwsAccess | None,
+    key_range: str = "",
 ) -> Repair:
     """Makes the generation one higher, and puts what is to be loaded into the table's state.
 
@@ -106,6 +107,7 @@ def begin_repair(
         gaps: Fields of the gaps; none for a snapshot that was asked for.
         policy: `heal` or `resnapshot`.
         access: AWS.
+        key_range: The range of keys that a snapshot was asked for of; empty for all.
     """
     since = [each["from_us"] for each in gaps]
     if "repair" in state:
@@ -120,7 +122,7 @@ def begin_repair(
     recovery = _NO_RECOVERY
     if policy is GapPolicy.HEAL and access is not None:
         recovery = continuous_backups(access, state["table"]["name"])
-    repair = plan_repair(policy, lost, now_us(), recovery)
+    repair = plan_repair(policy, lost, now_us(), recovery, key_range)
     state["generation"] += 1
     state["heal"] = [
         new_load(
@@ -133,7 +135,10 @@ def begin_repair(
     ]
     if repair.kind == "resnapshot":
         state["snapshot"] = new_load(
-            "pending", generation=state["generation"], not_before_us=repair.not_before_us
+            "pending",
+            generation=state["generation"],
+            not_before_us=repair.not_before_us,
+            key_range=repair.key_range,
         )
         # It is requested so late that the stream covers it.
         state["coverage_checked"] = True
@@ -172,7 +177,7 @@ def take_orders(
                     where=f"table {name}",
                     mend="Give --s3_export_bucket, or cancel it: dynabeam snapshot --cancel",
                 )
-            plan = begin_repair(table, [], GapPolicy.RESNAPSHOT, options.access)
+            plan = begin_repair(table, [], GapPolicy.RESNAPSHOT, options.access, order.key_range)
             table["asked"] = order.order_id
             directory.commit(state)
             lines.append(f"{name}: {plan}, as ordered; generation {table['generation']}")
@@ -234,9 +239,10 @@ def sweep(directory: StateDirectory, state: State, sinks: Sequence[Sink]) -> lis
         if repair is None or not repair["loaded"]:
             continue
         plan = Repair.from_json(repair["plan"])
+        described = Table.from_json(table["table"])
         rows = sum(
             sink.remove_older_generations(
-                Table.from_json(table["table"]), table["generation"], plan.swept_since_us
+                described, table["generation"], plan.swept_since_us, plan.swept_keys(described.keys)
             )
             for sink in sinks
         )

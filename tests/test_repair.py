@@ -52,6 +52,20 @@ class TestWindows:
         assert [len(plan(NOW - days * 24 * HOUR).windows) for days in (1, 3, 35)] == [3, 5, 37]
 
 
+class TestRanges:
+    def test_a_range_is_snapshotted_alone(self):
+        repair = plan_repair(GapPolicy.RESNAPSHOT, Lost(0, 5, True), NOW, ALWAYS, "a..b")
+        assert (repair.kind, repair.key_range, repair.reason) == ("resnapshot", "a..b", "")
+        assert "of the keys a..b" in str(repair)
+        assert Repair.from_json(repair.to_json()) == repair
+
+    @pytest.mark.parametrize("lost", [Lost(NOW - HOUR, 5, True), Lost(0, 5, False)])
+    def test_not_if_more_is_missing(self, lost):
+        repair = plan_repair(GapPolicy.RESNAPSHOT, lost, NOW, ALWAYS, "a..b")
+        assert (repair.kind, repair.key_range) == ("resnapshot", "")
+        assert "whole table" in str(repair)
+
+
 class TestFallingBack:
     @pytest.mark.parametrize(
         ("changed", "reason"),

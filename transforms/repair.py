@@ -8,7 +8,8 @@ comes at the new one. Rows of the repair's exports, `(generation, 0)` or `(gener
 win over all older generations and lose to the stream.
 
 **resnapshot**: one full export of a moment after the switch. Once it is applied, rows of older
-generations are of items that the table no longer has, and are removed.
+generations are of items that the table no longer has, and are removed. One that was asked for may
+be of a range of keys: then only its rows are loaded, and only those of it removed.
 
 **heal**: incremental exports from before the first lost change up to after the switch. Their
 windows touch: the time that the service keeps a write under is exact, and AWS advises touching
@@ -41,6 +42,8 @@ from typing import Any, Literal
 from transforms.aws.dynamodb import RecoveryWindow
 from transforms.coverage import FUZZ_US, REQUEST_MARGIN_US
 from transforms.gaps import GapPolicy
+from transforms.key_range import KeyRange
+from transforms.tables import KeySchema
 
 __all__ = ["LONGEST_US", "SHORTEST_US", "Lost", "Repair", "plan_repair"]
 
@@ -81,6 +84,7 @@ class Repair:
         not_before_us: Exports are not requested earlier.
         swept_since_us: Which rows of older generations go once all is loaded: 0 for all, else those
             that the stream brought and that were written at this time or later.
+        key_range: The range of keys that a new snapshot is of; empty for all.
     """
 
     kind: Literal["heal", "resnapshot"]
@@ -88,6 +92,11 @@ class Repair:
     windows: tuple[tuple[int, int], ...]
     not_before_us: int
     swept_since_us: int
+    key_range: str = ""
+
+    def swept_keys(self, keys: KeySchema) -> KeyRange | None:
+        """The keys whose rows are swept; None for all."""
+        return KeyRange.of(self.key_range, keys) if self.key_range else None
 
     def to_json(self) -> dict[str, Any]:
         """The plan as a JSON-able dict."""
@@ -103,7 +112,8 @@ class Repair:
         """The plan for people."""
         because = f" ({self.reason})" if self.reason else ""
         if self.kind == "resnapshot":
-            return f"taking a new snapshot{because}"
+            part = f" of the keys {self.key_range}" if self.key_range else ""
+            return f"taking a new snapshot{part}{because}"
         begin, end = self.windows[0][0], self.windows[-1][1]
         return (
             f"healing from {len(self.windows)} exports of {_text(begin)} to {_text(end)}{because}"
@@ -111,7 +121,11 @@ class Repair:
 
 
 def plan_repair(
-    policy: GapPolicy, lost: Lost, switched_us: int, recovery: RecoveryWindow
+    policy: GapPolicy,
+    lost: Lost,
+    switched_us: int,
+    recovery: RecoveryWindow,
+    key_range: str = "",
 ) -> Repair:
     """Plans the repair of a table.
 
@@ -120,9 +134,11 @@ def plan_repair(
         lost: What is known of the loss.
         switched_us: A moment at which all readers had switched to the new generation.
         recovery: The table's point-in-time recovery.
+        key_range: The range of keys that a new snapshot was ordered of; empty for all.
 
     Returns:
-        A heal if that is the policy and it can be exact, else a new snapshot with the reason.
+        A heal if that is the policy and it can be exact, else a new snapshot with the reason: of
+        the range if nothing outside of it is known to be missing.
     """
     not_before_us = switched_us + FUZZ_US + REQUEST_MARGIN_US
     reason = ""
@@ -131,7 +147,9 @@ def plan_repair(
         windows = _windows(lost.since_us, switched_us) if lost.since_us else ()
         reason = _why_not_heal(lost, windows, recovery)
     if policy is not GapPolicy.HEAL or reason:
-        return Repair("resnapshot", reason, (), not_before_us, 0)
+        if key_range and (lost.since_us or not lost.snapshot_complete):
+            reason, key_range = "of the whole table, which lacks more than these keys", ""
+        return Repair("resnapshot", reason, (), not_before_us, 0, key_range)
     not_before_us = windows[-1][1] + REQUEST_MARGIN_US
     return Repair("heal", "", windows, not_before_us, windows[0][0] + FUZZ_US)
 

@@ -28,11 +28,13 @@ class SnapshotOrder:
         table: The table.
         order_id: Unique.
         at_us: When it was given, microseconds since 1970.
+        key_range: The range of keys that is meant; empty for the whole table.
     """
 
     table: str
     order_id: str
     at_us: int
+    key_range: str = ""
 
 
 class SnapshotOrders:

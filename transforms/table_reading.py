@@ -123,8 +123,9 @@ def new_load(
     generation: int = 1,
     not_before_us: int = 0,
     window: tuple[int, int] = (0, 0),
+    key_range: str = "",
 ) -> dict[str, Any]:
-    """An export that is to be loaded: a full one, or that of a window."""
+    """An export that is to be loaded: a full one, a range of its keys, or that of a window."""
     load: dict[str, Any] = {
         "status": status,
         "generation": generation,
@@ -138,6 +139,8 @@ def new_load(
         load["not_before_us"] = not_before_us
     if window[0]:
         load["from_us"], load["to_us"] = window
+    if key_range:
+        load["key_range"] = key_range
     return load
 
 
@@ -240,6 +243,7 @@ def snapshot_requests(
             manifest=load["manifest"],
             from_us=load.get("from_us", 0),
             to_us=load.get("to_us", 0),
+            key_range=load.get("key_range", ""),
         )
         for load in open_loads(state)
     ]

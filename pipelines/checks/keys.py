@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""KMS keys of tables and of the bucket for exports: what one encrypts is unreadable while it is off."""
+"""KMS keys of tables and of the bucket for exports: whether they are on."""
 
 from __future__ import annotations
 

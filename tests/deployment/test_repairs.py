@@ -4,6 +4,7 @@
 import dataclasses
 import time
 
+import duckdb
 import pytest
 
 from tests.sinks.changes import NO_ROUND, Change, blocks, round_number
@@ -53,8 +54,9 @@ def file(generation, path, *, done=True):
 FIRST = [stream(0, 1), stream(1, 1), export(1, "a"), file(1, "a")]
 
 
-def step(at, reports, policy=GapPolicy.HEAL, asked=""):
-    return next_step(at, reports, policy, asked=asked, now_us=NOW)
+def step(at, reports, policy=GapPolicy.HEAL, asked="", key_range=""):
+    order = SnapshotOrder("orders", asked, NOW, key_range) if asked else None
+    return next_step(at, reports, policy, asked=order, now_us=NOW)
 
 
 class TestNextStep:
@@ -85,6 +87,14 @@ class TestNextStep:
         after = step(TableGeneration(generation=1), FIRST, GapPolicy.FAIL, asked="x")
         assert (after.generation, after.policy, after.asked) == (2, "resnapshot", "x")
         assert step(after, FIRST, GapPolicy.FAIL, asked="x") == after
+
+    def test_an_order_of_a_range_is_of_it_if_nothing_else_is_to_be_mended(self):
+        settled = TableGeneration(generation=1)
+        assert step(settled, FIRST, asked="x", key_range="a..b").key_range == "a..b"
+        assert step(settled, [*FIRST, gap(1)], asked="x", key_range="a..b").key_range == ""
+        switching = step(settled, [*FIRST, gap(1)])
+        after = step(switching, [*FIRST, gap(1)], asked="x", key_range="a..b")
+        assert (after.policy, after.key_range, after.generation) == ("resnapshot", "", 3)
 
     def test_an_ordered_snapshot_stays_one_when_a_gap_follows(self):
         at = step(TableGeneration(generation=1), FIRST, asked="x")
@@ -124,7 +134,8 @@ class Deployment:
         self.table = describe_table(access, "orders").table
         self.folder = DeploymentFolder(str(folder / "deployment"))
         self.orders = SnapshotOrders(str(folder))
-        self.sink = open_sink(f"duckdb:///{folder}/mirror.duckdb")
+        self.mirror = folder / "mirror.duckdb"
+        self.sink = open_sink(f"duckdb:///{self.mirror}")
         self.sink.check([self.table], NO_ROUND)
         source = StreamSource(
             self.table, "arn", 0, 2, 1, 4, "trim_horizon", None, policy, 0, 0, NOW
@@ -168,6 +179,20 @@ class TestRepairs:
         assert at.ended == {"generation": 2, "kind": "resnapshot", "rows": 3, "swept": 1}
         again = place.advance(stream(0, 2), stream(1, 2), export(2, "b"), file(2, "b"))
         assert (again, len(place.requests())) == (at, 1)
+
+    def test_an_ordered_snapshot_of_a_range(self, place):
+        place.orders.give(SnapshotOrder("orders", "x", NOW, "g..h"))
+        assert place.advance().key_range == "g..h"
+        at = place.advance(stream(0, 2), stream(1, 2))
+        assert (at.step, at.key_range, at.plan["key_range"]) == ("loading", "", "g..h")
+        assert [each.key_range for each in place.requests()] == ["g..h"]
+        others = [Change(9, {"id": {"S": each}}) for each in ("gone", "h", "ha", "a")]
+        place.sink.apply(blocks(place.table, others), round_number(1))
+        at = place.advance(stream(0, 2), stream(1, 2), export(2, "b"), file(2, "b"))
+        assert (at.step, at.ended["swept"]) == ("settled", 2)
+        with duckdb.connect(str(place.mirror)) as connection:
+            held = connection.execute("SELECT id FROM orders ORDER BY id").fetchall()
+        assert held == [("a",), ("ha",)]
 
     def test_a_gap_that_recovery_does_not_reach_is_a_new_snapshot_with_the_reason(self, place):
         place.advance(gap(1))

@@ -59,6 +59,24 @@ class TestRows:
         assert all(row["old"] is None and row["envelope"] is None for row in rows)
         assert sum(report.fields["rows"] for report in reports) == 25
 
+    @pytest.mark.parametrize("export_format", ["DYNAMODB_JSON", "ION"])
+    def test_a_range_of_keys(self, tmp_path, export_format):
+        write_full(tmp_path, 25, export_format=export_format)
+        everything = items(25)
+        ids = sorted(each["id"]["S"] for each in everything)
+        low, high = ids[5], ids[14]
+        blocks, reports, dead = read(slices_of(tmp_path, key_range=f"{low}..{high}"))
+        assert not dead
+        assert images_of(blocks) == {
+            f"S{each['id']['S']}".encode(): each
+            for each in everything
+            if low <= each["id"]["S"] <= high
+        }
+        # Lines are counted all the same, so that a file which lacks some is noticed.
+        assert sum(report.fields["rows"] for report in reports) == 10
+        assert sum(report.fields["lines"] for report in reports) == 25
+        assert all(report.fields["done"] for report in reports)
+
     def test_blocks_carry_their_bucket_and_origin(self, tmp_path):
         written = write_full(tmp_path, 40)
         for block in read(slices_of(tmp_path, buckets=4))[0]:

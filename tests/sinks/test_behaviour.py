@@ -5,6 +5,7 @@ the rule in its documentation: per key the highest version counts.
 
 import tempfile
 
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,6 +13,8 @@ from hypothesis import strategies as st
 from tests.sinks.changes import NO_ROUND, Change, blocks, newest, round_number, table
 from tests.sinks.targets import TARGETS, read_back, run_round
 from tests.values.strategies import items
+from transforms.key_range import KeyRange
+from transforms.values.keys import encode_key
 from transforms.values.plain_json import same_item
 
 pytestmark = pytest.mark.parametrize("target", TARGETS, ids=lambda each: each.id)
@@ -249,6 +252,47 @@ class TestVersions:
                 given_blocks = [each for one in part for each in blocks(ORDERS, [one])]
                 run_round(sink, [ORDERS], given_blocks, round_number(number), committed)
             assert_holds(target, sink, {ORDERS: history})
+
+
+class TestRanges:
+    """A range of keys was snapshotted again: of it, what the new snapshot has not is gone."""
+
+    @pytest.mark.parametrize(
+        ("kind", "sort", "keys", "text"),
+        [
+            ("S", None, ["a", "b", "b\x00", "bb", "c", "c\x00", "d"], "b..c"),
+            ("S", "N", ["a", "b", "b\x00", "bb", "c", "c\x00", "d"], "b..c"),
+            # Longer than any index can hold.
+            ("S", "S", ["a" * 2040, "b" * 2040, "d" * 2040], "b..c"),
+            ("N", None, ["-10", "9", "10", "11", "100", "1E+30"], "10..100"),
+            ("N", "B", ["-10", "9", "10", "11", "100"], "..10"),
+            ("B", None, ["YQ==", "YgA=", "Yw==", "/w=="], "Yg==.."),
+        ],
+    )
+    def test_only_rows_of_the_range_are_removed(self, target, tmp_path, *, kind, sort, keys, text):
+        of = table("parts", ("h", kind), *([("r", sort)] if sort else []))
+        value = {"S": "x" * 900, "N": "7", "B": "AA=="}
+        items_of = [
+            {"h": {kind: each}, **({"r": {sort: value[sort]}} if sort else {})} for each in keys
+        ]
+        wanted = KeyRange.of(text, of.keys)
+        inside = wanted.holds(
+            pa.array([encode_key(each, of.keys) for each in items_of])
+        ).to_pylist()
+        assert 0 < sum(inside) < len(inside)
+        first = [Change(at, each) for at, each in enumerate(items_of, start=1)]
+        # The first key of the range is still in the table.
+        still = Change(0, items_of[inside.index(True)], generation=2)
+        sink = once(target, tmp_path, of, [*first, still])
+        removed = sink.remove_older_generations(of, 2, 0, wanted)
+        assert removed == (sum(inside) - 1 if target.is_mirror else 0)
+        assert sink.remove_older_generations(of, 2, 0, wanted) == 0
+        swept = [
+            Change(0, None, keys=each, generation=2, op="d")
+            for each, was in zip(items_of, inside, strict=True)
+            if was and each != still.new and target.is_mirror
+        ]
+        assert_holds(target, sink, {of: [*first, still, *swept]})
 
 
 class TestTables:

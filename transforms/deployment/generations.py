@@ -43,6 +43,7 @@ class TableGeneration:
         plan: `transforms.repair.Repair` as JSON once it is made, else None.
         snapshot_us: The moment that the snapshot shows which was loaded before the run, 0 for none.
         asked: The last request for a new snapshot that was taken up; empty for none.
+        key_range: Until there is a plan: the range of keys that it is of, empty for all.
         ended: The last repair that ended: `generation`, `kind`, `rows`, `swept`; None for none.
     """
 
@@ -55,6 +56,7 @@ class TableGeneration:
     plan: Mapping[str, Any] | None = None
     snapshot_us: int = 0
     asked: str = ""
+    key_range: str = ""
     ended: Mapping[str, Any] | None = None
 
     def write(self, folder: DeploymentFolder, table: str) -> None:

@@ -38,7 +38,7 @@ from transforms.gaps import GapPolicies, GapPolicy
 from transforms.repair import Lost, Repair, plan_repair
 from transforms.reports import Report
 from transforms.sinks.base import Sink
-from transforms.snapshot_orders import SnapshotOrders
+from transforms.snapshot_orders import SnapshotOrder, SnapshotOrders
 from transforms.stream.source import StreamSource
 from transforms.wall_clock import WallClock, now_us
 
@@ -124,7 +124,7 @@ class Repairs:
         asked = self._asked(table)
         policy = self._settings.policies.of(table)
         after = next_step(at, reports, policy, asked=asked, now_us=now)
-        if asked and after.asked == asked:
+        if asked is not None and after.asked == asked.order_id:
             # Written before the order goes, so that it is neither lost nor taken up again.
             after.write(self._folder, table)
             SnapshotOrders(self._settings.state_dir).remove(table)
@@ -132,29 +132,28 @@ class Repairs:
             return self._plan(table, at, reports, now)
         return after
 
-    def _asked(self, table: str) -> str:
-        """Id of the order of a new snapshot; empty for none."""
+    def _asked(self, table: str) -> SnapshotOrder | None:
+        """The order of a new snapshot, if there is one that can be carried out."""
         order = SnapshotOrders(self._settings.state_dir).pending(table)
-        if order is None:
-            return ""
-        if not self._settings.bucket:
+        if order is not None and not self._settings.bucket:
             _LOGGER.warning(
                 "%s: a new snapshot is ordered, but the run has no --s3_export_bucket", table
             )
-            return ""
-        return order.order_id
+            return None
+        return order
 
     def _plan(
         self, table: str, at: TableGeneration, reports: Sequence[Report], now: int
     ) -> TableGeneration:
         lost = _lost(at, reports)
         recovery = continuous_backups(self._settings.access, table)
-        plan = plan_repair(GapPolicy(at.policy), lost, now, recovery)
+        plan = plan_repair(GapPolicy(at.policy), lost, now, recovery, at.key_range)
         return dataclasses.replace(
             at,
             step="loading",
             since_us=lost.since_us,
             plan=plan.to_json(),
+            key_range="",
             snapshot_until_us=plan.not_before_us + FUZZ_US + _TAKEN_UP_WITHIN_US,
         )
 
@@ -179,6 +178,7 @@ class Repairs:
                 not_before_us=plan.not_before_us,
                 from_us=begin,
                 to_us=end,
+                key_range=plan.key_range,
             )
             for begin, end in plan.windows or ((0, 0),)
         ]
@@ -200,7 +200,9 @@ class Repairs:
         plan = Repair.from_json(at.plan)
         described = self._source(table, self._folder.assignments()).table
         swept = sum(
-            sink.remove_older_generations(described, at.generation, plan.swept_since_us)
+            sink.remove_older_generations(
+                described, at.generation, plan.swept_since_us, plan.swept_keys(described.keys)
+            )
             for sink in self._settings.sinks
         )
         rows = sum(
@@ -224,7 +226,7 @@ def next_step(
     reports: Sequence[Report],
     policy: GapPolicy,
     *,
-    asked: str,
+    asked: SnapshotOrder | None,
     now_us: int,
 ) -> TableGeneration:
     """What the stored reports of a table lead to, as far as that takes no look at anything else.
@@ -233,7 +235,7 @@ def next_step(
         at: Where the table is.
         reports: Its condensed reports.
         policy: What its gaps do.
-        asked: Id of a request for a new snapshot; empty for none.
+        asked: The order of a new snapshot, if there is one.
         now_us: The time.
 
     Returns:
@@ -243,7 +245,7 @@ def next_step(
     lost = policy.repairs and any(
         each.kind == "gap" and _generation(each) >= max(at.generation, 1) for each in reports
     )
-    ordered = asked not in ("", at.asked)
+    ordered = asked is not None and asked.order_id != at.asked
     if lost or ordered:
         again = GapPolicy.RESNAPSHOT
         if not ordered and at.policy != GapPolicy.RESNAPSHOT.value:
@@ -256,7 +258,11 @@ def next_step(
             policy=again.value,
             lost_in=at.lost_in or generation,
             plan=None,
-            asked=asked or at.asked,
+            asked=asked.order_id if asked is not None else at.asked,
+            # If anything else is to be mended too, that takes the whole table.
+            key_range=asked.key_range
+            if asked is not None and ordered and not lost and at.step == "settled"
+            else "",
         )
     if at.step == "loading" and _loaded(at, reports):
         return dataclasses.replace(at, step="sweeping")

@@ -49,6 +49,7 @@ class SnapshotRequest:
         manifest: JSON of an `ExportManifest` read before, or None.
         from_us: Start of the window of an incremental export (inclusive); 0 for a full export.
         to_us: End of that window (exclusive); the export is not requested before it.
+        key_range: The range of keys that is loaded (`transforms.key_range`); empty for all.
     """
 
     table: Table
@@ -66,6 +67,7 @@ class SnapshotRequest:
     manifest: Mapping[str, Any] | None = None
     from_us: int = 0
     to_us: int = 0
+    key_range: str = ""
 
     @property
     def export_type(self) -> Literal["FULL_EXPORT", "INCREMENTAL_EXPORT"]:
@@ -90,6 +92,7 @@ class FileSlice:
         export_format: `DYNAMODB_JSON` or `ION`.
         export_type: `FULL_EXPORT` or `INCREMENTAL_EXPORT`.
         view: `NEW_AND_OLD_IMAGES` or `NEW_IMAGE` of an incremental export, else empty.
+        key_range: The range of keys whose rows are given; empty for all.
     """
 
     table: Table
@@ -104,6 +107,7 @@ class FileSlice:
     export_format: str
     export_type: str
     view: str = ""
+    key_range: str = ""
 
 
 class SnapshotRequestCoder(beam.coders.Coder):
@@ -115,7 +119,7 @@ class SnapshotRequestCoder(beam.coders.Coder):
         if not value.from_us:
             # As requests were before there were windows: a full export has none.
             del document["from_us"], document["to_us"]
-        return _dump(document)
+        return _dump(_as_before_ranges(document))
 
     def decode(self, encoded: bytes) -> SnapshotRequest:
         """Decodes a request.
@@ -140,7 +144,7 @@ class FileSliceCoder(beam.coders.Coder):
 
     def encode(self, value: FileSlice) -> bytes:
         """Encodes a slice."""
-        document = _fields(value)
+        document = _as_before_ranges(_fields(value))
         return _dump(
             document | {"table": value.table.to_json(), "file": value.file.to_json()},
         )
@@ -172,6 +176,13 @@ beam.coders.registry.register_coder(FileSlice, FileSliceCoder)
 
 def _fields(value: SnapshotRequest | FileSlice) -> dict[str, Any]:
     return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+
+
+def _as_before_ranges(document: dict[str, Any]) -> dict[str, Any]:
+    """Without the range of keys if there is none, as elements were before there were ranges."""
+    if not document["key_range"]:
+        del document["key_range"]
+    return document
 
 
 def _dump(document: Mapping[str, Any]) -> bytes:

@@ -75,6 +75,7 @@ def plan_round(
     size_of: Callable[[str], int],
     max_bytes: int = 0,
     ratio: Fraction = DEFAULT_RATIO,
+    key_range: str = "",
 ) -> list[FileSlice]:
     """Plans the pieces to read now.
 
@@ -87,6 +88,7 @@ def plan_round(
         size_of: Compressed size of the file at a path, in bytes.
         max_bytes: The budget in uncompressed bytes; 0 for all that is left, in whole files.
         ratio: Uncompressed over compressed bytes, as foreseen.
+        key_range: The range of keys whose rows are wanted; empty for all.
 
     Returns:
         Slices whose `max_bytes` add up to at most the budget. At least one, unless all is loaded;
@@ -103,6 +105,7 @@ def plan_round(
         export_format=manifest.export_format,
         export_type=manifest.export_type,
         view=manifest.view,
+        key_range=key_range,
     )
     slices: list[FileSlice] = []
     left = max_bytes

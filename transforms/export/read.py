@@ -6,8 +6,9 @@ cut by hash bucket. No row is emitted before the file's MD5 was compared with th
 the file is read in several pieces, before its lines were counted. Otherwise they are counted as
 they pass, and a wrong count fails the bundle.
 
-Delivery: each line of a slice once per successful attempt; a slice that fails is read again from
-its start line. No Python runs per item (of DynamoDB JSON), and memory does not grow with the file.
+Delivery: each line of a slice once per successful attempt, without those whose key is outside the
+slice's range if it has one; a slice that fails is read again from its start line. No Python runs
+per item (of DynamoDB JSON, without a range of numbers), and memory does not grow with the file.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from transforms.export.fetch import FetchedFile, fetched
 from transforms.export.inflate import LinesReader, count_lines, may_be_longer_than
 from transforms.export.manifest import REPACKED, Verify
 from transforms.export.rows import rows_of_lines
+from transforms.key_range import KeyRange
 from transforms.reports import Report
 from transforms.wall_clock import now_us
 
@@ -110,6 +112,7 @@ def read_slice(
         source="export",
         origin={"export_arn": part.export_arn, "file": part.file.path},
     )
+    wanted = KeyRange.of(part.key_range, part.table.keys) if part.key_range else None
     with fetched(part.file, verify=verify) as file:
         warnings = [*file.warnings, *_counted_before(part, file, verify)]
         reader = LinesReader(
@@ -119,6 +122,8 @@ def read_slice(
         line = part.start_line
         for piece in reader:
             batch, bad = rows_of_lines(piece, part)
+            if wanted is not None:
+                batch = batch.filter(wanted.holds(batch.column("key")))
             yield from split_by_bucket(header, batch)
             for number, raw, reason in bad:
                 yield _dead_letter(part, line + number, raw, reason)

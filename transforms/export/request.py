@@ -193,6 +193,7 @@ def _outputs(request: SnapshotRequest, look: Look) -> Iterator[Any]:
         size_of=compressed_size,
         max_bytes=request.max_bytes,
         ratio=ratio,
+        key_range=request.key_range,
     )
 
 

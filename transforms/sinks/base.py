@@ -30,6 +30,7 @@ from typing import Any, ClassVar, Literal
 import apache_beam as beam
 
 from transforms.errors import SinkError
+from transforms.key_range import KeyRange
 from transforms.sinks.uri import SinkUri
 from transforms.tables import Table
 
@@ -153,7 +154,11 @@ class Sink(abc.ABC):
         """Makes the staged output of a committed round visible."""
 
     def remove_older_generations(
-        self, table: Table, generation: int, changed_since_us: int = 0
+        self,
+        table: Table,
+        generation: int,
+        changed_since_us: int = 0,
+        key_range: KeyRange | None = None,
     ) -> int:
         """Removes the rows of a mirror whose version is of an older generation.
 
@@ -167,6 +172,7 @@ class Sink(abc.ABC):
             changed_since_us: 0 for all rows; else only those that were written at this time or
                 later (microseconds since 1970), and no snapshot rows, whose time is that of their
                 export.
+            key_range: Only rows of these keys; None for all.
 
         Returns:
             How many rows were removed; a changelog keeps its history and returns 0.
@@ -174,7 +180,7 @@ class Sink(abc.ABC):
         Raises:
             SinkError: If the sink cannot be written.
         """
-        del table, generation, changed_since_us
+        del table, generation, changed_since_us, key_range
         return 0
 
     @property

@@ -43,6 +43,7 @@ import pyarrow as pa
 from transforms import storage
 from transforms.block import Block, BlockCoder
 from transforms.errors import ConfigurationError, SinkError, ValueDecodeError
+from transforms.key_range import KeyRange
 from transforms.reports import Report
 from transforms.sinks.base import Capabilities, Round, Sink
 from transforms.sinks.duckdb_database import (
@@ -136,12 +137,18 @@ class DuckDBMirror(Sink):
         """Nothing to do: the rows became visible when the round's transaction was committed."""
 
     def remove_older_generations(
-        self, table: Table, generation: int, changed_since_us: int = 0
+        self,
+        table: Table,
+        generation: int,
+        changed_since_us: int = 0,
+        key_range: KeyRange | None = None,
     ) -> int:
         """Marks live rows of older generations as deleted, see `Sink.remove_older_generations`."""
         with open_database(self._settings) as connection, transaction(connection):
             tables = MirrorTables(connection, self._options, self.name)
-            return tables.open(table).remove_older_generations(generation, changed_since_us)
+            return tables.open(table).remove_older_generations(
+                generation, changed_since_us, key_range
+            )
 
     def apply(self, blocks: Iterable[Block], current: Round) -> list[Report]:
         """Applies blocks and records the round, in one transaction.

@@ -11,6 +11,7 @@ piece); drop what is not newer than what is stored; delete the rows that lose; i
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -18,6 +19,7 @@ import pyarrow.compute as pc
 
 from transforms.block import Block
 from transforms.errors import SinkError
+from transforms.key_range import KeyRange
 from transforms.order import newest_per_key
 from transforms.sinks.duckdb_database import META, ROWS, first_row
 from transforms.sinks.row_layout import RowLayout, RowOptions
@@ -39,6 +41,10 @@ _METADATA = {
     "_deleted": "BOOLEAN",
 }
 _KEY = "_key"
+_OLDER = (
+    "NOT _deleted AND _version < $version "
+    "AND ($since = 0 OR (_op <> 'r' AND epoch_us(_event_time) >= $since))"
+)
 # DuckDB's own name of a row's place: an attribute of that name would hide it.
 _RESERVED = (_KEY, *_METADATA, "rowid")
 
@@ -216,28 +222,49 @@ class MirrorTable:
             self._connection.unregister("piece")
         return fresh.num_rows
 
-    def remove_older_generations(self, generation: int, changed_since_us: int) -> int:
+    def remove_older_generations(
+        self, generation: int, changed_since_us: int, key_range: KeyRange | None
+    ) -> int:
         """Turns live rows whose version is of an older generation into tombstones.
 
         Args:
             generation: The generation whose exports are applied in full.
             changed_since_us: 0 for all; else only rows of changes that were written then or later.
+            key_range: Only rows of these keys; None for all.
 
         Returns:
             How many rows were live.
         """
+        if key_range is not None:
+            return self._remove_listed(generation, changed_since_us, key_range)
+        return self._remove(generation, changed_since_us)
+
+    def _remove_listed(self, generation: int, changed_since_us: int, key_range: KeyRange) -> int:
+        bounds = {"low": key_range.low, "high": key_range.high}
+        keys = self._connection.sql(
+            f"SELECT {_KEY} FROM {self._rows} WHERE {_OLDER} AND {_KEY} >= $low AND {_KEY} < $high",
+            params=_older(generation, changed_since_us) | bounds,
+        ).to_arrow_table()
+        inside = key_range.holds(keys.column(0).combine_chunks())
+        self._connection.register("listed", keys.filter(inside))
+        try:
+            return self._remove(
+                generation, changed_since_us, f"AND {_KEY} IN (SELECT {_KEY} FROM listed)"
+            )
+        finally:
+            self._connection.unregister("listed")
+
+    def _remove(self, generation: int, changed_since_us: int, which: str = "") -> int:
         keys = {each.name for each in self._table.keys.attributes}
         attributes = [
             name for name in (*self._layout.columns(), self._layout.rest) if name not in keys
         ]
-        version = encode_version(generation).decode("ascii")
         gone = "".join(f"{quoted_name(name)} = NULL, " for name in attributes)
         row = first_row(
             self._connection,
             f"UPDATE {self._rows} SET {gone} _op = 'd', _ttl = false, _deleted = true, "
-            "_version = $version WHERE NOT _deleted AND _version < $version "
-            "AND ($since = 0 OR (_op <> 'r' AND epoch_us(_event_time) >= $since))",
-            {"version": version, "since": changed_since_us},
+            f"_version = $version WHERE {_OLDER} {which}",
+            _older(generation, changed_since_us),
         )
         assert row is not None
         return int(row[0])
@@ -324,3 +351,9 @@ class MirrorTable:
         return {"N": decimal, "B": "BLOB", "BOOL": "BOOLEAN", "L": "JSON", "M": "JSON"}.get(
             tag, "VARCHAR"
         )
+
+
+def _older(generation: int, changed_since_us: int) -> dict[str, Any]:
+    """The parameters of `_OLDER`."""
+    version = encode_version(generation).decode("ascii")
+    return {"version": version, "since": changed_since_us}

@@ -79,6 +79,7 @@ from apache_beam.utils.timestamp import MIN_TIMESTAMP, Timestamp
 
 from transforms.block import Block
 from transforms.errors import ConfigurationError, SinkError
+from transforms.key_range import KeyRange
 from transforms.reports import Report
 from transforms.sinks.base import Capabilities, Round, Sink
 from transforms.sinks.postgresql_connection import (
@@ -192,11 +193,17 @@ class PostgreSQLMirror(Sink):
         return self._tombstone_days
 
     def remove_older_generations(
-        self, table: Table, generation: int, changed_since_us: int = 0
+        self,
+        table: Table,
+        generation: int,
+        changed_since_us: int = 0,
+        key_range: KeyRange | None = None,
     ) -> int:
         """Marks live rows of older generations as deleted, see `Sink.remove_older_generations`."""
         return self._once(
-            lambda writer: writer.remove_older_generations(table, generation, changed_since_us)
+            lambda writer: writer.remove_older_generations(
+                table, generation, changed_since_us, key_range
+            )
         )
 
     def remove_tombstones(self, table: Table, days: int) -> int:

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import json
 import time
-from datetime import datetime, timedelta, timezone
 from functools import cached_property
 
 import psycopg
@@ -26,6 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from transforms.errors import SinkError
+from transforms.key_range import KeyRange
 from transforms.order import newest_per_key
 from transforms.sinks.change_lines import key_objects
 from transforms.sinks.postgresql_connection import Connection, PostgresSettings, execute
@@ -45,12 +45,12 @@ from transforms.sinks.postgresql_names import (
     relation_name,
     rows_name,
 )
+from transforms.sinks.postgresql_sweep import sweep
 from transforms.sinks.postgresql_values import index_keys, set_aside, without_nul
 from transforms.sinks.row_layout import RowLayout, RowOptions
 from transforms.tables import Table
 from transforms.values.column_types import ColumnTypes
 from transforms.values.json_sql import quoted_name
-from transforms.version import encode_version
 
 __all__ = ["MAX_COLUMNS", "PURGE_ROWS", "STAGING_SQL", "MirrorTable"]
 
@@ -59,7 +59,6 @@ MAX_COLUMNS = 300
 bytes; a value can be moved out of the row only if it is longer than 24 bytes. So each column may
 cost 24 bytes, and 300 of them and ours always fit, where 1,600, the most there can be, may not."""
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _RAW = "_raw"
 _METADATA = {
     "_version": 'text COLLATE "C"',
@@ -155,29 +154,28 @@ class MirrorTable:
                 )
 
     def remove_older_generations(
-        self, connection: Connection, generation: int, changed_since_us: int
+        self,
+        connection: Connection,
+        generation: int,
+        changed_since_us: int,
+        key_range: KeyRange | None,
     ) -> int:
         """Turns live rows whose version is of an older generation into tombstones.
 
-        With `changed_since_us` only rows of changes that were written then or later.
+        With `changed_since_us` only rows of changes that were written then or later, with
+        `key_range` only rows of these keys.
         """
         keys = {each.name for each in self._table.keys.attributes}
         attributes = [*self._layout.columns(), self._layout.rest, _RAW]
-        gone = "".join(f"{_quoted(each)} = NULL, " for each in attributes if each not in keys)
-        version = encode_version(generation).decode("ascii")
-        older = f"NOT r._deleted AND r._version < '{version}'"
-        if changed_since_us:
-            since = (_EPOCH + timedelta(microseconds=changed_since_us)).isoformat()
-            older += f" AND r._op <> 'r' AND r._event_time >= {quoted_text(since)}::timestamptz"
-        # In order of key, as merges go; what came in between is looked at again.
-        found = execute(
+        gone = [each for each in attributes if each not in keys]
+        return sweep(
             connection,
-            f"WITH old AS (SELECT r._key FROM {self._rows} r WHERE {older} ORDER BY 1 FOR UPDATE) "
-            f"UPDATE {self._rows} r SET {gone}_op = 'd', _ttl = false, _deleted = true, "
-            f"{DELETED_AT} = now(), _version = '{version}' FROM old WHERE r._key = old._key "
-            f"AND {older}",
+            self._rows,
+            gone,
+            generation=generation,
+            changed_since_us=changed_since_us,
+            key_range=key_range,
         )
-        return found.rowcount
 
     def remove_tombstones(self, connection: Connection, days: int) -> int:
         """Removes some of the tombstones that were made more than `days` days ago.

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from transforms.block import Block
 from transforms.errors import SinkError, ValueDecodeError
+from transforms.key_range import KeyRange
 from transforms.reports import Report
 from transforms.sinks.postgresql_connection import (
     Connection,
@@ -81,12 +82,14 @@ class MirrorWriter:
         self._purge_if_due(table)
         return written
 
-    def remove_older_generations(self, table: Table, generation: int, changed_since_us: int) -> int:
+    def remove_older_generations(
+        self, table: Table, generation: int, changed_since_us: int, key_range: KeyRange | None
+    ) -> int:
         """See `Sink.remove_older_generations`."""
         return self._persistently(
             f"table {table.name}",
             lambda connection: self._open(connection, table).remove_older_generations(
-                connection, generation, changed_since_us
+                connection, generation, changed_since_us, key_range
             ),
         )
 

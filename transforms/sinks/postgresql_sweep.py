@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The sweep of a table of a PostgreSQL mirror: rows of older generations become tombstones.
+
+Rows are locked in order of key, as merges do it, and looked at again behind the lock: what came in
+between stays. A sweep of a range of keys goes piece by piece, each a transaction of its own, which
+may be repeated; keys are judged by their canonical form, so it is exact for every type of key.
+"""
+
+# ruff: noqa: S608  (SQL is made of constants and of names that are quoted)
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta, timezone
+
+import psycopg
+import pyarrow as pa
+
+from transforms.key_range import KeyRange
+from transforms.sinks.postgresql_connection import Connection, execute
+from transforms.sinks.postgresql_merge import DELETED_AT
+from transforms.sinks.postgresql_names import column_name, quoted_text
+from transforms.values.json_sql import quoted_name
+from transforms.version import encode_version
+
+__all__ = ["sweep"]
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_PIECE_ROWS = 20_000
+
+
+def sweep(
+    connection: Connection,
+    rows: str,
+    attributes: Iterable[str],
+    *,
+    generation: int,
+    changed_since_us: int,
+    key_range: KeyRange | None,
+) -> int:
+    """Sweeps, see `Sink.remove_older_generations`.
+
+    Args:
+        connection: In no transaction.
+        rows: The table that holds the rows, as SQL names it.
+        attributes: Columns that a tombstone has no value in.
+        generation: Live rows of older generations are swept.
+        changed_since_us: 0 for all; else only rows of changes that were written then or later.
+        key_range: Only these keys; None for all.
+
+    Returns:
+        How many rows were live.
+    """
+    version = encode_version(generation).decode("ascii")
+    older = f"NOT r._deleted AND r._version < '{version}'"
+    if changed_since_us:
+        since = (_EPOCH + timedelta(microseconds=changed_since_us)).isoformat()
+        older += f" AND r._op <> 'r' AND r._event_time >= {quoted_text(since)}::timestamptz"
+    gone = "".join(f"{quoted_name(column_name(each))} = NULL, " for each in attributes)
+
+    def removal(which: str) -> str:
+        return (
+            f"WITH old AS (SELECT r._key FROM {rows} r WHERE {which} ORDER BY 1 FOR UPDATE) "
+            f"UPDATE {rows} r SET {gone}_op = 'd', _ttl = false, _deleted = true, "
+            f"{DELETED_AT} = now(), _version = '{version}' FROM old WHERE r._key = old._key "
+            f"AND {older}"
+        )
+
+    if key_range is None:
+        return execute(connection, removal(older)).rowcount
+    removed, low = 0, key_range.low
+    while True:
+        cursor = psycopg.RawCursor(connection)
+        listing = (
+            f"SELECT r._key FROM {rows} r WHERE {older} AND r._key >= $1 AND r._key < $2 "
+            f"ORDER BY 1 LIMIT {_PIECE_ROWS}"
+        )
+        found = cursor.execute(listing.encode(), (low, key_range.high)).fetchall()
+        if not found:
+            return removed
+        keys = pa.array([key for (key,) in found], pa.binary())
+        inside = keys.filter(key_range.holds(keys)).to_pylist()
+        if inside:
+            listed = removal(f"r._key = ANY ($1) AND {older}")
+            removed += cursor.execute(listed.encode(), (inside,)).rowcount
+        low = found[-1][0] + b"\x00"
