@@ -23,7 +23,7 @@ import pyarrow as pa
 from tests.sinks.changes import NO_ROUND, Change, image, round_number, table
 from tests.sinks.postgres_server import PostgresServer
 from transforms.block import SCHEMA, Block, BlockHeader
-from transforms.sinks import change_lines, postgresql_merge
+from transforms.sinks import change_lines, postgresql_few, postgresql_merge
 from transforms.sinks.postgresql_writer import GatheredRows
 from transforms.sinks.registry import open_sink
 from transforms.values import columns
@@ -74,7 +74,7 @@ def make_block(first: int, count: int, generation: int = 1) -> Block:
 def no_rows_are_few():
     """Lets all rows take the way of many."""
     with contextlib.ExitStack() as stack:
-        for module in (columns, change_lines, postgresql_merge):
+        for module in (columns, change_lines, postgresql_few, postgresql_merge):
             stack.enter_context(mock.patch.object(module, "FEW_ROWS", -1))
         yield
 

@@ -7,13 +7,16 @@ import pytest
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 
+_OF_SINKS = ("change_lines", "postgresql_few", "postgresql_merge")
+
 
 @pytest.fixture
 def no_rows_are_few(monkeypatch):
     """A function after whose call every row takes the way that many rows take."""
 
     def patch():
-        for module in ("values.columns", "sinks.change_lines", "sinks.postgresql_merge"):
+        modules = ("values.columns", *(f"sinks.{each}" for each in _OF_SINKS))
+        for module in modules:
             monkeypatch.setattr(f"transforms.{module}.FEW_ROWS", -1)
 
     return patch

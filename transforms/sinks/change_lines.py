@@ -28,7 +28,7 @@ from transforms.values.json_sql import query
 from transforms.values.json_texts import compact_json
 from transforms.values.keys import decode_key, key_columns
 
-__all__ = ["change_lines", "key_objects"]
+__all__ = ["change_lines", "key_object", "key_objects"]
 
 # Arrow prints the seconds of a microsecond timestamp with six decimals.
 _RFC_3339 = "%Y-%m-%dT%H:%M:%SZ"
@@ -103,12 +103,18 @@ def _many_key_objects(keys: pa.Array, schema: KeySchema) -> pa.StringArray:
 def _few_key_objects(keys: pa.Array, schema: KeySchema) -> pa.StringArray:
     """The same without a query, whose fixed cost is a millisecond."""
     return pa.array(
-        [
-            None if key is None else compact_json(decode_key(key, schema))
-            for key in keys.to_pylist()
-        ],
+        [None if key is None else key_object(key, schema) for key in keys.to_pylist()],
         pa.string(),
     )
+
+
+def key_object(key: bytes, schema: KeySchema) -> str:
+    """One key as an object of DynamoDB JSON.
+
+    Raises:
+        ValueDecodeError: It is not of this schema.
+    """
+    return compact_json(decode_key(key, schema))
 
 
 def _one_line(documents: pa.Array) -> pa.Array:

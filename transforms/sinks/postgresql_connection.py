@@ -99,6 +99,10 @@ SELECT set_config('synchronous_commit', 'on', false)
 # The last one: a bundle that has ended is durable, whatever the role's default is; stronger levels
 # than `on` are left alone.
 
+_NEVER = 1 << 30
+_PREPARED = 500
+"""Statements that a connection keeps planned, one a table; each takes some 100 kB of the server."""
+
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 # Connection lost, too few resources, rolled back, taken away by an operator, lock not had in time,
 # and a server that became a standby: the name may lead to the new primary.
@@ -166,8 +170,9 @@ def connect(settings: PostgresSettings) -> Connection:
         ConfigurationError: If a secret cannot be read.
     """
     parameters = {name: resolve_secrets(value) for name, value in settings.parameters}
-    # Nothing is prepared: statements of ours are several in one string, or change with the columns.
-    connection = psycopg.connect(autocommit=True, prepare_threshold=None, **parameters)  # type: ignore[arg-type]
+    # Prepared is only what asks for it: other statements are several in one string, or rare.
+    connection = psycopg.connect(autocommit=True, prepare_threshold=_NEVER, **parameters)  # type: ignore[arg-type]
+    connection.prepared_max = _PREPARED
     try:
         execute(connection, _SESSION)
     except BaseException:

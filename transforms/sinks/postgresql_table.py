@@ -29,10 +29,12 @@ from transforms.key_range import KeyRange
 from transforms.order import newest_per_key
 from transforms.sinks.change_lines import key_objects
 from transforms.sinks.postgresql_connection import Connection, PostgresSettings, execute
+from transforms.sinks.postgresql_few import FewLayout
 from transforms.sinks.postgresql_merge import (
     DELETED_AT,
     KEY,
     MergeStatements,
+    merge_document,
     merge_rows,
     merge_statements,
     staging_sql,
@@ -137,6 +139,9 @@ class MirrorTable:
         Raises:
             SinkError: If a change lacks the image that a mirror needs.
         """
+        written = self._merge_few(connection, rows)
+        if written is not None:
+            return written
         self._refuse_missing_images(rows)
         rows = newest_per_key(rows)
         while True:
@@ -220,7 +225,8 @@ class MirrorTable:
                 )
         self._id, self._revision = row[0], row[1]
         self._layout = self._new_layout(ColumnTypes.from_json(json.loads(row[2])))
-        self.__dict__.pop("_statements", None)
+        for made_of_columns in ("_few", "_statements"):
+            self.__dict__.pop(made_of_columns, None)
         return True
 
     def _options_text(self) -> str:
@@ -366,6 +372,13 @@ class MirrorTable:
         assert typed.column_names == list(sql.columns)
         return merge_rows(connection, sql, self._revision, self._storable(typed))
 
+    def _merge_few(self, connection: Connection, rows: pa.RecordBatch) -> int | None:
+        """Merges rows in the quick way, if they can go it; None if nothing was done."""
+        document = self._few.document(rows)
+        if document is None:
+            return None
+        return merge_document(connection, self._statements, self._revision, document)
+
     def _storable(self, typed: pa.Table) -> pa.Table:
         """The key's columns without U+0000: the item, which has it too, has been set aside."""
         for each in self._table.keys.attributes:
@@ -374,6 +387,10 @@ class MirrorTable:
                 column = without_nul(typed.column(at).combine_chunks())
                 typed = typed.set_column(at, each.name, column)
         return typed
+
+    @cached_property
+    def _few(self) -> FewLayout:
+        return FewLayout(self._table.keys, self._layout, self._options)
 
     @cached_property
     def _statements(self) -> MergeStatements:

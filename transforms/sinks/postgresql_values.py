@@ -25,13 +25,24 @@ import pyarrow.csv
 
 from transforms.values.byte_columns import binary_from, offsets_and_bytes
 
-__all__ = ["KEY_BYTES", "copy_text", "index_keys", "json_rows", "set_aside", "without_nul"]
+__all__ = [
+    "KEY_BYTES",
+    "copy_text",
+    "hex_text",
+    "index_key",
+    "index_keys",
+    "json_rows",
+    "set_aside",
+    "set_one_aside",
+    "without_nul",
+]
 
 KEY_BYTES = 2000
 """A canonical key up to this length is its own index key; of a longer one the first so many bytes
 are kept, then 32 bytes of SHA-256, so that one never looks like the other."""
 
 _SUSPECT = r"\\u0000|\\u[dD][89a-fA-F]"
+_SUSPECT_BYTES = re.compile(_SUSPECT.encode())
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _RAW_ITEM = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _HEX = np.frombuffer("".join(f"{byte:02x}" for byte in range(256)).encode(), np.uint8)
@@ -43,8 +54,13 @@ def index_keys(keys: pa.Array) -> pa.Array:
     long = pc.greater(pc.binary_length(keys), KEY_BYTES)
     if not pc.any(long).as_py():
         return keys
-    cut = [key[:KEY_BYTES] + hashlib.sha256(key).digest() for key in keys.filter(long).to_pylist()]
+    cut = [index_key(key) for key in keys.filter(long).to_pylist()]
     return pc.replace_with_mask(keys, long, pa.array(cut, keys.type))
+
+
+def index_key(key: bytes) -> bytes:
+    """One key as the index has it."""
+    return key if len(key) <= KEY_BYTES else key[:KEY_BYTES] + hashlib.sha256(key).digest()
 
 
 def set_aside(images: pa.Array, *, whole: bool) -> tuple[pa.Array, pa.Array]:
@@ -64,12 +80,11 @@ def set_aside(images: pa.Array, *, whole: bool) -> tuple[pa.Array, pa.Array]:
         )
     )
     kept: dict[int, bytes | None] = {}
-    aside: dict[int, bytes] = {}
+    aside: dict[int, bytes | None] = {}
     for row in suspects.tolist():
-        image = images[row].as_py()
-        if _fits(image):
-            continue
-        kept[row], aside[row] = (None, image) if whole else _split(image)
+        fits, does_not = set_one_aside(images[row].as_py(), whole=whole)
+        if does_not is not None:
+            kept[row], aside[row] = fits, does_not
     if not aside:
         return images, pa.nulls(len(images), pa.binary())
     rows = np.array(list(aside), np.int64)
@@ -77,6 +92,13 @@ def set_aside(images: pa.Array, *, whole: bool) -> tuple[pa.Array, pa.Array]:
         _with_rows(images, rows, pa.array(kept.values(), images.type)),
         _with_rows(pa.nulls(len(images), pa.binary()), rows, pa.array(aside.values(), pa.binary())),
     )
+
+
+def set_one_aside(image: bytes, *, whole: bool) -> tuple[bytes | None, bytes | None]:
+    """`set_aside` for one image that is not null: what is kept, and what is set aside."""
+    if not _SUSPECT_BYTES.search(image) or _fits(image):
+        return image, None
+    return (None, image) if whole else _split(image)
 
 
 def without_nul(texts: pa.Array) -> pa.Array:
@@ -115,13 +137,14 @@ def _plain_cells(column: pa.ChunkedArray) -> list[Any]:
     """Cells as the JSON encoder takes them."""
     cells: list[Any] = column.to_pylist()
     if column.type == pa.binary():
-        return [None if each is None else _hex_text(each) for each in cells]
+        return [None if each is None else hex_text(each) for each in cells]
     if column.type == pa.list_(pa.binary()):
-        return [None if each is None else [_hex_text(data) for data in each] for each in cells]
+        return [None if each is None else [hex_text(data) for data in each] for each in cells]
     return cells
 
 
-def _hex_text(data: bytes) -> str:
+def hex_text(data: bytes) -> str:
+    """Binary as PostgreSQL reads it."""
     return f"\\x{data.hex()}"
 
 

@@ -12,9 +12,10 @@ way itself can tell what it makes of it, so it gets the images, all of them.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from decimal import Decimal
 from typing import Any, NoReturn
 
@@ -30,7 +31,7 @@ from transforms.values.numbers import normalise_number
 from transforms.values.plain_json import plain_value_json
 from transforms.values.unpacked_columns import NestedForm, UnpackedColumns, batch_of
 
-__all__ = ["FEW_ROWS", "unpack_few"]
+__all__ = ["FEW_ROWS", "FewCells", "FewDecoder", "unpack_few"]
 
 FEW_ROWS = 250
 """Up to here this way is taken. It breaks even at 500 to 1,000 images of 300 to 650 bytes, see
@@ -45,6 +46,53 @@ class _OddImageError(Exception):
     """An image is not one that every reader of JSON reads the same."""
 
 
+@dataclasses.dataclass(frozen=True)
+class FewCells:
+    """Images as lists of cells, one cell per image.
+
+    Attributes:
+        columns: One list per attribute of `ColumnTypes.columns`, in their order; None for null.
+        other: As in `UnpackedColumns`.
+        unknown: As in `UnpackedColumns`.
+    """
+
+    columns: dict[str, list[Any]]
+    other: list[str | None]
+    unknown: ColumnTypes
+
+
+class FewDecoder:
+    """Decodes images to the same columns again and again.
+
+    Args:
+        types: The columns.
+        numbers: Type of numbers.
+        nested: Form of the JSON in columns of L and M.
+    """
+
+    def __init__(self, types: ColumnTypes, numbers: NumberType, nested: NestedForm) -> None:
+        self._types = types
+        self._decoders = {
+            name: _to_cell(tag, numbers, nested) for name, tag in types.columns.items()
+        }
+
+    def cells(self, images: Sequence[bytes | None]) -> FewCells | None:
+        """Decodes images; None if one is odd."""
+        try:
+            items = [None if image is None else _item(image) for image in images]
+        except _OddImageError:
+            return None
+        cells: dict[str, list[Any]] = {name: [None] * len(items) for name in self._decoders}
+        others: list[str | None] = []
+        unknown = ColumnTypes()
+        for row, item in enumerate(items):
+            rest = _fill(cells, self._decoders, row, item) if item else None
+            others.append(compact_json(rest) if rest else None)
+            if rest and (found := _without_column(rest, self._types)):
+                unknown = unknown.with_attributes(found)
+        return FewCells(cells, others, unknown)
+
+
 def unpack_few(
     images: pa.Array, types: ColumnTypes, numbers: NumberType, nested: NestedForm
 ) -> UnpackedColumns | None:
@@ -53,27 +101,15 @@ def unpack_few(
     Returns:
         The columns; None if an image is odd.
     """
-    try:
-        items = [
-            None if image is None else _item(image)
-            for image in images.cast(pa.binary()).to_pylist()
-        ]
-    except _OddImageError:
+    few = FewDecoder(types, numbers, nested).cells(images.cast(pa.binary()).to_pylist())
+    if few is None:
         return None
-    cells: dict[str, list[Any]] = {name: [None] * len(items) for name in types.columns}
-    decoders = {name: _to_cell(tag, numbers, nested) for name, tag in types.columns.items()}
-    others: list[str | None] = []
-    unknown = ColumnTypes()
-    for row, item in enumerate(items):
-        rest = _fill(cells, decoders, row, item) if item else None
-        others.append(compact_json(rest) if rest else None)
-        if rest and (found := _without_column(rest, types)):
-            unknown = unknown.with_attributes(found)
     columns = [
-        pa.array(cells[name], column_type(tag, numbers)) for name, tag in types.columns.items()
+        pa.array(few.columns[name], column_type(tag, numbers))
+        for name, tag in types.columns.items()
     ]
-    batch = batch_of(columns, types, numbers, len(items))
-    return UnpackedColumns(batch, pa.array(others, pa.string()), unknown)
+    batch = batch_of(columns, types, numbers, len(images))
+    return UnpackedColumns(batch, pa.array(few.other, pa.string()), few.unknown)
 
 
 def _fill(
