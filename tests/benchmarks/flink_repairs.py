@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A gap is healed and a table snapshotted again, on Flink, under load.
+"""A gap is healed, a table snapshotted again and a new one found, on Flink, under load.
 
 `python -m tests.benchmarks.flink_repairs --rate 100` prints what each repair did and how long it
 took, and fails unless both mirrors are their tables and no change that the stream kept is missing.
@@ -31,6 +31,7 @@ def main() -> int:
         f"{seen.written:,} changes written meanwhile; in no changelog: {seen.lost:,} of the table "
         "whose stream lost changes, none of the other\n"
     )
+    sys.stdout.write(f"a new table was in PostgreSQL after {seen.discovery_seconds:.1f} s\n")
     assert seen.healed.ended is not None
     assert seen.healed.ended["kind"] == "heal"
     return 0

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Repairs of a run on Flink, under load: one table loses changes, of another a snapshot is ordered.
 
+At the end a table appears that nobody has named: the run finds it.
+
 The snapshots are from long ago, because a table is healed only if its snapshot is older than the
 first window of the heal, which begins half an hour before the gap.
 """
@@ -26,6 +28,7 @@ __all__ = ["RepairsSeen", "repairs"]
 
 _HEALED = "table0"
 _ORDERED = "table1"
+_APPEARED = "table2"
 _BEHIND = 7200
 _CONTINUOUS = ("--mode=continuous", "--detach", "--checkpointing_interval=5000")
 _SECONDS = 180
@@ -42,6 +45,7 @@ class RepairsSeen:
         repair_seconds: From the loss, or the order, to the end of the repair, per table.
         lost: Changes of the healed table that no changelog row has: the stream lost them.
         written: Changes that were written meanwhile.
+        discovery_seconds: From a new table's creation to its items in the mirror.
     """
 
     healed: TableGeneration
@@ -49,6 +53,7 @@ class RepairsSeen:
     repair_seconds: dict[str, float]
     lost: int
     written: int
+    discovery_seconds: float
 
 
 class _OldExports(ContinuousWorld):
@@ -79,8 +84,9 @@ def repairs(folder: pathlib.Path, parts: FlinkParts, rate: float = 100) -> Repai
         settings = ClusterSettings(slots=2)
         with Flink(parts, folder / "flink", settings, variables=world.variables) as flink:
             exports = [f"--export={arn}" for arn in world.exports]
-            words = [*_CONTINUOUS, f"--gaps={_HEALED}:heal", *exports]
-            flink.start_command(world.command(*words, *flink.connection_options()))
+            words = [*_CONTINUOUS, f"--gaps={_HEALED}:heal", "--discover_every=20s", *exports]
+            words += flink.connection_options()
+            flink.start_command(world.command(*words, names=["table*"]))
             with SteadyWork(world.sim, world.tables, rate=rate, roll_every=30) as work:
                 world.wait_for_snapshots(_SECONDS, names=list(world.tables))
                 began = time.monotonic()
@@ -90,6 +96,11 @@ def repairs(folder: pathlib.Path, parts: FlinkParts, rate: float = 100) -> Repai
                 for name in (_HEALED, _ORDERED):
                     wait_until(lambda name=name: _ended(world, name), name, _REPAIR_SECONDS)
                     took[name] = time.monotonic() - began
+                written = work.written
+            began = time.monotonic()
+            world.create(_APPEARED)
+            world.wait_for_snapshots(_SECONDS, names=[_APPEARED])
+            discovered = time.monotonic() - began
             world.wait_for_mirror(_SECONDS)
             # A changelog keeps rows for a while before a file is whole.
             wait_until(
@@ -101,7 +112,8 @@ def repairs(folder: pathlib.Path, parts: FlinkParts, rate: float = 100) -> Repai
                 snapshotted=_file(world, _ORDERED),
                 repair_seconds=took,
                 lost=len(missing[_HEALED]),
-                written=work.written,
+                written=written,
+                discovery_seconds=discovered,
             )
 
 

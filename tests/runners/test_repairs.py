@@ -24,3 +24,4 @@ def test_a_gap_is_healed_and_a_snapshot_taken_again(flink: FlinkParts, tmp_path:
     assert seen.snapshotted.generation > 1
     assert seen.lost > 0
     assert seen.written > 1000
+    assert seen.discovery_seconds <= 60
