@@ -16,6 +16,7 @@ from transforms.export.elements import SnapshotRequest
 from transforms.gaps import GapPolicy
 from transforms.read_from_dynamodb import ReadFromDynamoDB
 from transforms.read_tables import ReadTables
+from transforms.stream.group import SourceGroup
 from transforms.stream.source import StreamSource
 from transforms.testing.clock import SimClock
 from transforms.testing.simulator import Simulator
@@ -47,9 +48,10 @@ LABELS["forever"] = [each.replace("LookForExport", "WaitForExport") for each in 
 
 def graph(until):
     pipeline = beam.Pipeline(runner="FnApiRunner")
+    kind = StreamSource if until == "tip" else SourceGroup
     elements = {
         "requests": pipeline | "Requests" >> beam.Create([]).with_output_types(SnapshotRequest),
-        "sources": pipeline | "Sources" >> beam.Create([]).with_output_types(StreamSource),
+        "sources": pipeline | "Sources" >> beam.Create([]).with_output_types(kind),
     }
     _ = elements | "ReadTables" >> ReadTables(AwsAccess(region="eu-west-1"), until=until)
     return pipeline

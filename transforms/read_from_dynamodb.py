@@ -34,6 +34,7 @@ from transforms.export.elements import SnapshotRequest
 from transforms.export.manifest import Verify
 from transforms.gaps import GapPolicy
 from transforms.read_tables import ReadTables, TablesRead
+from transforms.stream.group import grouped
 from transforms.stream.read import Until
 from transforms.stream.source import TRIM_HORIZON, StreamSource
 
@@ -141,7 +142,8 @@ class ReadFromDynamoDB(beam.PTransform):
             elements["requests"] = pipeline | "Requests" >> beam.Create(requests, reshuffle=False)
         if self._snapshot != "only":
             sources = [source for each in found for source in self._sources(each)]
-            elements["sources"] = pipeline | "Sources" >> beam.Create(sources, reshuffle=False)
+            together = grouped(sources) if self._until == "forever" else sources
+            elements["sources"] = pipeline | "Sources" >> beam.Create(together, reshuffle=False)
         read: TablesRead = elements | "ReadTables" >> ReadTables(
             self._access, until=self._until, verify=self._verify
         )

@@ -53,7 +53,8 @@ class TablesRead(NamedTuple):
 class ReadTables(beam.PTransform):
     """`{"requests": PCollection[SnapshotRequest], "sources": PCollection[StreamSource]}` → blocks.
 
-    One of the two may be left out. The output is a `TablesRead`.
+    One of the two may be left out. Sources that are read forever may come in groups
+    (`transforms.stream.group`). The output is a `TablesRead`.
 
     At least once: a bundle that is tried again delivers again, under the same versions.
 

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Assignments are found while a run goes on, each once."""
 
+import dataclasses
+
 import pytest
 from apache_beam.pvalue import TaggedOutput
 from apache_beam.utils.timestamp import MIN_TIMESTAMP, Timestamp
@@ -13,6 +15,7 @@ from transforms.deployment.watch import Seen, SeenCoder, _WatchFn
 from transforms.errors import StateError, ValueDecodeError
 from transforms.export.elements import SnapshotRequest
 from transforms.look_tracker import LookTracker
+from transforms.stream.group import MOST_GROUPS
 
 REQUEST = SnapshotRequest(TABLE, 1, 16, bucket="exports")
 SECOND = 1_000_000
@@ -68,7 +71,8 @@ def folder(tmp_path):
 
 
 def split(outputs):
-    sources = [each.value for each in outputs if not isinstance(each, TaggedOutput)]
+    groups = [each.value for each in outputs if not isinstance(each, TaggedOutput)]
+    sources = [source for group in groups for source in group.sources]
     requests = [each.value.value for each in outputs if isinstance(each, TaggedOutput)]
     return sources, requests
 
@@ -82,6 +86,15 @@ class TestWatch:
         folder.assign("2", Assignment([source(reader=1, readers=2)], []))
         assert split(watching.look()) == ([source(reader=1, readers=2)], [])
         assert watching.look() == []
+
+    def test_readers_of_many_tables_share_elements(self, folder):
+        tables = [dataclasses.replace(TABLE, name=f"t{n}") for n in range(20)]
+        assigned = [dataclasses.replace(source(), table=each) for each in tables]
+        folder.assign("1", Assignment(assigned, []))
+        outputs = Watching(folder.path).bundle()
+        assert len(outputs) == MOST_GROUPS
+        found = [each.table.name for each in split(outputs)[0]]
+        assert sorted(found) == sorted(each.name for each in tables)
 
     def test_nothing_yet(self, folder):
         assert Watching(folder.path).bundle() == []

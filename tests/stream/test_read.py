@@ -29,6 +29,7 @@ from transforms.dead_letters import DeadLetterCoder
 from transforms.reports import ReportCoder
 from transforms.stream.frontier import Frontier, FrontierCoder, ShardPosition
 from transforms.stream.generations import Known
+from transforms.stream.group import FrontierGroup, SourceGroup, grouped
 from transforms.stream.read import ReadStream
 from transforms.stream.watermark import StreamWatermarks, advance, not_before, seed_us
 from transforms.version import decode_version
@@ -129,6 +130,24 @@ class TestRunner:
 
             assert_that(read["reports"], check_slices, label="reports")
 
+    def test_readers_that_take_their_turns_together(self):
+        pacing = dataclasses.replace(QUICK, slice=0.05, slice_bytes=4000, tip_slice=0.01)
+        transform = ReadStream(AwsAccess(), "forever", pacing, FixedClock(), disabled)
+        groups = grouped([source(reader=n, readers=3) for n in range(3)])
+        together = SourceGroup(tuple(each for group in groups[:2] for each in group.sources))
+        with beam.Pipeline("FnApiRunner") as pipeline:
+            read = pipeline | beam.Create([together, groups[2]]) | transform
+            assert not read["blocks"].is_bounded
+            changes = read["blocks"] | beam.Map(by_key) | beam.Map(lambda kv: (kv[0], [kv[1]]))
+            assert_that(changes, check_changes, label="changes")
+
+            def check_ends(found):
+                ends = [each.fields["reader"] for each in found if each.fields["over"]]
+                assert sorted(ends) == [0, 1, 2]
+                assert sum(each.fields["changes"] for each in found) == len(EXPECTED)
+
+            assert_that(read["reports"], check_ends, label="reports")
+
     def test_a_generation_that_went_up_is_never_given_up_again(self):
         """Answers come from a cache that knows less now and then; what is asked anew is right."""
         _asked.clear()
@@ -224,7 +243,8 @@ class TestProvider:
 
     def test_bounded_is_the_mode(self):
         assert self.do_fn("tip").create_tracker(Frontier()).is_bounded()
-        assert not self.do_fn("forever").create_tracker(Frontier()).is_bounded()
+        forever = self.do_fn("forever").create_tracker(FrontierGroup((Frontier(),)))
+        assert not forever.is_bounded()
 
     def test_it_pickles_and_clients_are_made_late(self):
         do_fn = ReadStream(AwsAccess(), "tip", QUICK, FixedClock(), scripted)._do_fn

@@ -6,6 +6,8 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
+
 from tests.stream.scripted import (
     ARN,
     NOW_US,
@@ -86,7 +88,7 @@ class TestMemories:
         now = [0.0]
         monkeypatch.setattr("transforms.stream.turns.time.monotonic", lambda: now[0])
         turns = turns_of("elsewhere", 1)
-        turns.take(KEY, 3)
+        turns.take(KEY, 3, 2)
         give(turns, KEY, memory())
         turns.take(OTHER, 3)
         assert (turns.readers, turns.shards) == (2, 6)
@@ -191,6 +193,12 @@ class TestPacing:
         many = pacing.shared(1000, 1000)
         assert many.slice == pacing.tip_slice
         assert 0 < many.tip_slice < 0.05
+
+    def test_turns_that_are_taken_together_wait_longer(self):
+        pacing = QUICK.__class__()
+        alone, together = pacing.shared(20, 20), pacing.shared(20, 20, 8.0)
+        assert together.slice == alone.slice
+        assert together.tip_slice == pytest.approx(alone.tip_slice * 20 / 8)
 
     def test_the_more_shards_the_longer_each_waits(self):
         pacing = QUICK.__class__()

@@ -24,7 +24,7 @@ from transforms.coverage import FUZZ_US
 from transforms.deployment.folder import DeploymentFolder
 from transforms.export.elements import SnapshotRequest
 from transforms.look_tracker import HeldWatermark, LookState, LookStateCoder, LookTracker
-from transforms.stream.source import StreamSource
+from transforms.stream.group import SourceGroup, grouped
 from transforms.wall_clock import WallClock, now_us
 
 __all__ = ["Assigned", "Seen", "SeenCoder", "WatchAssignments"]
@@ -41,7 +41,7 @@ class Assigned(NamedTuple):
     """What `WatchAssignments` gives.
 
     Attributes:
-        sources: `PCollection[StreamSource]`.
+        sources: `PCollection[SourceGroup]`.
         requests: `PCollection[SnapshotRequest]`.
     """
 
@@ -64,7 +64,7 @@ class WatchAssignments(beam.PTransform):
     def expand(self, folders: Any) -> Assigned:
         """Looks until the pipeline is stopped."""
         out = folders | "Watch" >> beam.ParDo(self._fn).with_output_types(
-            StreamSource, requests=SnapshotRequest
+            SourceGroup, requests=SnapshotRequest
         ).with_outputs(_REQUESTS, main=_SOURCES)
         return Assigned(out[_SOURCES], out[_REQUESTS])
 
@@ -143,10 +143,14 @@ def _outputs(folder: DeploymentFolder, path: str, now: int) -> Iterator[Any]:
     """The elements of one assignment, at the time of the look."""
     at = Timestamp(micros=now)
     assignment = folder.read_assignment(path)
-    for source in assignment.sources:
-        # The memory of changed keys has to outlive the snapshot, which begins only now.
-        until_us = now + FUZZ_US if source.snapshot_until_us else 0
-        yield TimestampedValue(dataclasses.replace(source, snapshot_until_us=until_us), at)
+    # The memory of changed keys has to outlive the snapshot, which begins only now.
+    until_us = now + FUZZ_US
+    sources = [
+        dataclasses.replace(each, snapshot_until_us=until_us if each.snapshot_until_us else 0)
+        for each in assignment.sources
+    ]
+    for group in grouped(sources):
+        yield TimestampedValue(group, at)
     for request in assignment.requests:
         yield TaggedOutput(_REQUESTS, TimestampedValue(request, at))
 

@@ -28,7 +28,7 @@ class Clock:
 
 
 _SHORTEST_SLICE = 0.001
-_WAITING_READERS = 4
+_WAITING_ELEMENTS = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Pacing:
     backoff: float = 0.1
     max_backoff: float = 5.0
 
-    def shared(self, readers: int, shards: int) -> Pacing:
+    def shared(self, readers: int, shards: int, elements: float = 0.0) -> Pacing:
         """The pacing of one of several readers that take turns on one worker.
 
         A record waits for a turn of every other reader, so the more there are, the shorter each;
@@ -102,6 +102,8 @@ class Pacing:
         Args:
             readers: Readers in this process.
             shards: Open shards of all of them.
+            elements: In how many turns they all have theirs, as readers may take them together; 0
+                if each has its own.
         """
         poll = max(self.poll, shards / self.requests)
         paced = dataclasses.replace(
@@ -113,9 +115,9 @@ class Pacing:
         )
         if readers <= 1:
             return paced
-        # Many readers hardly wait for answers in their turns: these come in between, while others
-        # have theirs and the runner ends its bundles, a tenth of a second each on Flink.
-        tip_slice = self.tip_slice / readers * min(1.0, _WAITING_READERS / readers)
+        # Of many turns each hardly waits for answers: these come in between, while others have
+        # theirs and the runner ends its bundles, a tenth of a second each on Flink.
+        tip_slice = self.tip_slice / readers * min(1.0, _WAITING_ELEMENTS / (elements or readers))
         return dataclasses.replace(
             paced,
             slice=max(self.slice / readers, min(self.slice, self.tip_slice)),

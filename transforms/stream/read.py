@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """`ReadStream`: DynamoDB Streams as blocks of changes, by one splittable DoFn.
 
-Each element is one reader of one stream; its restriction is a frontier of shards. A catch-up run
-(`until="tip"`) is bounded, so that what follows needs no triggers; it reads until every shard was
-seen at the tip and then reports its positions. A continuous run never ends by itself, and its
-positions live in the runner's checkpoints.
+A reader reads some of the shards of one stream; where it stands is a frontier of shards. A catch-up
+run (`until="tip"`) is bounded, so that what follows needs no triggers; it reads until every shard
+was seen at the tip and then reports its positions. A continuous run never ends by itself, and its
+positions live in the runner's checkpoints. Its elements are groups of readers that take their turns
+together (`transforms.stream.group`).
 
 Promises: parents are read to their end before their children; every record that the stream holds
 behind the given positions leaves exactly once per successful bundle, which is at least once over
@@ -21,7 +22,7 @@ from __future__ import annotations
 
 import dataclasses
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any, Literal
 
 import apache_beam as beam
@@ -38,6 +39,8 @@ from transforms.reports import Report
 from transforms.stream.frontier import Frontier, FrontierCoder
 from transforms.stream.gather import oldest_event_us
 from transforms.stream.generations import Generations, raised
+from transforms.stream.group import FrontierGroup, FrontierGroupCoder, SourceGroup
+from transforms.stream.group_tracker import GroupTracker, Part
 from transforms.stream.memory import ReaderMemory
 from transforms.stream.pacing import Clock, Pacing
 from transforms.stream.reader import Output, SliceReader
@@ -46,7 +49,7 @@ from transforms.stream.requests import Requests
 from transforms.stream.source import StreamSource
 from transforms.stream.tracker import FrontierTracker, Moved
 from transforms.stream.turns import ReaderKey, Turns, hold, release, turns_of
-from transforms.stream.watermark import StreamWatermarks, advance, not_before
+from transforms.stream.watermark import GroupWatermarks, StreamWatermarks, advance, not_before
 from transforms.telemetry.figures import figures
 
 __all__ = ["BLOCKS", "DEAD_LETTERS", "REPORTS", "ReadStream", "Until"]
@@ -57,15 +60,17 @@ DEAD_LETTERS = "dead_letters"
 
 _TRACKER = beam.DoFn.RestrictionParam()
 _ESTIMATOR = beam.DoFn.WatermarkEstimatorParam(StreamWatermarks())
+_GROUP_ESTIMATOR = beam.DoFn.WatermarkEstimatorParam(GroupWatermarks())
 
 Until = Literal["tip", "forever"]
 Connect = Callable[[AwsAccess], StreamsClient]
 
 
 class ReadStream(beam.PTransform):
-    """`PCollection[StreamSource]` to changes.
+    """`PCollection[StreamSource]`, to be read forever also `PCollection[SourceGroup]`, to changes.
 
-    The sources should be reshuffled, so that they spread over workers.
+    They should be reshuffled, so that they spread over workers. Sources that are read forever
+    without a group take their turns alone.
 
     Args:
         access: Where and as whom AWS is called.
@@ -109,6 +114,8 @@ class ReadStream(beam.PTransform):
 
     def expand(self, pcoll: beam.PCollection) -> dict[str, beam.PCollection]:
         """Applies the transform."""
+        if isinstance(self._do_fn, _ReadForever) and pcoll.element_type is not SourceGroup:
+            pcoll = pcoll | "Alone" >> beam.Map(_alone).with_output_types(SourceGroup)
         read = pcoll | "Read" >> beam.ParDo(self._do_fn).with_outputs(
             REPORTS, DEAD_LETTERS, main=BLOCKS
         )
@@ -119,13 +126,11 @@ class ReadStream(beam.PTransform):
 
 
 class _Read(beam.DoFn, RestrictionProvider):
-    """The splittable DoFn; it is its own restriction provider.
+    """What both modes share: a splittable DoFn that is its own restriction provider.
 
     Beam calls the provider's methods on a copy that never saw `setup`, so clients, threads and
     memories are made on first use.
     """
-
-    bounded: bool
 
     def __init__(
         self,
@@ -144,26 +149,6 @@ class _Read(beam.DoFn, RestrictionProvider):
         # Travels with the pickled DoFn, so that all its copies in a process share their readers.
         self._job = uuid.uuid4().hex
 
-    def initial_restriction(self, element: StreamSource) -> Frontier:
-        """The stored positions, or an empty frontier; no call of the service."""
-        return element.first_restriction()
-
-    def create_tracker(self, restriction: Frontier) -> FrontierTracker:
-        """A tracker that stands at the restriction."""
-        return FrontierTracker(restriction, bounded=self.bounded)
-
-    def restriction_coder(self) -> FrontierCoder:
-        """Versioned JSON."""
-        return FrontierCoder()
-
-    def restriction_size(self, element: StreamSource, restriction: Frontier) -> int:
-        """A number that grows with the shards; no call of the service, never negative."""
-        return 0 if restriction.closed else 1 + len(restriction.shards)
-
-    def truncate(self, element: StreamSource, restriction: Frontier) -> None:
-        """Nothing is read after a drain has begun; positions are then lost: update instead."""
-        return
-
     def setup(self) -> None:
         """Takes part in what the job's readers share in this process."""
         hold(self._job)
@@ -172,42 +157,140 @@ class _Read(beam.DoFn, RestrictionProvider):
         """Leaves it; the last one ends the threads."""
         release(self._job)
 
-    def _read(self, element: StreamSource, tracker: Any, estimator: Any) -> Iterator[Any]:
+    def _turns(self) -> Turns:
+        return turns_of(self._job, self._pacing.threads)
+
+    def _new_memory(self, element: StreamSource, frontier: Frontier) -> ReaderMemory:
+        parser = PageParser(element.table, element.generation, element.stream_arn)
+        client = self._connect(self._access)
+        requests = Requests(element.stream_arn, client, parser, self._clock, self._turns().pool)
+        return ReaderMemory(requests, frontier.swept_us)
+
+
+class _ReadToTip(_Read):
+    """Catch-up: bounded."""
+
+    def initial_restriction(self, element: StreamSource) -> Frontier:
+        """The stored positions, or an empty frontier; no call of the service."""
+        return element.first_restriction()
+
+    def create_tracker(self, restriction: Frontier) -> FrontierTracker:
+        """A tracker that stands at the restriction."""
+        return FrontierTracker(restriction, bounded=True)
+
+    def restriction_coder(self) -> FrontierCoder:
+        """Versioned JSON."""
+        return FrontierCoder()
+
+    def restriction_size(self, element: StreamSource, restriction: Frontier) -> int:
+        """A number that grows with the shards; no call of the service, never negative."""
+        return _size(restriction)
+
+    def truncate(self, element: StreamSource, restriction: Frontier) -> None:
+        """Nothing is read after a drain has begun; positions are then lost: update instead."""
+        return
+
+    def process(
+        self,
+        element: StreamSource,
+        tracker: Any = _TRACKER,
+        estimator: Any = _ESTIMATOR,
+    ) -> Iterator[Any]:
+        """Reads one reader's shards to the tip.
+
+        The driver learns from the report at its end, once the round is committed.
+        """
+        # A run that is tried again after a failure must not believe what the first one saw.
+        memory = self._new_memory(element, tracker.current_restriction())
+        reader = SliceReader(element, tracker, memory, self._pacing, self._clock, bounded=True)
+        for output in reader.read():
+            yield _tagged(output, estimator)
+
+
+class _ReadForever(_Read):
+    """Continuous: unbounded."""
+
+    def initial_restriction(self, element: SourceGroup) -> FrontierGroup:
+        """The stored positions, or empty frontiers; no call of the service."""
+        return FrontierGroup(tuple(each.first_restriction() for each in element.sources))
+
+    def create_tracker(self, restriction: FrontierGroup) -> GroupTracker:
+        """A tracker that stands at the restriction."""
+        return GroupTracker(restriction)
+
+    def restriction_coder(self) -> FrontierGroupCoder:
+        """Versioned JSON."""
+        return FrontierGroupCoder()
+
+    def restriction_size(self, element: SourceGroup, restriction: FrontierGroup) -> int:
+        """A number that grows with the shards; no call of the service, never negative."""
+        return sum(map(_size, restriction.frontiers))
+
+    def truncate(self, element: SourceGroup, restriction: FrontierGroup) -> None:
+        """Nothing is read after a drain has begun; positions are then lost: update instead."""
+        return
+
+    @beam.DoFn.unbounded_per_element()
+    def process(
+        self,
+        element: SourceGroup,
+        tracker: Any = _TRACKER,
+        estimator: Any = _GROUP_ESTIMATOR,
+    ) -> Iterator[Any]:
+        """Reads one slice of each reader's shards."""
+        watermarks, delays = [], []
+        for place, source in enumerate(element.sources):
+            part = Part(tracker, place)
+            if part.current_restriction().closed:
+                continue
+            reader = yield from self._read(source, part, estimator, together=len(element.sources))
+            if not part.current_restriction().closed:
+                watermarks.append(reader.watermark_us())
+                delays.append(reader.resume_delay())
+        if not tracker.current_restriction().closed:
+            # Everything is emitted by now, so the watermark may move.
+            advance(estimator, min(watermarks))
+            delay = min(delays)
+            tracker.defer_remainder(Duration(seconds=delay) if delay else None)
+
+    def _read(
+        self, element: StreamSource, part: Part, estimator: Any, together: int
+    ) -> Generator[Any, None, SliceReader]:
+        """Reads one slice of one reader's shards.
+
+        Args:
+            element: The reader.
+            part: Its view of the tracker.
+            estimator: The group's watermark.
+            together: How many readers take their turns together.
+        """
         given = element.generation
-        turns = turns_of(self._job, self._pacing.threads)
-        frontier: Frontier = tracker.current_restriction()
+        turns = self._turns()
+        frontier = part.current_restriction()
         element = self._raised(element, frontier, fresh=False)
         key = _key(element)
-        # A bounded run that is tried again after a failure must not believe what the first one saw.
-        memory = None if self.bounded else turns.take(key, len(frontier.live))
+        memory = turns.take(key, len(frontier.live), together)
         if self._generations and (memory is None or memory.left != frontier.counts):
             # New here, or back at a checkpoint: a cache may know less than this reader did.
             element = self._raised(element, frontier, fresh=True)
             memory = memory if _key(element) == key else None
             key = _key(element)
         if memory is None:
-            memory = self._new_memory(element, frontier, turns)
+            memory = self._new_memory(element, frontier)
         if self._generations and element.generation > max(frontier.generation, given):
-            tracker.try_claim(
+            part.try_claim(
                 Moved(frontier, dataclasses.replace(frontier, generation=element.generation))
             )
-        pacing = self._pacing
-        if not self.bounded:
-            pacing = pacing.shared(turns.readers, turns.shards)
-        reader = SliceReader(element, tracker, memory, pacing, self._clock, bounded=self.bounded)
+        pacing = self._pacing.shared(turns.readers, turns.shards, turns.elements)
+        reader = SliceReader(element, part, memory, pacing, self._clock, bounded=False)
         for output in reader.read():
             yield _tagged(output, estimator)
-        if self.bounded:
-            # The driver learns from the report, once the round is committed.
-            return
         figures().see(reader.seen())
-        if not tracker.current_restriction().closed:
-            # Everything is emitted by now, so the watermark may move.
-            advance(estimator, reader.watermark_us())
-            memory.left = tracker.current_restriction().counts
-            delay = reader.resume_delay()
-            tracker.defer_remainder(Duration(seconds=delay) if delay else None)
+        standing = part.current_restriction()
+        if not standing.closed:
+            memory.left = standing.counts
         turns.give(key, memory, reader.frontier, pacing, self._clock)
+        return reader
 
     def _raised(self, element: StreamSource, frontier: Frontier, *, fresh: bool) -> StreamSource:
         """The element with the table's generation of now."""
@@ -215,46 +298,17 @@ class _Read(beam.DoFn, RestrictionProvider):
             return element
         return raised(element, frontier, self._generations.known(element.table.name, fresh=fresh))
 
-    def _new_memory(self, element: StreamSource, frontier: Frontier, turns: Turns) -> ReaderMemory:
-        parser = PageParser(element.table, element.generation, element.stream_arn)
-        client = self._connect(self._access)
-        requests = Requests(element.stream_arn, client, parser, self._clock, turns.pool)
-        return ReaderMemory(requests, frontier.swept_us)
+
+def _alone(source: StreamSource) -> SourceGroup:
+    return SourceGroup((source,))
 
 
 def _key(source: StreamSource) -> ReaderKey:
     return source.stream_arn, source.reader, source.readers, source.generation
 
 
-class _ReadToTip(_Read):
-    """Catch-up: bounded."""
-
-    bounded = True
-
-    def process(
-        self,
-        element: StreamSource,
-        tracker: Any = _TRACKER,
-        estimator: Any = _ESTIMATOR,
-    ) -> Iterator[Any]:
-        """Reads one reader's shards to the tip."""
-        yield from self._read(element, tracker, estimator)
-
-
-class _ReadForever(_Read):
-    """Continuous: unbounded."""
-
-    bounded = False
-
-    @beam.DoFn.unbounded_per_element()
-    def process(
-        self,
-        element: StreamSource,
-        tracker: Any = _TRACKER,
-        estimator: Any = _ESTIMATOR,
-    ) -> Iterator[Any]:
-        """Reads one slice of one reader's shards."""
-        yield from self._read(element, tracker, estimator)
+def _size(frontier: Frontier) -> int:
+    return 0 if frontier.closed else 1 + len(frontier.shards)
 
 
 def _tagged(output: Output, estimator: Any) -> Any:

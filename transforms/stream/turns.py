@@ -95,23 +95,24 @@ class Turns:
     def __init__(self, threads: int) -> None:
         self.pool = ThreadPoolExecutor(threads, "dynabeam-stream")
         self._waiting: dict[ReaderKey, _Waiting] = {}
-        self._seen: dict[ReaderKey, tuple[float, int]] = {}
+        self._seen: dict[ReaderKey, tuple[float, int, int]] = {}
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._sender: threading.Thread | None = None
         self._over = False
 
-    def take(self, key: ReaderKey, shards: int) -> ReaderMemory | None:
+    def take(self, key: ReaderKey, shards: int, together: int = 1) -> ReaderMemory | None:
         """The memory of a reader, which is then the caller's alone; None if there is none.
 
         Args:
             key: The reader.
             shards: How many open shards it reads.
+            together: How many readers take their turns in one.
         """
         now = time.monotonic()
         with self._lock:
-            self._seen[key] = now, shards
-            for each in [k for k, (at, _) in self._seen.items() if now - at > _FORGET_AFTER]:
+            self._seen[key] = now, shards, together
+            for each in [k for k, (at, *_) in self._seen.items() if now - at > _FORGET_AFTER]:
                 # The reader has moved to another worker, or its stream has ended.
                 del self._seen[each]
                 self._waiting.pop(each, None)
@@ -163,7 +164,7 @@ class Turns:
 
     @property
     def readers(self) -> int:
-        """How many readers take turns in this process."""
+        """How many readers there are in this process."""
         with self._lock:
             return len(self._seen)
 
@@ -171,7 +172,13 @@ class Turns:
     def shards(self) -> int:
         """How many open shards they read."""
         with self._lock:
-            return sum(shards for _, shards in self._seen.values())
+            return sum(shards for _, shards, _ in self._seen.values())
+
+    @property
+    def elements(self) -> float:
+        """How many turns it takes until each of them had one."""
+        with self._lock:
+            return sum(1 / together for *_, together in self._seen.values())
 
 
 def turns_of(job: str, threads: int) -> Turns:

@@ -17,20 +17,17 @@ from apache_beam.transforms.core import WatermarkEstimatorProvider
 from apache_beam.utils.timestamp import MAX_TIMESTAMP, MIN_TIMESTAMP, Timestamp
 
 from transforms.stream.frontier import Frontier
+from transforms.stream.group import FrontierGroup, SourceGroup
 from transforms.stream.source import StreamSource
 
-__all__ = ["StreamWatermarks", "advance", "not_before", "seed_us"]
+__all__ = ["GroupWatermarks", "StreamWatermarks", "advance", "not_before", "seed_us"]
 
 # The service keeps 24 hours and may drop older records later than that.
 _OLDEST_RECORD_US = 48 * 3_600 * 1_000_000
 
 
-class StreamWatermarks(WatermarkEstimatorProvider):
-    """Makes the manual estimators of stream readers."""
-
-    def initial_estimator_state(self, element: StreamSource, restriction: Frontier) -> Timestamp:
-        """The seed: no record of this run is older."""
-        return Timestamp(micros=seed_us(element, restriction))
+class _Manual(WatermarkEstimatorProvider):
+    """Makes manual estimators."""
 
     def create_watermark_estimator(self, estimator_state: Timestamp) -> Any:
         """An estimator that goes on where the last one stood."""
@@ -39,6 +36,25 @@ class StreamWatermarks(WatermarkEstimatorProvider):
     def estimator_state_coder(self) -> beam.coders.Coder:
         """Timestamps, never pickle."""
         return beam.coders.TimestampCoder()
+
+
+class StreamWatermarks(_Manual):
+    """Makes the estimators of stream readers."""
+
+    def initial_estimator_state(self, element: StreamSource, restriction: Frontier) -> Timestamp:
+        """The seed: no record of this run is older."""
+        return Timestamp(micros=seed_us(element, restriction))
+
+
+class GroupWatermarks(_Manual):
+    """Makes the estimators of groups of them: the minimum over the readers."""
+
+    def initial_estimator_state(
+        self, element: SourceGroup, restriction: FrontierGroup
+    ) -> Timestamp:
+        """The seed: no record of this run is older."""
+        readers = zip(element.sources, restriction.frontiers, strict=True)
+        return Timestamp(micros=min(seed_us(source, frontier) for source, frontier in readers))
 
 
 def seed_us(source: StreamSource, frontier: Frontier) -> int:
