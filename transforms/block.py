@@ -33,6 +33,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from transforms.arrow_stream import encoded, opened
 from transforms.errors import ValueDecodeError
 from transforms.tables import Table
 from transforms.values.keys import bucket_numbers
@@ -56,7 +57,6 @@ SCHEMA = pa.schema(
 )
 
 _METADATA_KEY = b"dynabeam"
-_IPC_OPTIONS = pa.ipc.IpcWriteOptions(compression="lz4")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,18 +153,15 @@ class BlockCoder(beam.coders.Coder):
         """Encodes a block."""
         header = json.dumps(value.header.to_json(), separators=(",", ":"), sort_keys=True)
         schema = SCHEMA.with_metadata({_METADATA_KEY: header.encode()})
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, schema, options=_IPC_OPTIONS) as writer:
-            writer.write_batch(value.rows.replace_schema_metadata(schema.metadata))
-        return sink.getvalue().to_pybytes()
+        return encoded(value.rows.replace_schema_metadata(schema.metadata), schema)
 
-    def decode(self, encoded: bytes) -> Block:
+    def decode(self, stream: bytes) -> Block:
         """Decodes a block.
 
         Raises:
             ValueDecodeError: If the bytes are not a block of a known format.
         """
-        with pa.ipc.open_stream(encoded) as reader:
+        with opened(stream) as reader:
             metadata = reader.schema.metadata or {}
             if _METADATA_KEY not in metadata:
                 raise ValueDecodeError("not a block: the header is missing", where="block")

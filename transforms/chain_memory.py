@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
+from transforms.arrow_stream import encoded, opened
 from transforms.version import GENERATION_DIGITS
 
 __all__ = ["SLACK_US", "Break", "ChainMemory", "Link", "Row"]
@@ -32,7 +33,6 @@ RUN_SCHEMA = pa.schema(
         ("event_us", pa.int64()),
     ]
 )
-_IPC_OPTIONS = pa.ipc.IpcWriteOptions(compression="lz4")
 
 
 class Link(NamedTuple):
@@ -142,14 +142,11 @@ class ChainMemory:
             pa.array([link[place] for link in links], field.type)
             for place, field in enumerate(RUN_SCHEMA)
         ]
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, RUN_SCHEMA, options=_IPC_OPTIONS) as writer:
-            writer.write_batch(pa.record_batch(arrays, schema=RUN_SCHEMA))
-        return sink.getvalue().to_pybytes()
+        return encoded(pa.record_batch(arrays, schema=RUN_SCHEMA), RUN_SCHEMA)
 
-    def load_links(self, encoded: bytes) -> None:
+    def load_links(self, stream: bytes) -> None:
         """Reads what `encode_links` wrote; runs in the order in which they were written."""
-        with pa.ipc.open_stream(encoded) as reader:
+        with opened(stream) as reader:
             columns = [each.to_pylist() for each in reader.read_next_batch().columns]
         for key, *link in zip(*columns, strict=True):
             self._remember(key, Link(*link))

@@ -37,6 +37,7 @@ from apache_beam.transforms.userstate import (
 )
 from apache_beam.utils.timestamp import Timestamp
 
+from transforms.arrow_stream import encoded, opened
 from transforms.block import Block
 from transforms.metrics import NAMESPACE
 from transforms.order import newest_per_key, without_stale
@@ -48,7 +49,6 @@ __all__ = ["Reconcile", "Reconciled"]
 _BLOCKS = "blocks"
 _REPORTS = "reports"
 _RUN_SCHEMA = pa.schema([("key", pa.binary()), ("version", pa.binary())])
-_IPC_OPTIONS = pa.ipc.IpcWriteOptions(compression="lz4")
 _GROUPS_IN_MEMORY = 256
 _MAX_RUNS = 64
 _OVER = b"snapshots over until "
@@ -157,11 +157,11 @@ class _OrderRuleFn(beam.DoFn):
         memory = self._memories.get(group)
         if memory is None or memory.token != stored:
             # Another worker, or an earlier attempt of this bundle, wrote the state last.
-            encoded = list(runs.read())
+            written = list(runs.read())
             known: dict[bytes, bytes] = {}
-            for run in encoded:
+            for run in written:
                 _merge(known, _decode_run(run))
-            memory = _Memory(stored, known, len(encoded), sum(map(len, encoded)))
+            memory = _Memory(stored, known, len(written), sum(map(len, written)))
         return self._keep(group, memory)
 
     def _keep(self, group: str, memory: _Memory) -> _Memory:
@@ -213,12 +213,9 @@ def _as_run(known: dict[bytes, bytes]) -> pa.RecordBatch:
 
 
 def _encode_run(run: pa.RecordBatch) -> bytes:
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, _RUN_SCHEMA, options=_IPC_OPTIONS) as writer:
-        writer.write_batch(run.cast(_RUN_SCHEMA))
-    return sink.getvalue().to_pybytes()
+    return encoded(run.cast(_RUN_SCHEMA), _RUN_SCHEMA)
 
 
-def _decode_run(encoded: bytes) -> pa.RecordBatch:
-    with pa.ipc.open_stream(encoded) as reader:
+def _decode_run(stream: bytes) -> pa.RecordBatch:
+    with opened(stream) as reader:
         return reader.read_next_batch()

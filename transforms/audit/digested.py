@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from transforms.arrow_stream import encoded, opened
 from transforms.audit.cells import canonical_cells, row_digests
 from transforms.audit.mirror_reader import StoredRows
 from transforms.audit.shape import MirrorShape
@@ -38,7 +39,6 @@ FACTS = pa.schema(
 """The columns that digested rows have in any case; their cells follow as `c0`, `c1` ..."""
 
 _HASHES = 1 << 63
-_IPC_OPTIONS = pa.ipc.IpcWriteOptions(compression="lz4")
 
 
 def key_hashes(keys: pa.Array) -> Hashes:
@@ -96,14 +96,10 @@ def digested(rows: StoredRows, shards: pa.Array, shape: MirrorShape, *, are_text
 
 def encode_rows(rows: pa.Table) -> bytes:
     """Rows as bytes: Arrow, LZ4, never pickled."""
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, rows.schema, options=_IPC_OPTIONS) as writer:
-        writer.write_table(rows)
-    encoded: bytes = sink.getvalue().to_pybytes()
-    return encoded
+    return encoded(rows, rows.schema)
 
 
-def decode_rows(encoded: Any) -> pa.Table:
+def decode_rows(stream: Any) -> pa.Table:
     """What `encode_rows` wrote."""
-    with pa.ipc.open_stream(encoded) as reader:
+    with opened(stream) as reader:
         return reader.read_all()
