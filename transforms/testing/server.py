@@ -16,6 +16,7 @@ import time
 import traceback
 import uuid
 import zlib
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
@@ -104,7 +105,25 @@ class _Server(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
+    raw_requestline: bytes
     sim: Simulator
+
+    def parse_request(self) -> bool:
+        """Does as the base class, whose parser is one for mail: a third of a small request."""
+        words = self.raw_requestline.decode("latin-1").split()
+        if len(words) != 3 or words[2] != self.protocol_version:
+            return super().parse_request()
+        self.requestline = " ".join(words)
+        self.command, self.path, self.request_version = words
+        self.headers = Message()
+        for line in iter(self.rfile.readline, b"\r\n"):
+            if not line:
+                return False
+            name, _, value = line.decode("latin-1").partition(":")
+            self.headers.set_raw(name, value.strip())
+        self.close_connection = self.headers.get("Connection", "").lower() == "close"
+        expected = self.headers.get("Expect", "").lower() == "100-continue"
+        return not expected or self.handle_expect_100()
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name
         """Say nothing: `Simulator.stats` counts."""
