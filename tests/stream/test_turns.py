@@ -20,13 +20,14 @@ from tests.stream.scripted import (
 )
 from transforms.stream.frontier import Frontier, ShardPosition
 from transforms.stream.memory import ReaderMemory
-from transforms.stream.pacing import Clock
+from transforms.stream.pacing import Clock, Pacing
 from transforms.stream.records import PageParser
 from transforms.stream.requests import Requests
 from transforms.stream.turns import Turns, hold, release, turns_of
 
 KEY = ("arn", 0, 1, 1)
 OTHER = ("arn", 1, 2, 1)
+PACING = Pacing()
 
 
 FIRST, SECOND = shard_id(1), shard_id(2)
@@ -91,10 +92,10 @@ class TestMemories:
         turns.take(KEY, 3, 2)
         give(turns, KEY, memory())
         turns.take(OTHER, 3)
-        assert (turns.readers, turns.shards) == (2, 6)
+        assert turns.shared(PACING) == PACING.shared(2, 6, 1.5)
         now[0] = 61.0
         turns.take(OTHER, 3)
-        assert (turns.readers, turns.shards) == (1, 3)
+        assert turns.shared(PACING) == PACING.shared(1, 3, 1.0)
         assert turns.take(KEY, 3) is None
 
 

@@ -76,6 +76,8 @@ class Connections:
         self._idle: list[_Connection] = []
         self._waiting: list[tuple[Callable[[], bytes], Done]] = []
         self._connecting: set[asyncio.Task[None]] = set()
+        self._asked: list[tuple[Callable[[], bytes], Done]] = []
+        self._lock = threading.Lock()
         self._loop = _loop()
 
     @property
@@ -90,9 +92,20 @@ class Connections:
             make: Gives the whole request; called on the thread, so that it is signed when it goes.
             done: Called once, on the thread; it must not wait.
         """
-        self._loop.call_soon_threadsafe(self._ask, make, done)
+        with self._lock:
+            self._asked.append((make, done))
+            first = len(self._asked) == 1
+        if first:
+            # Waking the thread is a call of the system, so it is woken once for all that it finds.
+            self._loop.call_soon_threadsafe(self._take_asked)
 
     # On the thread.
+
+    def _take_asked(self) -> None:
+        with self._lock:
+            asked, self._asked = self._asked, []
+        for make, done in asked:
+            self._ask(make, done)
 
     def _ask(self, make: Callable[[], bytes], done: Done) -> None:
         while self._idle:

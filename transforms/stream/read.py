@@ -281,7 +281,7 @@ class _ReadForever(_Read):
             part.try_claim(
                 Moved(frontier, dataclasses.replace(frontier, generation=element.generation))
             )
-        pacing = self._pacing.shared(turns.readers, turns.shards, turns.elements)
+        pacing = turns.shared(self._pacing)
         reader = SliceReader(element, part, memory, pacing, self._clock, bounded=False)
         for output in reader.read():
             yield _tagged(output, estimator)

@@ -101,8 +101,16 @@ class Requests:
 
     def begin(self, request: Request) -> None:
         """Sends a request off."""
+        self.count(request)
+        self.send(request)
+
+    def count(self, request: Request) -> None:
+        """Counts a request that is about to be sent; on the calling thread, as answers are."""
         self.running += 1
         self.reading += isinstance(request, ReadPage)
+
+    def send(self, request: Request) -> None:
+        """Sends a request that is counted; from any thread."""
         if not (isinstance(request, ReadPage) and self._begin_page(request)):
             self._pool.submit(self._carry_out, request)
 

@@ -163,7 +163,7 @@ class Steps:
         self.notes.extend(page.dead)
         work.empties = empties
         self._judge_tip(position.shard_id, work, page, began_us)
-        self._memory.schedule(position.shard_id, self._next_poll(after, work, page))
+        self._memory.schedule(position.shard_id, self._next_poll(after, work, page, began_us))
 
     def _behind_page(
         self, before: ShardPosition, page: Page, empties: int, began_us: int
@@ -191,15 +191,16 @@ class Steps:
         enough = work.empties >= self._pacing.tip_empties and not has_end
         work.caught_up = enough or (bool(page.records) and page.newest_event_us >= started_us)
 
-    def _next_poll(self, after: ShardPosition, work: ShardWork, page: Page) -> float:
+    def _next_poll(self, after: ShardPosition, work: ShardWork, page: Page, began_us: int) -> float:
         now = self._clock.monotonic()
         if after.ended or work.behind:
             return now
         if self._bounded:
             return now if page.records else now + self._pacing.tip_poll
-        if page.records:
-            return now + self._pacing.poll
-        return now + self._pacing.after_empty(work.empties)
+        # From poll to poll: an answer may have waited for its turn for as long as that.
+        passed = max(0.0, (self._clock.now_us() - began_us) / 1e6)
+        pause = self._pacing.poll if page.records else self._pacing.after_empty(work.empties)
+        return now + max(0.0, pause - passed)
 
     def _take_page_error(self, answer: Answer, request: ReadPage, work: ShardWork) -> None:
         position = request.position

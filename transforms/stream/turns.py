@@ -17,13 +17,14 @@ import collections
 import dataclasses
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeAlias
 
 from transforms.stream.frontier import Frontier
 from transforms.stream.memory import ReaderMemory
 from transforms.stream.pacing import Clock, Pacing
-from transforms.stream.requests import ReadPage
+from transforms.stream.requests import ReadPage, Requests
 
 __all__ = ["ReaderKey", "Turns", "hold", "release", "turns_of"]
 
@@ -56,8 +57,8 @@ class _Waiting:
     clock: Clock
     left: list[str] = dataclasses.field(default_factory=list)
 
-    def send_due(self) -> None:
-        """Sends the requests that are due and need no decision: the next pages of open shards."""
+    def due(self) -> Iterator[tuple[Requests, ReadPage]]:
+        """The requests that are due and need no decision, counted: next pages of open shards."""
         now = self.clock.monotonic()
         while self._has_room() and (shard_id := self.memory.take_due(now)) is not None:
             position = self.frontier.shard(shard_id)
@@ -66,10 +67,12 @@ class _Waiting:
                 self.left.append(shard_id)
                 continue
             work.running = True
-            self.memory.requests.begin(ReadPage(position, fresh=work.fresh))
+            request = ReadPage(position, fresh=work.fresh)
+            self.memory.requests.count(request)
+            yield self.memory.requests, request
 
     def seconds_until_due(self) -> float:
-        """In how many seconds `send_due` is to be called next, if nothing changes before."""
+        """In how many seconds something is due, if nothing changes before."""
         due = self.memory.next_due() if self._has_room() else None
         return _LONGEST_SLEEP if due is None else max(0.0, due - self.clock.monotonic())
 
@@ -155,30 +158,24 @@ class Turns:
         self.pool.shutdown(wait=False, cancel_futures=True)
 
     def _send(self) -> None:
-        with self._lock:
-            while not self._over:
-                for each in self._waiting.values():
-                    each.send_due()
-                waits = [each.seconds_until_due() for each in self._waiting.values()]
-                self._changed.wait(min(waits, default=_LONGEST_SLEEP))
+        while True:
+            with self._lock:
+                if self._over:
+                    return
+                due = [found for each in self._waiting.values() for found in each.due()]
+                if not due:
+                    waits = [each.seconds_until_due() for each in self._waiting.values()]
+                    self._changed.wait(min(waits, default=_LONGEST_SLEEP))
+            # Without the lock: each lets go of the interpreter, and turns would wait for it too.
+            for requests, request in due:
+                requests.send(request)
 
-    @property
-    def readers(self) -> int:
-        """How many readers there are in this process."""
+    def shared(self, pacing: Pacing) -> Pacing:
+        """The pacing of one of the readers of this process, see `Pacing.shared`."""
         with self._lock:
-            return len(self._seen)
-
-    @property
-    def shards(self) -> int:
-        """How many open shards they read."""
-        with self._lock:
-            return sum(shards for _, shards, _ in self._seen.values())
-
-    @property
-    def elements(self) -> float:
-        """How many turns it takes until each of them had one."""
-        with self._lock:
-            return sum(1 / together for *_, together in self._seen.values())
+            seen = list(self._seen.values())
+        shards = sum(shards for _, shards, _ in seen)
+        return pacing.shared(len(seen), shards, sum(1 / together for *_, together in seen))
 
 
 def turns_of(job: str, threads: int) -> Turns:
