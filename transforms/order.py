@@ -14,12 +14,12 @@ long as an older row of the key can still arrive.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-__all__ = ["newest_per_key", "supersedes", "without_stale"]
+__all__ = ["newest_per_key", "newest_places", "supersedes", "without_stale"]
 
 
 def supersedes(incoming: bytes, stored: bytes | None) -> bool:
@@ -59,6 +59,16 @@ def newest_per_key(rows: pa.RecordBatch) -> pa.RecordBatch:
     changes = pc.not_equal(keys.slice(1), keys.slice(0, len(keys) - 1))
     first = pa.concat_arrays([pa.array([True]), changes])
     return in_order.filter(first)
+
+
+def newest_places(keys: Sequence[bytes], versions: Sequence[bytes]) -> list[int]:
+    """`newest_per_key` for a few rows: the places of the rows that are kept, in order of key."""
+    newest: dict[bytes, int] = {}
+    for at, key in enumerate(keys):
+        known = newest.get(key)
+        if supersedes(versions[at], None if known is None else versions[known]):
+            newest[key] = at
+    return [newest[key] for key in sorted(newest)]
 
 
 def without_stale(rows: pa.RecordBatch, known: Mapping[bytes, bytes]) -> pa.RecordBatch:

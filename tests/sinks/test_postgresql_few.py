@@ -12,7 +12,8 @@ from tests.sinks.changes import Change, blocks, table
 from tests.values.strategies import items
 from transforms.order import newest_per_key
 from transforms.sinks.postgresql_connection import PostgresSettings
-from transforms.sinks.postgresql_few import FEW_BYTES, FEW_ROWS, FewLayout
+from transforms.sinks.postgresql_few import FewLayout
+from transforms.sinks.postgresql_merge import FEW_BYTES, FEW_ROWS
 from transforms.sinks.postgresql_table import MirrorTable
 from transforms.sinks.postgresql_values import KEY_BYTES, json_rows
 from transforms.sinks.row_layout import RowLayout, RowOptions

@@ -260,9 +260,7 @@ def next_step(
             plan=None,
             asked=asked.order_id if asked is not None else at.asked,
             # If anything else is to be mended too, that takes the whole table.
-            key_range=asked.key_range
-            if asked is not None and ordered and not lost and at.step == "settled"
-            else "",
+            key_range="" if asked is None or lost or at.step != "settled" else asked.key_range,
         )
     if at.step == "loading" and _loaded(at, reports):
         return dataclasses.replace(at, step="sweeping")

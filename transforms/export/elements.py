@@ -8,19 +8,16 @@ that wait for an export.
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from typing import Any, Literal
 
 import apache_beam as beam
 
-from transforms.errors import ValueDecodeError
+from transforms.element_json import dump_element, load_element
 from transforms.export.manifest import DataFile
 from transforms.tables import Table
 
 __all__ = ["DONE", "FileSlice", "FileSliceCoder", "SnapshotRequest", "SnapshotRequestCoder"]
-
-FORMAT = 1
 
 DONE: Literal["done"] = "done"
 """What `SnapshotRequest.loaded` says of a file that is loaded to its end."""
@@ -119,7 +116,7 @@ class SnapshotRequestCoder(beam.coders.Coder):
         if not value.from_us:
             # As requests were before there were windows: a full export has none.
             del document["from_us"], document["to_us"]
-        return _dump(_as_before_ranges(document))
+        return dump_element(_as_before_ranges(document))
 
     def decode(self, encoded: bytes) -> SnapshotRequest:
         """Decodes a request.
@@ -127,7 +124,7 @@ class SnapshotRequestCoder(beam.coders.Coder):
         Raises:
             ValueDecodeError: If the format number is unknown.
         """
-        document = _load(encoded, "snapshot request")
+        document = load_element(encoded, "snapshot request")
         return SnapshotRequest(**document | {"table": Table.from_json(document["table"])})
 
     def is_deterministic(self) -> bool:
@@ -145,7 +142,7 @@ class FileSliceCoder(beam.coders.Coder):
     def encode(self, value: FileSlice) -> bytes:
         """Encodes a slice."""
         document = _as_before_ranges(_fields(value))
-        return _dump(
+        return dump_element(
             document | {"table": value.table.to_json(), "file": value.file.to_json()},
         )
 
@@ -155,7 +152,7 @@ class FileSliceCoder(beam.coders.Coder):
         Raises:
             ValueDecodeError: If the format number is unknown.
         """
-        document = _load(encoded, "file slice")
+        document = load_element(encoded, "file slice")
         table = Table.from_json(document["table"])
         return FileSlice(
             **document | {"table": table, "file": DataFile.from_json(document["file"])}
@@ -182,24 +179,4 @@ def _as_before_ranges(document: dict[str, Any]) -> dict[str, Any]:
     """Without the range of keys if there is none, as elements were before there were ranges."""
     if not document["key_range"]:
         del document["key_range"]
-    return document
-
-
-def _dump(document: Mapping[str, Any]) -> bytes:
-    return json.dumps(
-        {"format": FORMAT, **document}, separators=(",", ":"), sort_keys=True
-    ).encode()
-
-
-def _load(encoded: bytes, what: str) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads(encoded)
-    found = document.pop("format", None)
-    if found != FORMAT:
-        raise ValueDecodeError(
-            f"a {what} of an unknown format",
-            where=what,
-            expected=FORMAT,
-            found=found,
-            mend="Upgrade Dynabeam on the workers, or restart from the position document",
-        )
     return document

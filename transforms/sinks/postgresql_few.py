@@ -12,22 +12,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import msgspec
 import pyarrow as pa
 
 from transforms.errors import ValueDecodeError
+from transforms.order import newest_places
 from transforms.sinks.change_lines import key_object
-from transforms.sinks.postgresql_values import hex_text, index_key
+from transforms.sinks.postgresql_merge import FEW_BYTES, FEW_ROWS
+from transforms.sinks.postgresql_values import hex_cells, hex_set_cells, index_key, json_document
 from transforms.sinks.postgresql_values import set_one_aside as _split
 from transforms.sinks.row_layout import RowLayout, RowOptions
 from transforms.tables import KeySchema
 from transforms.values.few_columns import FewDecoder
 
-__all__ = ["FEW_BYTES", "FEW_ROWS", "FewLayout"]
-
-FEW_ROWS = 100
-FEW_BYTES = 1 << 20
-"""Up to here this way is taken."""
+__all__ = ["FewLayout"]
 
 
 class FewLayout:
@@ -61,7 +58,7 @@ class FewLayout:
         if rows.num_rows > FEW_ROWS or rows.nbytes > FEW_BYTES:
             return None
         given = {name: rows.column(name).to_pylist() for name in rows.schema.names}
-        newest = _newest(given["key"], given["version"])
+        newest = newest_places(given["key"], given["version"])
         columns = {name: [cells[at] for at in newest] for name, cells in given.items()}
         ops = columns["op"]
         if any(image is None and op != "d" for image, op in zip(columns["new"], ops, strict=True)):
@@ -73,7 +70,7 @@ class FewLayout:
         if attributes is None:
             return None
         cells = [
-            [hex_text(index_key(key)) for key in columns["key"]],
+            hex_cells(list(map(index_key, columns["key"]))),
             *attributes,
             [version.decode() for version in columns["version"]],
             ops,
@@ -81,9 +78,7 @@ class FewLayout:
             columns["ttl"],
             [op == "d" for op in ops],
         ]
-        names = [f"c{at}" for at in range(len(cells))]
-        rows_of_cells = [dict(zip(names, row, strict=True)) for row in zip(*cells, strict=True)]
-        return msgspec.json.encode(rows_of_cells).decode()
+        return json_document(cells)
 
     def _attributes(
         self, keys: Sequence[bytes], images: Sequence[bytes | None]
@@ -100,24 +95,14 @@ class FewLayout:
             return None
         cells = found.columns
         for name in self._binaries:
-            cells[name] = [each and hex_text(each) for each in cells[name]]
+            cells[name] = hex_cells(cells[name])
         for name in self._sets_of_binaries:
-            cells[name] = [each and list(map(hex_text, each)) for each in cells[name]]
+            cells[name] = hex_set_cells(cells[name])
         for name in self._texts_of_key:
             if any(each is not None and "\0" in each for each in cells.get(name, ())):
                 return None
         rest = [kept and kept.decode() for kept, _ in split] if self._packed else found.other
-        return [*cells.values(), rest, [aside and hex_text(aside) for _, aside in split]]
+        return [*cells.values(), rest, hex_cells([aside for _, aside in split])]
 
     def _key_alone(self, key: bytes) -> bytes:
         return key_object(key, self._keys).encode()
-
-
-def _newest(keys: Sequence[bytes], versions: Sequence[bytes]) -> list[int]:
-    """The place of the newest row of each key, the first of repeats, in order of key."""
-    newest: dict[bytes, int] = {}
-    for at, key in enumerate(keys):
-        known = newest.get(key)
-        if known is None or versions[at] > versions[known]:
-            newest[key] = at
-    return [newest[key] for key in sorted(newest)]

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -28,9 +29,11 @@ from transforms.values.byte_columns import binary_from, offsets_and_bytes
 __all__ = [
     "KEY_BYTES",
     "copy_text",
-    "hex_text",
+    "hex_cells",
+    "hex_set_cells",
     "index_key",
     "index_keys",
+    "json_document",
     "json_rows",
     "set_aside",
     "set_one_aside",
@@ -127,7 +130,11 @@ def json_rows(table: pa.Table) -> str:
     Args:
         table: Columns as for `copy_text`. Binary becomes PostgreSQL's hex form; numbers are text.
     """
-    columns = [_plain_cells(column) for column in table.columns]
+    return json_document([_plain_cells(column) for column in table.columns])
+
+
+def json_document(columns: Sequence[Sequence[Any]]) -> str:
+    """`json_rows` of columns that are cells as the JSON encoder takes them."""
     names = [f"c{at}" for at in range(len(columns))]
     rows = [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
     return msgspec.json.encode(rows).decode()
@@ -137,15 +144,20 @@ def _plain_cells(column: pa.ChunkedArray) -> list[Any]:
     """Cells as the JSON encoder takes them."""
     cells: list[Any] = column.to_pylist()
     if column.type == pa.binary():
-        return [None if each is None else hex_text(each) for each in cells]
+        return hex_cells(cells)
     if column.type == pa.list_(pa.binary()):
-        return [None if each is None else [hex_text(data) for data in each] for each in cells]
+        return hex_set_cells(cells)
     return cells
 
 
-def hex_text(data: bytes) -> str:
-    """Binary as PostgreSQL reads it."""
-    return f"\\x{data.hex()}"
+def hex_cells(cells: Sequence[bytes | None]) -> list[str | None]:
+    """Binaries as PostgreSQL reads them."""
+    return [None if each is None else f"\\x{each.hex()}" for each in cells]
+
+
+def hex_set_cells(cells: Sequence[Sequence[bytes] | None]) -> list[list[str | None] | None]:
+    """Sets of binaries as PostgreSQL reads them."""
+    return [None if each is None else hex_cells(each) for each in cells]
 
 
 def _cells(column: pa.Array | pa.ChunkedArray) -> pa.Array:

@@ -10,13 +10,12 @@ elements: as many as keep all workers busy, and no more.
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import apache_beam as beam
 
-from transforms.errors import ValueDecodeError
+from transforms.element_json import dump_element, load_element
 from transforms.stream.frontier import Frontier
 from transforms.stream.source import StreamSource
 
@@ -28,8 +27,6 @@ __all__ = [
     "SourceGroupCoder",
     "grouped",
 ]
-
-FORMAT = 1
 
 MOST_GROUPS = 8
 """More than there are subtasks, so that they spread evenly over these."""
@@ -65,74 +62,48 @@ def grouped(sources: Sequence[StreamSource]) -> list[SourceGroup]:
     return [SourceGroup(tuple(sources[at::count])) for at in range(count)]
 
 
-class SourceGroupCoder(beam.coders.Coder):
-    """Versioned, deterministic coder of groups: canonical JSON."""
+class _GroupCoder(beam.coders.Coder):
+    """Versioned, deterministic coder of what a group has one of per reader: canonical JSON."""
 
-    def encode(self, value: SourceGroup) -> bytes:
+    kind: ClassVar[type[SourceGroup] | type[FrontierGroup]]
+    part: ClassVar[Any]
+    field: ClassVar[str]
+    what: ClassVar[str]
+
+    def encode(self, value: Any) -> bytes:
         """Encodes a group."""
-        return _dump({"sources": [each.to_json() for each in value.sources]})
+        return dump_element({self.field: [each.to_json() for each in getattr(value, self.field)]})
 
-    def decode(self, encoded: bytes) -> SourceGroup:
+    def decode(self, encoded: bytes) -> Any:
         """Decodes a group.
 
         Raises:
             ValueDecodeError: If the bytes are of an unknown format.
         """
-        document = _load(encoded, "group of stream sources")
-        return SourceGroup(tuple(map(StreamSource.from_json, document["sources"])))
+        parts = load_element(encoded, self.what)[self.field]
+        return self.kind(tuple(map(self.part.from_json, parts)))
 
     def is_deterministic(self) -> bool:
         """Equal groups have equal bytes."""
         return True
 
-    def to_type_hint(self) -> type[SourceGroup]:
+    def to_type_hint(self) -> type[SourceGroup] | type[FrontierGroup]:
         """The type that this coder carries."""
-        return SourceGroup
+        return self.kind
 
 
-class FrontierGroupCoder(beam.coders.Coder):
-    """Versioned, deterministic coder of a group's restriction: canonical JSON."""
+class SourceGroupCoder(_GroupCoder):
+    """Groups of readers, see `_GroupCoder`."""
 
-    def encode(self, value: FrontierGroup) -> bytes:
-        """Encodes a restriction."""
-        return _dump({"frontiers": [each.to_json() for each in value.frontiers]})
+    kind, part, field, what = SourceGroup, StreamSource, "sources", "group of stream sources"
 
-    def decode(self, encoded: bytes) -> FrontierGroup:
-        """Decodes a restriction.
 
-        Raises:
-            ValueDecodeError: If the bytes are of an unknown format.
-        """
-        document = _load(encoded, "stream positions of a group")
-        return FrontierGroup(tuple(map(Frontier.from_json, document["frontiers"])))
+class FrontierGroupCoder(_GroupCoder):
+    """Restrictions of groups, see `_GroupCoder`."""
 
-    def is_deterministic(self) -> bool:
-        """Equal restrictions have equal bytes."""
-        return True
-
-    def to_type_hint(self) -> type[FrontierGroup]:
-        """The type that this coder carries."""
-        return FrontierGroup
+    kind, part, field = FrontierGroup, Frontier, "frontiers"
+    what = "group of stream positions"
 
 
 beam.coders.registry.register_coder(SourceGroup, SourceGroupCoder)
 beam.coders.registry.register_coder(FrontierGroup, FrontierGroupCoder)
-
-
-def _dump(document: Mapping[str, Any]) -> bytes:
-    return json.dumps(
-        {"format": FORMAT, **document}, separators=(",", ":"), sort_keys=True
-    ).encode()
-
-
-def _load(encoded: bytes, what: str) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads(encoded)
-    if document.get("format") != FORMAT:
-        raise ValueDecodeError(
-            f"a {what} of an unknown format",
-            where=what,
-            expected=FORMAT,
-            found=document.get("format"),
-            mend="Use the version of Dynabeam that wrote it, or a newer one",
-        )
-    return document

@@ -10,7 +10,7 @@ from apache_beam.io.iobase import RestrictionProgress, RestrictionTracker
 
 from transforms.stream.frontier import Frontier
 from transforms.stream.group import FrontierGroup
-from transforms.stream.tracker import Claim, FrontierTracker
+from transforms.stream.tracker import Claim, FrontierTracker, progress
 
 __all__ = ["GroupTracker", "Part", "PartClaim"]
 
@@ -40,7 +40,6 @@ class GroupTracker(RestrictionTracker):
     def __init__(self, restriction: FrontierGroup) -> None:
         self._parts = [FrontierTracker(each, bounded=False) for each in restriction.frontiers]
         self._claimed = False
-        self._split = False
 
     def current_restriction(self) -> FrontierGroup:
         """The frontiers behind everything that is claimed."""
@@ -55,7 +54,7 @@ class GroupTracker(RestrictionTracker):
         Raises:
             ValueError: As `FrontierTracker.try_claim`.
         """
-        if self._split or not self._parts[position.part].try_claim(position.claim):
+        if not self._parts[position.part].try_claim(position.claim):
             return False
         self._claimed = True
         return True
@@ -68,9 +67,9 @@ class GroupTracker(RestrictionTracker):
             nothing is left.
         """
         residual = self.current_restriction()
-        if self._split or not self._claimed or residual.closed:
+        if not self._claimed or residual.closed:
             return None
-        self._split = True
+        # Closed ones take no claim and cannot be split again.
         self._parts = [FrontierTracker(Frontier(closed=True), bounded=False) for _ in self._parts]
         return self.current_restriction(), residual
 
@@ -84,8 +83,7 @@ class GroupTracker(RestrictionTracker):
 
     def current_progress(self) -> RestrictionProgress:
         """Done or not done: how much an endless stream still holds is unknown."""
-        done = self.current_restriction().closed
-        return RestrictionProgress(completed=1.0 if done else 0.0, remaining=0.0 if done else 1.0)
+        return progress(done=self.current_restriction().closed)
 
     def is_bounded(self) -> bool:
         """False, but for what is closed."""

@@ -157,6 +157,10 @@ class _Read(beam.DoFn, RestrictionProvider):
         """Leaves it; the last one ends the threads."""
         release(self._job)
 
+    def truncate(self, element: object, restriction: object) -> None:
+        """Nothing is read after a drain has begun; positions are then lost: update instead."""
+        return
+
     def _turns(self) -> Turns:
         return turns_of(self._job, self._pacing.threads)
 
@@ -185,10 +189,6 @@ class _ReadToTip(_Read):
     def restriction_size(self, element: StreamSource, restriction: Frontier) -> int:
         """A number that grows with the shards; no call of the service, never negative."""
         return _size(restriction)
-
-    def truncate(self, element: StreamSource, restriction: Frontier) -> None:
-        """Nothing is read after a drain has begun; positions are then lost: update instead."""
-        return
 
     def process(
         self,
@@ -225,10 +225,6 @@ class _ReadForever(_Read):
     def restriction_size(self, element: SourceGroup, restriction: FrontierGroup) -> int:
         """A number that grows with the shards; no call of the service, never negative."""
         return sum(map(_size, restriction.frontiers))
-
-    def truncate(self, element: SourceGroup, restriction: FrontierGroup) -> None:
-        """Nothing is read after a drain has begun; positions are then lost: update instead."""
-        return
 
     @beam.DoFn.unbounded_per_element()
     def process(

@@ -29,6 +29,7 @@ __all__ = [
     "PageRead",
     "Polled",
     "applied",
+    "progress",
 ]
 
 
@@ -141,12 +142,16 @@ class FrontierTracker(RestrictionTracker):
 
     def current_progress(self) -> RestrictionProgress:
         """Done or not done: how much an endless stream still holds is unknown."""
-        done = self._frontier.closed
-        return RestrictionProgress(completed=1.0 if done else 0.0, remaining=0.0 if done else 1.0)
+        return progress(done=self._frontier.closed)
 
     def is_bounded(self) -> bool:
         """True in catch-up mode, and for what is closed."""
         return self._bounded or self._frontier.closed
+
+
+def progress(*, done: bool) -> RestrictionProgress:
+    """Done or not done, as Beam takes it."""
+    return RestrictionProgress(completed=1.0 if done else 0.0, remaining=0.0 if done else 1.0)
 
 
 def applied(frontier: Frontier, claim: Claim) -> Frontier:
