@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from datetime import datetime, timezone
 from typing import Any, TextIO
 
@@ -41,6 +41,7 @@ from transforms.deployment.discovery import read_findings
 from transforms.deployment.folder import DeploymentFolder
 from transforms.deployment.generations import read_generation
 from transforms.deployment.repairs import RepairSettings, step_line
+from transforms.deployment.stops import forget_stops, read_stops
 from transforms.sinks.base import Sink
 from transforms.sinks.registry import check_capabilities, open_sink
 from transforms.tables import Table
@@ -107,6 +108,7 @@ def add_graph(
         max_dead_letters=options.max_dead_letters,
         telemetry=options.telemetry,
         chain_policy=options.chain_policy,
+        gaps=options.gaps,
         repairs=RepairSettings(
             access=options.access,
             policies=options.gaps,
@@ -155,6 +157,7 @@ def prepare(
         sink.check(tables, state.committed)
     if runner.savepoint:
         folder = current(directory, state)
+        forget_stops(folder)
         names = [each for each in names if each not in known]
     else:
         folder = begin(directory, state)
@@ -193,7 +196,10 @@ def _stay(
     folder: DeploymentFolder,
     stream: TextIO,
 ) -> int:
-    """Shows how the job goes until it ends; an interrupt cancels it, if its runner can do that."""
+    """Shows how the job goes until it ends, or can never go on, or is interrupted.
+
+    In the last two cases it is cancelled, if its runner can do that.
+    """
     shown: dict[str, str] = {}
     # Beam's result can be waited for only once, so a thread of its own does it.
     with ThreadPoolExecutor(1, "dynabeam-job") as pool:
@@ -201,17 +207,35 @@ def _stay(
         try:
             while not wait([ended], _SHOW_EVERY).done:
                 _show(directory, folder, shown, stream)
+                if _cannot_go_on(folder, stream):
+                    # Flink would restart it for ever.
+                    _cancel(result, ended, runner, stream)
+                    return 1
         except KeyboardInterrupt:
-            say("Cancelling the job; its checkpoints stay", stream)
-            if runner.is_flink:
-                # Beam's job server only stops to follow a job that runs on a cluster.
-                say(_STILL_ON_FLINK, stream)
-            result.cancel()
-            wait([ended])
+            _cancel(result, ended, runner, stream)
             return 130
     _show(directory, folder, shown, stream)
+    if _cannot_go_on(folder, stream):
+        return 1
     say(f"The job ended: {ended.result()}", stream)
     return 0 if ended.result() in (PipelineState.DONE, PipelineState.CANCELLED) else 1
+
+
+def _cannot_go_on(folder: DeploymentFolder, stream: TextIO) -> bool:
+    """True if the run has said that it cannot; shows why."""
+    stops = read_stops(folder)
+    for table, error in sorted(stops.items()):
+        say(f"dynabeam: the run cannot go on because of {table}: {error}", stream)
+    return bool(stops)
+
+
+def _cancel(result: Any, ended: Future[Any], runner: ContinuousRunner, stream: TextIO) -> None:
+    say("Cancelling the job; its checkpoints stay", stream)
+    if runner.is_flink:
+        # Beam's job server only stops to follow a job that runs on a cluster.
+        say(_STILL_ON_FLINK, stream)
+    result.cancel()
+    wait([ended])
 
 
 def _show(

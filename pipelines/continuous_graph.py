@@ -21,12 +21,13 @@ from transforms.aws.session import AwsAccess
 from transforms.dead_letters import DeadLetter
 from transforms.deployment.dead_letters import KeepDeadLetters
 from transforms.deployment.discover import DiscoverTables
+from transforms.deployment.gap_rules import FolderGapRules
 from transforms.deployment.generations import FolderGenerations
 from transforms.deployment.positions import StorePositions
 from transforms.deployment.repairs import RepairSettings
 from transforms.deployment.watch import WatchAssignments
 from transforms.export.manifest import Verify
-from transforms.gaps import GapPolicy
+from transforms.gaps import GapPolicies, GapPolicy
 from transforms.read_tables import ReadTables
 from transforms.reports import Report
 from transforms.sinks.base import Sink
@@ -49,6 +50,7 @@ def build_continuous(
     max_dead_letters: int | None = None,
     chain_policy: Callable[[str], GapPolicy] | None = None,
     repairs: RepairSettings | None = None,
+    gaps: GapPolicies | None = None,
 ) -> None:
     """Adds the graph to a pipeline.
 
@@ -63,6 +65,7 @@ def build_continuous(
         telemetry: Metrics endpoint and log of the worker processes.
         chain_policy: With which policies to look for lost changes; None not to look.
         repairs: What repairs of lost changes need; None to repair nothing.
+        gaps: What lost changes do, whatever the assignments say; None for what they say.
     """
     deployment = pipeline | "Deployment" >> beam.Create([folder], reshuffle=False)
     assigned = deployment | "WatchAssignments" >> WatchAssignments()
@@ -73,6 +76,7 @@ def build_continuous(
         verify=verify,
         chain_policy=chain_policy,
         generations=FolderGenerations(folder),
+        gap_rules=None if gaps is None else FolderGapRules(folder, gaps),
     )
     found = deployment | "DiscoverTables" >> DiscoverTables(access, sinks)
     reports, letters = [read.reports, found], [read.dead_letters]

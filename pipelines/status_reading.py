@@ -16,6 +16,7 @@ from apache_beam.io.filesystems import FileSystems
 from pipelines.deployments import absorb, current
 from pipelines.state_directory import StateDirectory
 from transforms import storage
+from transforms.deployment.stops import read_stops
 from transforms.errors import StateError
 from transforms.export.elements import DONE
 from transforms.metrics import SHARDS_PER_TABLE
@@ -79,6 +80,7 @@ class TableStatus:
         unread_age_seconds: How old the oldest unread change may be now.
         time_to_loss_seconds: What is left until the stream may lose it.
         stored_us: When the positions were stored.
+        stopped: Why the run cannot go on, if it is because of this table; else empty.
         gaps: Losses that were met.
         newest_gap: The last one, in words; empty if there is none.
         dead_letters: Records that could not be handled.
@@ -100,6 +102,7 @@ class TableStatus:
     unread_age_seconds: float | None
     time_to_loss_seconds: float | None
     stored_us: int | None
+    stopped: str
     gaps: int
     newest_gap: str
     dead_letters: int
@@ -149,10 +152,12 @@ def read_status(directory: StateDirectory, at_us: int) -> Status:
         )
     state = directory.load()
     stored = {name: _changed_us(document) for name in state.tables} if state.number else {}
+    stops: dict[str, str] = {}
     if state.deployment:
         state = copy.deepcopy(state)
         folder = current(directory, state)
         absorb(folder, state)
+        stops = read_stops(folder)
         for name in state.tables:
             # A deployment that has stored nothing yet says nothing new.
             stored[name] = _changed_us(folder.positions_path(name)) or stored.get(name, 0)
@@ -163,7 +168,7 @@ def read_status(directory: StateDirectory, at_us: int) -> Status:
         deployment=state.deployment,
         at_us=at_us,
         tables=tuple(
-            _table_status(name, table, stored.get(name, 0), at_us)
+            _table_status(name, table, stored.get(name, 0), at_us, stops.get(name, ""))
             for name, table in sorted(state.tables.items())
         ),
     )
@@ -175,7 +180,9 @@ def _changed_us(path: str) -> int:
     return int((found[0].last_updated_in_seconds or 0) * 1_000_000) if found else 0
 
 
-def _table_status(name: str, table: dict[str, Any], stored_us: int, at_us: int) -> TableStatus:
+def _table_status(
+    name: str, table: dict[str, Any], stored_us: int, at_us: int, stopped: str
+) -> TableStatus:
     totals, stream = table["totals"], table["stream"]
     readers = _readers(name, table)
     looked = readers if stream and len(readers) == len(stream["frontiers"]) else []
@@ -194,6 +201,7 @@ def _table_status(name: str, table: dict[str, Any], stored_us: int, at_us: int) 
         unread_age_seconds=None if age_us is None else age_us / 1e6,
         time_to_loss_seconds=None if age_us is None else (RETENTION_US - age_us) / 1e6,
         stored_us=stored_us or None,
+        stopped=stopped,
         gaps=totals["gaps"],
         newest_gap=f"{gaps[-1]['kind']}: {gaps[-1]['detail']}" if gaps else "",
         dead_letters=totals["dead_letters"],

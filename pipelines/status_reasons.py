@@ -55,6 +55,8 @@ def for_people(seconds: float) -> str:
 
 
 def _of_table(table: TableStatus, at_us: int, limits: Limits) -> Iterator[str]:
+    if table.stopped:
+        yield f"the run cannot go on: {table.stopped}"
     if table.gaps:
         times = "once" if table.gaps == 1 else f"{table.gaps} times"
         yield f"the stream lost changes {times}, the last: {table.newest_gap or 'not known'}"

@@ -13,7 +13,10 @@ from hypothesis import strategies as st
 from tests.test_reconcile import _block
 from transforms.block import SCHEMA
 from transforms.chain_memory import ChainMemory, Link, Row
-from transforms.gaps import GapPolicy
+from transforms.deployment.folder import DeploymentFolder
+from transforms.deployment.gap_rules import FolderGapRules
+from transforms.deployment.stops import read_stops
+from transforms.gaps import GapPolicies, GapPolicy
 from transforms.values.digests import item_digest
 from transforms.verify_chain import VerifyChain
 from transforms.version import encode_version
@@ -160,10 +163,10 @@ A_AGAIN = '{"n":{"N":"1.0"},"id":{"S":"k"}}'
 
 
 class TestVerifyChain:
-    def run(self, found, check, policy=GapPolicy.CONTINUE):
+    def run(self, found, check, policy=GapPolicy.CONTINUE, rules=None):
         with beam.Pipeline(runner="FnApiRunner") as p:
             blocks = p | beam.Create(found, reshuffle=False)
-            reports = blocks | VerifyChain(functools.partial(of, policy))
+            reports = blocks | VerifyChain(functools.partial(of, policy), gap_rules=rules)
             assert_that(reports, check)
 
     def test_whole_chains(self):
@@ -186,7 +189,10 @@ class TestVerifyChain:
 
         self.run(lost, check)
 
-    def test_a_break_stops_the_run_if_the_policy_is_to_stop(self):
+    def test_a_break_stops_the_run_if_the_policy_is_to_stop(self, tmp_path):
         lost = blocks([(b"Sk", 1, None, A)], [(b"Sk", 3, B, None)])
         with pytest.raises(Exception, match=r"chain: key .*'k'"):
-            self.run(lost, equal_to([]), GapPolicy.FAIL)
+            self.run(
+                lost, equal_to([]), GapPolicy.FAIL, FolderGapRules(str(tmp_path), GapPolicies())
+            )
+        assert "chain: key" in read_stops(DeploymentFolder(str(tmp_path)))["orders"]

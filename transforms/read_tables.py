@@ -25,6 +25,7 @@ from transforms.export.acquire import Acquisition
 from transforms.export.manifest import Verify
 from transforms.export.read import ReadExportFiles
 from transforms.export.request import EnsureExport
+from transforms.gap_rules import GapRules
 from transforms.gaps import GapPolicy
 from transforms.reconcile import Reconcile
 from transforms.reports import Report
@@ -66,6 +67,7 @@ class ReadTables(beam.PTransform):
         chain_policy: Look for changes that the stream lost without a word (`VerifyChain`), with the
             policy of each table; None not to look. A savepoint is bound to whether it is given.
         generations: Where readers that never end learn that a table's generation went up.
+        gap_rules: What gaps do in a run that never ends, whatever the sources say.
     """
 
     def __init__(
@@ -76,10 +78,12 @@ class ReadTables(beam.PTransform):
         verify: Verify = "strict",
         chain_policy: Callable[[str], GapPolicy] | None = None,
         generations: Generations | None = None,
+        gap_rules: GapRules | None = None,
     ) -> None:
         super().__init__()
         self._chain_policy = chain_policy
         self._generations = generations
+        self._gap_rules = gap_rules
         self._access = access
         self._until: Until = until
         self._verify: Verify = verify
@@ -99,7 +103,8 @@ class ReadTables(beam.PTransform):
         reconciled = blocks | "Reconcile" >> Reconcile()
         told = [*(each.reports for each in branches), reconciled.reports]
         if self._chain_policy is not None:
-            told.append(blocks | "VerifyChain" >> VerifyChain(self._chain_policy))
+            verify = VerifyChain(self._chain_policy, gap_rules=self._gap_rules)
+            told.append(blocks | "VerifyChain" >> verify)
         reports = told | "Reports" >> beam.Flatten()
         reports.element_type = Report
         letters = tuple(each.dead_letters for each in branches) | "DeadLetters" >> beam.Flatten()
@@ -120,6 +125,11 @@ class ReadTables(beam.PTransform):
     def generations(self) -> Generations | None:
         """Where readers learn of generations."""
         return self._generations
+
+    @property
+    def gap_rules(self) -> GapRules | None:
+        """What gaps do."""
+        return self._gap_rules
 
     @property
     def verify(self) -> Verify:
@@ -151,6 +161,9 @@ class _Stream(beam.PTransform):
             raise ValueError("a stream cannot be read without AWS")
         spread = sources | "SpreadReaders" >> beam.Reshuffle()
         read = spread | "ReadStream" >> ReadStream(
-            self._how.access, until=self._how.until, generations=self._how.generations
+            self._how.access,
+            until=self._how.until,
+            generations=self._how.generations,
+            gap_rules=self._how.gap_rules,
         )
         return TablesRead(read["blocks"], read["reports"], read["dead_letters"])

@@ -21,7 +21,7 @@ import collections
 import json
 import os
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 import apache_beam as beam
 import pyarrow as pa
@@ -37,6 +37,7 @@ from apache_beam.utils.timestamp import Timestamp
 
 from transforms.block import SCHEMA, Block, BlockHeader
 from transforms.chain_memory import Break, ChainMemory, Row
+from transforms.gap_rules import GapRules
 from transforms.gaps import Gap, GapKind, GapPolicy
 from transforms.reports import Report
 from transforms.values.digests import item_digest
@@ -59,14 +60,20 @@ class VerifyChain(beam.PTransform):
     Args:
         policy_of: The policy of a table; picklable.
         keys: Keys of a table that are remembered.
+        gap_rules: Told of what stops the run; None if nobody is to be told.
 
     Raises:
         GapError: While running, if a change is missing and the table's policy is to stop.
     """
 
-    def __init__(self, policy_of: Callable[[str], GapPolicy], keys: int = KEYS) -> None:
+    def __init__(
+        self,
+        policy_of: Callable[[str], GapPolicy],
+        keys: int = KEYS,
+        gap_rules: GapRules | None = None,
+    ) -> None:
         super().__init__()
-        self._fn = _ChainFn(policy_of, keys)
+        self._fn = _ChainFn(policy_of, keys, gap_rules)
 
     def expand(self, blocks: Any) -> Any:
         """Digests, groups by table and bucket, and compares."""
@@ -107,8 +114,11 @@ class _ChainFn(beam.DoFn):
     WINDOWS = ReadModifyWriteStateSpec("windows", beam.coders.BytesCoder())
     JUDGE = TimerSpec("judge", TimeDomain.WATERMARK)
 
-    def __init__(self, policy_of: Callable[[str], GapPolicy], keys: int) -> None:
+    def __init__(
+        self, policy_of: Callable[[str], GapPolicy], keys: int, gap_rules: GapRules | None
+    ) -> None:
         self._policy_of = policy_of
+        self._gap_rules = gap_rules
         self._keys = keys
         self._gaps = Metrics.counter("dynabeam", "chain_gaps")
         self._groups: collections.OrderedDict[str, _Known] = collections.OrderedDict()
@@ -172,8 +182,14 @@ class _ChainFn(beam.DoFn):
             more = len(found) - _TOLD if place == _TOLD - 1 else 0
             gap = _gap(header, each, more)
             if self._policy_of(gap.table) is GapPolicy.FAIL:
-                raise gap.error()
+                self._stop(gap)
             yield gap.report()
+
+    def _stop(self, gap: Gap) -> NoReturn:
+        error = gap.error()
+        if self._gap_rules is not None:
+            self._gap_rules.stopped(gap.table, error)
+        raise error
 
     def _recall(self, group: str, budget: int, token: Any, runs: Any, windows: Any) -> _Known:
         stored = token.read()

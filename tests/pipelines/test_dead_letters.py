@@ -21,6 +21,8 @@ from tests.sinks.targets import postgresql_uri, schema_of
 from tests.test_letter_box import LETTER, later
 from transforms.dead_letters import DeadLetter
 from transforms.deployment.dead_letters import KeepDeadLetters
+from transforms.deployment.folder import DeploymentFolder
+from transforms.deployment.stops import read_stops
 from transforms.letter_box import LetterBox
 from transforms.sinks.registry import open_sink
 from transforms.stream import records
@@ -300,3 +302,4 @@ class TestLimit:
         with pytest.raises(Exception, match="2 dead letters, and 1 may be"):
             keep([*letters, dataclasses.replace(LETTER, raw=b"x")])
         assert LetterBox(str(tmp_path)).counts() == {"orders": 2}
+        assert "2 dead letters, and 1 may be" in read_stops(DeploymentFolder(folder))["orders"]

@@ -26,6 +26,8 @@ from apache_beam.runners.worker import sdk_worker_main
 from apache_beam.runners.worker.worker_id_interceptor import WorkerIdInterceptor
 from google.protobuf import json_format, text_format
 
+from tests.runners.ahead import go_ahead
+
 FOLDER = "DYNABEAM_TEST_WORKERS"
 _TIMEOUT = 60
 
@@ -45,6 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
     os.dup2(log, sys.stderr.fileno())
     mark = folder / str(os.getpid())
     mark.write_text(given.id)
+    go_ahead()
     try:
         os.environ.update(_variables(given))
         sdk_worker_main.main([])

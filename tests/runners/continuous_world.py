@@ -146,6 +146,11 @@ class ContinuousWorld:
         """Environment of everything that replicates."""
         return dict(CREDENTIALS)
 
+    @property
+    def program(self) -> list[str]:
+        """What `dynabeam` is."""
+        return [sys.executable, "-m", "pipelines.command_line"]
+
     def options(self, *names: str) -> list[str]:
         """Options of `dynabeam replicate` for all tables or the named ones."""
         return [
@@ -167,8 +172,7 @@ class ContinuousWorld:
         self, *options: str, command: str = "replicate", names: Sequence[str] = ()
     ) -> list[str]:
         """The command line."""
-        program = [sys.executable, "-m", "pipelines.command_line", command]
-        return [*program, *self.options(*names), *options]
+        return [*self.program, command, *self.options(*names), *options]
 
     def run(self, *options: str, command: str = "replicate", names: Sequence[str] = ()) -> str:
         """Runs a command to its end; returns what it said.
@@ -190,7 +194,7 @@ class ContinuousWorld:
             AssertionError: It failed, or its exit code is not that of what it says.
         """
         log = self.folder / "status.log"
-        words = [sys.executable, "-m", "pipelines.command_line", "status", "--json"]
+        words = [*self.program, "status", "--json"]
         words += [f"--state_dir={self.folder / 'state'}", *options]
         code = Process("status", words, log, self.variables).wait(60)
         lines = log.read_text().splitlines()

@@ -176,7 +176,7 @@ class Flink:
         Raises:
             FlinkError: The command failed or the job ended.
         """
-        submission, name = self._submit(command)
+        submission, name = self.submit(command)
         try:
             status = submission.wait(_SUBMIT)
         finally:
@@ -195,14 +195,15 @@ class Flink:
             ChildProcessError: The command ended.
             FlinkError: The job ended.
         """
-        submission, name = self._submit(command)
+        submission, name = self.submit(command)
         try:
             return submission, self._running_job(name, [submission])
         except BaseException:
             submission.stop()
             raise
 
-    def _submit(self, command: Sequence[str]) -> tuple[Process, str]:
+    def submit(self, command: Sequence[str]) -> tuple[Process, str]:
+        """Runs a command that submits one job; returns it and the `--job_name` that is added."""
         name = f"job-{uuid.uuid4().hex[:12]}"
         log = self.folder / f"{name}.log"
         return Process("submission", [*command, f"--job_name={name}"], log, self._variables), name

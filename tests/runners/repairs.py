@@ -16,10 +16,11 @@ from datetime import timedelta
 
 from pipelines.deployments import current
 from pipelines.state_directory import StateDirectory
-from tests.runners.continuous_world import BUCKET, ContinuousWorld
+from tests.runners.continuous_world import ContinuousWorld
 from tests.runners.flink import Flink
 from tests.runners.flink_cluster import ClusterSettings
 from tests.runners.flink_parts import FlinkParts
+from tests.runners.old_exports import OldExports
 from tests.runners.processes import wait_until
 from tests.runners.steady_work import SteadyWork, key_of
 from transforms.deployment.generations import TableGeneration, read_generation
@@ -29,7 +30,7 @@ __all__ = ["RepairsSeen", "repairs"]
 _HEALED = "table0"
 _ORDERED = "table1"
 _APPEARED = "table2"
-_BEHIND = 7200
+_BEHIND = timedelta(hours=2)
 _CONTINUOUS = ("--mode=continuous", "--detach", "--checkpointing_interval=5000")
 _SECONDS = 180
 _REPAIR_SECONDS = 1500
@@ -56,23 +57,6 @@ class RepairsSeen:
     discovery_seconds: float
 
 
-class _OldExports(ContinuousWorld):
-    """A world whose snapshots are almost as old as its tables."""
-
-    def prepare(self) -> None:
-        """Exports every table."""
-        self.sim.advance(timedelta(minutes=5))
-        self.exports = [
-            self.client().export_table_to_point_in_time(
-                TableArn=f"arn:aws:dynamodb:eu-west-1:111122223333:table/{name}", S3Bucket=BUCKET
-            )["ExportDescription"]["ExportArn"]
-            for name in self.tables
-        ]
-        self.sim.advance(timedelta(minutes=5))
-        for arn in self.exports:
-            self.client().describe_export(ExportArn=arn)
-
-
 def repairs(folder: pathlib.Path, parts: FlinkParts, rate: float = 100) -> RepairsSeen:
     """Runs it.
 
@@ -80,11 +64,11 @@ def repairs(folder: pathlib.Path, parts: FlinkParts, rate: float = 100) -> Repai
         AssertionError: A mirror is not its table, or a change that the stream kept is missing.
         TimeoutError: A repair did not end, or a change of the table that lost none is missing.
     """
-    with _OldExports(folder, tables=2, export_seconds=3, behind=_BEHIND) as world:
+    with OldExports(folder, tables=2, behind=_BEHIND) as world:
         settings = ClusterSettings(slots=2)
         with Flink(parts, folder / "flink", settings, variables=world.variables) as flink:
-            exports = [f"--export={arn}" for arn in world.exports]
-            words = [*_CONTINUOUS, f"--gaps={_HEALED}:heal", "--discover_every=20s", *exports]
+            words = [*_CONTINUOUS, f"--gaps={_HEALED}:heal", "--discover_every=20s"]
+            words += world.export_options
             words += flink.connection_options()
             flink.start_command(world.command(*words, names=["table*"]))
             with SteadyWork(world.sim, world.tables, rate=rate, roll_every=30) as work:

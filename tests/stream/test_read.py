@@ -8,7 +8,7 @@ import threading
 import apache_beam as beam
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
-from apache_beam.testing.util import assert_that
+from apache_beam.testing.util import assert_that, equal_to
 from apache_beam.utils.timestamp import Timestamp
 
 from tests.stream.scripted import (
@@ -26,6 +26,11 @@ from tests.stream.scripted import (
 from transforms.aws.session import AwsAccess
 from transforms.block import Block, BlockCoder
 from transforms.dead_letters import DeadLetterCoder
+from transforms.deployment.folder import DeploymentFolder
+from transforms.deployment.gap_rules import FolderGapRules
+from transforms.deployment.stops import forget_stops, read_stops
+from transforms.errors import GapError
+from transforms.gaps import GapPolicies, GapPolicy
 from transforms.reports import ReportCoder
 from transforms.stream.frontier import Frontier, FrontierCoder, ShardPosition
 from transforms.stream.generations import Known
@@ -177,6 +182,31 @@ class TestRunner:
             )
             assert_that(blocks, check_generations, label="generations")
             assert_that(read["reports"], check_last_report, label="reports")
+
+    @pytest.mark.parametrize(("told", "ruled"), [("fail", "continue"), ("continue", "fail")])
+    def test_the_rules_of_a_run_outweigh_what_its_elements_say(self, told, ruled, tmp_path):
+        """An element lies in savepoints: it has the policy of the day when the run began."""
+        folder = DeploymentFolder(str(tmp_path))
+        pacing = dataclasses.replace(QUICK, slice=0.05, slice_bytes=4000, tip_slice=0.01)
+        rules = FolderGapRules(folder.path, GapPolicies(GapPolicy(ruled)))
+        transform = ReadStream(
+            AwsAccess(), "forever", pacing, FixedClock(), disabled, gap_rules=rules
+        )
+        unread = ShardPosition(shard_id(0, 9), since_us=NOW_US - 25 * 3_600_000_000)
+        late = source(Frontier((unread,), swept_us=NOW_US), gap_policy=GapPolicy(told))
+        pipeline = beam.Pipeline("FnApiRunner")
+        read = pipeline | beam.Create([late]) | transform
+        kinds = read["reports"] | beam.Map(lambda report: report.kind) | beam.Distinct()
+        assert_that(kinds, equal_to(["gap", "stream"]))
+        if ruled == "continue":
+            pipeline.run().wait_until_finish()
+            assert read_stops(folder) == {}
+            return
+        with pytest.raises(GapError, match="changes are lost"):
+            pipeline.run().wait_until_finish()
+        assert "changes are lost" in read_stops(folder)["orders"]
+        forget_stops(folder)
+        assert read_stops(folder) == {}
 
     def test_a_failure_ends_the_pipeline(self):
         def broken(access):

@@ -12,6 +12,7 @@ import apache_beam as beam
 
 from transforms.dead_letters import DeadLetter
 from transforms.deployment.folder import DeploymentFolder
+from transforms.deployment.stops import tell_stop
 from transforms.letter_limit import too_many
 
 __all__ = ["KeepDeadLetters"]
@@ -39,7 +40,8 @@ class KeepDeadLetters(beam.PTransform):
 
 class _KeepFn(beam.DoFn):
     def __init__(self, folder: str, limit: int | None) -> None:
-        self._box = DeploymentFolder(folder).letters
+        self._folder = DeploymentFolder(folder)
+        self._box = self._folder.letters
         self._limit = limit
 
     def process(self, element: DeadLetter) -> None:
@@ -53,4 +55,6 @@ class _KeepFn(beam.DoFn):
             return
         found = sum(self._box.counts().values())
         if found > self._limit:
-            raise too_many(found, self._limit, self._box.path, [element])
+            error = too_many(found, self._limit, self._box.path, [element])
+            tell_stop(self._folder, element.table, error)
+            raise error

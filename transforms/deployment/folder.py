@@ -9,6 +9,7 @@
 | `tables/<table>.json` | the run | the first state of a table that it found by itself |
 | `findings.json` | the run | what keeps tables from being read, see `discovery` |
 | `generations/<table>.json` | first the command line, then the run | see `generations` |
+| `stops/<table>.json` | the run | why it cannot go on, see `stops` |
 | `over` | the command line | the run has a successor: it must not go on |
 
 An assignment is read by a watching source, so that tables can be added to a run, and snapshotted
@@ -142,6 +143,11 @@ class DeploymentFolder:
                 lines = storage.read_bytes(path, StateError).splitlines()
                 found[unquote(name.removesuffix(".jsonl"))] = [coder.decode(each) for each in lines]
         return found
+
+    @property
+    def stops(self) -> str:
+        """The folder of why the run cannot go on."""
+        return storage.join(self.path, "stops")
 
     def generation_file(self, table: str) -> str:
         """The path of the file that says which generation a table has."""

@@ -35,6 +35,8 @@ from transforms.aws.session import AwsAccess
 from transforms.aws.streams import StreamsClient, connect
 from transforms.block import Block
 from transforms.dead_letters import DeadLetter
+from transforms.errors import GapError
+from transforms.gap_rules import GapRules
 from transforms.reports import Report
 from transforms.stream.frontier import Frontier, FrontierCoder
 from transforms.stream.gather import oldest_event_us
@@ -80,6 +82,7 @@ class ReadStream(beam.PTransform):
         clock: The clocks.
         connect: Makes the streams client on a worker.
         generations: Continuous: where readers learn that a table's generation went up.
+        gap_rules: Continuous: what gaps do, whatever the sources say; None for what they say.
 
     Returns:
         A dict of `blocks` (`Block`), `reports` (`Report`, kinds `stream` and `gap`) and
@@ -103,13 +106,19 @@ class ReadStream(beam.PTransform):
         connect: Connect = connect,
         *,
         generations: Generations | None = None,
+        gap_rules: GapRules | None = None,
     ) -> None:
         super().__init__()
         if until not in ("tip", "forever"):
             raise ValueError(f"until must be 'tip' or 'forever', not {until!r}")
         made = _ReadToTip if until == "tip" else _ReadForever
         self._do_fn = made(
-            access, pacing or Pacing(), clock or Clock(), connect, generations=generations
+            access,
+            pacing or Pacing(),
+            clock or Clock(),
+            connect,
+            generations=generations,
+            gap_rules=gap_rules,
         )
 
     def expand(self, pcoll: beam.PCollection) -> dict[str, beam.PCollection]:
@@ -140,8 +149,10 @@ class _Read(beam.DoFn, RestrictionProvider):
         connect: Connect,
         *,
         generations: Generations | None = None,
+        gap_rules: GapRules | None = None,
     ) -> None:
         self._generations = generations
+        self._gap_rules = gap_rules
         self._access = access
         self._pacing = pacing
         self._clock = clock
@@ -261,6 +272,9 @@ class _ReadForever(_Read):
             together: How many readers take their turns together.
         """
         given = element.generation
+        if self._gap_rules is not None:
+            policy = self._gap_rules.of(element.table.name)
+            element = dataclasses.replace(element, gap_policy=policy)
         turns = self._turns()
         frontier = part.current_restriction()
         element = self._raised(element, frontier, fresh=False)
@@ -279,8 +293,13 @@ class _ReadForever(_Read):
             )
         pacing = turns.shared(self._pacing)
         reader = SliceReader(element, part, memory, pacing, self._clock, bounded=False)
-        for output in reader.read():
-            yield _tagged(output, estimator)
+        try:
+            for output in reader.read():
+                yield _tagged(output, estimator)
+        except GapError as error:
+            if self._gap_rules is not None:
+                self._gap_rules.stopped(element.table.name, error)
+            raise
         figures().see(reader.seen())
         standing = part.current_restriction()
         if not standing.closed:

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Why a run cannot go on, where the command line looks for it: one small file a table.
+
+A runner that restarts what has failed (Flink) does so for ever, and tells why in its own log only.
+What a restart cannot mend is kept here before it is raised: lost changes under the policy `fail`,
+and more dead letters than allowed. A command that resumes the run forgets it; if nothing has
+changed, it is soon written again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from urllib.parse import quote, unquote
+
+from transforms import storage
+from transforms.deployment.folder import DeploymentFolder
+from transforms.errors import DynabeamError, StateError
+
+__all__ = ["forget_stops", "read_stops", "tell_stop"]
+
+
+def tell_stop(folder: DeploymentFolder, table: str, error: DynabeamError) -> None:
+    """Keeps why a table stops its run; the last error of a table counts.
+
+    Raises:
+        StateError: It cannot be written.
+    """
+    path = storage.join(folder.stops, f"{quote(table, safe='')}.json")
+    storage.write_atomic(path, json.dumps(f"{type(error).__name__}: {error}").encode(), StateError)
+
+
+def read_stops(folder: DeploymentFolder) -> dict[str, str]:
+    """Why a run cannot go on: table → its error."""
+    found = {}
+    for path in storage.list_files(folder.stops):
+        name = os.path.basename(path)
+        if name.endswith(".json"):
+            found[unquote(name.removesuffix(".json"))] = json.loads(
+                storage.read_bytes(path, StateError)
+            )
+    return found
+
+
+def forget_stops(folder: DeploymentFolder) -> None:
+    """Forgets them, because the run is begun again."""
+    storage.delete(storage.list_files(folder.stops), StateError)

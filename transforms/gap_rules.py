@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What gaps do in a run that never ends.
+
+A reader's element lies in savepoints, with the policy of the day on which the run began. Whoever
+resumes the run may have another one in mind, most of all after `fail` has stopped it: so the rules
+are part of the graph, and what an element says does not count where there are some.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from transforms.errors import GapError
+from transforms.gaps import GapPolicy
+
+__all__ = ["GapRules"]
+
+
+class GapRules(Protocol):
+    """The policies of a run, and who is told that one of them stops it; picklable."""
+
+    def of(self, table: str) -> GapPolicy:
+        """The policy of a table."""
+
+    def stopped(self, table: str, error: GapError) -> None:
+        """Called before the error is raised.
+
+        Args:
+            table: The table that lost changes.
+            error: What stops the run.
+        """
