@@ -25,6 +25,7 @@ from cryptography.x509.oid import NameOID
 from transforms.aws.errors import AwsErrorKind, classify
 from transforms.aws.quick_connection import Connections, Place
 from transforms.aws.quick_records import QuickRecords
+from transforms.aws.quick_signature import RequestSigner
 from transforms.aws.streams import Boto3Streams
 from transforms.errors import AwsAccessError, CredentialsError
 
@@ -284,6 +285,12 @@ class TestErrors:
 
 
 class TestWays:
+    def test_another_signature_than_botocores_is_never_sent(self, service, monkeypatch):
+        monkeypatch.setattr(RequestSigner, "authorization", lambda *_: "AWS4-HMAC-SHA256 other")
+        streams = service.streams()
+        assert [ask(streams) for _ in range(3)] == [PAGE] * 3
+        assert service.askers == [BOTO3] * 3
+
     def test_behind_a_proxy_boto3_does_everything(self, service, monkeypatch):
         with Service() as proxy:
             monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{proxy._server.server_port}")
