@@ -57,8 +57,23 @@ class TestCoders:
             + FrontierCoder().encode(STANDING.frontiers[1])
             + b"]}"
         )
-        assert FrontierGroupCoder().encode(STANDING) == golden
+        # Decoded first: what was encoded here is only remembered.
         assert FrontierGroupCoder().decode(golden) == STANDING
+        assert FrontierGroupCoder().encode(STANDING) == golden
+
+    def test_what_was_encoded_last_is_not_decoded_again(self):
+        coder = FrontierGroupCoder()
+        groups = [
+            FrontierGroup((Frontier((ShardPosition(A, "after", sequence=str(n)),)),))
+            for n in range(1, 100)
+        ]
+        encoded = [coder.encode(each) for each in groups]
+        found = [coder.decode(bytes(bytearray(each))) for each in encoded]
+        assert found == groups
+        assert [one is other for one, other in zip(found, groups, strict=True)][-MOST_GROUPS:] == [
+            True
+        ] * MOST_GROUPS
+        assert found[0] is not groups[0], "it keeps the last ones only"
 
     def test_groups_come_back(self):
         group = SourceGroup((source(STANDING.frontiers[0]), source(reader=1, readers=2)))

@@ -17,6 +17,7 @@ from transforms.stream.tracker import (
     Moved,
     PageRead,
     Polled,
+    Step,
 )
 
 START = ShardPosition("a")
@@ -39,6 +40,18 @@ class TestClaims:
         assert it.current_restriction().shard("a").sequence == "5"
         assert it.current_restriction().shard("b") == ShardPosition("b")
         assert it.current_restriction().counts.changes == 1
+
+    def test_a_step_that_was_worked_out_already(self):
+        """It is taken as it is if it begins here, else applied like any claim."""
+        it, step = tracker(), Step.of(FRONTIER, page(START, 5))
+        assert it.try_claim(step)
+        assert it.current_restriction() is step.after
+        with pytest.raises(ValueError, match="stands at"):
+            it.try_claim(step)
+        moved = dataclasses.replace(FRONTIER, swept_us=6)
+        it = FrontierTracker(moved, bounded=False)
+        assert it.try_claim(step)
+        assert it.current_restriction() == dataclasses.replace(step.after, swept_us=6)
 
     def test_a_page_from_another_position_is_an_error(self):
         it = tracker()

@@ -100,15 +100,16 @@ class ShardPosition:
     def to_json(self) -> dict[str, Any]:
         """The position as a JSON-able dict without the fields that have their default."""
         return {
-            field.name: value
-            for field in dataclasses.fields(self)
-            if (value := getattr(self, field.name)) != field.default
+            name: value for name, value in vars(self).items() if value != _POSITION_DEFAULTS[name]
         }
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> ShardPosition:
         """Reads what `to_json` wrote."""
         return cls(**document)
+
+
+_POSITION_DEFAULTS = {each.name: each.default for each in dataclasses.fields(ShardPosition)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,21 +136,28 @@ class Counts:
 
     def plus(self, other: Counts) -> Counts:
         """Both together."""
-        sums = {
-            field.name: getattr(self, field.name) + getattr(other, field.name)
-            for field in dataclasses.fields(self)
-        }
-        sums["newest_event_us"] = max(self.newest_event_us, other.newest_event_us)
-        return Counts(**sums)
+        # Spelled out, as in `to_json` below: this is done for every page.
+        return Counts(
+            changes=self.changes + other.changes,
+            bytes=self.bytes + other.bytes,
+            pages=self.pages + other.pages,
+            empty_polls=self.empty_polls + other.empty_polls,
+            throttles=self.throttles + other.throttles,
+            children=self.children + other.children,
+            newest_event_us=max(self.newest_event_us, other.newest_event_us),
+        )
 
     def since(self, earlier: Counts) -> Counts:
         """What came after `earlier`; the newest event time is this one's."""
-        differences = {
-            field.name: getattr(self, field.name) - getattr(earlier, field.name)
-            for field in dataclasses.fields(self)
-        }
-        differences["newest_event_us"] = self.newest_event_us
-        return Counts(**differences)
+        return Counts(
+            changes=self.changes - earlier.changes,
+            bytes=self.bytes - earlier.bytes,
+            pages=self.pages - earlier.pages,
+            empty_polls=self.empty_polls - earlier.empty_polls,
+            throttles=self.throttles - earlier.throttles,
+            children=self.children - earlier.children,
+            newest_event_us=self.newest_event_us,
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,12 +211,13 @@ class Frontier:
         """Shards that wait for their children to be found."""
         return tuple(each for each in self.shards if each.ended)
 
-    def with_shard(self, position: ShardPosition) -> Frontier:
-        """The same frontier with one shard added or moved."""
+    def with_shard(self, position: ShardPosition, counts: Counts | None = None) -> Frontier:
+        """The same frontier with one shard added or moved, and with other counts if given."""
         at = self._place(position.shard_id)
-        behind = at + (self.shard(position.shard_id) is not None)
-        shards = (*self.shards[:at], position, *self.shards[behind:])
-        return dataclasses.replace(self, shards=shards)
+        known = at < len(self.shards) and self.shards[at].shard_id == position.shard_id
+        shards = (*self.shards[:at], position, *self.shards[at + known :])
+        counts = self.counts if counts is None else counts
+        return dataclasses.replace(self, shards=shards, counts=counts)
 
     def to_json(self) -> dict[str, Any]:
         """The frontier as a JSON-able dict."""
@@ -223,7 +232,7 @@ class Frontier:
             "foreign_before_ms": self.foreign_before_ms,
             "swept_us": self.swept_us,
             "closed": self.closed,
-            "counts": dataclasses.asdict(self.counts),
+            "counts": dict(vars(self.counts)),
         }
 
     @classmethod

@@ -11,9 +11,8 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from transforms.block import Block, BlockHeader, split_by_bucket
+from transforms.block import Block, BlockHeader, event_times, split_by_bucket
 from transforms.stream.source import StreamSource
 
 __all__ = ["Gathered", "oldest_event_us"]
@@ -111,4 +110,4 @@ def _with_shards(rows: pa.RecordBatch, shard_ids: Sequence[str]) -> pa.RecordBat
 
 def oldest_event_us(block: Block) -> int:
     """The earliest event time of a block, microseconds since 1970."""
-    return int(pc.min(block.rows.column("event_time")).value)
+    return int(event_times(block.rows).min())

@@ -9,7 +9,9 @@ elements: as many as keep all workers busy, and no more.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
+import threading
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -99,10 +101,41 @@ class SourceGroupCoder(_GroupCoder):
 
 
 class FrontierGroupCoder(_GroupCoder):
-    """Restrictions of groups, see `_GroupCoder`."""
+    """Restrictions of groups, see `_GroupCoder`.
+
+    A runner gives back at the next turn what it was given at the end of the last one, so what was
+    encoded here last is remembered.
+    """
 
     kind, part, field = FrontierGroup, Frontier, "frontiers"
     what = "group of stream positions"
+
+    def encode(self, value: FrontierGroup) -> bytes:
+        """Encodes a group."""
+        encoded = super().encode(value)
+        with _lock:
+            _encoded[encoded] = value
+            while len(_encoded) > _REMEMBERED:
+                _encoded.popitem(last=False)
+        return encoded
+
+    def decode(self, encoded: bytes) -> FrontierGroup:
+        """Decodes a group.
+
+        Raises:
+            ValueDecodeError: If the bytes are of an unknown format.
+        """
+        with _lock:
+            known = _encoded.get(encoded)
+        if known is not None:
+            return known
+        decoded: FrontierGroup = super().decode(encoded)
+        return decoded
+
+
+_REMEMBERED = 4 * MOST_GROUPS
+_lock = threading.Lock()
+_encoded: collections.OrderedDict[bytes, FrontierGroup] = collections.OrderedDict()
 
 
 beam.coders.registry.register_coder(SourceGroup, SourceGroupCoder)

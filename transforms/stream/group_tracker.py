@@ -10,7 +10,7 @@ from apache_beam.io.iobase import RestrictionProgress, RestrictionTracker
 
 from transforms.stream.frontier import Frontier
 from transforms.stream.group import FrontierGroup
-from transforms.stream.tracker import Claim, FrontierTracker, progress
+from transforms.stream.tracker import Claim, FrontierTracker, Step, progress
 
 __all__ = ["GroupTracker", "Part", "PartClaim"]
 
@@ -25,7 +25,7 @@ class PartClaim:
     """
 
     part: int
-    claim: Claim
+    claim: Claim | Step
 
 
 class GroupTracker(RestrictionTracker):
@@ -107,6 +107,6 @@ class Part:
         restriction: FrontierGroup = self._tracker.current_restriction()
         return restriction.frontiers[self._part]
 
-    def try_claim(self, claim: Claim) -> bool:
+    def try_claim(self, claim: Claim | Step) -> bool:
         """Claims a step of the reader, see `GroupTracker.try_claim`."""
         return bool(self._tracker.try_claim(PartClaim(self._part, claim)))

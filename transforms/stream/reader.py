@@ -216,7 +216,8 @@ class SliceReader:
         if self._bounded:
             return self._has_read_enough() or self._is_at_tip()
         elapsed = self._clock.monotonic() - self._began
-        if elapsed >= self._pacing.slice or self._read().bytes >= self._pacing.slice_bytes:
+        read = self._steps.frontier.counts.bytes - self._counts_before.bytes
+        if elapsed >= self._pacing.slice or read >= self._pacing.slice_bytes:
             return True
         if elapsed < self._pacing.tip_slice or self._is_behind():
             return False

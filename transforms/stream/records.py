@@ -24,9 +24,8 @@ from typing import Any
 
 import msgspec
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from transforms.block import SCHEMA
+from transforms.block import SCHEMA, event_times
 from transforms.dead_letters import DeadLetter
 from transforms.errors import StreamError, ValueDecodeError
 from transforms.tables import Table
@@ -420,7 +419,7 @@ def _empty_rows() -> pa.RecordBatch:
 def _page(
     rows: pa.RecordBatch, dead: tuple[DeadLetter, ...], last: str, iterator: str, size: int
 ) -> Page:
-    newest = pc.max(rows.column("event_time")).value if rows.num_rows else 0
+    newest = int(event_times(rows).max()) if rows.num_rows else 0
     return Page(rows, dead, last, newest, iterator, size)
 
 

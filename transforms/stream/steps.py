@@ -41,7 +41,7 @@ from transforms.stream.requests import (
     usable_iterator,
 )
 from transforms.stream.source import StreamSource
-from transforms.stream.tracker import ChildrenFound, Claim, Moved, PageRead, Polled, applied
+from transforms.stream.tracker import ChildrenFound, Claim, Moved, PageRead, Polled, Step
 from transforms.version import encode_version
 
 __all__ = ["IDLE_MARGIN_US", "Steps"]
@@ -96,11 +96,14 @@ class Steps:
 
     def claim(self, step: Claim) -> bool:
         """Claims a step and follows it; False if it was refused."""
-        if self.refused or not self._tracker.try_claim(step):
+        if self.refused:
+            return False
+        made = Step.of(self.frontier, step)
+        if not self._tracker.try_claim(made):
             self.refused = True
             return False
         # Not read back from the tracker: a split from another thread may have emptied it.
-        self.frontier = applied(self.frontier, step)
+        self.frontier = made.after
         return True
 
     def follow_shards(self) -> None:
@@ -448,7 +451,9 @@ def _behind(page: Page, position: ShardPosition, generation: int) -> Page:
         return page
     claimed = encode_version(generation, position.sequence)
     versions = page.rows.column("version")
-    if pc.min(versions).as_py() > claimed:
+    # Python's own, because most pages have few rows: each call of Arrow's costs as much as
+    # comparing a thousand, and lets go of the interpreter, which others then take.
+    if min(versions.to_pylist()) > claimed:
         return page
     new = pc.greater(versions, pa.scalar(claimed, pa.binary()))
     last = max(page.last_sequence, position.sequence, key=lambda digits: int(digits or 0))

@@ -28,6 +28,7 @@ __all__ = [
     "Moved",
     "PageRead",
     "Polled",
+    "Step",
     "applied",
     "progress",
 ]
@@ -80,6 +81,30 @@ class Closed:
 Claim = PageRead | ChildrenFound | Moved | Polled | Closed
 
 
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """A claim with what it leads to, so that it is worked out once and not on both sides.
+
+    Attributes:
+        claim: The claim.
+        before: The frontier that it was applied to.
+        after: The frontier behind it.
+    """
+
+    claim: Claim
+    before: Frontier
+    after: Frontier
+
+    @classmethod
+    def of(cls, frontier: Frontier, claim: Claim) -> Step:
+        """Applies a claim.
+
+        Raises:
+            ValueError: See `applied`.
+        """
+        return cls(claim, frontier, applied(frontier, claim))
+
+
 class FrontierTracker(RestrictionTracker):
     """Tracks a frontier; thread-safe inside Beam's lock, as its state is immutable values.
 
@@ -98,7 +123,7 @@ class FrontierTracker(RestrictionTracker):
         """The frontier behind everything that is claimed."""
         return self._frontier
 
-    def try_claim(self, position: Claim) -> bool:
+    def try_claim(self, position: Claim | Step) -> bool:
         """Claims one step.
 
         Returns:
@@ -111,7 +136,11 @@ class FrontierTracker(RestrictionTracker):
         """
         if self._split or self._frontier.closed:
             return False
-        self._frontier = applied(self._frontier, position)
+        if isinstance(position, Step):
+            known = position.before is self._frontier
+            self._frontier = position.after if known else applied(self._frontier, position.claim)
+        else:
+            self._frontier = applied(self._frontier, position)
         self._claimed = True
         return True
 
@@ -190,7 +219,7 @@ def _page_read(frontier: Frontier, claim: PageRead) -> Frontier:
             f"a page of shard {claim.before.shard_id} moves back from sequence number "
             f"{claim.before.sequence} to {claim.after.sequence or 'none'}"
         )
-    return _counted(frontier.with_shard(claim.after), claim.counts)
+    return frontier.with_shard(claim.after, frontier.counts.plus(claim.counts))
 
 
 def _counted(frontier: Frontier, counts: Counts) -> Frontier:
