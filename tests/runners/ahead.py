@@ -58,4 +58,5 @@ if __name__ == "__main__":
     go_ahead()
     from pipelines.command_line import main
 
-    sys.exit(main(sys.argv[1:]))
+    # Without arguments, so that it is a process of its own to it.
+    sys.exit(main())
