@@ -27,6 +27,7 @@ setup(
         "isal",
         "msgspec",
         "numpy",
+        "objsize>=0.7",
         "pyarrow",
         "rich",
     ],

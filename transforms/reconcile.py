@@ -42,6 +42,7 @@ from transforms.block import Block
 from transforms.metrics import NAMESPACE
 from transforms.order import newest_per_key, without_stale
 from transforms.reports import Report
+from transforms.state_weight import weigh_quickly
 from transforms.telemetry.figures import figures
 
 __all__ = ["Reconcile", "Reconciled"]
@@ -105,6 +106,10 @@ class _OrderRuleFn(beam.DoFn):
     def __init__(self) -> None:
         self._remembered = Metrics.distribution(NAMESPACE, "remembered_keys")
         self._memories: collections.OrderedDict[str, _Memory] = collections.OrderedDict()
+
+    def setup(self) -> None:
+        """Prepares the process for state."""
+        weigh_quickly()
 
     def process(
         self,

@@ -40,6 +40,7 @@ from transforms.chain_memory import Break, ChainMemory, Row
 from transforms.gap_rules import GapRules
 from transforms.gaps import Gap, GapKind, GapPolicy
 from transforms.reports import Report
+from transforms.state_weight import weigh_quickly
 from transforms.values.digests import item_digest
 from transforms.values.keys import decode_key
 from transforms.version import decode_version
@@ -122,6 +123,10 @@ class _ChainFn(beam.DoFn):
         self._keys = keys
         self._gaps = Metrics.counter("dynabeam", "chain_gaps")
         self._groups: collections.OrderedDict[str, _Known] = collections.OrderedDict()
+
+    def setup(self) -> None:
+        """Prepares the process for state."""
+        weigh_quickly()
 
     def process(
         self,

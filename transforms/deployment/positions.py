@@ -36,6 +36,7 @@ from transforms.deployment.folder import DeploymentFolder
 from transforms.deployment.repairs import Repairs, RepairSettings
 from transforms.reports import Report, ReportCoder
 from transforms.sinks.base import HELD_SECONDS
+from transforms.state_weight import weigh_quickly
 from transforms.telemetry.figures import figures
 from transforms.wall_clock import WallClock, now_us
 
@@ -91,6 +92,10 @@ class _StoreFn(beam.DoFn):
         self._folder = DeploymentFolder(folder)
         self._clock = clock
         self._repairs = None if repairs is None else Repairs(self._folder, repairs, clock)
+
+    def setup(self) -> None:
+        """Prepares the process for state."""
+        weigh_quickly()
 
     def process(
         self,

@@ -66,6 +66,7 @@ from transforms.reports import Report
 from transforms.sinks.base import HELD_SECONDS
 from transforms.sinks.change_writer import ChangeWriter
 from transforms.sinks.staging import RoundFiles
+from transforms.state_weight import weigh_quickly
 from transforms.tables import Table
 from transforms.telemetry.figures import figures
 
@@ -264,6 +265,10 @@ class _GatherFn(beam.DoFn):
         self._max_bytes = max_bytes
         self._now_us = now_us
         self._written = Metrics.counter(NAMESPACE, "changelog_files")
+
+    def setup(self) -> None:
+        """Prepares the process for state."""
+        weigh_quickly()
 
     def process(
         self,
