@@ -148,6 +148,19 @@ def test_memory_is_dropped_by_the_timer():
     assert len(_feed(fn, [_block("export", [(b"a", 0)])], token, runs)) == 1
 
 
+def test_a_runner_that_counts_milliseconds_drops_it_once():
+    """Flink rounds timers down; a block of the time before must not begin it all again."""
+    fn, token, runs, timer = reconcile._OrderRuleFn(), _Cell(), _State(), _Timer()
+    block = _block("stream", [(b"a", 5)], until=42_000_414)
+    _feed(fn, [block], token, runs, timer)
+    fired = Timestamp(micros=timer.at.micros // 1000 * 1000)
+    assert fired.micros >= 42_000_414
+    fn.forget(token, runs, fired)
+    again = _Timer()
+    assert len(_feed(fn, [block], token, runs, again)) == 1
+    assert (again.at, runs.values) == (None, [])
+
+
 def test_nothing_is_remembered_once_the_snapshot_is_over():
     fn, token, runs = reconcile._OrderRuleFn(), _Cell(), _State()
     fn.forget(token, runs, Timestamp(42))

@@ -7,6 +7,7 @@ import apache_beam as beam
 import pyarrow as pa
 import pytest
 from apache_beam.testing.util import assert_that, equal_to
+from apache_beam.utils.timestamp import Timestamp
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,7 +19,7 @@ from transforms.deployment.gap_rules import FolderGapRules
 from transforms.deployment.stops import read_stops
 from transforms.gaps import GapPolicies, GapPolicy
 from transforms.values.digests import item_digest
-from transforms.verify_chain import VerifyChain
+from transforms.verify_chain import VerifyChain, _ChainFn, _digests
 from transforms.version import encode_version
 
 FOREVER = 10**18
@@ -154,6 +155,45 @@ def blocks(*steps):
     return made
 
 
+class Cells:
+    """State by hand."""
+
+    class Cell:
+        def __init__(self):
+            self.values = []
+
+        def read(self):
+            return self.values[-1] if self.values else None
+
+        def write(self, value):
+            self.values = [value]
+
+    class Bag(Cell):
+        def read(self):
+            return list(self.values)
+
+        def add(self, value):
+            self.values.append(value)
+
+        def clear(self):
+            self.values = []
+
+    def __init__(self):
+        self.cells = {"token": self.Cell(), "runs": self.Bag(), "windows": self.Cell()}
+
+    def of(self, *names):
+        return [self.cells[each] for each in names]
+
+
+class Timer:
+    """The last time that was set."""
+
+    at = None
+
+    def set(self, at):
+        self.at = at
+
+
 def of(policy, table):
     return policy
 
@@ -174,6 +214,20 @@ class TestVerifyChain:
         again = [[(b"Sk", 2, A, B)], [(b"Sk", 4, None, A)]]
         snapshot = _block("export", [(b"Sk", 0)])
         self.run([*blocks(*steps, *again), snapshot], equal_to([]))
+
+    def test_a_runner_that_counts_milliseconds_judges_once(self):
+        """Flink rounds timers down; rows that wait for the microsecond would wait for ever."""
+        fn, cells, timer = _ChainFn(lambda _: GapPolicy.CONTINUE, 100, None), Cells(), Timer()
+        for block in blocks([(b"Sk", 1, None, A)], [(b"Sk", 3, B, None)]):
+            times = pa.array([1_000_414], pa.timestamp("us", "UTC"))
+            at = SCHEMA.get_field_index("event_time")
+            rows = block.rows.set_column(at, SCHEMA.field(at), times)
+            for each in _digests(block.with_rows(rows)):
+                fn.process(each, *cells.of("token", "runs", "windows"), timer)
+        fired = Timestamp(micros=timer.at.micros // 1000 * 1000)
+        timer.at = None
+        (report,) = fn.judge(fired, *cells.of("token", "runs", "windows"), timer)
+        assert (report.kind, timer.at) == ("gap", None)
 
     def test_a_break_says_what_and_where(self):
         lost = blocks([(b"Sk", 1, None, A)], [(b"Sk", 3, B, None)])

@@ -35,10 +35,10 @@ from apache_beam.transforms.userstate import (
     TimerSpec,
     on_timer,
 )
-from apache_beam.utils.timestamp import Timestamp
 
 from transforms.arrow_stream import encoded, opened
 from transforms.block import Block
+from transforms.event_timers import not_before
 from transforms.metrics import NAMESPACE
 from transforms.order import newest_per_key, without_stale
 from transforms.reports import Report
@@ -125,7 +125,7 @@ class _OrderRuleFn(beam.DoFn):
                 memory = self._recall(group, token, runs)
                 self._remember(memory, block.rows, token, runs)
                 self._tell(group, block.header.table.name, memory)
-                evict.set(Timestamp(micros=block.header.snapshot_until_us))
+                evict.set(not_before(block.header.snapshot_until_us))
             yield block
             return
         rows = without_stale(block.rows, self._recall(group, token, runs).known)

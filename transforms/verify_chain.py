@@ -33,10 +33,10 @@ from apache_beam.transforms.userstate import (
     TimerSpec,
     on_timer,
 )
-from apache_beam.utils.timestamp import Timestamp
 
 from transforms.block import SCHEMA, Block, BlockHeader
 from transforms.chain_memory import Break, ChainMemory, Row
+from transforms.event_timers import not_before
 from transforms.gap_rules import GapRules
 from transforms.gaps import Gap, GapKind, GapPolicy
 from transforms.reports import Report
@@ -229,7 +229,7 @@ class _ChainFn(beam.DoFn):
 def _set(timer: Any, memory: ChainMemory) -> None:
     due = memory.next_due_us()
     assert due is not None
-    timer.set(Timestamp(micros=due))
+    timer.set(not_before(due))
 
 
 def _gap(header: BlockHeader, found: Break, more: int) -> Gap:

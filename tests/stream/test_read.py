@@ -378,6 +378,23 @@ class TestWatermark:
         result = run(ScriptedStreams(), bounded=False)
         assert result.reader.watermark_us() == NOW_US - 30_000_000
 
+    @pytest.mark.parametrize(("age", "listed"), [(9, 0), (11, 1)])
+    def test_a_reader_without_shards_lists_more_often(self, age, listed):
+        """Its watermark is that of its last listing, and all others wait for it."""
+        swept_us = NOW_US - age * 1_000_000
+        client = ScriptedStreams()
+        bare = source(Frontier(swept_us=swept_us), reader=1, readers=2)
+        result = run(client, bare, bounded=False)
+        assert client.count("describe") == listed
+        assert result.reader.watermark_us() == (NOW_US if listed else swept_us) - 30_000_000
+        client = ScriptedStreams(Shard(A, "", [[record(1)]]))
+        run(
+            client,
+            source(Frontier((ShardPosition(A, since_us=NOW_US),), swept_us=swept_us)),
+            bounded=False,
+        )
+        assert client.count("describe") == 0
+
     def test_blocks_carry_the_time_of_their_oldest_row(self):
         client = ScriptedStreams(
             Shard(A, "", [[record(1, key="a", time=NOW_US // 10**6 - 9), record(2, key="a")]])

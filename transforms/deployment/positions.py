@@ -28,12 +28,12 @@ from apache_beam.transforms.userstate import (
     TimerSpec,
     on_timer,
 )
-from apache_beam.utils.timestamp import Timestamp
 
 from transforms.deployment.condense import condense
 from transforms.deployment.fewer import FewerReports
 from transforms.deployment.folder import DeploymentFolder
 from transforms.deployment.repairs import Repairs, RepairSettings
+from transforms.event_timers import not_before
 from transforms.reports import Report, ReportCoder
 from transforms.sinks.base import HELD_SECONDS
 from transforms.state_weight import weigh_quickly
@@ -147,7 +147,7 @@ class _StoreFn(beam.DoFn):
 
 def _set(at_us: int, due: Any, timer: Any) -> None:
     due.write(at_us)
-    timer.set(Timestamp(micros=at_us))
+    timer.set(not_before(at_us))
 
 
 _CODER = ReportCoder()

@@ -56,11 +56,11 @@ from apache_beam.transforms.userstate import (
     on_timer,
 )
 from apache_beam.transforms.window import GlobalWindow, GlobalWindows
-from apache_beam.utils.timestamp import Timestamp
 
 from transforms import storage
 from transforms.block import Block, BlockCoder
 from transforms.errors import SinkError, ValueDecodeError
+from transforms.event_timers import not_before
 from transforms.metrics import NAMESPACE
 from transforms.reports import Report
 from transforms.sinks.base import HELD_SECONDS
@@ -79,7 +79,8 @@ It bounds the state of a writer, and what a worker decodes at once.
 """
 
 _HELD_US = HELD_SECONDS * 1_000_000
-_LAST_TIMER_US: int = GlobalWindow().max_timestamp().micros
+# In whole milliseconds, as timers are set.
+_LAST_TIMER_US: int = GlobalWindow().max_timestamp().micros // 1000 * 1000
 _CODER = BlockCoder()
 _CELL = struct.Struct(">BQqq")
 _CELL_FORMAT = 1
@@ -291,7 +292,7 @@ class _GatherFn(beam.DoFn):
         bag.add(_CODER.encode(block))
         cell.write(gathered.encode())
         if stored is None or gathered.timer_us < before.timer_us:
-            held.set(Timestamp(micros=gathered.timer_us))
+            held.set(not_before(gathered.timer_us))
 
     @on_timer(HELD)
     def write_held(

@@ -55,6 +55,7 @@ class Pacing:
         memory_bytes: Pages that are under way or gathered.
         page_bytes: What a page that is under way counts for.
         sweep: Between complete listings of the stream.
+        bare_sweep: The same for a reader without shards, whose watermark is that of its listing.
         quick_sweep: The same while a parent was replaced in the last `sweep`: a sibling of the
             children may be listed late.
         sweep_page: Between two pages of a listing: the account has 10 such calls a second.
@@ -83,6 +84,7 @@ class Pacing:
     memory_bytes: int = 128 << 20
     page_bytes: int = 4 << 20
     sweep: float = 60.0
+    bare_sweep: float = 10.0
     quick_sweep: float = 1.0
     sweep_page: float = 0.15
     child_asks: int = 5
@@ -111,6 +113,7 @@ class Pacing:
             poll=poll,
             idle_poll=max(self.idle_poll, poll),
             sweep=max(self.sweep, readers / self.listings),
+            bare_sweep=max(self.bare_sweep, readers / self.listings),
             quick_sweep=max(self.quick_sweep, readers / self.listings),
         )
         if readers <= 1:

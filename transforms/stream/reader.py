@@ -188,7 +188,7 @@ class SliceReader:
         recent_us = self._clock.now_us() - int(self._pacing.sweep * 1e6)
         if any(finished_us > recent_us for _, finished_us in frontier.finished):
             return self._pacing.quick_sweep
-        return self._pacing.sweep
+        return self._pacing.sweep if frontier.shards else self._pacing.bare_sweep
 
     def _gave_up_enabling(self) -> bool:
         return self._memory.listing.enabling >= self._pacing.child_asks
