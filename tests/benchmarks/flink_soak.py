@@ -5,9 +5,10 @@
 
 Flink keeps its state in memory here, because a checkpoint of RocksDB also holds what waits for a
 compaction. Prints a line a minute: resident memory of Flink's TaskManager and of the Python worker,
-the size of the last checkpoint, restarts. At the end the mirror and the changelog are compared with
-the tables, and the second half of the time after the first ten minutes with the first. The exit
-code is 1 if something was lost, or grew by more than a tenth.
+the size of the last checkpoint, the age of the stored positions (of the table that has the oldest),
+restarts. At the end the mirror and the changelog are compared with the tables, and the second half
+of the time after the first ten minutes with the first. The exit code is 1 if something was lost, or
+grew by more than a tenth, or if positions were older than three minutes.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ _WARM_UP_MINUTES = 10
 _GROWTH = 1.1
 _NAMES = ("TaskManager MiB", "worker MiB", "checkpoint kB")
 _END_SECONDS = 300
+_STORED_WITHIN = 180
 
 
 def main() -> int:
@@ -43,6 +45,7 @@ def main() -> int:
     given = parser.parse_args()
     folder = pathlib.Path(given.folder or tempfile.mkdtemp(prefix="dynabeam-soak-"))
     samples: list[tuple[float, ...]] = []
+    ages: list[float] = []
     settings = ClusterSettings(state_backend="hashmap")
     with (
         ContinuousWorld(folder, tables=given.tables, export_seconds=20) as world,
@@ -53,7 +56,7 @@ def main() -> int:
         with SteadyWork(
             world.sim, world.tables, rate=given.rate, roll_every=given.roll_every
         ) as work:
-            _say("minute", *_NAMES, "restarts", "written")
+            _say("minute", *_NAMES, "stored s ago", "restarts", "written")
             for minute in range(1, given.minutes + 1):
                 time.sleep(60)
                 checkpoint = flink.rest.next_checkpoint(job, 300)
@@ -64,13 +67,22 @@ def main() -> int:
                     checkpoint.state_bytes / 1000,
                 )
                 samples.append(sample)
-                shown = [f"{each:.0f}" for each in sample]
+                ages.append(_stored_seconds_ago(folder))
+                shown = [f"{each:.0f}" for each in (*sample, ages[-1])]
                 _say(minute, *shown, flink.rest.restarts(job), work.written)
         world.wait_for_mirror(_END_SECONDS)
         changelog = world.wait_for_changelog(_END_SECONDS)
         differences = world.differences()
     _say(f"differences {len(differences)}, missing in the changelog {len(changelog.missing)}")
-    return _judge(samples) or int(bool(differences or changelog.missing))
+    oldest = max(ages[_WARM_UP_MINUTES:], default=0.0)
+    _say(f"stored positions were at most {oldest:.0f} s old after the warm-up")
+    lost = bool(differences or changelog.missing)
+    return _judge(samples) or int(lost or oldest > _STORED_WITHIN)
+
+
+def _stored_seconds_ago(folder: pathlib.Path) -> float:
+    stored = folder.glob("state/continuous/*/positions/*.jsonl")
+    return time.time() - min((each.stat().st_mtime for each in stored), default=time.time())
 
 
 def _judge(samples: Sequence[tuple[float, ...]]) -> int:
