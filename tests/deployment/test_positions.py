@@ -100,6 +100,16 @@ class TestStore:
         storing.watermark(1_030 + AFTER)
         assert stored(folder) == ["1", "2", "3"]
 
+    def test_none_waits_long_for_others(self, folder):
+        storing = Storing(folder.path)
+        for at in range(1_000, 1_060, 5):
+            storing.report(at, at)
+        storing.watermark(1_000 + AFTER)
+        storing.watermark(1_024 + AFTER)
+        assert stored(folder) == ["1000"]
+        storing.watermark(1_025 + AFTER)
+        assert stored(folder) == ["1000", "1005", "1010", "1015", "1020", "1025"]
+
     def test_reports_that_keep_coming_do_not_put_it_off(self, folder):
         storing = Storing(folder.path)
         for at in range(1_000, 1_000 + 3 * AFTER, 5):

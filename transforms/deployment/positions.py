@@ -45,6 +45,9 @@ __all__ = ["STORED_AFTER_US", "StorePositions"]
 STORED_AFTER_US = (HELD_SECONDS + 15) * 1_000_000
 """How far the watermark has to be behind a report before its position is stored."""
 
+_TOGETHER_US = 20 * 1_000_000
+"""How long a report waits for others, to be stored in one file: each step of a repair waits too."""
+
 
 class StorePositions(beam.PTransform):
     """Stores the positions of each table: `PCollection[Report]` → nothing of use.
@@ -138,8 +141,8 @@ class _StoreFn(beam.DoFn):
         for at, report in rest:
             waiting.add(_encode(at, report))
         if rest:
-            # The last of them: one file in a while, not one for each report.
-            _set(rest[-1][0] + STORED_AFTER_US, due, timer)
+            # Several together: one file in a while, not one for each report.
+            _set(min(rest[0][0] + _TOGETHER_US, rest[-1][0]) + STORED_AFTER_US, due, timer)
         if self._repairs is not None:
             self._repairs.advance(table, reports)
         yield from ()
