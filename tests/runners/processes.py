@@ -8,6 +8,7 @@ kills whatever was not stopped.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import pathlib
@@ -55,9 +56,19 @@ def _tell_reaper(line: str) -> None:
                 start_new_session=True,
             )
             _reapers[os.getpid()] = reaper
+            atexit.register(_end_reaper, os.getpid())
         assert reaper.stdin is not None
         reaper.stdin.write(line + "\n")
         reaper.stdin.flush()
+
+
+def _end_reaper(owner: int) -> None:
+    """At the end of the process that started it; one that was forked from that leaves it alone."""
+    if os.getpid() == owner:
+        reaper = _reapers.pop(owner)
+        assert reaper.stdin is not None
+        reaper.stdin.close()
+        reaper.wait(10)
 
 
 class Process:
