@@ -42,7 +42,7 @@ class Pacing:
         poll: Continuous: between pages of a shard near the tip.
         idle_poll: Continuous: between pages of a shard that had many empty pages.
         requests: Continuous: requests a second that a worker process sends near the tip; each
-            takes about a millisecond of its CPU.
+            takes about a quarter of a millisecond of its CPU.
         listings: Continuous: listings a second that a worker process begins: the account has ten.
         slice: Continuous: length of one `process` while behind.
         tip_slice: Continuous: its length at the tip; latency is about two of these on Flink.
@@ -72,7 +72,7 @@ class Pacing:
     tip_poll: float = 0.03
     poll: float = 0.25
     idle_poll: float = 1.0
-    requests: float = 400.0
+    requests: float = 600.0
     listings: float = 2.0
     slice: float = 5.0
     tip_slice: float = 0.25
