@@ -447,8 +447,8 @@ class TestSmallOnes:
     def test_budget(self):
         assert budget_of({"a": 4}, continuous=True).status == "ok"
         assert "every 0.25 s" in budget_of({"a": 4}, continuous=True).text
-        assert budget_of({"a": 1000}, continuous=True).status == "warning"
-        assert budget_of({"a": 1000}, continuous=False).status == "ok"
+        assert budget_of({"a": 1500}, continuous=True).status == "warning"
+        assert budget_of({"a": 1500}, continuous=False).status == "ok"
         many = {str(n): 100 for n in range(400)}
         assert "DescribeStream calls a second" in budget_of(many, continuous=False).why
 
