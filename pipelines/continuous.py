@@ -108,7 +108,6 @@ def add_graph(
         max_dead_letters=options.max_dead_letters,
         telemetry=options.telemetry,
         chain_policy=options.chain_policy,
-        gaps=options.gaps,
         repairs=RepairSettings(
             access=options.access,
             policies=options.gaps,

@@ -27,7 +27,7 @@ from transforms.deployment.positions import StorePositions
 from transforms.deployment.repairs import RepairSettings
 from transforms.deployment.watch import WatchAssignments
 from transforms.export.manifest import Verify
-from transforms.gaps import GapPolicies, GapPolicy
+from transforms.gaps import GapPolicy
 from transforms.read_tables import ReadTables
 from transforms.reports import Report
 from transforms.sinks.base import Sink
@@ -50,7 +50,6 @@ def build_continuous(
     max_dead_letters: int | None = None,
     chain_policy: Callable[[str], GapPolicy] | None = None,
     repairs: RepairSettings | None = None,
-    gaps: GapPolicies | None = None,
 ) -> None:
     """Adds the graph to a pipeline.
 
@@ -64,8 +63,8 @@ def build_continuous(
         max_dead_letters: The job fails once more dead letters are open; None for no limit.
         telemetry: Metrics endpoint and log of the worker processes.
         chain_policy: With which policies to look for lost changes; None not to look.
-        repairs: What repairs of lost changes need; None to repair nothing.
-        gaps: What lost changes do, whatever the assignments say; None for what they say.
+        repairs: What lost changes do, whatever the assignments say, and what repairs of them need;
+            None to repair nothing and do what the assignments say.
     """
     deployment = pipeline | "Deployment" >> beam.Create([folder], reshuffle=False)
     assigned = deployment | "WatchAssignments" >> WatchAssignments()
@@ -76,7 +75,7 @@ def build_continuous(
         verify=verify,
         chain_policy=chain_policy,
         generations=FolderGenerations(folder),
-        gap_rules=None if gaps is None else FolderGapRules(folder, gaps),
+        gap_rules=None if repairs is None else FolderGapRules(folder, repairs.policies),
     )
     found = deployment | "DiscoverTables" >> DiscoverTables(access, sinks)
     reports, letters = [read.reports, found], [read.dead_letters]
