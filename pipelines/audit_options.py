@@ -7,6 +7,7 @@ import argparse
 import dataclasses
 from collections.abc import Sequence
 
+from pipelines.arguments import is_given, parse_known
 from pipelines.options import ReplicateOptions, parse_replicate
 from transforms.errors import ConfigurationError
 
@@ -46,16 +47,17 @@ def parse_audit(arguments: Sequence[str]) -> AuditOptions:
     Raises:
         ConfigurationError: An option has a value that cannot work, or options contradict.
     """
-    given, rest = _parser().parse_known_args(list(arguments))
-    for each in rest:
-        if each.split("=")[0] in ("--mode", "--every", "--until", "--take_over", "--detach"):
+    parser = _parser()
+    given, rest = parse_known(parser, arguments)
+    for each in ("--mode", "--every", "--until", "--take_over", "--detach"):
+        if is_given(rest, each):
             raise ConfigurationError(
                 "an audit is one bounded run that writes nothing to the mirror",
-                where=each.split("=")[0],
+                where=each,
                 mend="Leave it out",
             )
     # Blocks need not be cut: their rows are put into the audit's own buckets.
-    source = parse_replicate([*rest, "--buckets=1"])
+    source = parse_replicate([*rest, "--buckets=1"], command=parser)
     if len(source.sinks) != 1:
         raise ConfigurationError(
             "an audit looks at one mirror",

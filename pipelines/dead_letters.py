@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timezone
 from typing import Any, TextIO
 
+from pipelines.arguments import beam_arguments, option_strings, parse_known
 from pipelines.state_options import add_state_options, named_state_directory
 from transforms.dead_letters import DeadLetter
 from transforms.errors import StateError
@@ -32,8 +33,10 @@ def main(arguments: Sequence[str]) -> int:
     Raises:
         StateError: A letter cannot be read, or there is none of the id asked for.
     """
-    given = _parser().parse_args(list(arguments))
-    box = named_state_directory(given).letters
+    parser = _parser()
+    given, rest = parse_known(parser, arguments)
+    beam = beam_arguments(rest, option_strings(parser))
+    box = named_state_directory(given, beam).letters
     if given.show:
         sys.stdout.buffer.write(_find(box, given.show).raw + b"\n")
         sys.stdout.buffer.flush()

@@ -20,6 +20,7 @@ import sys
 import time
 from urllib.parse import quote
 
+from pipelines.arguments import parse_all
 from pipelines.demo_proof import Proof, compare_items, compare_records, mirror_items
 from pipelines.demo_workload import AGE, BUCKET, TABLES, Counts, Workload, make_tables
 from transforms.testing.clock import SimClock
@@ -63,7 +64,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _options(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="dynabeam demo", description=(__doc__ or "").strip())
+    parser = argparse.ArgumentParser(
+        prog="dynabeam demo", description=(__doc__ or "").strip(), allow_abbrev=False
+    )
     parser.add_argument(
         "--seconds",
         type=_seconds,
@@ -75,7 +78,7 @@ def _options(argv: list[str]) -> argparse.Namespace:
         default=os.path.join(".dynabeam", "demo"),
         help="folder for mirror, changelog and state; emptied first (default: .dynabeam/demo)",
     )
-    return parser.parse_args(argv)
+    return parse_all(parser, argv)
 
 
 def _seconds(text: str) -> float:

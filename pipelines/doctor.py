@@ -19,6 +19,7 @@ from typing import TextIO
 
 from apache_beam.io.filesystems import FileSystems
 
+from pipelines.arguments import parse_known
 from pipelines.checks.bucket import bucket_findings
 from pipelines.checks.budget import budget_findings
 from pipelines.checks.encryption import bucket_encryption
@@ -48,8 +49,9 @@ _MARKS = {"ok": "ok", "warning": "WARNING", "failure": "FAILURE"}
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the command; returns its exit code."""
-    given, rest = _parser().parse_known_args(list(arguments))
-    options = parse_replicate(rest, complete=False)
+    parser = _parser()
+    given, rest = parse_known(parser, arguments)
+    options = parse_replicate(rest, complete=False, command=parser)
     found = []
     for each in examine(options, probe_writes=given.probe_writes):
         found.append(each)

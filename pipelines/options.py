@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
+from pipelines.arguments import beam_arguments, option_strings, parse_known
 from pipelines.state_options import state_path
 from transforms.aws.roles import Role
 from transforms.aws.session import AwsAccess
@@ -23,7 +24,7 @@ from transforms.telemetry.endpoint import check_installed
 from transforms.telemetry.logs import FORMATS, LEVELS
 from transforms.telemetry.worker import Telemetry
 
-__all__ = ["ReplicateOptions", "check_located", "duration", "parse_replicate", "refuse_stray"]
+__all__ = ["ReplicateOptions", "check_located", "duration", "parse_replicate"]
 
 _TABLE_NAME = re.compile(r"[a-zA-Z0-9_.*?\[\]-]{1,255}")
 _ROLE_ARN = re.compile(r"arn:[a-z-]+:iam::[0-9]{12}:role/[\w+=,.@/-]+")
@@ -105,31 +106,27 @@ class ReplicateOptions(ReadingOptions):
         return lasts and self.discover_every > 0 and self.selection.is_open
 
 
-def refuse_stray(words: Sequence[str]) -> None:
-    """Refuses a word that is no option; options that are not ours are Beam's.
-
-    Raises:
-        ConfigurationError: There is one.
-    """
-    for each in words:
-        if not each.startswith("--"):
-            raise ConfigurationError(
-                "not an option", found=each, mend="Options look like --tables=orders"
-            )
-
-
-def parse_replicate(arguments: Sequence[str], *, complete: bool = True) -> ReplicateOptions:
+def parse_replicate(
+    arguments: Sequence[str],
+    *,
+    complete: bool = True,
+    command: argparse.ArgumentParser | None = None,
+) -> ReplicateOptions:
     """Parses and checks the command line of `replicate`.
 
     Args:
-        arguments: The words behind the command.
+        arguments: The words after the command.
         complete: They are to be run: a sink, and a bucket or an export, have to be named.
+        command: The parser of a command that has taken its own options already; None for none.
 
     Raises:
-        ConfigurationError: An option has a value that cannot work, or options contradict.
+        ConfigurationError: There is no such option, one has a value that cannot work, or options
+            contradict.
     """
-    given, rest = _parser().parse_known_args(list(arguments))
-    refuse_stray(rest)
+    parser = _parser()
+    given, rest = parse_known(parser, arguments)
+    names = [*(option_strings(command) if command else []), *option_strings(parser)]
+    passed_on = beam_arguments(rest, names)
     tables, tags = _table_names(given), _table_tags(given.table_tags)
     if not tables and not tags and not given.export:
         raise ConfigurationError(
@@ -172,7 +169,7 @@ def parse_replicate(arguments: Sequence[str], *, complete: bool = True) -> Repli
         exclude_tables=_excluded(given.exclude_tables),
         discover_every=duration("--discover_every", given.discover_every),
         verify_chain=given.verify_chain,
-        beam_arguments=tuple(rest),
+        beam_arguments=passed_on,
         max_dead_letters=_max_dead_letters(given),
         telemetry=_telemetry(given),
     )

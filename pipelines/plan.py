@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from datetime import timedelta
 
+from pipelines.arguments import parse_known
 from pipelines.options import ReplicateOptions, duration, parse_replicate
 from pipelines.plan_text import write_plan
 from pipelines.preflight import table_names
@@ -36,8 +37,9 @@ _LONGEST_SAMPLE = timedelta(hours=1)
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the command; returns its exit code."""
-    given, rest = _parser().parse_known_args(list(arguments))
-    made = plan(given, parse_replicate(rest, complete=False))
+    parser = _parser()
+    given, rest = parse_known(parser, arguments)
+    made = plan(given, parse_replicate(rest, complete=False, command=parser))
     if given.json:
         json.dump(made.to_json(), sys.stdout, indent=2)
         sys.stdout.write("\n")

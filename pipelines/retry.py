@@ -30,6 +30,7 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.io.filesystems import FileSystems
 
+from pipelines.arguments import is_given, parse_known
 from pipelines.options import ReplicateOptions, parse_replicate
 from pipelines.replicate import publish_committed
 from pipelines.retry_graph import build_retry
@@ -284,7 +285,7 @@ def _parse(arguments: Sequence[str]) -> RetryOptions:
     )
     parser.add_argument("--severe", action="store_true", help="severe letters too")
     parser.add_argument("--max_retries", type=int, default=_MAX_RETRIES, help="then it is severe")
-    given, rest = parser.parse_known_args(list(arguments))
+    given, rest = parse_known(parser, arguments)
     if given.max_retries < 1:
         raise ConfigurationError(
             "not a number of retries",
@@ -292,12 +293,12 @@ def _parse(arguments: Sequence[str]) -> RetryOptions:
             expected="1 or more",
             found=given.max_retries,
         )
-    if not any(
-        each.split("=")[0] in ("--tables", "--table_list", "--tables_file") for each in rest
-    ):
+    if not is_given(rest, "--tables", "--table_list", "--tables_file"):
         rest.append("--tables=*")
     return RetryOptions(
-        parse_replicate([*rest, "--snapshot=never"]), given.severe, given.max_retries
+        parse_replicate([*rest, "--snapshot=never"], command=parser),
+        given.severe,
+        given.max_retries,
     )
 
 

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 
+from pipelines.arguments import parse_known
 from pipelines.features import export_folders, features_of
 from pipelines.options import ReplicateOptions, duration, parse_replicate
 from pipelines.preflight import table_names
@@ -45,8 +46,9 @@ _KEY = re.compile(r"arn:[a-z-]+:kms:[a-z0-9-]+:[0-9]{12}:(key|alias)/.+")
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the command; returns its exit code."""
-    given, rest = _parser().parse_known_args(list(arguments))
-    options = parse_replicate(rest, complete=False)
+    parser = _parser()
+    given, rest = parse_known(parser, arguments)
+    options = parse_replicate(rest, complete=False, command=parser)
     if options.access is None:
         raise ConfigurationError(
             "nothing of AWS is used, so there is nothing to set up",

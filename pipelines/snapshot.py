@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 
 from apache_beam.io.filesystems import FileSystems
 
+from pipelines.arguments import parse_known
 from pipelines.deployments import current
 from pipelines.options import ReplicateOptions, parse_replicate
 from pipelines.rounds import beam_options
@@ -41,7 +42,8 @@ def main(arguments: Sequence[str]) -> int:
         ConfigurationError: The range of keys is none of the table's, or no table is named.
         StateError: A table is not replicated from this state directory.
     """
-    given, rest = _parser().parse_known_args(list(arguments))
+    parser = _parser()
+    given, rest = parse_known(parser, arguments)
     if given.key_range and (given.cancel or given.status):
         raise ConfigurationError(
             "an order is of one table, whatever its keys",
@@ -49,7 +51,7 @@ def main(arguments: Sequence[str]) -> int:
             found=given.key_range,
             mend="Leave it out with --cancel and --status",
         )
-    options = parse_replicate(rest, complete=False)
+    options = parse_replicate(rest, complete=False, command=parser)
     FileSystems.set_options(beam_options(options))
     directory = StateDirectory(options.state_dir)
     state = directory.load()

@@ -16,8 +16,9 @@ from typing import TextIO
 from rich.console import Console
 from rich.live import Live
 
+from pipelines.arguments import beam_arguments, option_strings, parse_known
 from pipelines.flink_rest import FlinkJob, read_job
-from pipelines.options import duration, refuse_stray
+from pipelines.options import duration
 from pipelines.state_directory import StateDirectory
 from pipelines.state_options import add_state_options, named_state_directory
 from pipelines.status_reading import Status, read_status
@@ -31,9 +32,9 @@ __all__ = ["main"]
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the command; returns its exit code."""
-    given, rest = _parser().parse_known_args(list(arguments))
-    refuse_stray(rest)
-    directory = named_state_directory(given, rest)
+    parser = _parser()
+    given, rest = parse_known(parser, arguments)
+    directory = named_state_directory(given, beam_arguments(rest, option_strings(parser)))
     limits = Limits(duration("--max_lag", given.max_lag), duration("--max_quiet", given.max_quiet))
     shown = _Shown(given, directory, limits)
     if not given.watch:
