@@ -37,8 +37,10 @@ from transforms.coverage import FUZZ_US
 from transforms.errors import ConfigurationError, SinkError
 from transforms.export.acquire import Acquisition, acquire
 from transforms.export.manifest import ExportManifest
+from transforms.printable import printable_lines
 from transforms.table_reading import snapshot_requests, stream_sources
 from transforms.tables import Table
+from transforms.telemetry.secrets import masked
 from transforms.wall_clock import now_us
 
 __all__ = ["audit", "main"]
@@ -57,10 +59,11 @@ def main(arguments: Sequence[str]) -> int:
     except Exception as problem:  # noqa: BLE001 - code 1 says that the mirror differs
         error = meant_for_people(problem)
         if error is None:
-            traceback.print_exc()
+            sys.stderr.write(printable_lines(masked(traceback.format_exc())))
         text = str(error or problem)
         kind = kind_of(error) if error is not None else type(problem).__name__
-        sys.stderr.write(f"dynabeam: the audit could not be done: {kind}: {text}\n")
+        line = f"dynabeam: the audit could not be done: {kind}: {masked(text)}\n"
+        sys.stderr.write(printable_lines(line))
         return NOT_DONE
     return EQUAL if result.is_equal else DIFFERENT
 

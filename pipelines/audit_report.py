@@ -7,6 +7,7 @@ from typing import TextIO
 
 from pipelines.audit_options import AuditOptions
 from transforms.audit.result import AuditResult, TableResult
+from transforms.printable import printable
 
 __all__ = ["print_result"]
 
@@ -38,16 +39,17 @@ def _print_table(found: TableResult, out: TextIO) -> None:
             out.write(f"  {kind:<10} {count:>10,}  {_WORDS[kind]}\n")
     for example in found.examples[:_SHOWN]:
         note = f" ({example['note']})" if example["note"] else ""
-        out.write(f"    {example['kind']}: {example['key']}{note}\n")
+        out.write(printable(f"    {example['kind']}: {example['key']}{note}") + "\n")
         if example["truth"] is None or example["mirror"] is None:
             continue
         for name in example["attributes"]:
             table, mirror = (example[side].get(name) for side in ("truth", "mirror"))
-            out.write(f"      {name}: table {_short(table)}, mirror {_short(mirror)}\n")
+            line = f"      {name}: table {_short(table)}, mirror {_short(mirror)}"
+            out.write(printable(line) + "\n")
     if len(found.examples) > _SHOWN:
         out.write("    …\n")
     for warning in found.warnings:
-        out.write(f"  note: {warning}\n")
+        out.write(printable(f"  note: {warning}") + "\n")
 
 
 def _short(text: str | None) -> str:

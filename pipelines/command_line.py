@@ -14,6 +14,7 @@ from typing import NoReturn
 
 from pipelines.failures import kind_of, meant_for_people
 from transforms.errors import DynabeamError
+from transforms.printable import printable_lines
 from transforms.telemetry.logs import writes_json
 from transforms.telemetry.secrets import masked
 
@@ -93,16 +94,17 @@ def _run(command: str, arguments: Sequence[str]) -> int:
 def _tell(command: str, problem: Exception, error: DynabeamError | None) -> None:
     """Says why a command failed: the error that is meant for people, or all there is."""
     if error is None:
-        text, trace = f"failed: {type(problem).__name__}: {problem}", True
+        text, traced = f"failed: {type(problem).__name__}: {problem}", True
     else:
-        text, trace = f"{kind_of(error)}: {error}", False
+        text, traced = f"{kind_of(error)}: {error}", False
     if writes_json():
         # Whoever reads the log reads nothing else.
-        logging.getLogger(f"pipelines.{command}").error("%s", text, exc_info=trace)
+        logging.getLogger(f"pipelines.{command}").error("%s", text, exc_info=traced)
         return
-    if trace:
-        sys.stderr.write(masked("".join(traceback.format_exception(problem))))
-    sys.stderr.write(masked(f"dynabeam: {text}\n"))
+    if traced:
+        trace = "".join(traceback.format_exception(problem))
+        sys.stderr.write(printable_lines(masked(trace)))
+    sys.stderr.write(printable_lines(masked(f"dynabeam: {text}\n")))
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from pipelines.state_options import add_state_options, named_state_directory
 from transforms.dead_letters import DeadLetter
 from transforms.errors import StateError
 from transforms.letter_box import LetterBox
+from transforms.printable import printable
 
 __all__ = ["main"]
 
@@ -87,12 +88,13 @@ def _write_json(letters: Iterable[tuple[str, DeadLetter]], stream: TextIO) -> No
 def _write_text(letters: Sequence[tuple[str, DeadLetter]], place: str, stream: TextIO) -> None:
     for severity, letter in letters:
         times = f"first {_time(letter.first_us)}, last {_time(letter.last_us)}"
-        stream.write(
-            f"{letter.id}  {severity:<7}  {letter.table}  {letter.stage}  {letter.error or '-'}  "
-            f"{letter.attempts} x  {times}\n"
-            f"    {letter.place}\n"
-            f"    {letter.reason}\n"
+        tries = f"{letter.error or '-'}  {letter.attempts} x"
+        lines = (
+            f"{letter.id}  {severity:<7}  {letter.table}  {letter.stage}  {tries}  {times}",
+            f"    {letter.place}",
+            f"    {letter.reason}",
         )
+        stream.writelines(f"{printable(line)}\n" for line in lines)
     stopped = sum(severity == _STOPPED for severity, _ in letters)
     stream.write(f"{len(letters) - stopped:,} dead letters in {place}\n")
     if stopped:

@@ -39,6 +39,7 @@ from pipelines.preflight import table_names
 from pipelines.rounds import beam_options
 from transforms.aws.permissions import permissions
 from transforms.errors import AwsAccessError, DynabeamError
+from transforms.printable import one_line, printable_lines
 
 __all__ = ["examine", "main"]
 
@@ -163,7 +164,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _write(finding: Finding, stream: TextIO) -> None:
     mark = _MARKS[finding.status]
-    lines = [f"{mark:<8} {finding.check:<9} {finding.subject}: {finding.text}"]
+    lines = [one_line(f"{mark:<8} {finding.check:<9} {finding.subject}: {finding.text}")]
     if finding.status != "ok":
         lines += [
             textwrap.fill(
@@ -177,7 +178,7 @@ def _write(finding: Finding, stream: TextIO) -> None:
             for name, text in (("why", finding.why), ("mend", finding.mend))
             if text
         ]
-    stream.write("\n".join(lines) + "\n")
+    stream.write(printable_lines("\n".join(lines)) + "\n")
     stream.flush()
 
 

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from pipelines.options import ReplicateOptions
 from pipelines.rounds import RoundOutcome
 from pipelines.state_directory import State
+from transforms.printable import printable, printable_lines
 from transforms.telemetry.logs import writes_json
 from transforms.wall_clock import now_us
 
@@ -50,7 +51,7 @@ class RoundPrinter:
         """Shows lines that nobody may miss, such as losses and repairs."""
         when = datetime.now(timezone.utc).strftime("%H:%M:%S")
         for line in lines:
-            self._stream.write(f"{when} {line}\n")
+            self._stream.write(f"{when} {printable(line)}\n")
         self._stream.flush()
 
     def on_round(self, outcome: RoundOutcome) -> None:
@@ -114,7 +115,7 @@ def say(text: str, stream: TextIO) -> None:
     if writes_json():
         _LOGGER.info("%s", text)
         return
-    stream.write(f"{text}\n")
+    stream.write(f"{printable_lines(text)}\n")
     stream.flush()
 
 

@@ -39,6 +39,7 @@ from pipelines.state_directory import State, StateDirectory
 from pipelines.table_state import merge_reports
 from transforms.dead_letters import DeadLetter
 from transforms.errors import ConfigurationError
+from transforms.printable import printable
 from transforms.round_files import (
     DEAD_LETTERS,
     REPORTS,
@@ -98,7 +99,7 @@ def main(arguments: Sequence[str]) -> int:
         f"{outcome.put_back:,} dead letters put back, {outcome.failed:,} failed again\n"
     )
     for reason, count in sorted(outcome.left.items()):
-        sys.stdout.write(f"{count:,} left alone: {reason}\n")
+        sys.stdout.write(f"{count:,} left alone: {printable(reason)}\n")
     return 1 if outcome.failed else 0
 
 

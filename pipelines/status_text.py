@@ -14,6 +14,7 @@ from rich.text import Text
 from pipelines.flink_rest import FlinkJob
 from pipelines.status_reading import Status, TableStatus
 from pipelines.status_reasons import for_people
+from transforms.printable import printable
 
 __all__ = ["as_json", "as_lines", "as_table"]
 
@@ -43,7 +44,7 @@ def as_lines(status: Status, job: FlinkJob | None, reasons: Sequence[str]) -> li
     if job is not None:
         lines.append(_job_line(job, status.at_us))
         lines += [f"  {each}" for each in _vertex_lines(job)]
-    return [*lines, *_verdict(reasons)]
+    return [printable(each) for each in [*lines, *_verdict(reasons)]]
 
 
 def as_table(status: Status, job: FlinkJob | None, reasons: Sequence[str]) -> RenderableType:
@@ -52,15 +53,15 @@ def as_table(status: Status, job: FlinkJob | None, reasons: Sequence[str]) -> Re
     for name in _COLUMNS:
         table.add_column(name, justify="left" if name in _WORDS else "right", no_wrap=True)
     for each in status.tables:
-        cells = [Text(cell) for cell in _cells(each, status.at_us)]
+        cells = [Text(printable(cell)) for cell in _cells(each, status.at_us)]
         _colour(dict(zip(_COLUMNS, cells, strict=True)), each)
         table.add_row(*cells)
     parts: list[RenderableType] = [table]
     if job is not None:
-        parts.append(Text(_job_line(job, status.at_us)))
-        parts += [Text(f"  {each}", style="dim") for each in _vertex_lines(job)]
+        parts.append(Text(printable(_job_line(job, status.at_us))))
+        parts += [Text(printable(f"  {each}"), style="dim") for each in _vertex_lines(job)]
     style = "bold red" if reasons else "green"
-    parts += [Text(line, style=style) for line in _verdict(reasons)]
+    parts += [Text(printable(line), style=style) for line in _verdict(reasons)]
     return Group(*parts)
 
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from transforms.printable import one_line, printable_lines
+
 __all__ = [
     "AwsAccessError",
     "ConfigurationError",
@@ -49,6 +51,8 @@ class DynabeamError(Exception):
         found: Any = _ABSENT,
         mend: str = "",
     ) -> None:
+        # What others wrote may be part of each: a line of theirs must not pass for one of ours.
+        what, where, mend = one_line(what), one_line(where), printable_lines(mend)
         self.what = what
         self.where = where
         self.mend = mend

@@ -15,6 +15,7 @@ from datetime import datetime, timezone
 from typing import Any, Literal, TextIO, TypeAlias
 
 from transforms.errors import DynabeamError
+from transforms.printable import printable_lines
 from transforms.telemetry.secrets import masked
 
 __all__ = ["FORMATS", "LEVELS", "LogFormat", "set_up_logs", "set_up_worker_logs", "writes_json"]
@@ -49,7 +50,9 @@ class JsonFormatter(logging.Formatter):
                 document[name] = value
         if record.exc_info:
             document["error"] = masked(self.formatException(record.exc_info))
-        return json.dumps(document, ensure_ascii=False, default=str)
+        # The escapes of JSON for what is not printable: such a log is looked at in terminals too.
+        text = json.dumps(document, ensure_ascii=False, default=str)
+        return text if text.isprintable() else json.dumps(document, default=str)
 
 
 class TextFormatter(logging.Formatter):
@@ -62,7 +65,7 @@ class TextFormatter(logging.Formatter):
         """Formats it, secrets masked, with table and shard where they are known."""
         known = [f"{each} {getattr(record, each)}" for each in _CONTEXT if _has(record, each)]
         text = super().format(record)
-        return masked(f"{text} ({', '.join(known)})" if known else text)
+        return printable_lines(masked(f"{text} ({', '.join(known)})" if known else text))
 
 
 class _MaskingFilter(logging.Filter):
