@@ -10,11 +10,13 @@ from __future__ import annotations
 import re
 
 from transforms import errors
+from transforms.aws.errors import explained, explained_text
 from transforms.errors import DynabeamError
 
 __all__ = ["kind_of", "meant_for_people"]
 
 _LINE = re.compile(r"transforms\.errors\.(\w+): (.*)")
+_BOTOCORE = re.compile(r"^botocore\.exceptions\.(\w+): (.*)", re.MULTILINE)
 _WHILE_RUNNING = re.compile(r"\s*\[while running [^\]]*\].*$")
 
 
@@ -30,7 +32,14 @@ def meant_for_people(problem: BaseException) -> DynabeamError | None:
         )
         return error
     behind = problem.__cause__ or problem.__context__
-    return meant_for_people(behind) if behind is not None else None
+    meant = meant_for_people(behind) if behind is not None and not explained(problem) else None
+    return meant or explained(problem) or _told_by_worker(str(problem))
+
+
+def _told_by_worker(text: str) -> DynabeamError | None:
+    """An error of botocore at the end of a worker's traceback."""
+    lines = list(_BOTOCORE.finditer(text))
+    return explained_text(lines[-1][1], lines[-1][2]) if lines else None
 
 
 def kind_of(error: DynabeamError) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 from pipelines.arguments import beam_arguments, option_strings, parse_known
+from pipelines.aws_options import checked_endpoint, checked_region, referenced_secret
 from pipelines.state_options import state_path
 from transforms.aws.roles import Role
 from transforms.aws.session import AwsAccess
@@ -142,6 +143,7 @@ def parse_replicate(
             "no sink is named", where="--sink", mend="Give e.g. --sink=duckdb:///mirror.duckdb"
         )
     _set_credentials(given)
+    _check_exports(given.export)
     options = ReplicateOptions(
         name=given.name,
         tables=tables,
@@ -317,7 +319,18 @@ def _set_credentials(given: argparse.Namespace) -> None:
         )
     if given.access_key_id:
         os.environ["AWS_ACCESS_KEY_ID"] = resolve_secrets(given.access_key_id)
-        os.environ["AWS_SECRET_ACCESS_KEY"] = resolve_secrets(given.secret_key)
+        os.environ["AWS_SECRET_ACCESS_KEY"] = referenced_secret("--secret_key", given.secret_key)
+
+
+def _check_exports(given: Sequence[str]) -> None:
+    for each in given:
+        if each.startswith(("http://", "https://")):
+            raise ConfigurationError(
+                "an export is not read from the web",
+                where="--export",
+                found=each,
+                mend="Write s3://BUCKET/PREFIX/AWSDynamoDB/ID, a folder, or the export's ARN",
+            )
 
 
 def _access(given: argparse.Namespace, tables: Sequence[str]) -> AwsAccess | None:
@@ -328,8 +341,8 @@ def _access(given: argparse.Namespace, tables: Sequence[str]) -> AwsAccess | Non
     ):
         return None
     return AwsAccess(
-        region=region or "",
-        endpoint_url=given.endpoint_url,
+        region=checked_region(region or ""),
+        endpoint_url=checked_endpoint(given.endpoint_url),
         role=_role("--role_arn", given.role_arn, "--external_id", given.external_id),
         bucket_role=_role(
             "--s3_role_arn", given.s3_role_arn, "--s3_external_id", given.s3_external_id

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 
+from pipelines.aws_options import checked_endpoint, checked_region
 from pipelines.state_directory import StateDirectory
 from transforms.aws.beam_s3 import s3_arguments
 from transforms.aws.session import AwsAccess
@@ -35,7 +36,9 @@ def named_state_directory(
         given: The options, parsed.
         beam_arguments: What Beam is told besides.
     """
-    access = AwsAccess(region=given.region, endpoint_url=given.endpoint_url)
+    access = AwsAccess(
+        region=checked_region(given.region), endpoint_url=checked_endpoint(given.endpoint_url)
+    )
     FileSystems.set_options(PipelineOptions([*beam_arguments, *s3_arguments(access)]))
     return StateDirectory(state_path(given.state_dir, given.name))
 

@@ -14,6 +14,7 @@ from transforms.printable import one_line, printable_lines
 
 __all__ = [
     "AwsAccessError",
+    "AwsUnreachableError",
     "ConfigurationError",
     "CredentialsError",
     "DynabeamError",
@@ -89,6 +90,10 @@ def _restore(
 
 class ConfigurationError(DynabeamError):
     """An option has a value that cannot work."""
+
+
+class AwsUnreachableError(DynabeamError):
+    """AWS, or the endpoint that was given for it, does not answer."""
 
 
 class CredentialsError(DynabeamError):

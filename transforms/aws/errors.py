@@ -11,12 +11,27 @@ from __future__ import annotations
 import enum
 import json
 import re
+from collections.abc import Callable
 
 from botocore import exceptions as botocore_errors
 
-from transforms.errors import AwsAccessError, CredentialsError
+from transforms.errors import (
+    AwsAccessError,
+    AwsUnreachableError,
+    ConfigurationError,
+    CredentialsError,
+    DynabeamError,
+)
 
-__all__ = ["AwsErrorKind", "classify", "error_code", "raise_access_error", "statement_to_add"]
+__all__ = [
+    "AwsErrorKind",
+    "classify",
+    "error_code",
+    "explained",
+    "explained_text",
+    "raise_access_error",
+    "statement_to_add",
+]
 
 
 class AwsErrorKind(enum.Enum):
@@ -113,6 +128,10 @@ _BY_CODE = {code: kind for kind, codes in _KINDS.items() for code in codes}
 
 _ON_RESOURCE = re.compile(r"on resource: \"?(arn:[^\s\"]+)")
 
+_CHECK_IDENTITY = (
+    "Check AWS_PROFILE, the AWS_* environment variables, the role of this machine and its clock; "
+    "renew an expired session"
+)
 _NO_CREDENTIALS = (
     botocore_errors.CredentialRetrievalError,
     botocore_errors.NoCredentialsError,
@@ -120,14 +139,13 @@ _NO_CREDENTIALS = (
     botocore_errors.SSOError,
     botocore_errors.TokenRetrievalError,
 )
-_NO_ANSWER = (
+_NO_ANSWER_OF_AWS = (
     botocore_errors.ChecksumError,
     botocore_errors.ConnectionError,
     botocore_errors.HTTPClientError,
     botocore_errors.IncompleteReadError,
-    ConnectionError,
-    TimeoutError,
 )
+_NO_ANSWER = (*_NO_ANSWER_OF_AWS, ConnectionError, TimeoutError)
 
 
 def error_code(error: BaseException) -> str:
@@ -203,11 +221,100 @@ def raise_access_error(
         raise CredentialsError(
             f"AWS did not accept the credentials for {action}: {error}",
             where=where or resource,
-            mend=(
-                "Check AWS_PROFILE, the AWS_* environment variables, the role of this machine "
-                "and its clock; renew an expired session"
-            ),
+            mend=_CHECK_IDENTITY,
         ) from error
+
+
+def explained(error: BaseException) -> DynabeamError | None:
+    """What an error of botocore says to the person who started the command.
+
+    Args:
+        error: Any exception.
+
+    Returns:
+        An error that names the setting and what to do; None if it is none of botocore's.
+    """
+    for kinds, make in _EXPLAINED:
+        if isinstance(error, kinds):
+            return make(str(error).strip())
+    if isinstance(error, botocore_errors.ClientError):
+        return AwsAccessError(f"AWS refused a call: {error}", mend="See what AWS says of this code")
+    if isinstance(error, botocore_errors.BotoCoreError):
+        return ConfigurationError(f"boto3 cannot go on: {error}", mend="Check the settings of AWS")
+    return None
+
+
+def explained_text(kind: str, text: str) -> DynabeamError | None:
+    """The same for an error that a worker sent home as text: its class's name, and what it says."""
+    found = getattr(botocore_errors, kind, None)
+    if not (isinstance(found, type) and issubclass(found, Exception)):
+        return None
+    error = found.__new__(found)
+    error.args = (text,)
+    return explained(error)
+
+
+def _no_profile(text: str) -> DynabeamError:
+    return CredentialsError(
+        f"{text}", where="AWS_PROFILE", mend="Name a profile of ~/.aws, or unset AWS_PROFILE"
+    )
+
+
+def _bad_settings(text: str) -> DynabeamError:
+    return ConfigurationError(
+        f"the settings of AWS cannot be read: {text}",
+        where="~/.aws/config, AWS_CONFIG_FILE",
+        mend="Mend that file, or name another",
+    )
+
+
+def _bad_region(text: str) -> DynabeamError:
+    return ConfigurationError(text, where="--region", mend="Give a region such as eu-west-1")
+
+
+def _no_identity(text: str) -> DynabeamError:
+    return CredentialsError(f"no AWS credentials can be had: {text}", mend=_CHECK_IDENTITY)
+
+
+def _no_proxy(text: str) -> DynabeamError:
+    return AwsUnreachableError(
+        f"the proxy does not answer: {text}",
+        where="HTTPS_PROXY, HTTP_PROXY",
+        mend="Check these variables, or name hosts that need no proxy in NO_PROXY",
+    )
+
+
+def _untrusted(text: str) -> DynabeamError:
+    return AwsUnreachableError(
+        f"the endpoint's certificate is not accepted: {text}",
+        mend="Check the endpoint; for an authority of your own set AWS_CA_BUNDLE",
+    )
+
+
+def _unreachable(text: str) -> DynabeamError:
+    return AwsUnreachableError(
+        f"no answer from AWS: {text}",
+        mend="Check --region and --endpoint_url, and that this machine reaches that host",
+    )
+
+
+_EXPLAINED: tuple[tuple[tuple[type[BaseException], ...], Callable[[str], DynabeamError]], ...] = (
+    ((botocore_errors.ProfileNotFound,), _no_profile),
+    ((botocore_errors.ConfigParseError, botocore_errors.ConfigNotFound), _bad_settings),
+    (
+        (
+            botocore_errors.InvalidRegionError,
+            botocore_errors.NoRegionError,
+            botocore_errors.UnknownRegionError,
+        ),
+        _bad_region,
+    ),
+    (_NO_CREDENTIALS, _no_identity),
+    ((botocore_errors.ProxyConnectionError, botocore_errors.InvalidProxiesConfigError), _no_proxy),
+    ((botocore_errors.SSLError,), _untrusted),
+    (_NO_ANSWER_OF_AWS, _unreachable),
+)
+"""From the particular to the general: the first that fits speaks."""
 
 
 def statement_to_add(action: str, resource: str) -> str:

@@ -10,7 +10,9 @@ another one for buckets (`transforms.aws.roles`).
 from __future__ import annotations
 
 import dataclasses
+import getpass
 import os
+import sys
 import threading
 from typing import Any
 
@@ -38,6 +40,8 @@ keep_secrets_out_of_logs()
 _lock = threading.Lock()
 _clients: dict[tuple[AwsAccess, str], Any] = {}
 _assuming = threading.Lock()
+_sessions_of_profiles: dict[str, Any] = {}
+"""What botocore keeps of roles that profiles name, by its own key of profile and role."""
 _assumed: dict[tuple[AwsAccess, Role], Any] = {}
 
 
@@ -95,6 +99,7 @@ class AwsAccess:
             CredentialsError: If no credentials are found.
         """
         session = boto3.session.Session(region_name=self.region or None, **self._credentials())
+        _ask_for_codes(session)
         if not session.region_name:
             raise ConfigurationError(
                 "no AWS region is known", where="--region", mend="Give --region, e.g. eu-west-1"
@@ -135,6 +140,26 @@ class AwsAccess:
         event = f"needs-retry.{made.meta.service_model.service_id.hyphenize()}"
         made.meta.events.register(event, repeat_cut_answers, unique_id="dynabeam-cut-answers")
         return made
+
+
+def _ask_for_codes(session: Any) -> None:
+    """Lets a profile whose role wants an MFA code ask once per process, and only a person.
+
+    Each client has a session of its own, and botocore's would each ask for a code.
+    """
+    provider = session._session.get_component("credential_provider").get_provider("assume-role")
+    provider.cache = _sessions_of_profiles
+    provider._prompter = _code_of_person
+
+
+def _code_of_person(prompt: str) -> str:
+    if not sys.stdin.isatty():
+        raise CredentialsError(
+            "the profile's role wants an MFA code, and there is nobody to ask",
+            where=f"AWS_PROFILE={os.environ.get('AWS_PROFILE', 'default')}",
+            mend="Take a session beforehand, as 'aws sts get-session-token' does, or another role",
+        )
+    return getpass.getpass(prompt)
 
 
 class _Given(CredentialProvider):
