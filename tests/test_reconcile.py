@@ -13,7 +13,7 @@ from apache_beam.utils.timestamp import Timestamp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from transforms import reconcile
+from transforms import keyed_memory, reconcile
 from transforms.block import SCHEMA, Block, BlockHeader
 from transforms.reconcile import Reconcile
 from transforms.tables import KeyAttribute, KeySchema, Table
@@ -45,9 +45,10 @@ def _block(source: str, changes: list[tuple[bytes, int]], until: int = 1, genera
 class _State:
     """A state cell or bag with Beam's methods: what the runner keeps between bundles."""
 
-    def __init__(self) -> None:
+    def __init__(self, merged: _State | None = None) -> None:
         self.values: list[bytes] = []
         self.reads = 0
+        self.merged = merged
 
     def read(self):
         self.reads += 1
@@ -82,7 +83,9 @@ def _feed(fn, blocks, token, runs, timer=None):
     for block in blocks:
         out += [
             each
-            for each in fn.process((block.group, block), token, runs, timer or _Timer())
+            for each in fn.process(
+                (block.group, block), token, runs, runs.merged, timer or _Timer()
+            )
             if isinstance(each, Block)
         ]
     return out
@@ -115,7 +118,7 @@ def test_in_a_pipeline_nothing_but_stale_snapshot_rows_is_dropped():
 
 
 def test_a_snapshot_row_loses_to_a_change_that_came_before_it():
-    fn, token, runs = reconcile._OrderRuleFn(), _Cell(), _State()
+    fn, token, runs = reconcile._OrderRuleFn(), _Cell(), _State(_State())
     out = _feed(
         fn,
         [_block("stream", [(b"a", 5)]), _block("export", [(b"a", 0), (b"b", 0)])],
@@ -126,44 +129,44 @@ def test_a_snapshot_row_loses_to_a_change_that_came_before_it():
 
 
 def test_a_row_of_a_newer_generation_passes():
-    fn, token, runs = reconcile._OrderRuleFn(), _Cell(), _State()
+    fn, token, runs = reconcile._OrderRuleFn(), _Cell(), _State(_State())
     healed = _block("export", [(b"a", 0)], generation=2)
     out = _feed(fn, [_block("stream", [(b"a", 5)]), healed], token, runs)
     assert len(out) == 2
 
 
 def test_nothing_is_remembered_while_no_snapshot_is_pending():
-    fn, token, runs = reconcile._OrderRuleFn(), _Cell(), _State()
+    fn, token, runs = reconcile._OrderRuleFn(), _Cell(), _State(_State())
     _feed(fn, [_block("stream", [(b"a", 5)], until=0)], token, runs)
     assert not token.values
     assert not runs.values
 
 
 def test_memory_is_dropped_by_the_timer():
-    fn, token, runs, timer = reconcile._OrderRuleFn(), _Cell(), _State(), _Timer()
+    fn, token, runs, timer = reconcile._OrderRuleFn(), _Cell(), _State(_State()), _Timer()
     _feed(fn, [_block("stream", [(b"a", 5)], until=42_000_000)], token, runs, timer)
     assert timer.at.micros == 42_000_000
-    fn.forget(token, runs, timer.at)
+    fn.forget(token, runs, runs.merged, timer.at)
     assert not runs.values
     assert len(_feed(fn, [_block("export", [(b"a", 0)])], token, runs)) == 1
 
 
 def test_a_runner_that_counts_milliseconds_drops_it_once():
     """Flink rounds timers down; a block of the time before must not begin it all again."""
-    fn, token, runs, timer = reconcile._OrderRuleFn(), _Cell(), _State(), _Timer()
+    fn, token, runs, timer = reconcile._OrderRuleFn(), _Cell(), _State(_State()), _Timer()
     block = _block("stream", [(b"a", 5)], until=42_000_414)
     _feed(fn, [block], token, runs, timer)
     fired = Timestamp(micros=timer.at.micros // 1000 * 1000)
     assert fired.micros >= 42_000_414
-    fn.forget(token, runs, fired)
+    fn.forget(token, runs, runs.merged, fired)
     again = _Timer()
     assert len(_feed(fn, [block], token, runs, again)) == 1
     assert (again.at, runs.values) == (None, [])
 
 
 def test_nothing_is_remembered_once_the_snapshot_is_over():
-    fn, token, runs = reconcile._OrderRuleFn(), _Cell(), _State()
-    fn.forget(token, runs, Timestamp(42))
+    fn, token, runs = reconcile._OrderRuleFn(), _Cell(), _State(_State())
+    fn.forget(token, runs, runs.merged, Timestamp(42))
     mark = list(token.values)
     over = _block("stream", [(b"a", 5)], until=42_000_000)
     assert len(_feed(fn, [over], token, runs)) == 1
@@ -179,7 +182,7 @@ def test_the_bag_is_read_only_by_a_worker_that_does_not_know_it():
         reconcile._OrderRuleFn(),
         reconcile._OrderRuleFn(),
         _Cell(),
-        _State(),
+        _State(_State()),
     )
     _feed(first, [_block("stream", [(b"a", 5)]), _block("stream", [(b"b", 6)])], token, runs)
     assert runs.reads == 0
@@ -188,7 +191,7 @@ def test_the_bag_is_read_only_by_a_worker_that_does_not_know_it():
 
 
 def test_the_memory_of_a_failed_bundle_is_not_believed():
-    fn, token, runs = reconcile._OrderRuleFn(), _Cell(), _State()
+    fn, token, runs = reconcile._OrderRuleFn(), _Cell(), _State(_State())
     _feed(fn, [_block("stream", [(b"a", 5)])], token, runs)
     kept = list(token.values), list(runs.values)
     _feed(fn, [_block("stream", [(b"b", 6)])], token, runs)
@@ -199,11 +202,12 @@ def test_the_memory_of_a_failed_bundle_is_not_believed():
 
 
 def test_runs_are_folded_into_one(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(reconcile, "_MAX_RUNS", 4)
-    fn, token, runs = reconcile._OrderRuleFn(), _Cell(), _State()
+    monkeypatch.setattr(keyed_memory, "SMALL_RUNS", 4)
+    fn, token, runs = reconcile._OrderRuleFn(), _Cell(), _State(_State())
     for number in range(1, 20):
         _feed(fn, [_block("stream", [(b"a", number)])], token, runs)
         assert len(runs.values) <= 4
+        assert len(runs.merged.values) <= 1
     other = reconcile._OrderRuleFn()
     assert not _feed(other, [_block("export", [(b"a", 0)])], token, runs)
 
@@ -219,7 +223,7 @@ _DELIVERIES = st.lists(
 @settings(max_examples=300)
 @given(_DELIVERIES, st.randoms(use_true_random=False))
 def test_any_interleaving_on_any_worker_ends_at_the_highest_version(deliveries, random):
-    token, runs = _Cell(), _State()
+    token, runs = _Cell(), _State(_State())
     workers = [reconcile._OrderRuleFn(), reconcile._OrderRuleFn()]
     blocks = [
         _block(source, [(key, number if source == "stream" else 0)])

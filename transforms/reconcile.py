@@ -10,19 +10,16 @@ bucket is a mark of some 40 bytes that says up to when snapshots are over.
 
 Promise: at least once in, at least once out; nothing but superseded snapshot rows is ever dropped.
 
-State per bucket: an 8-byte token and a bag of runs (Arrow, LZ4). They are read only if this worker
-has no in-memory copy with the same token, and written once per block. Cost per remembered key: its
-encoding plus 49 bytes of version in the state before compression, and about 250 bytes in the
-worker's memory. Only ReadModifyWrite and Bag state and an event-time timer are used, because only
-these work on every runner.
+State per bucket: that of `transforms.keyed_memory`, with runs of Arrow and LZ4. Cost per remembered
+key: its encoding plus 49 bytes of version in the state before compression, and about 250 bytes in
+the worker's memory. Only ReadModifyWrite and Bag state and an event-time timer are used, because
+only these work on every runner.
 """
 
 from __future__ import annotations
 
-import collections
 import dataclasses
-import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import apache_beam as beam
@@ -39,8 +36,9 @@ from apache_beam.transforms.userstate import (
 from transforms.arrow_stream import encoded, opened
 from transforms.block import Block
 from transforms.event_timers import not_before
+from transforms.keyed_memory import Copies, Copy
 from transforms.metrics import NAMESPACE
-from transforms.order import newest_per_key, without_stale
+from transforms.order import newest_per_key, supersedes, without_stale
 from transforms.reports import Report
 from transforms.state_weight import weigh_quickly
 from transforms.telemetry.figures import figures
@@ -50,8 +48,9 @@ __all__ = ["Reconcile", "Reconciled"]
 _BLOCKS = "blocks"
 _REPORTS = "reports"
 _RUN_SCHEMA = pa.schema([("key", pa.binary()), ("version", pa.binary())])
-_GROUPS_IN_MEMORY = 256
-_MAX_RUNS = 64
+_VALUE_BYTES = 230
+"""A version, and what both objects and their places in a dict take beside the bytes of the key."""
+
 _OVER = b"snapshots over until "
 
 
@@ -88,24 +87,15 @@ def _with_group(block: Block) -> tuple[str, Block]:
     return block.group, block
 
 
-@dataclasses.dataclass
-class _Memory:
-    """The newest versions known in one bucket, as of the state with this token and these runs."""
-
-    token: bytes | None
-    known: dict[bytes, bytes]
-    runs: int
-    bytes: int
-
-
 class _OrderRuleFn(beam.DoFn):
     TOKEN = ReadModifyWriteStateSpec("token", beam.coders.BytesCoder())
     RUNS = BagStateSpec("runs", beam.coders.BytesCoder())
+    MERGED = BagStateSpec("merged", beam.coders.BytesCoder())
     EVICT = TimerSpec("evict", TimeDomain.WATERMARK)
 
     def __init__(self) -> None:
         self._remembered = Metrics.distribution(NAMESPACE, "remembered_keys")
-        self._memories: collections.OrderedDict[str, _Memory] = collections.OrderedDict()
+        self._copies = Copies(_encode_run, _decode_run, supersedes, _VALUE_BYTES)
 
     def setup(self) -> None:
         """Prepares the process for state."""
@@ -116,19 +106,22 @@ class _OrderRuleFn(beam.DoFn):
         element: tuple[str, Block],
         token: Any = beam.DoFn.StateParam(TOKEN),
         runs: Any = beam.DoFn.StateParam(RUNS),
+        merged: Any = beam.DoFn.StateParam(MERGED),
         evict: Any = beam.DoFn.TimerParam(EVICT),
     ) -> Iterator[Any]:
         """Passes a stream block and remembers its keys; filters a snapshot block."""
         group, block = element
         if block.header.source == "stream":
             if block.header.snapshot_until_us > _over_until_us(token.read()):
-                memory = self._recall(group, token, runs)
-                self._remember(memory, block.rows, token, runs)
-                self._tell(group, block.header.table.name, memory)
+                copy = self._recall(group, token, runs, merged)
+                fresh = _fresh(block.rows, copy.known)
+                if fresh:
+                    self._copies.add(copy, fresh, token, runs, merged)
+                self._tell(group, block.header.table.name, copy)
                 evict.set(not_before(block.header.snapshot_until_us))
             yield block
             return
-        rows = without_stale(block.rows, self._recall(group, token, runs).known)
+        rows = without_stale(block.rows, self._recall(group, token, runs, merged).known)
         stale = block.rows.num_rows - rows.num_rows
         counts = {"stale": stale, "kept": rows.num_rows}
         yield beam.pvalue.TaggedOutput(
@@ -142,6 +135,7 @@ class _OrderRuleFn(beam.DoFn):
         self,
         token: Any = beam.DoFn.StateParam(TOKEN),
         runs: Any = beam.DoFn.StateParam(RUNS),
+        merged: Any = beam.DoFn.StateParam(MERGED),
         at: Any = beam.DoFn.TimestampParam,
         group: Any = beam.DoFn.KeyParam,
     ) -> None:
@@ -149,51 +143,18 @@ class _OrderRuleFn(beam.DoFn):
         # The in-memory copy needs no clearing: without its token in the state it is never used.
         token.write(_OVER + str(at.micros).encode())
         runs.clear()
+        merged.clear()
         figures().forget(group)
 
-    def _tell(self, group: str, table: str, memory: _Memory) -> None:
-        self._remembered.update(len(memory.known))
-        figures().remember(group, table, len(memory.known), memory.bytes)
+    def _tell(self, group: str, table: str, copy: Copy[bytes]) -> None:
+        self._remembered.update(len(copy.known))
+        figures().remember(group, table, len(copy.known), copy.state_bytes)
 
-    def _recall(self, group: str, token: Any, runs: Any) -> _Memory:
+    def _recall(self, group: str, token: Any, runs: Any, merged: Any) -> Copy[bytes]:
         stored = token.read()
-        if stored is None or stored.startswith(_OVER):
-            return self._keep(group, _Memory(None, {}, 0, 0))
-        memory = self._memories.get(group)
-        if memory is None or memory.token != stored:
-            # Another worker, or an earlier attempt of this bundle, wrote the state last.
-            written = list(runs.read())
-            known: dict[bytes, bytes] = {}
-            for run in written:
-                _merge(known, _decode_run(run))
-            memory = _Memory(stored, known, len(written), sum(map(len, written)))
-        return self._keep(group, memory)
-
-    def _keep(self, group: str, memory: _Memory) -> _Memory:
-        self._memories[group] = memory
-        self._memories.move_to_end(group)
-        if len(self._memories) > _GROUPS_IN_MEMORY:
-            self._memories.popitem(last=False)
-        return memory
-
-    def _remember(self, memory: _Memory, rows: pa.RecordBatch, token: Any, runs: Any) -> None:
-        newest = newest_per_key(rows.select(["key", "version"]))
-        fresh = without_stale(newest, memory.known)
-        if fresh.num_rows == 0:
-            return
-        _merge(memory.known, fresh)
-        if memory.runs >= _MAX_RUNS:
-            # Superseded entries pile up in the bag: write the whole memory as one run instead.
-            runs.clear()
-            run = _encode_run(_as_run(memory.known))
-            memory.runs, memory.bytes = 1, len(run)
-        else:
-            run = _encode_run(fresh)
-            memory.runs, memory.bytes = memory.runs + 1, memory.bytes + len(run)
-        runs.add(run)
-        # Random, so that the memory of a bundle that failed never matches what its retry wrote.
-        memory.token = os.urandom(8)
-        token.write(memory.token)
+        if stored is not None and stored.startswith(_OVER):
+            stored = None
+        return self._copies.recall(group, stored, runs, merged)
 
 
 def _over_until_us(stored: bytes | None) -> int:
@@ -203,24 +164,21 @@ def _over_until_us(stored: bytes | None) -> int:
     return int(stored.removeprefix(_OVER))
 
 
-def _merge(known: dict[bytes, bytes], run: pa.RecordBatch) -> None:
-    fresh = without_stale(newest_per_key(run), known)
-    known.update(
-        zip(fresh.column("key").to_pylist(), fresh.column("version").to_pylist(), strict=True)
-    )
+def _fresh(rows: pa.RecordBatch, known: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
+    """The newest version of each key, where it is newer than what is known."""
+    newest = newest_per_key(rows.select(["key", "version"]))
+    return dict(_pairs(without_stale(newest, known)))
 
 
-def _as_run(known: dict[bytes, bytes]) -> pa.RecordBatch:
-    return pa.record_batch(
-        [pa.array(known.keys(), pa.binary()), pa.array(known.values(), pa.binary())],
-        schema=_RUN_SCHEMA,
-    )
+def _pairs(rows: pa.RecordBatch) -> Iterable[tuple[bytes, bytes]]:
+    return zip(rows.column("key").to_pylist(), rows.column("version").to_pylist(), strict=True)
 
 
-def _encode_run(run: pa.RecordBatch) -> bytes:
-    return encoded(run.cast(_RUN_SCHEMA), _RUN_SCHEMA)
+def _encode_run(known: Mapping[bytes, bytes]) -> bytes:
+    columns = [pa.array(known.keys(), pa.binary()), pa.array(known.values(), pa.binary())]
+    return encoded(pa.record_batch(columns, schema=_RUN_SCHEMA), _RUN_SCHEMA)
 
 
-def _decode_run(stream: bytes) -> pa.RecordBatch:
+def _decode_run(stream: bytes) -> Iterable[tuple[bytes, bytes]]:
     with opened(stream) as reader:
-        return reader.read_next_batch()
+        return _pairs(reader.read_next_batch())
