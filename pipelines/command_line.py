@@ -6,12 +6,14 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import signal
 import sys
 import traceback
 import warnings
 from collections.abc import Sequence
 from typing import NoReturn
 
+from pipelines import stop_signals
 from pipelines.failures import kind_of, meant_for_people
 from transforms.errors import DynabeamError
 from transforms.printable import printable_lines
@@ -43,9 +45,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The words after `dynabeam`; None for those of the process.
 
     Returns:
-        The exit code: 0 done, 1 failed, 2 not understood, 130 interrupted. A process of its own
-        that detaches from its job does not return but ends.
+        The exit code: 0 done, 1 failed, 2 not understood, 130 interrupted (SIGINT), 143 ended by
+        SIGTERM. A process of its own that detaches from its job does not return but ends.
     """
+    put_back = stop_signals.install() if arguments is None else lambda: None
+    # What a command writes is data of tables: it is for its owner, whichever library writes it.
+    umask = os.umask(0o077)
+    try:
+        return _main(arguments)
+    finally:
+        os.umask(umask)
+        stop_signals.over()
+        put_back()
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help", "help"):
         sys.stdout.write(_USAGE)
@@ -78,17 +92,24 @@ def _leave(code: int) -> NoReturn:
 
 
 def _run(command: str, arguments: Sequence[str]) -> int:
-    module = importlib.import_module(f"pipelines.{command}")
     try:
+        module = importlib.import_module(f"pipelines.{command}")
         code: int = module.main(arguments)
-    except KeyboardInterrupt:
-        sys.stderr.write("dynabeam: interrupted; run again to go on from the last round\n")
-        return 130
+    except (KeyboardInterrupt, stop_signals.Stopped):
+        return _interrupted()
     except Exception as problem:  # noqa: BLE001 - the last resort: shown, never passed over
+        if stop_signals.requested():
+            # What a library makes of it: DuckDB says "Query interrupted", an import fails.
+            return _interrupted()
         error = meant_for_people(problem)
         _tell(command, problem, error)
         return 1
     return code
+
+
+def _interrupted() -> int:
+    sys.stderr.write(stop_signals.GOES_ON)
+    return 128 + (stop_signals.requested() or signal.SIGINT)
 
 
 def _tell(command: str, problem: Exception, error: DynabeamError | None) -> None:

@@ -8,9 +8,11 @@ of the positions is kept in the state directory (`transforms.deployment.position
 
 from __future__ import annotations
 
+import atexit
 import signal
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from datetime import datetime, timezone
@@ -20,6 +22,7 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.runner import PipelineState
 
+from pipelines import stop_signals
 from pipelines.checks.quick import check_quickly
 from pipelines.continuous_graph import build_continuous
 from pipelines.deployments import (
@@ -43,12 +46,13 @@ from transforms.deployment.generations import read_generation
 from transforms.deployment.repairs import RepairSettings, step_line
 from transforms.deployment.stops import forget_stops, read_stops
 from transforms.sinks.base import Sink
-from transforms.sinks.registry import check_capabilities, open_sink
+from transforms.sinks.registry import check_capabilities, check_place, open_sink
 from transforms.tables import Table
 
 __all__ = ["add_graph", "prepare", "replicate_continuously"]
 
 _SHOW_EVERY = 10.0
+_LOOK_EVERY = 0.2
 _STILL_ON_FLINK = (
     "On a Flink cluster it goes on by itself: end it with `flink stop` (behind a savepoint) or "
     "`flink cancel`"
@@ -69,6 +73,7 @@ def replicate_continuously(options: ReplicateOptions) -> int:
     # Options that Beam does not understand stop the command here, before anything is written.
     beam_options.get_all_options()
     directory = StateDirectory(options.state_dir)
+    check_place(directory.path, runner.facts, "--state_dir")
     with directory.locked():
         state, folder = prepare(options, directory, sinks, runner)
     _say_what_was_set(runner, sys.stderr)
@@ -203,21 +208,41 @@ def _stay(
     # Beam's result can be waited for only once, so a thread of its own does it.
     with ThreadPoolExecutor(1, "dynabeam-job") as pool:
         ended = pool.submit(result.wait_until_finish)
-        try:
-            while not wait([ended], _SHOW_EVERY).done:
-                _show(directory, folder, shown, stream)
-                if _cannot_go_on(folder, stream):
-                    # Flink would restart it for ever.
-                    _cancel(result, ended, runner, stream)
-                    return 1
-        except KeyboardInterrupt:
-            _cancel(result, ended, runner, stream)
-            return 130
+        with (
+            stop_signals.deferred("the job is cancelled"),
+            # Beam ends the servers that it has started (Prism's, Flink's) when the process exits.
+            stop_signals.before_the_end(atexit._run_exitfuncs),
+        ):
+            try:
+                while not _wait(ended):
+                    _show(directory, folder, shown, stream)
+                    if _cannot_go_on(folder, stream):
+                        # Flink would restart it for ever.
+                        _cancel(result, ended, runner, stream)
+                        return 1
+            except KeyboardInterrupt:
+                _cancel(result, ended, runner, stream)
+                return 128 + (stop_signals.requested() or signal.SIGINT)
     _show(directory, folder, shown, stream)
     if _cannot_go_on(folder, stream):
         return 1
     say(f"The job ended: {ended.result()}", stream)
     return 0 if ended.result() in (PipelineState.DONE, PipelineState.CANCELLED) else 1
+
+
+def _wait(ended: Future[Any]) -> bool:
+    """Waits until it is time to show something; true if the job has ended.
+
+    Raises:
+        KeyboardInterrupt: A signal asks to end it.
+    """
+    until = time.monotonic() + _SHOW_EVERY
+    while (left := until - time.monotonic()) > 0:
+        if stop_signals.requested():
+            raise KeyboardInterrupt
+        if wait([ended], min(left, _LOOK_EVERY)).done:
+            return True
+    return False
 
 
 def _cannot_go_on(folder: DeploymentFolder, stream: TextIO) -> bool:

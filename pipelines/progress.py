@@ -72,6 +72,11 @@ class RoundPrinter:
             self._stream.write(f"{when} round {outcome.state.number}  {name}: {line}\n")
         self._stream.flush()
 
+    def close(self) -> None:
+        """Gives the terminal back: bars hide its cursor."""
+        if self._progress is not None:
+            self._progress.stop()
+
     def _show_bars(self, progress: Progress, outcome: RoundOutcome) -> None:
         if not self._tasks:
             progress.start()
@@ -108,6 +113,9 @@ class RoundLogger:
             }
             extra = {"table": name, "fields": fields}
             _LOGGER.log(level, "round committed: %s", table_line(state), extra=extra)
+
+    def close(self) -> None:
+        """A log needs no end."""
 
 
 def say(text: str, stream: TextIO) -> None:

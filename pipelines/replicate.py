@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
@@ -18,11 +19,12 @@ from pipelines.preflight import check_tables
 from pipelines.progress import RoundLogger, RoundPrinter, print_summary
 from pipelines.round_figures import RoundFigures
 from pipelines.rounds import RoundOutcome, Rounds, beam_options, publish
+from pipelines.runners import round_runner
 from pipelines.state_directory import State, StateDirectory
 from pipelines.table_repair import repair_lines, sweep
 from transforms.aws.beam_s3 import hand_down
 from transforms.sinks.base import Sink
-from transforms.sinks.registry import RunnerFacts, check_capabilities, open_sink
+from transforms.sinks.registry import check_capabilities, check_place, open_sink
 from transforms.tables import Table
 from transforms.telemetry.endpoint import Endpoint
 from transforms.telemetry.figures import figures
@@ -53,9 +55,11 @@ def replicate(options: ReplicateOptions) -> State:
     hand_down(options.access, os.environ)
     FileSystems.set_options(beam_options(options))
     sinks = [open_sink(each) for each in options.sinks]
-    check_capabilities(sinks, RunnerFacts("the in-process runner", False, shares_disk=True))
+    facts = round_runner(options.beam_arguments)
+    check_capabilities(sinks, facts)
     check_quickly(options, sys.stderr)
     directory = StateDirectory(options.state_dir)
+    check_place(directory.path, facts, "--state_dir")
     with directory.locked():
         state = directory.load()
         take_over(directory, state, successor="catch-up rounds", forced=options.take_over)
@@ -75,13 +79,17 @@ def replicate(options: ReplicateOptions) -> State:
             printer.on_round(outcome)
             figures_of_run.on_round(outcome)
 
-        with Endpoint(options.telemetry.metrics_port, options.telemetry.metrics_host):
+        with (
+            Endpoint(options.telemetry.metrics_port, options.telemetry.metrics_host),
+            contextlib.closing(printer),
+        ):
             return Rounds(options, directory, names, sinks, discovery).run(state, on_round)
 
 
 def publish_committed(directory: StateDirectory, state: State, sinks: Sequence[Sink]) -> list[str]:
     """Puts right what an interrupted run left behind; returns lines for people."""
     for sink in sinks:
+        directory.check_held()
         sink.recover(state.committed)
     publish(directory, state, [])
     return sweep(directory, state, sinks)

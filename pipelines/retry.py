@@ -30,11 +30,13 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.io.filesystems import FileSystems
 
+from pipelines import stop_signals
 from pipelines.arguments import is_given, parse_known
 from pipelines.options import ReplicateOptions, parse_replicate
 from pipelines.replicate import publish_committed
 from pipelines.retry_graph import build_retry
-from pipelines.rounds import beam_options, publish
+from pipelines.rounds import beam_options, publish, run_to_its_end
+from pipelines.runners import round_runner
 from pipelines.state_directory import State, StateDirectory
 from pipelines.table_state import merge_reports
 from transforms.dead_letters import DeadLetter
@@ -50,7 +52,7 @@ from transforms.round_files import (
     read_reports,
 )
 from transforms.sinks.base import Round, Sink
-from transforms.sinks.registry import RunnerFacts, check_capabilities, open_sink
+from transforms.sinks.registry import check_capabilities, check_place, open_sink
 from transforms.tables import Table
 from transforms.wall_clock import now_us
 
@@ -112,8 +114,10 @@ def retry(options: RetryOptions) -> Outcome:
     asked = options.replicate
     FileSystems.set_options(beam_options(asked))
     sinks = [open_sink(each) for each in asked.sinks]
-    check_capabilities(sinks, RunnerFacts("the in-process runner", False, shares_disk=True))
+    facts = round_runner(asked.beam_arguments)
+    check_capabilities(sinks, facts)
     directory = StateDirectory(asked.state_dir)
+    check_place(directory.path, facts, "--state_dir")
     outcome = Outcome()
     with directory.locked():
         state = directory.load()
@@ -125,7 +129,8 @@ def retry(options: RetryOptions) -> Outcome:
             publish_committed(directory, state, sinks)
         run = _Run(options, directory, sinks)
         for letters in run.batches(state, names, outcome):
-            state = run.put_back(state, letters, outcome)
+            with stop_signals.finishing("these letters"):
+                state = run.put_back(state, letters, outcome)
     return outcome
 
 
@@ -185,7 +190,8 @@ class _Run:
             reports_path=reports_path,
             dead_letters_path=staged_path,
         )
-        pipeline.run().wait_until_finish()
+        run_to_its_end(pipeline)
+        self._directory.check_held()
         staged = list({each.id: each for each in read_dead_letters(staged_path)}.values())
         retried = self._directory.attempt_file(current.attempt, RETRIED)
         Retried(letters, self._options.max_retries).write(retried)
@@ -207,7 +213,10 @@ class _Run:
         reports_path: str,
     ) -> State:
         tables = copy.deepcopy(state.tables)
-        merge_reports(tables, read_reports(reports_path), self._options.replicate.gaps)
+        reports = list(read_reports(reports_path))
+        for sink in self._sinks:
+            sink.check_staged(current, reports)
+        merge_reports(tables, reports, self._options.replicate.gaps)
         counts = collections.Counter(self._directory.letters.counts())
         failed, tried = {each.id: each for each in staged}, {each.id for each in letters}
         counts.subtract(each.table for each in letters if each.id not in failed)

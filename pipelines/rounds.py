@@ -17,7 +17,9 @@ from typing import Any
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.runners.runner import PipelineState
 
+from pipelines import stop_signals
 from pipelines.discovery import RoundDiscovery
 from pipelines.options import ReplicateOptions
 from pipelines.round_graph import RoundPlan, build_round
@@ -26,6 +28,7 @@ from pipelines.table_repair import begin_repairs, mark_sweeps, sweep, take_order
 from pipelines.table_state import is_caught_up, merge_reports
 from transforms.aws.beam_s3 import s3_arguments
 from transforms.aws.session import AwsAccess
+from transforms.errors import StateError
 from transforms.letter_limit import too_many
 from transforms.reports import Report
 from transforms.round_files import DEAD_LETTERS, REPORTS, read_dead_letters, read_reports
@@ -33,7 +36,14 @@ from transforms.sinks.base import Round, Sink
 from transforms.table_reading import open_loads, snapshot_requests, stream_sources
 from transforms.wall_clock import now_us
 
-__all__ = ["RoundOutcome", "Rounds", "beam_options", "publish", "with_aws"]
+__all__ = [
+    "RoundOutcome",
+    "Rounds",
+    "beam_options",
+    "publish",
+    "run_to_its_end",
+    "with_aws",
+]
 
 _WAIT_SECONDS = 2.0
 
@@ -107,9 +117,10 @@ class Rounds:
         while True:
             if self.discovery is not None:
                 self.names.extend(self.discovery.look(state))
-            outcome = self.run_one(state)
-            state = outcome.state
-            on_round(outcome)
+            with stop_signals.finishing("this round"):
+                outcome = self.run_one(state)
+                state = outcome.state
+                on_round(outcome)
             if outcome.caught_up and options.until == "caught_up":
                 return state
             if outcome.caught_up:
@@ -125,8 +136,10 @@ class Rounds:
         plan = self._plan(state, current)
         pipeline = beam.Pipeline(options=beam_options(self.options))
         build_round(pipeline, plan)
-        pipeline.run().wait_until_finish()
+        run_to_its_end(pipeline)
+        self.directory.check_held()
         reports = list(read_reports(plan.reports_path))
+        _check_complete(plan, reports)
         tables = copy.deepcopy(state.tables)
         gaps = {name: len(each.get("gaps", ())) for name, each in tables.items()}
         merge_reports(tables, reports, self.options.gaps)
@@ -134,6 +147,8 @@ class Rounds:
         notes = ordered + begin_repairs(tables, gaps, self.options.gaps, self.options.access)
         mark_sweeps(tables.values())
         letters = self._count_dead_letters(tables, plan.dead_letters_path)
+        for sink in self.sinks:
+            sink.check_staged(current, reports)
         state = State(state.state_id, current.number, current.attempt, tables)
         self.directory.commit(state)
         publish(self.directory, state, self.sinks)
@@ -202,9 +217,55 @@ class Rounds:
         )
 
 
+def _check_complete(plan: RoundPlan, reports: Sequence[Report]) -> None:
+    """Each reader and each request of a round reports at least once, whatever it has met.
+
+    Raises:
+        StateError: One did not: what it read would be read again in the next round.
+    """
+    streams = {(each.table, each.fields["reader"]) for each in reports if each.kind == "stream"}
+    exports = {(each.table, each.fields["from_us"]) for each in reports if each.kind == "export"}
+    silent = [
+        f"reader {each.reader} of table {each.table.name}"
+        for each in plan.sources
+        if (each.table.name, each.reader) not in streams
+    ]
+    silent += [
+        f"the export of table {each.table.name}"
+        for each in plan.requests
+        if (each.table.name, each.from_us) not in exports
+    ]
+    if silent:
+        raise StateError(
+            "a part of the round did not report what it has read: nothing is committed",
+            where=plan.reports_path,
+            found=silent,
+            mend="Run again: the round is repeated. If it happens again, report it as a bug",
+        )
+
+
+def run_to_its_end(pipeline: beam.Pipeline) -> None:
+    """Runs a round's graph.
+
+    Raises:
+        StateError: It ended, but is not done: a service's job can be cancelled or drained.
+        Exception: What the runner says of a failure.
+    """
+    result = pipeline.run()
+    result.wait_until_finish()
+    if result.state != PipelineState.DONE:
+        raise StateError(
+            "the round's job ended before it was done; nothing is committed",
+            expected=PipelineState.DONE,
+            found=result.state,
+            mend="Run again: the round is repeated",
+        )
+
+
 def publish(directory: StateDirectory, state: State, sinks: Sequence[Sink]) -> None:
     """Makes a committed round visible; may be repeated."""
     for sink in sinks:
+        directory.check_held()
         sink.publish(state.committed)
     directory.keep_dead_letters(state.committed)
     directory.clear_attempts()

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from transforms.errors import ConfigurationError
 from transforms.sinks.registry import RunnerFacts
 
-__all__ = ["ContinuousRunner", "continuous_runner", "option"]
+__all__ = ["ContinuousRunner", "continuous_runner", "option", "round_runner", "runner_name"]
 
 _LOCAL_HOSTS = ("", "localhost", "127.0.0.1", "::1", "[local]", "[auto]", "[collection]")
 _EXPERIMENTS = "experiments"
@@ -51,6 +51,13 @@ _PINNED: Mapping[str, Mapping[str, str]] = {
     "DataflowRunner": {"enable_streaming_engine": ""},
 }
 _IN_PROCESS = ("DirectRunner", "FnApiRunner", "BundleBasedDirectRunner", "SwitchingDirectRunner")
+_KNOWN = (*_PINNED, *_IN_PROCESS)
+_DOCKER = "DOCKER"
+_ENVIRONMENTS = {"PortableRunner": _DOCKER}
+"""Where workers are if nothing is said, by Beam's own defaults; elsewhere they are beside the job.
+
+(Beam starts workers of a FlinkRunner that it has started itself, and of Prism, by LOOPBACK.)
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +88,7 @@ def continuous_runner(arguments: Sequence[str]) -> ContinuousRunner:
     Raises:
         ConfigurationError: If there is none, or it cannot run for ever.
     """
-    runner = option(arguments, "runner")
+    runner = runner_name(arguments)
     if not runner:
         raise ConfigurationError(
             "a continuous run needs a runner that streams",
@@ -97,6 +104,9 @@ def continuous_runner(arguments: Sequence[str]) -> ContinuousRunner:
             found=runner,
             mend="Use --mode=catch_up --every=2s with it",
         )
+    environment = option(arguments, "environment_type") or _PINNED.get(runner, {}).get(
+        "environment_type", ""
+    )
     given = {each.split("=", 1)[0].removeprefix("--") for each in arguments} - {_EXPERIMENTS}
     pinned = [
         f"--{name}={value}" if value else f"--{name}"
@@ -104,7 +114,11 @@ def continuous_runner(arguments: Sequence[str]) -> ContinuousRunner:
         if name not in given
     ]
     return ContinuousRunner(
-        facts=RunnerFacts(runner, continuous=True, shares_disk=_shares_disk(runner, arguments)),
+        facts=RunnerFacts(
+            runner,
+            continuous=True,
+            shares_disk=_shares_disk(runner, arguments, environment),
+        ),
         arguments=[*arguments, *pinned],
         pinned=pinned,
         savepoint=option(arguments, "savepoint_path"),
@@ -122,9 +136,30 @@ def option(arguments: Sequence[str], name: str) -> str:
     return found
 
 
-def _shares_disk(runner: str, arguments: Sequence[str]) -> bool:
+def runner_name(arguments: Sequence[str]) -> str:
+    """The name of the runner's class, however it is spelt; empty if none is named.
+
+    Beam takes `dataflow`, `DataflowRunner` and `apache_beam.runners.dataflow.DataflowRunner`, in
+    any case, for the same.
+    """
+    given = option(arguments, "runner").rpartition(".")[2]
+    known = {each.lower(): each for each in _KNOWN}
+    return known.get(given.lower(), known.get(f"{given.lower()}runner", given)) if given else ""
+
+
+def round_runner(arguments: Sequence[str]) -> RunnerFacts:
+    """What sinks and state have to know of the runner that catch-up rounds run on."""
+    runner = runner_name(arguments)
+    if not runner or runner in _IN_PROCESS:
+        return RunnerFacts("the in-process runner", continuous=False, shares_disk=True)
+    environment = option(arguments, "environment_type") or _ENVIRONMENTS.get(runner, "")
+    shares = runner in _PINNED and _shares_disk(runner, arguments, environment)
+    return RunnerFacts(runner, continuous=False, shares_disk=shares)
+
+
+def _shares_disk(runner: str, arguments: Sequence[str], environment: str) -> bool:
     """A cluster on this machine sees its disk; of any other that is not known."""
-    if runner == "DataflowRunner":
+    if runner == "DataflowRunner" or environment.upper() == _DOCKER:
         return False
     for name in ("flink_master", "job_endpoint"):
         place = option(arguments, name)

@@ -1,10 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The state directory: one position document, replaced whole, and a lock.
+"""The state directory: one position document, replaced whole, and one holder at a time.
 
 `state.json` says up to where every table has been read by committed rounds. It is replaced in one
 step after a round's pipeline has succeeded; a crash before leaves the old one, and the round is
 repeated. `attempts/<attempt>/` holds the reports of a running round, `dead_letters/` what could not
 be handled (`transforms.letter_box`).
+
+**One holder.** On a disk the kernel keeps the lock, and drops it with the process. In an object
+store it is a lease (`transforms.lease`), which a process that died loses within half a minute.
+
+**The document is replaced by compare-and-swap** (`transforms.conditional_writes`), and whoever
+takes the lease first writes the document anew under its own name. So a run that was stopped, for
+however long, between a look at its lease and its commit, cannot commit any more: the document is
+another one. Nor can it publish, which comes after the commit.
 """
 
 from __future__ import annotations
@@ -15,26 +23,36 @@ import fcntl
 import json
 import os
 import socket
-import time
+import sys
 import uuid
 from collections.abc import Iterator
 from typing import Any
 
+from pipelines import stop_signals
 from transforms import storage
+from transforms.conditional_writes import Tagged, put_if_absent, put_if_match, read_with_tag
 from transforms.errors import StateError, StateInUseError
+from transforms.fence import check_fence
+from transforms.lease import LEASE_SECONDS, Lease, check_unheld
 from transforms.letter_box import LetterBox
 from transforms.round_files import (
     DEAD_LETTERS,
     RETRIED,
     keep_outcome,
-    read_dead_letters,
+    read_kept_dead_letters,
 )
 from transforms.sinks.base import Round
+from transforms.stored_format import check_fields, check_format, check_name
 
 __all__ = ["State", "StateDirectory"]
 
-FORMAT = 1
-_LEASE_SECONDS = 900
+FORMAT = 2
+"""Format 1 has neither `owner` nor `revision`, and is read too."""
+
+_WHAT = "the position document"
+_FIELDS = frozenset(
+    {"format", "state_id", "round", "attempt", "tables", "deployment", "owner", "revision"}
+)
 
 
 @dataclasses.dataclass
@@ -66,20 +84,30 @@ class State:
 
 
 class StateDirectory:
-    """A locked state directory.
+    """A state directory; to be changed while it is locked only.
 
     Args:
         path: Local path, `s3://` or `gs://` folder.
+        lease_seconds: How long a lease holds that is not renewed, in an object store.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, lease_seconds: float = LEASE_SECONDS) -> None:
         self.path = os.path.abspath(path) if storage.is_local(path) else path.rstrip("/")
         self._document = storage.join(self.path, "state.json")
         self._lease = storage.join(self.path, "lock.json")
+        self._lease_seconds = lease_seconds
+        self._owner = uuid.uuid4().hex
+        self._held = False
+        self._seen = False
+        self._tag: str | None = None
+        self._revision = 0
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Holds the directory: one run at a time.
+
+        In an object store it waits for the lease of a run that may have died; see
+        `transforms.lease`.
 
         Raises:
             StateInUseError: Another run holds it.
@@ -89,11 +117,21 @@ class StateDirectory:
             with self._locked_locally():
                 yield
             return
-        self._take_lease()
-        try:
-            yield
-        finally:
-            storage.delete([self._lease], StateError)
+        lease = Lease(
+            self._lease,
+            _this_process(),
+            seconds=self._lease_seconds,
+            tell=_tell,
+            on_lost=stop_signals.end_at_once,
+        )
+        with lease.held(), stop_signals.before_the_end(lease.release):
+            self._owner = lease.id
+            self._claim()
+            self._held = True
+            try:
+                yield
+            finally:
+                self._held = False
 
     def check_free(self) -> None:
         """Looks whether a run holds the directory; neither makes nor takes anything.
@@ -102,7 +140,7 @@ class StateDirectory:
             StateInUseError: A run holds it.
         """
         if not storage.is_local(self.path):
-            self._check_lease()
+            check_unheld(self._lease, watch_seconds=self._lease_seconds)
             return
         path = os.path.join(self.path, "lock")
         if not os.path.exists(path):
@@ -113,37 +151,37 @@ class StateDirectory:
             except BlockingIOError as problem:
                 raise self._in_use(file.read()) from problem
 
+    def check_held(self) -> None:
+        """Does nothing while nobody else can hold the directory; to be called while it is locked.
+
+        Raises:
+            StateInUseError: Another run has taken over, or may do so at any moment.
+        """
+        check_fence()
+
     def load(self) -> State:
         """Reads the position document; a new state if there is none.
 
         Raises:
             StateError: It cannot be read, or is of an unknown format.
+            StateInUseError: It is locked, and another run has replaced the document all the same.
         """
-        if not storage.exists(self._document):
+        found = self._read()
+        tag = None if found is None else found.tag
+        if self._held and tag != self._tag:
+            raise self._replaced()
+        self._seen, self._tag = True, tag
+        if found is None:
             return State(uuid.uuid4().hex, 0, "", {})
-        try:
-            document = json.loads(storage.read_bytes(self._document, StateError))
-            if document["format"] != FORMAT:
-                raise StateError(
-                    "the position document is of an unknown format",
-                    where=self._document,
-                    expected=FORMAT,
-                    found=document["format"],
-                    mend="Use the version of Dynabeam that wrote it, or a newer one",
-                )
-            return State(
-                document["state_id"],
-                document["round"],
-                document["attempt"],
-                document["tables"],
-                document.get("deployment", ""),
-            )
-        except (ValueError, KeyError, TypeError) as problem:
-            raise StateError(
-                f"the position document is damaged: {problem!r}",
-                where=self._document,
-                mend="Restore it from a copy, or start with a new --state_dir",
-            ) from problem
+        document = self._parsed(found)
+        self._revision = int(document.get("revision", 0))
+        return State(
+            check_name(document["state_id"], what="the state's identity", where=self._document),
+            document["round"],
+            document["attempt"],
+            document["tables"],
+            document.get("deployment", ""),
+        )
 
     def keep_identity(self, state: State) -> None:
         """Writes the identity of a new directory, so that a crash before the first commit keeps it.
@@ -151,7 +189,7 @@ class StateDirectory:
         Raises:
             StateError: It cannot be written.
         """
-        if not storage.exists(self._document):
+        if self._read() is None:
             self.commit(State(state.state_id, 0, "", {}))
 
     def commit(self, state: State) -> None:
@@ -159,22 +197,25 @@ class StateDirectory:
 
         Raises:
             StateError: It cannot be written.
+            StateInUseError: Another run has taken over; nothing is written.
         """
-        document = {
-            "format": FORMAT,
-            "state_id": state.state_id,
-            "round": state.number,
-            "attempt": state.attempt,
-            "tables": state.tables,
-            "deployment": state.deployment,
-        }
-        text = json.dumps(document, separators=(",", ":"), sort_keys=True)
-        storage.write_atomic(self._document, text.encode(), StateError)
-        if not storage.is_local(self.path):
-            self._take_lease(renew=True)
+        check_fence()
+        if not self._seen:
+            found = self._read()
+            self._seen, self._tag = True, None if found is None else found.tag
+        self._write(
+            {
+                "state_id": state.state_id,
+                "round": state.number,
+                "attempt": state.attempt,
+                "tables": state.tables,
+                "deployment": state.deployment,
+            }
+        )
 
     def attempt_file(self, attempt: str, name: str) -> str:
         """Path of a file of a running round."""
+        check_name(attempt, what="the attempt", where=self._document)
         return storage.join(self.path, "attempts", attempt, name)
 
     @property
@@ -186,7 +227,7 @@ class StateDirectory:
         """Stores the dead letters of a committed round where they stay; may be repeated."""
         if not current.number:
             return
-        staged = list(read_dead_letters(self.attempt_file(current.attempt, DEAD_LETTERS)))
+        staged = read_kept_dead_letters(self.attempt_file(current.attempt, DEAD_LETTERS))
         keep_outcome(self.letters, staged, self.attempt_file(current.attempt, RETRIED))
         self.letters.go_on()
 
@@ -203,7 +244,7 @@ class StateDirectory:
         path = os.path.join(self.path, "lock")
         try:
             storage.make_folder(self.path)
-            file = open(path, "a+", encoding="utf-8")  # noqa: SIM115 - closed below, after the run
+            file = storage.open_private(path, "a+b")
         except OSError as problem:
             raise StateError(
                 f"the state directory cannot be written: {problem.strerror}",
@@ -216,9 +257,9 @@ class StateDirectory:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as problem:
                 file.seek(0)
-                raise self._in_use(file.read()) from problem
+                raise self._in_use(file.read().decode(errors="replace")) from problem
             file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}")
+            file.write(_this_process().encode())
             file.flush()
             yield
 
@@ -230,19 +271,72 @@ class StateDirectory:
             mend="Wait for it or stop it, or give this run its own --state_dir",
         )
 
-    def _check_lease(self) -> None:
-        if storage.exists(self._lease):
-            held = json.loads(storage.read_bytes(self._lease, StateError))
-            if time.time() - held["at"] < _LEASE_SECONDS:
-                raise StateInUseError(
-                    "another run is using the state directory",
-                    where=self.path,
-                    found=held["holder"],
-                    mend=f"Stop it, or delete {self._lease} if it died",
-                )
+    def _read(self) -> Tagged | None:
+        return read_with_tag(self._document, StateError)
 
-    def _take_lease(self, *, renew: bool = False) -> None:
-        if not renew:
-            self._check_lease()
-        holder = {"holder": f"process {os.getpid()} on {socket.gethostname()}", "at": time.time()}
-        storage.write_atomic(self._lease, json.dumps(holder).encode(), StateError)
+    def _parsed(self, found: Tagged) -> dict[str, Any]:
+        try:
+            document: dict[str, Any] = json.loads(found.content)
+            check_format(document, (1, FORMAT), what=_WHAT, where=self._document)
+            check_fields(document, _FIELDS, what=_WHAT, where=self._document)
+            int(document["round"]), dict(document["tables"])
+            if document["attempt"]:
+                check_name(document["attempt"], what="the attempt", where=self._document)
+            if document.get("deployment"):
+                check_name(document["deployment"], what="the deployment", where=self._document)
+            check_name(document["state_id"], what="the state's identity", where=self._document)
+        except (ValueError, KeyError, TypeError) as problem:
+            raise StateError(
+                f"{_WHAT} is damaged: {problem!r}",
+                where=self._document,
+                mend="Restore it from a copy, or start with a new --state_dir",
+            ) from problem
+        return document
+
+    def _claim(self) -> None:
+        """Writes the document anew in the name of this holder: an earlier one can commit no more.
+
+        A new directory gets its identity here, for the same reason.
+        """
+        found = self._read()
+        document: dict[str, Any] = {
+            "state_id": uuid.uuid4().hex,
+            "round": 0,
+            "attempt": "",
+            "tables": {},
+            "deployment": "",
+        }
+        if found is not None:
+            document = self._parsed(found)
+        self._seen, self._tag = True, None if found is None else found.tag
+        self._revision = int(document.get("revision", 0))
+        self._write(document)
+
+    def _write(self, document: dict[str, Any]) -> None:
+        """Replaces the document if it is still the one that this object has seen."""
+        own = {"format": FORMAT, "owner": self._owner, "revision": self._revision + 1}
+        text = json.dumps(document | own, separators=(",", ":"), sort_keys=True).encode()
+        if self._tag is None:
+            tag = put_if_absent(self._document, text, StateError)
+        else:
+            tag = put_if_match(self._document, text, self._tag, StateError)
+        if tag is None:
+            raise self._replaced()
+        self._tag = tag
+        self._revision += 1
+
+    def _replaced(self) -> StateInUseError:
+        return StateInUseError(
+            f"another run has replaced {_WHAT}; this one stops without writing anything more",
+            where=self._document,
+            mend="Nothing is lost: the other run goes on from the last committed round",
+        )
+
+
+def _this_process() -> str:
+    return f"process {os.getpid()} on {socket.gethostname()}"
+
+
+def _tell(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()

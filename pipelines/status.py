@@ -16,6 +16,7 @@ from typing import TextIO
 from rich.console import Console
 from rich.live import Live
 
+from pipelines import stop_signals
 from pipelines.arguments import beam_arguments, option_strings, parse_known
 from pipelines.flink_rest import FlinkJob, read_job
 from pipelines.options import duration
@@ -84,7 +85,7 @@ class _Shown:
                     live.update(as_table(status, job, why), refresh=True)
                     time.sleep(pause)
                     status, job, why = self._read()
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, stop_signals.Stopped):
             return 1 if why else 0
 
     def _read(self) -> tuple[Status, FlinkJob | None, list[str]]:

@@ -238,6 +238,7 @@ def sweep(directory: StateDirectory, state: State, sinks: Sequence[Sink]) -> lis
         repair = table.get("repair")
         if repair is None or not repair["loaded"]:
             continue
+        directory.check_held()
         plan = Repair.from_json(repair["plan"])
         described = Table.from_json(table["table"])
         rows = sum(

@@ -26,6 +26,7 @@ from urllib.parse import quote, unquote
 from transforms import storage
 from transforms.dead_letters import DeadLetter
 from transforms.errors import StateError
+from transforms.stored_format import check_name
 
 __all__ = ["LetterBox"]
 
@@ -170,6 +171,7 @@ class LetterBox:
             storage.delete([source], StateError)
 
     def _path(self, folder: str, table: str, name: str) -> str:
+        check_name(name, what="the id of a dead letter", where=self.path)
         encoded = quote(table, safe="")
         if encoded.startswith("."):
             # Else the name `..` would lead out of the folder.

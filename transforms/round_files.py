@@ -7,8 +7,10 @@
 | `dead_letters.jsonl` | dead letters |
 | `retried.json` | of a round of `dynabeam retry`: ids of the letters that it put back |
 
-Each goes into one file of the attempt's folder, written whole by one grouped element. The driver
-reads them only after the whole pipeline has succeeded, so what a failed try wrote is never used.
+Each goes into one file of the attempt's folder, written whole by one grouped element, also if there
+is nothing to write, and ends with a line that says how many lines there are. The driver reads them
+only after the whole pipeline has succeeded, so what a failed try wrote is never used. A file that
+is not there, or not whole, was written to another disk or is lost: never does it mean "nothing".
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from transforms.dead_letters import DeadLetter
 from transforms.errors import StateError
 from transforms.letter_box import LetterBox
 from transforms.reports import Report, ReportCoder
+from transforms.stored_format import check_format, check_name
 
 __all__ = [
     "DEAD_LETTERS",
@@ -35,6 +38,7 @@ __all__ = [
     "WriteReports",
     "keep_outcome",
     "read_dead_letters",
+    "read_kept_dead_letters",
     "read_reports",
 ]
 
@@ -43,6 +47,9 @@ DEAD_LETTERS = "dead_letters.jsonl"
 RETRIED = "retried.json"
 
 _FORMAT = 1
+_NO_LINE = b""
+_END = b'{"end":{"lines":'
+"""How the last line begins; no report and no dead letter does."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +82,7 @@ class WriteReports(beam.PTransform):
     """Writes all reports of a round into one file: `PCollection[Report]` → nothing of use.
 
     Args:
-        path: The file; absent after a round without reports.
+        path: The file.
     """
 
     def __init__(self, path: str) -> None:
@@ -91,7 +98,7 @@ class WriteDeadLetters(beam.PTransform):
     """Writes all dead letters of a round into one file of JSON lines.
 
     Args:
-        path: The file; absent after a round without dead letters.
+        path: The file.
     """
 
     def __init__(self, path: str) -> None:
@@ -103,21 +110,38 @@ class WriteDeadLetters(beam.PTransform):
         return letters | "Encode" >> beam.Map(_letter_line) | "File" >> _WriteOneFile(self._path)
 
 
-def read_reports(path: str) -> Iterator[Report]:
-    """Reads what `WriteReports` wrote; nothing if there is no such file."""
+def read_reports(path: str) -> list[Report]:
+    """Reads what `WriteReports` wrote.
+
+    Raises:
+        StateError: The file is not there, or not whole.
+    """
     if not storage.exists(path):
-        return
-    for line in storage.read_bytes(path, StateError).splitlines():
-        yield ReportCoder().decode(line)
+        raise _lost("reports", path, None)
+    return [ReportCoder().decode(line) for line in _whole(_lines_of(path), "reports", path)]
 
 
 def read_dead_letters(path: str) -> Iterator[DeadLetter]:
-    """Reads what `WriteDeadLetters` wrote, a line at a time; nothing if there is no such file."""
+    """Reads what `WriteDeadLetters` wrote, a line at a time.
+
+    Raises:
+        StateError: The file is not there, or not whole.
+    """
     if not storage.exists(path):
-        return
-    with storage.open_for_reading(path, StateError) as file:
-        for line in file:
-            yield DeadLetter.from_line(line)
+        raise _lost("dead letters", path, None)
+    for line in _whole(_lines_of(path), "dead letters", path):
+        yield DeadLetter.from_line(line)
+
+
+def read_kept_dead_letters(path: str) -> list[DeadLetter]:
+    """Reads the dead letters of a round that is committed: `read_dead_letters` has seen them whole.
+
+    They may have been kept and removed already; and an older version wrote them without an end.
+    """
+    if not storage.exists(path):
+        return []
+    lines = (line for line in _lines_of(path) if not line.startswith(_END))
+    return [DeadLetter.from_line(line) for line in lines]
 
 
 def keep_outcome(box: LetterBox, staged: Sequence[DeadLetter], retried: str) -> None:
@@ -132,6 +156,10 @@ def keep_outcome(box: LetterBox, staged: Sequence[DeadLetter], retried: str) -> 
         box.keep(staged)
         return
     document = json.loads(storage.read_bytes(retried, StateError))
+    what = "the list of the letters that were put back"
+    check_format(document, (_FORMAT,), what=what, where=retried)
+    for _, name in document["letters"]:
+        check_name(name, what="the id of a dead letter", where=retried)
     box.keep(staged, max_retries=document["max_retries"])
     failed = {each.id for each in staged}
     box.done((table, name) for table, name in document["letters"] if name not in failed)
@@ -143,8 +171,12 @@ class _WriteOneFile(beam.PTransform):
         self._path = path
 
     def expand(self, lines: Any) -> Any:
+        # One more element, so that there is a group, and a file, also if there are no lines.
+        create = beam.Create([_NO_LINE], reshuffle=False).with_output_types(bytes)
+        last = lines.pipeline | "Last" >> create
         return (
-            lines
+            (lines, last)
+            | "AndLast" >> beam.Flatten()
             | "OneGroup" >> beam.Map(_in_one_group).with_output_types(tuple[str, bytes])
             | "Gather" >> beam.GroupByKey()
             | "Write" >> beam.Map(_write_lines, path=self._path)
@@ -164,4 +196,41 @@ def _in_one_group(line: bytes) -> tuple[str, bytes]:
 
 
 def _write_lines(group: tuple[str, Iterable[bytes]], path: str) -> None:
-    storage.write_atomic(path, b"".join(sorted(group[1])), StateError)
+    lines = sorted(line for line in group[1] if line != _NO_LINE)
+    end = _END + b"%d}}\n" % len(lines)
+    storage.write_atomic(path, b"".join([*lines, end]), StateError)
+
+
+def _lines_of(path: str) -> Iterator[bytes]:
+    with storage.open_for_reading(path, StateError) as file:
+        yield from file
+
+
+def _whole(lines: Iterable[bytes], what: str, path: str) -> Iterator[bytes]:
+    """The lines of a file but for its end.
+
+    Raises:
+        StateError: The file has no end, or has another number of lines than that says.
+    """
+    count, end = 0, None
+    for line in lines:
+        if end is not None:
+            raise _lost(what, path, "something behind the end")
+        if line.startswith(_END):
+            end = line
+        else:
+            count += 1
+            yield line
+    if end != _END + b"%d}}\n" % count:
+        raise _lost(what, path, f"{count} lines and {'no end' if end is None else repr(end)}")
+
+
+def _lost(what: str, path: str, found: str | None) -> StateError:
+    return StateError(
+        f"the {what} of the round did not arrive whole: without them nothing may be committed",
+        where=path,
+        expected="a file whose last line says how many there are",
+        found="none" if found is None else found,
+        mend="Name a --state_dir that every worker sees, such as one in an object store, then run "
+        "again: the round is repeated",
+    )

@@ -2,12 +2,16 @@
 """Files wherever Beam reaches them: local paths, `s3://`, `gs://` and every registered filesystem.
 
 A thin layer over `apache_beam.io.filesystems` that adds the two things the promises rest on: a file
-appears whole or not at all, and a failure names the file and what was tried. S3 goes through Beam's
+appears whole or not at all, and a failure names the file and what was tried. Local files and
+folders that are made here are their owner's alone (0600, 0700): they hold the tables' data. A run
+that has lost its lease changes nothing here any more (`transforms.fence`). S3 goes through Beam's
 S3 client too, but through one that is shared and may have a role (`transforms.aws.beam_s3`).
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import uuid
 from collections.abc import Iterable
@@ -21,8 +25,10 @@ from apache_beam.io.filesystems import FileSystems
 from transforms.aws.beam_s3 import s3_io
 from transforms.aws.errors import statement_to_add
 from transforms.errors import AwsAccessError, DynabeamError
+from transforms.fence import check_fence
 
 __all__ = [
+    "LISTING_MEND",
     "check_folder",
     "delete",
     "exists",
@@ -35,15 +41,18 @@ __all__ = [
     "newest_change",
     "open_for_reading",
     "open_for_writing",
+    "open_private",
     "read_bytes",
     "size_of",
     "write_atomic",
 ]
 
 
+_OWNERS_FILE = 0o600
+_OWNERS_FOLDER = 0o700
 _READ = "Check that the path is right and that this identity may read it"
 _WRITE = "Give another place, or the right to write this one"
-_LISTING = (
+LISTING_MEND = (
     ", and s3:ListBucket on the bucket: without it S3 does not tell that an object is missing"
 )
 
@@ -59,9 +68,34 @@ def join(folder: str, *names: str) -> str:
 
 
 def make_folder(path: str) -> None:
-    """Creates a local folder with its parents; object stores have no folders to create."""
-    if is_local(path):
-        os.makedirs(path, exist_ok=True)
+    """Creates a local folder with its parents; object stores have no folders to create.
+
+    Those that are made are their owner's alone; one that is there stays as it is.
+    """
+    if not is_local(path):
+        return
+    missing = []
+    while not os.path.isdir(path):
+        missing.append(path)
+        path = os.path.dirname(path) or "."
+    for each in reversed(missing):
+        # `os.makedirs` would give its mode to the last one only.
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(each, _OWNERS_FOLDER)
+        if not os.path.isdir(each):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), each)
+
+
+def open_private(path: str, mode: str = "ab") -> BinaryIO:
+    """Opens a local file for writing that, if it is made here, only its owner may read.
+
+    Raises:
+        OSError: It cannot be opened.
+    """
+    return cast(
+        BinaryIO,
+        open(path, mode, opener=lambda name, flags: os.open(name, flags, _OWNERS_FILE)),
+    )
 
 
 def nearest_existing(path: str) -> str:
@@ -100,7 +134,7 @@ def exists(path: str) -> bool:
         try:
             return cast(bool, s3_io().exists(path))
         except S3ClientError as problem:
-            _refuse_forbidden(problem, path, also=_LISTING)
+            _refuse_forbidden(problem, path, also=LISTING_MEND)
             raise BeamIOError("the object cannot be seen", {path: problem}) from problem
     return cast(bool, FileSystems.exists(path))
 
@@ -203,10 +237,11 @@ def open_for_writing(path: str, error: type[DynabeamError]) -> BinaryIO:
     Raises:
         DynabeamError: Of the given kind, if it may not be written.
     """
+    check_fence()
     try:
         if is_local(path):
             make_folder(os.path.dirname(path) or ".")
-            return open(path, "wb")
+            return open_private(path, "wb")
         if _is_s3(path):
             return cast(BinaryIO, s3_io().open(path, "wb"))
         return cast(
@@ -228,14 +263,21 @@ def write_atomic(path: str, content: bytes, error: type[DynabeamError]) -> None:
         with open_for_writing(path, error) as file:
             file.write(content)
         return
+    check_fence()
     temporary = f"{path}.{uuid.uuid4().hex}.tmp"
     try:
         make_folder(os.path.dirname(path) or ".")
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        try:
+            with open_private(temporary, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            # Also what interrupts: nobody would ever look for the torso.
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
+            raise
         _sync_folder(os.path.dirname(path) or ".")
     except OSError as problem:
         raise error(
@@ -249,6 +291,7 @@ def move(source: str, target: str, error: type[DynabeamError]) -> None:
     Raises:
         DynabeamError: Of the given kind, if it cannot be moved.
     """
+    check_fence()
     try:
         if is_local(source):
             make_folder(os.path.dirname(target) or ".")
@@ -272,6 +315,7 @@ def delete(paths: Iterable[str], error: type[DynabeamError]) -> None:
         DynabeamError: Of the given kind, if one may not be deleted.
     """
     for path in paths:
+        check_fence()
         try:
             if is_local(path):
                 os.unlink(path)

@@ -11,14 +11,14 @@ from urllib.parse import urlsplit
 
 from pipelines.checks.finding import Finding, failure, of_error, ok, warning
 from pipelines.options import ReplicateOptions
-from pipelines.runners import ContinuousRunner, continuous_runner, option
+from pipelines.runners import ContinuousRunner, continuous_runner, option, round_runner
 from transforms.errors import DynabeamError
 from transforms.sinks.registry import RunnerFacts
 
 __all__ = ["facts_of", "runner_findings"]
 
 _WHY = "there is nobody to run the job"
-_IN_PROCESS = RunnerFacts("the in-process runner", False, shares_disk=True)
+_IN_PROCESS = round_runner([])
 _CONNECT_SECONDS = 3.0
 _EMBEDDED = ("", "embed", "[local]", "[auto]", "[collection]")
 _PRISM_CACHE = "~/.apache_beam/cache/prism/bin"
@@ -27,7 +27,7 @@ _PRISM_CACHE = "~/.apache_beam/cache/prism/bin"
 def facts_of(options: ReplicateOptions) -> RunnerFacts:
     """What sinks have to know of the run; of the in-process one if its runner is no good."""
     if options.mode != "continuous":
-        return _IN_PROCESS
+        return round_runner(options.beam_arguments)
     try:
         return continuous_runner(options.beam_arguments).facts
     except DynabeamError:
@@ -37,7 +37,7 @@ def facts_of(options: ReplicateOptions) -> RunnerFacts:
 def runner_findings(options: ReplicateOptions) -> Iterator[Finding]:
     """Findings of the runner that the options name."""
     if options.mode != "continuous":
-        yield ok("runner", _IN_PROCESS.runner, "rounds run in this process")
+        yield _of_rounds(options)
         return
     try:
         runner = continuous_runner(options.beam_arguments)
@@ -54,6 +54,30 @@ def runner_findings(options: ReplicateOptions) -> Iterator[Finding]:
         yield _prism(option(arguments, "prism_location"))
     else:
         yield _dataflow(runner)
+
+
+def _of_rounds(options: ReplicateOptions) -> Finding:
+    facts = round_runner(options.beam_arguments)
+    if facts == _IN_PROCESS:
+        return ok("runner", facts.runner, "rounds run in this process")
+    if facts.shares_disk:
+        return ok("runner", facts.runner, "each round is a job on this machine")
+    local = [each for each in (options.state_dir, *options.sinks) if _is_here(each)]
+    if not local:
+        return ok("runner", facts.runner, "each round is a job; state and sinks are remote")
+    return failure(
+        "runner",
+        facts.runner,
+        f"its workers do not see this machine's disk, where {', '.join(local)} is",
+        why="what they write there nobody would find",
+        mend="Name an object store (s3:// or gs://), or leave --runner out",
+    )
+
+
+def _is_here(place: str) -> bool:
+    """Whether a state directory or a sink is on this machine's disk."""
+    scheme = place.partition(":")[0] if "://" in place or place.startswith("file:") else ""
+    return scheme in ("", "file", "duckdb")
 
 
 def _endpoint(runner: str, name: str, place: str) -> Finding:

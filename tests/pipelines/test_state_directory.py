@@ -73,7 +73,7 @@ class TestOneReplication:
         place.state_dir.mkdir()
         (place.state_dir / "state.json").write_text(json.dumps({"format": 99}))
         ended = place.run(export.option)
-        refused(ended, "StateError", "state.json", "expected 1", "found 99", "newer one")
+        refused(ended, "StateError", "state.json", "expected 2", "found 99", "newer one")
 
 
 class TestSecondRun:

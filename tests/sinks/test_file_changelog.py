@@ -462,8 +462,8 @@ class TestObjectStore:
         sink.recover(round_number(1))
         assert storage.list_files("s3://bucket/log") == [
             "s3://bucket/log/_dynabeam.json",
-            "s3://bucket/log/customers/round=0000000001/part-00000.parquet",
-            "s3://bucket/log/orders/round=0000000001/part-00001.parquet",
+            "s3://bucket/log/customers/round=0000000001/part-00000-attempt-1.parquet",
+            "s3://bucket/log/orders/round=0000000001/part-00001-attempt-1.parquet",
         ]
         path = storage.list_files("s3://bucket/log/orders")[0]
         with storage.open_for_reading(path, SinkError) as file:

@@ -16,14 +16,16 @@ import threading
 from collections.abc import MutableMapping
 from typing import Any
 
+import boto3
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions, S3Options
+from botocore.config import Config
 
 from transforms.aws.log_secrets import keep_secrets_out_of_logs
 from transforms.aws.roles import NO_ROLE, Role
 from transforms.aws.session import AwsAccess
 
-__all__ = ["S3RoleOptions", "hand_down", "s3_arguments", "s3_io"]
+__all__ = ["S3RoleOptions", "hand_down", "s3_arguments", "s3_client", "s3_io"]
 
 _ROLE = "DYNABEAM_S3_ROLE_ARN"
 _EXTERNAL_ID = "DYNABEAM_S3_EXTERNAL_ID"
@@ -32,6 +34,7 @@ keep_secrets_out_of_logs()
 
 _lock = threading.Lock()
 _clients: dict[str, Any] = {}
+_plain_clients: dict[tuple[str, int], Any] = {}
 _last: list[tuple[Any, dict[str, Any], str] | None] = [None]
 """The options of the last call, with what was made of them: parsing them costs."""
 
@@ -86,14 +89,7 @@ def s3_io() -> Any:
     from apache_beam.io.aws.clients.s3.boto3_client import Client  # noqa: PLC0415
     from apache_beam.io.aws.s3io import S3IO  # noqa: PLC0415
 
-    options = FileSystems.get_filesystem("s3://")._options
-    if options is None:
-        options = PipelineOptions([])
-    seen = _last[0]
-    if seen is None or seen[0] is not options:
-        settings = _settings(options)
-        seen = _last[0] = (options, settings, repr(sorted(settings.items())))
-    _, settings, key = seen
+    options, settings, key = _present()
     with _lock:
         if key not in _clients:
             made = Client(options)
@@ -102,6 +98,47 @@ def s3_io() -> Any:
             _clients[key] = made
         shared = _clients[key]
     return S3IO(client=copy.copy(shared))
+
+
+def s3_client(config: Config) -> Any:
+    """A boto3 client for S3 with the endpoint, region, role and keys of `s3_io`.
+
+    Args:
+        config: Timeouts and retries; one object per kind of use, as clients are kept by it.
+    """
+    _, settings, key = _present()
+    with _lock:
+        if (key, id(config)) not in _plain_clients:
+            _plain_clients[key, id(config)] = _new_client(settings, config)
+        return _plain_clients[key, id(config)]
+
+
+def _present() -> tuple[Any, dict[str, Any], str]:
+    """The present pipeline options, what they say of S3, and that as a key."""
+    options = FileSystems.get_filesystem("s3://")._options
+    if options is None:
+        options = PipelineOptions([])
+    seen = _last[0]
+    if seen is None or seen[0] is not options:
+        settings = _settings(options)
+        seen = _last[0] = (options, settings, repr(sorted(settings.items())))
+    return seen
+
+
+def _new_client(settings: dict[str, Any], config: Config) -> Any:
+    if settings.get("s3_role_arn"):
+        return _as_role(settings, config)
+    keys = ("access_key_id", "secret_access_key", "session_token")
+    return boto3.session.Session().client(
+        "s3",
+        region_name=settings.get("s3_region_name"),
+        endpoint_url=settings.get("s3_endpoint_url"),
+        api_version=settings.get("s3_api_version"),
+        use_ssl=not settings.get("s3_disable_ssl", False),
+        verify=settings.get("s3_verify"),
+        config=config,
+        **{f"aws_{name}": settings.get(f"s3_{name}") for name in keys},
+    )
 
 
 def _settings(options: Any) -> dict[str, Any]:
@@ -117,7 +154,7 @@ def _settings(options: Any) -> dict[str, Any]:
     return found
 
 
-def _as_role(settings: dict[str, Any]) -> Any:
+def _as_role(settings: dict[str, Any], config: Config | None = None) -> Any:
     """A client for S3 as a role."""
     role = Role(settings["s3_role_arn"], settings.get("s3_external_id") or "")
     access = AwsAccess(
@@ -125,4 +162,4 @@ def _as_role(settings: dict[str, Any]) -> Any:
         endpoint_url=settings.get("s3_endpoint_url") or "",
         bucket_role=role,
     )
-    return access.new_client("s3")
+    return access.new_client("s3", config)

@@ -89,10 +89,14 @@ class AwsAccess:
             found[argument] = os.environ[variable]
         return found
 
-    def new_client(self, service: str) -> Any:
+    def new_client(self, service: str, config: Config | None = None) -> Any:
         """Makes a boto3 client: for `s3` as the bucket's role, for all others as the source's.
 
         A role is assumed at the first call, not here.
+
+        Args:
+            service: As boto3 names it.
+            config: What is to be otherwise than usual, such as timeouts.
 
         Raises:
             ConfigurationError: If no region is known.
@@ -108,7 +112,7 @@ class AwsAccess:
         role = self.bucket_role if service == "s3" else self.role
         if role:
             session = self._session_of(role, own, session.region_name)
-        return self._client_of(session, service)
+        return self._client_of(session, service, config)
 
     def _session_of(self, role: Role, own: Any, region: str) -> Any:
         """A session as a role; all of a process share the credentials, and so their renewals."""
@@ -125,17 +129,18 @@ class AwsAccess:
         core.register_component("credential_provider", CredentialResolver([_Given(credentials)]))
         return boto3.session.Session(botocore_session=core, region_name=region)
 
-    def _client_of(self, session: Any, service: str) -> Any:
+    def _client_of(self, session: Any, service: str, config: Config | None = None) -> Any:
+        usual = Config(
+            connect_timeout=_CONNECT_SECONDS,
+            read_timeout=_READ_SECONDS,
+            max_pool_connections=_POOL,
+            retries={"mode": "standard", "max_attempts": _ATTEMPTS},
+            s3={"addressing_style": "path"} if self.endpoint_url else {},
+        )
         made = session.client(
             service,
             endpoint_url=self.endpoint_url or None,
-            config=Config(
-                connect_timeout=_CONNECT_SECONDS,
-                read_timeout=_READ_SECONDS,
-                max_pool_connections=_POOL,
-                retries={"mode": "standard", "max_attempts": _ATTEMPTS},
-                s3={"addressing_style": "path"} if self.endpoint_url else {},
-            ),
+            config=usual if config is None else usual.merge(config),
         )
         event = f"needs-retry.{made.meta.service_model.service_id.hyphenize()}"
         made.meta.events.register(event, repeat_cut_answers, unique_id="dynabeam-cut-answers")

@@ -31,6 +31,7 @@ import apache_beam as beam
 
 from transforms.errors import SinkError
 from transforms.key_range import KeyRange
+from transforms.reports import Report
 from transforms.sinks.uri import SinkUri
 from transforms.tables import Table
 
@@ -148,6 +149,18 @@ class Sink(abc.ABC):
             where=f"--sink={self.name}",
             mend="Use --mode=catch_up with --every, or another sink",
         )
+
+    def check_staged(self, current: Round, reports: Sequence[Report]) -> None:
+        """Looks whether what this sink says that it has written is there, before the commit.
+
+        Args:
+            current: The round; its graph has ended.
+            reports: All reports of the round.
+
+        Raises:
+            SinkError: It is not, as when a worker wrote to a disk of its own.
+        """
+        del current, reports
 
     @abc.abstractmethod
     def publish(self, current: Round) -> None:

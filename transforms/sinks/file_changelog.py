@@ -159,6 +159,27 @@ class FileChangelog(Sink):
         files = ContinuousFiles(self.files(), self.name, state_id, self.one_file_writer)
         return WriteContinuously(files, self._writers, min(self._max_file_bytes, GATHER_BYTES))
 
+    def check_staged(self, current: Round, reports: Sequence[Report]) -> None:
+        """Compares the commit list with the rows that the workers say they have staged.
+
+        Raises:
+            SinkError: The list is not there, or names other rows: they are on another disk.
+        """
+        told = sum(
+            each.fields["written"]
+            for each in reports
+            if each.kind == "sink" and each.fields["sink"] == self.name
+        )
+        listed = self.files().listed_rows(current)
+        if told != (listed or 0):
+            raise SinkError(
+                "what the workers have staged is not in the folder",
+                where=f"--sink={self.name}",
+                expected=f"{told} rows",
+                found="no commit list" if listed is None else f"{listed} rows",
+                mend="Name a folder that every worker sees, then run again: the round is repeated",
+            )
+
     def publish(self, current: Round) -> None:
         """Moves the staged files of a committed round to their final places."""
         RoundFiles(self._root).publish(current)

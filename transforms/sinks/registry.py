@@ -16,7 +16,15 @@ from transforms.errors import ConfigurationError, SinkError
 from transforms.sinks.base import Sink
 from transforms.sinks.uri import parse_sink_uri
 
-__all__ = ["SINKS", "RunnerFacts", "SinkModule", "check_capabilities", "open_sink", "schemes"]
+__all__ = [
+    "SINKS",
+    "RunnerFacts",
+    "SinkModule",
+    "check_capabilities",
+    "check_place",
+    "open_sink",
+    "schemes",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,9 +132,24 @@ def check_capabilities(sinks: Sequence[Sink], facts: RunnerFacts) -> None:
                 where=f"--sink={sink.name}",
                 mend="Use --mode=catch_up with --every, or another sink",
             )
-        if storage.is_local(sink.place) and not facts.shares_disk:
-            raise ConfigurationError(
-                f"the workers of {facts.runner} do not see this machine's disk",
-                where=f"--sink={sink.name}",
-                mend="Name an object store, or run on the machine that holds the file",
-            )
+        check_place(sink.place, facts, f"--sink={sink.name}")
+
+
+def check_place(place: str, facts: RunnerFacts, option: str) -> None:
+    """Refuses a place of this machine's disk that the run's workers write, and do not see.
+
+    Args:
+        place: A path, or the URL of an object store.
+        facts: What the run is like.
+        option: What names the place, for the error's text.
+
+    Raises:
+        ConfigurationError: They would write to disks of their own, and nobody would notice.
+    """
+    if storage.is_local(place) and not facts.shares_disk:
+        raise ConfigurationError(
+            f"the workers of {facts.runner} do not see this machine's disk",
+            where=option,
+            found=place,
+            mend="Name an object store (s3:// or gs://), or a runner of this machine",
+        )

@@ -8,15 +8,18 @@ Layout below a changelog's root:
 | `_dynabeam.json` | marker: the state directory of the files, the last round published |
 | `_staging/<attempt>/<uuid>.<ext>` | written by workers; a retried bundle leaves one unlisted |
 | `_staging/<attempt>/files.json` | the commit list: staged files that count, their final names |
-| `<table>/round=<10 digits>/part-<5 digits>.<ext>` | published |
+| `<table>/round=<10 digits>/part-<5 digits>-<attempt>.<ext>` | published |
 | `_staging/continuous/<uuid>.<ext>` | a file that a continuous run is writing |
 | `<table>/round=continuous-<day>/part-<digest>.<ext>` | written by a continuous run |
 
 The commit list is written once, after every staged file is closed, and fixes the final names. So
 publishing is a list of moves that can be repeated from any point: a file that is no longer staged
 and is at its final place has been moved already. The marker names a round before its first file is
-published; so files of a round above the marker's cannot exist. Files of a continuous run are of no
-round: nothing here moves or removes them (see `transforms.sinks.continuous_files`).
+published; so files of a round above the marker's cannot exist. No two attempts ever use one name,
+so a run that lost its lease to another one, and still finishes a request, replaces nothing of the
+other's; and what is removed was listed before the lease was looked at (`transforms.fence`). Files
+of a continuous run are of no round: nothing here moves or removes them (see
+`transforms.sinks.continuous_files`).
 """
 
 from __future__ import annotations
@@ -25,13 +28,14 @@ import dataclasses
 import datetime
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
 from transforms import storage
 from transforms.errors import SinkError
 from transforms.sinks.base import Round
+from transforms.stored_format import check_fields, check_name
 
 __all__ = ["Marker", "RoundFiles", "StagedFile", "table_folder"]
 
@@ -68,6 +72,9 @@ class StagedFile:
         return cls(**json.loads(text))
 
 
+_LISTED = frozenset({"table", "staged", "final", "rows", "bytes"})
+
+
 @dataclasses.dataclass(frozen=True)
 class Marker:
     """What the marker file says: owner of the folder, and the last round that has files in it."""
@@ -95,7 +102,12 @@ class RoundFiles:
         self.root = root
 
     def staging_folder(self, attempt: str) -> str:
-        """Where an attempt stages its files."""
+        """Where an attempt stages its files.
+
+        Raises:
+            SinkError: The attempt's name leads elsewhere.
+        """
+        check_name(attempt, what="the attempt", where=self.root, error=SinkError)
         return storage.join(self.root, _STAGING, attempt)
 
     def continuous_staging_folder(self) -> str:
@@ -139,7 +151,7 @@ class RoundFiles:
                 "table": file.table,
                 "staged": os.path.basename(file.path),
                 # Numbered across tables: on a disk that ignores case two tables may share a folder.
-                "final": self._final_name(file, current.number, number),
+                "final": self._final_name(file, current, number),
                 "rows": file.rows,
                 "bytes": file.bytes,
             }
@@ -160,11 +172,23 @@ class RoundFiles:
             marker = self.read_marker()
             if marker is None or marker.round < current.number:
                 self.write_marker(Marker(current.state_id, current.number))
-            for each in document["files"]:
+            for each in self._checked_files(document, current):
                 self._move(current, each["staged"], each["final"])
             # The list goes last but for orphans: as long as it is there, publishing is repeated.
             storage.delete([path], SinkError)
         self._clear(self.staging_folder(current.attempt))
+
+    def listed_rows(self, current: Round) -> int | None:
+        """How many rows the commit list of an attempt names; None if there is no list.
+
+        Raises:
+            SinkError: If it cannot be read, or is not a list.
+        """
+        path = self._list_path(current.attempt)
+        if not storage.exists(path):
+            return None
+        document = _parse(path, storage.read_bytes(path, SinkError))
+        return sum(int(each["rows"]) for each in self._checked_files(document, current))
 
     def discard_other_attempts(self, attempt: str) -> None:
         """Removes what other attempts have staged; with an empty name, what any has."""
@@ -191,15 +215,52 @@ class RoundFiles:
     def _list_path(self, attempt: str) -> str:
         return storage.join(self.staging_folder(attempt), _LIST)
 
-    def _final_name(self, file: StagedFile, round_number: int, number: int) -> str:
+    def _final_name(self, file: StagedFile, current: Round, number: int) -> str:
         extension = os.path.basename(file.path).partition(".")[2]
-        return f"{table_folder(file.table)}/round={round_number:010d}/part-{number:05d}.{extension}"
+        folder = f"{table_folder(file.table)}/round={current.number:010d}"
+        return f"{folder}/part-{number:05d}-{current.attempt}.{extension}"
+
+    def _checked_files(
+        self, document: Mapping[str, Any], current: Round
+    ) -> Sequence[Mapping[str, Any]]:
+        """The entries of a commit list: of this round, and within this folder.
+
+        Raises:
+            SinkError: They are not: somebody else has written the list.
+        """
+        path = self._list_path(current.attempt)
+        try:
+            owner = (document["state_id"], document["number"], document["attempt"])
+            if owner != (current.state_id, current.number, current.attempt):
+                raise SinkError(
+                    "the commit list is that of another round",
+                    where=path,
+                    expected=dataclasses.astuple(current),
+                    found=owner,
+                )
+            for each in document["files"]:
+                check_fields(each, _LISTED, what="the commit list", where=path, error=SinkError)
+                check_name(each["staged"], what="a staged file", where=path, error=SinkError)
+                folder, part, name = each["final"].split("/")
+                known = (table_folder(each["table"]), f"round={current.number:010d}")
+                if (folder, part) != known or not name.startswith("part-"):
+                    raise _foreign_list(path, current, each["final"])
+                check_name(name, what="a published file", where=path, error=SinkError)
+        except (ValueError, TypeError, KeyError, AttributeError, IndexError) as problem:
+            raise _foreign_list(path, current, repr(problem)) from problem
+        files: Sequence[Mapping[str, Any]] = document["files"]
+        return files
 
     def _move(self, current: Round, staged: str, final: str) -> None:
         source = storage.join(self.staging_folder(current.attempt), staged)
         target = storage.join(self.root, *final.split("/"))
         if storage.exists(source):
-            storage.move(source, target, SinkError)
+            try:
+                storage.move(source, target, SinkError)
+            except SinkError:
+                # A run that has lost its lease may be finishing the same move.
+                if storage.exists(source) or not storage.exists(target):
+                    raise
         elif not storage.exists(target):
             raise SinkError(
                 f"a file of the committed round {current.number} is neither staged nor published",
@@ -219,6 +280,16 @@ class RoundFiles:
         for folder, _, _ in os.walk(storage.join(self.root, _STAGING), topdown=False):
             if not os.listdir(folder):
                 os.rmdir(folder)
+
+
+def _foreign_list(path: str, current: Round, found: Any) -> SinkError:
+    return SinkError(
+        "the commit list names a file that is none of this round's",
+        where=path,
+        expected=f"<table>/round={current.number:010d}/part-…",
+        found=found,
+        mend="Somebody has changed the file. Restore it from a copy",
+    )
 
 
 def _round_of(path: str) -> int:

@@ -12,7 +12,7 @@ from transforms.testing.api_error import ApiError
 if TYPE_CHECKING:
     from transforms.testing.simulator import Simulator
 
-__all__ = ["Disturbance", "draw", "resource_of"]
+__all__ = ["Disturbance", "as_faulty", "draw", "resource_of"]
 
 CALLS_PER_SECOND = {"DescribeStream": 10, "ListStreams": 5}
 """The account's limits, which `Faults.rate_limits` switches on."""
@@ -99,6 +99,26 @@ def draw(
     if kind == "drop_before":
         return Disturbance(None, delay, "before")
     return Disturbance(None, delay, "after", 0.5 * dice.between(0, 1))
+
+
+def as_faulty(simulator: Simulator, headers: dict[str, str]) -> dict[str, str]:
+    """The headers of a conditional write, as an endpoint with the simulator's faults sees them.
+
+    Raises:
+        ApiError: It is not carried out.
+    """
+    faults = simulator.faults
+    if simulator.dice.chance(faults.conflict):
+        simulator.stats.count_fault("conflict")
+        text = "The conditional request cannot succeed due to a conflicting operation"
+        raise ApiError("ConditionalRequestConflict", f"{text} against this resource.", 409)
+    if faults.conditional_writes == "unsupported":
+        text = "A header you provided implies functionality that is not implemented"
+        raise ApiError("NotImplemented", text, 501)
+    if faults.conditional_writes == "ignored":
+        conditions = ("if-match", "if-none-match")
+        return {name: each for name, each in headers.items() if name.lower() not in conditions}
+    return headers
 
 
 def _kind(simulator: Simulator) -> str:

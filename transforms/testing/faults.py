@@ -11,7 +11,7 @@ import random
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, Literal
 
 __all__ = ["EXPORT_ACTIONS", "STREAM_ACTIONS", "Dice", "Faults"]
 
@@ -62,6 +62,10 @@ class Faults:
         roll_after: A shard closes after so many records; 0 for never.
         roll_children: A shard that closes by `roll_after` gets 1 to this many children.
         lose_record: A change is made, and its record never reaches the stream.
+        conflict: A conditional write to S3 is answered with 409 ConditionalRequestConflict, and
+            not carried out.
+        conditional_writes: `kept` as S3 does; `unsupported`, answered with 501; `ignored`, written
+            whether the condition holds or not. The last two are what older endpoints do.
         denied_actions: Answered with AccessDeniedException, for example `dynamodb:GetRecords`
             or `s3:GetObject`.
         rate_limits: DescribeStream above 10 and ListStreams above 5 calls a second of the
@@ -90,6 +94,8 @@ class Faults:
     roll_after: int = 0
     roll_children: int = 1
     lose_record: float = 0.0
+    conflict: float = 0.0
+    conditional_writes: Literal["kept", "unsupported", "ignored"] = "kept"
     denied_actions: frozenset[str] = frozenset()
     rate_limits: bool = False
 

@@ -72,6 +72,9 @@ def s3_rights(method: str, target: str, headers: Message[str, str], body: bytes)
         keys = body.decode().split("<Key>")[1:]
         return [_right("DeleteObject", f"{place}/{each.split('</Key>')[0]}") for each in keys]
     rights = [_right(_S3_RIGHTS.get(action, action), place)]
+    if action == "PutObject" and headers.get("If-Match"):
+        # The answer would tell what is there.
+        rights.append(_right("GetObject", place))
     source = headers.get("x-amz-copy-source")
     if source:
         rights.append(_right("GetObject", unquote(source.split("?")[0].lstrip("/"))))

@@ -3,11 +3,18 @@
 
 moto keeps the names of all buckets in one register per process; here each simulator has its own,
 so that several can live in one test run. Credentials and signatures are not looked at.
+
+Conditional writes are as S3's: the condition is looked at and the object written in one step. If
+another write of the same key is under way, a conditional one is answered with 409
+`ConditionalRequestConflict`; where the condition does not hold, with 412 `PreconditionFailed`, and
+`If-Match` where nothing is, with 404 `NoSuchKey`. (moto looks first and writes then.)
 """
 
 from __future__ import annotations
 
+import contextlib
 import threading
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from moto.core.request import Request
@@ -16,7 +23,7 @@ from moto.s3.responses import S3Response
 
 from transforms.testing.api_error import ApiError
 
-__all__ = ["Objects"]
+__all__ = ["Objects", "is_conditional_write"]
 
 _REGISTER = threading.Lock()
 _ACCOUNT_HEADER = "x-moto-account-id"
@@ -49,6 +56,12 @@ class _OwnBuckets(S3Backend):
         self.buckets.clear()
 
 
+def is_conditional_write(method: str, headers: Mapping[str, str]) -> bool:
+    """Whether a request is to write only if a condition holds."""
+    names = {name.lower() for name in headers}
+    return method == "PUT" and not names.isdisjoint({"if-match", "if-none-match"})
+
+
 class Objects:
     """The simulator's S3.
 
@@ -69,6 +82,8 @@ class Objects:
                 return backend
 
         self._response = OwnResponse
+        self._written: set[str] = set()
+        self._end_of_a_write = threading.Condition()
 
     def handle(
         self, method: str, target: str, headers: dict[str, str], body: bytes
@@ -83,7 +98,37 @@ class Objects:
 
         Returns:
             HTTP status, headers and body.
+
+        Raises:
+            ApiError: A conditional write meets another write of its key.
         """
+        with self._alone(method, target, headers):
+            return self._handle(method, target, headers, body)
+
+    @contextlib.contextmanager
+    def _alone(self, method: str, target: str, headers: Mapping[str, str]) -> Iterator[None]:
+        """Lets one request at a time write a key."""
+        if method not in ("PUT", "DELETE"):
+            yield
+            return
+        key = target.split("?", 1)[0]
+        with self._end_of_a_write:
+            if key in self._written and is_conditional_write(method, headers):
+                text = "The conditional request cannot succeed due to a conflicting operation"
+                raise ApiError("ConditionalRequestConflict", f"{text} against this resource.", 409)
+            while key in self._written:
+                self._end_of_a_write.wait()
+            self._written.add(key)
+        try:
+            yield
+        finally:
+            with self._end_of_a_write:
+                self._written.discard(key)
+                self._end_of_a_write.notify_all()
+
+    def _handle(
+        self, method: str, target: str, headers: dict[str, str], body: bytes
+    ) -> tuple[int, dict[str, str], bytes]:
         url = f"http://{headers.get('Host', '127.0.0.1')}{target}"
         sent = {**headers, _ACCOUNT_HEADER: self._account_id}
         request = Request.from_primitives(method, url, sent, body)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from transforms.testing.admin import ADMIN_PREFIX, admin
 from transforms.testing.api_error import ApiError
-from transforms.testing.disturbance import Disturbance, draw, resource_of
+from transforms.testing.disturbance import Disturbance, as_faulty, draw, resource_of
 from transforms.testing.iam import key_of_caller
 from transforms.testing.iam_requests import (
     dynamodb_rights,
@@ -31,6 +31,7 @@ from transforms.testing.iam_requests import (
     s3_rights,
 )
 from transforms.testing.iam_simulation import simulate_principal_policy
+from transforms.testing.objects import is_conditional_write
 from transforms.testing.s3_errors import check_digest, s3_action, s3_error
 from transforms.testing.sts import is_sts
 
@@ -218,6 +219,8 @@ class _Handler(BaseHTTPRequestHandler):
             rights = s3_rights(self.command, self.path, self.headers, body)
             refuse_denied(self.sim, caller, rights)
             check_digest(self.headers, body)
+            if is_conditional_write(self.command, headers):
+                headers = as_faulty(self.sim, headers)
             status, answer_headers, answer = self.sim.objects.handle(
                 self.command, self.path, headers, body
             )
