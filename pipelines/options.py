@@ -18,6 +18,7 @@ from transforms.aws.roles import Role
 from transforms.aws.session import AwsAccess
 from transforms.errors import ConfigurationError
 from transforms.gaps import GapPolicies, GapPolicy
+from transforms.letter_limit import DEFAULT_LIMIT
 from transforms.sinks.uri import resolve_secrets
 from transforms.table_reading import ReadingOptions
 from transforms.table_selection import TableSelection
@@ -87,7 +88,7 @@ class ReplicateOptions(ReadingOptions):
     discover_every: float
     verify_chain: bool
     beam_arguments: tuple[str, ...]
-    max_dead_letters: int | None = None
+    max_dead_letters: int | None = DEFAULT_LIMIT
     telemetry: Telemetry = dataclasses.field(default_factory=Telemetry)
 
     @property
@@ -220,7 +221,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--verify_chain", action="store_true", help="compare old images with the last new ones")
     add("--verify", choices=["strict", "warn"], default="strict")
     add("--buckets", default="", help="hash buckets per table; 16, or by their number")
-    add("--max_dead_letters", default="", help="stop once more are open; no limit by default")
+    add("--max_dead_letters", default=str(DEFAULT_LIMIT), help="stop once more are open, or none")
     add("--readers", default="", help="stream readers per table; 1, or by its shards")
     add("--metrics_port", default="0", help="serve metrics to Prometheus, e.g. 9464; 0 for not")
     add("--metrics_host", default="", help="address that the metrics are served at; all")
@@ -471,7 +472,9 @@ def _readers(given: argparse.Namespace) -> int:
 
 def _max_dead_letters(given: argparse.Namespace) -> int | None:
     text = given.max_dead_letters
-    return _whole("--max_dead_letters", text, 0, 10**9) if text else None
+    if text == "none":
+        return None
+    return _whole("--max_dead_letters", text, 0, 10**9)
 
 
 def _whole(option: str, text: str, lowest: int, highest: int) -> int:

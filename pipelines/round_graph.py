@@ -24,6 +24,7 @@ from transforms.dead_letters import DeadLetter
 from transforms.export.elements import SnapshotRequest
 from transforms.export.manifest import Verify
 from transforms.gaps import GapPolicy
+from transforms.letter_limit import LetterLimit
 from transforms.read_tables import ReadTables
 from transforms.reports import Report
 from transforms.round_files import WriteDeadLetters, WriteReports
@@ -49,6 +50,7 @@ class RoundPlan:
         chain_policy: With which policies to look for lost changes; None not to look.
         reports_path: File for the reports.
         dead_letters_path: File for the dead letters.
+        letter_limit: How many dead letters the round may meet; None for no limit.
     """
 
     current: Round
@@ -60,6 +62,7 @@ class RoundPlan:
     chain_policy: Callable[[str], GapPolicy] | None
     reports_path: str
     dead_letters_path: str
+    letter_limit: LetterLimit | None = None
 
 
 def build_round(pipeline: beam.Pipeline, plan: RoundPlan) -> None:
@@ -91,7 +94,9 @@ def build_round(pipeline: beam.Pipeline, plan: RoundPlan) -> None:
     all_letters = letters | "DeadLetters" >> beam.Flatten(pipeline=pipeline)
     all_letters.element_type = DeadLetter
     _ = all_letters | "MeterDeadLetters" >> MeterDeadLetters()
-    _ = all_letters | "WriteDeadLetters" >> WriteDeadLetters(plan.dead_letters_path)
+    _ = all_letters | "WriteDeadLetters" >> WriteDeadLetters(
+        plan.dead_letters_path, plan.letter_limit
+    )
     all_reports = reports | "Reports" >> beam.Flatten(pipeline=pipeline)
     all_reports.element_type = Report
     _ = all_reports | "MeterReports" >> MeterReports()

@@ -29,7 +29,7 @@ from pipelines.table_state import is_caught_up, merge_reports
 from transforms.aws.beam_s3 import s3_arguments
 from transforms.aws.session import AwsAccess
 from transforms.errors import StateError
-from transforms.letter_limit import too_many
+from transforms.letter_limit import LetterLimit, too_many
 from transforms.reports import Report
 from transforms.round_files import DEAD_LETTERS, REPORTS, read_dead_letters, read_reports
 from transforms.sinks.base import Round, Sink
@@ -176,18 +176,25 @@ class Rounds:
                 is repeated when the cause is mended, and counts nothing twice.
         """
         box = self.directory.letters
-        # The letters themselves are counted: a stream's reports do not tell how many there were.
-        letters = {each.id: each for each in read_dead_letters(path)}
+        known: set[str] | None = None
         new: collections.Counter[tuple[str, str]] = collections.Counter()
-        for letter in letters.values():
-            if not box.is_open(letter):
+        # The letters themselves are counted: a stream's reports do not tell how many there were.
+        for letter in read_dead_letters(path):
+            known = set(box.open_ids()) if known is None else known
+            if letter.id not in known:
+                known.add(letter.id)
                 tables[letter.table]["totals"]["dead_letters"] += 1
                 new[letter.table, letter.stage] += 1
         limit = self.options.max_dead_letters
         found = sum(tables[name]["totals"]["dead_letters"] for name in self.names)
-        if limit is not None and letters and found > limit:
-            raise too_many(found, limit, box.stop(letters.values()), letters.values())
+        if limit is not None and known is not None and found > limit:
+            shown = box.stop(read_dead_letters(path))
+            raise too_many(found, limit, shown, read_dead_letters(path))
         return new
+
+    def _limit(self, attempt: str) -> LetterLimit | None:
+        limit = self.options.max_dead_letters
+        return None if limit is None else LetterLimit(self.directory.letters, limit, attempt)
 
     def _plan(self, state: State, current: Round) -> RoundPlan:
         options, directory, started = self.options, self.directory, now_us()
@@ -214,6 +221,7 @@ class Rounds:
             chain_policy=options.chain_policy,
             reports_path=directory.attempt_file(current.attempt, REPORTS),
             dead_letters_path=directory.attempt_file(current.attempt, DEAD_LETTERS),
+            letter_limit=self._limit(current.attempt),
         )
 
 

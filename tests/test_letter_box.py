@@ -5,10 +5,11 @@ import base64
 import dataclasses
 import json
 import os
+import pickle
 
 import pytest
 
-from transforms import storage
+from transforms import letter_box, storage
 from transforms.dead_letters import DeadLetter, DeadLetterCoder
 from transforms.errors import StateError
 from transforms.letter_box import LetterBox
@@ -81,10 +82,8 @@ class TestBox:
         box.keep(
             [LETTER, later(LETTER, 5), dataclasses.replace(LETTER, severity="severe", raw=b"")]
         )
-        assert [each.split("/")[:2] for each in stored(box)] == [
-            ["retry", "orders"],
-            ["severe", "orders"],
-        ]
+        assert [each.split("/")[0] for each in stored(box)] == ["letters"]
+        assert [len(box.names(each)) for each in ("retry", "severe")] == [1, 1]
         assert box.counts() == {"orders": 2}
         assert {each.raw for each in box.read()} == {LETTER.raw, b""}
 
@@ -104,31 +103,41 @@ class TestBox:
                 retry + 1,
                 "severe" if retry == 3 else "retry",
             )
-        assert len(stored(box)) == 1
+        assert box.names("retry") == []
+        assert box.names("severe") == [("orders", LETTER.id)]
 
     def test_done(self, box):
         box.keep([LETTER])
         for _ in range(2):
             box.done([("orders", LETTER.id), ("orders", "0" * 32)])
-        assert stored(box) == [f"done/orders/{LETTER.id}.json"]
+        (path,) = [each for each in stored(box) if each.startswith("done/")]
+        assert storage.read_bytes(f"{box.path}/{path}", StateError) == LETTER.to_line()
         assert box.counts() == {}
         assert not box.is_open(LETTER)
+        # The same meeting told again, as after a crash, opens nothing; a new one does.
+        assert box.keep([LETTER]) == 0
+        assert box.counts() == {}
+        assert box.keep([later(LETTER, 9_000_000)]) == 1
+        (letter,) = box.read()
+        assert (letter.attempts, letter.first_us) == (1, 9_000_000)
 
-    def test_a_crash_between_write_and_removal(self, box, monkeypatch):
+    @pytest.mark.parametrize("at", ["done", "letters"])
+    def test_a_crash_while_a_letter_is_set_aside(self, box, monkeypatch, at):
         box.keep([LETTER])
-        severe = dataclasses.replace(later(LETTER, 3_000_000), severity="severe")
+        write = storage.write_atomic
 
-        def die(*_):
-            raise OSError("killed")
+        def die(path, *rest):
+            if f"/{at}/" in path:
+                raise OSError("killed")
+            write(path, *rest)
 
         with monkeypatch.context() as patch:
-            patch.setattr(storage, "delete", die)
+            patch.setattr(storage, "write_atomic", die)
             with pytest.raises(OSError, match="killed"):
-                box.keep([severe])
+                box.done([("orders", LETTER.id)])
         assert box.counts() == {"orders": 1}
-        box.keep([severe])
-        (letter,) = box.read()
-        assert (letter.attempts, letter.severity, len(stored(box))) == (2, "severe", 1)
+        LetterBox(box._state_dir).done([("orders", LETTER.id)])
+        assert box.counts() == {}
 
     @pytest.mark.parametrize("table", ["..", "...", "a/b", "%2E"])
     def test_names_of_tables_stay_in_the_folder(self, box, table):
@@ -137,7 +146,24 @@ class TestBox:
         assert box.counts() == {table: 1}
         assert box.load(table, letter.id) == letter
         (path,) = stored(box)
-        assert path.count("/") == 2
+        assert path.count("/") == 1
+
+    def test_files_of_a_letter_each_are_read_and_become_part_of_a_piece(self, box, monkeypatch):
+        for severity, letter in (
+            ("retry", LETTER),
+            ("severe", dataclasses.replace(LETTER, raw=b"other", severity="severe")),
+        ):
+            folder = f"{box.path}/{severity}/orders"
+            os.makedirs(folder)
+            storage.write_atomic(f"{folder}/{letter.id}.json", letter.to_line(), StateError)
+        assert box.counts() == {"orders": 2}
+        assert box.load("orders", LETTER.id) == LETTER
+        box.keep([later(LETTER, 2_000_000)])
+        assert {each.attempts for each in box.read()} == {1, 2}
+        monkeypatch.setattr(letter_box, "_PIECES", 1)
+        box.done([("orders", LETTER.id)])
+        assert [each.raw for each in LetterBox(box._state_dir).read()] == [b"other"]
+        assert {each.split("/")[0] for each in stored(box)} == {"letters", "done"}
 
     def test_old_files_are_counted_read_and_converted(self, box, tmp_path):
         paths = [
@@ -163,3 +189,57 @@ class TestBox:
         box.go_on()
         box.go_on()
         assert list(box.stopped()) == []
+
+
+def numbered(n):
+    return dataclasses.replace(LETTER, origin={**LETTER.origin, "sequence": str(n)})
+
+
+class TestPieces:
+    def test_many_letters_are_a_few_files(self, box):
+        box.keep(numbered(n) for n in range(5000))
+        assert len(stored(box)) == 1
+        assert box.counts() == {"orders": 5000}
+        assert {each.origin["sequence"] for each in box.read()} == set(map(str, range(5000)))
+
+    def test_a_piece_is_bounded(self, box, monkeypatch):
+        monkeypatch.setattr(letter_box, "_PIECE_BYTES", 4000)
+        box.keep(numbered(n) for n in range(100))
+        assert 5 < len(stored(box)) < 30
+        assert all(os.path.getsize(f"{box.path}/{each}") < 5000 for each in stored(box))
+        assert len(list(box.read())) == 100
+
+    def test_writers_side_by_side(self, tmp_path, monkeypatch):
+        """Two workers keep letters, each makes pieces one, a third sets aside: nothing is lost."""
+        monkeypatch.setattr(letter_box, "_PIECES", 3)
+        boxes = [LetterBox(str(tmp_path)) for _ in range(3)]
+        for n in range(40):
+            boxes[n % 2].keep([numbered(n)])
+            if n % 5 == 4:
+                boxes[2].done([("orders", numbered(n - 2).id)])
+        open_ones = {str(n) for n in range(40)} - {str(n - 2) for n in range(4, 40, 5)}
+        for box in (*boxes, LetterBox(str(tmp_path))):
+            assert {each.origin["sequence"] for each in box.read()} == open_ones
+        assert len(storage.list_files(f"{boxes[0].path}/letters")) <= 4
+
+    def test_a_crash_while_pieces_become_one(self, box, monkeypatch):
+        monkeypatch.setattr(letter_box, "_PIECES", 2)
+
+        def die(*_):
+            raise OSError("killed")
+
+        box.keep([numbered(1)])
+        box.done([("orders", numbered(1).id)])
+        with monkeypatch.context() as patch:
+            patch.setattr(storage, "delete", die)
+            with pytest.raises(OSError, match="killed"):
+                box.keep([numbered(2)])
+        again = LetterBox(box._state_dir)
+        again.keep([numbered(2)])
+        assert [each.origin["sequence"] for each in again.read()] == ["2"]
+        assert [each.attempts for each in again.read()] == [1]
+
+    def test_it_travels_without_what_it_has_read(self, box):
+        box.keep([LETTER])
+        other = pickle.loads(pickle.dumps(box))
+        assert list(other.read()) == [LETTER]

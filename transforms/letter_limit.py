@@ -1,17 +1,66 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The error of a run that has met more dead letters than it may."""
+"""How many dead letters a run may meet, and the error of one that has met more.
+
+Without a limit a single file of lines that are no items would fill a disk with letters. So they are
+counted while a round runs, by each process that meets them, and exactly before it is committed.
+"""
 
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Iterable
+from typing import Any
 
 from transforms.dead_letters import DeadLetter
 from transforms.errors import StateError
+from transforms.letter_box import LetterBox
 
-__all__ = ["too_many"]
+__all__ = ["DEFAULT_LIMIT", "LetterLimit", "too_many"]
+
+DEFAULT_LIMIT = 10_000
+"""Open dead letters, unless `--max_dead_letters` says otherwise: no job of bad records is fine."""
 
 _SHOWN = 3
+
+
+class LetterLimit:
+    """Counts the letters of one round; picklable.
+
+    Args:
+        box: Where a few are shown once there are too many.
+        limit: How many there may be.
+        attempt: Tells this round from others of the process.
+    """
+
+    def __init__(self, box: LetterBox, limit: int, attempt: str) -> None:
+        self._box = box
+        self._limit = limit
+        self._attempt = attempt
+
+    def count(self, letter: DeadLetter) -> None:
+        """Counts a letter.
+
+        Raises:
+            StateError: It is one too many.
+        """
+        with _lock:
+            if _counted[0] != self._attempt:
+                _counted[:] = [self._attempt, 0]
+                _first.clear()
+            _counted[1] += 1
+            found = _counted[1]
+            if found <= _SHOWN:
+                _first.append(letter)
+            shown = list(_first)
+        if found > self._limit:
+            raise too_many(found, self._limit, self._box.stop(shown), shown)
+
+
+_lock = threading.Lock()
+_counted: list[Any] = ["", 0]
+"""The attempt whose letters are counted, and how many this process has met of it."""
+_first: list[DeadLetter] = []
 
 
 def too_many(found: int, limit: int, where: str, letters: Iterable[DeadLetter]) -> StateError:

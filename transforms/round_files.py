@@ -4,11 +4,12 @@
 | file of the attempt's folder | what |
 |---|---|
 | `reports.jsonl` | reports |
-| `dead_letters.jsonl` | dead letters |
+| `dead_letters.jsonl` | which pieces of dead letters there are, in `dead_letters/` |
 | `retried.json` | of a round of `dynabeam retry`: ids of the letters that it put back |
 
-Each goes into one file of the attempt's folder, written whole by one grouped element, also if there
-is nothing to write, and ends with a line that says how many lines there are. The driver reads them
+The first two are written whole by one grouped element, also if there is nothing to write, and end
+with a line that says how many lines there are. Dead letters may be many and large: they are written
+as they come, in pieces that no worker keeps in memory. The driver reads them
 only after the whole pipeline has succeeded, so what a failed try wrote is never used. A file that
 is not there, or not whole, was written to another disk or is lost: never does it mean "nothing".
 """
@@ -17,15 +18,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import apache_beam as beam
+from apache_beam.transforms.window import GlobalWindows
 
 from transforms import storage
 from transforms.dead_letters import DeadLetter
 from transforms.errors import StateError
 from transforms.letter_box import LetterBox
+from transforms.letter_limit import LetterLimit
 from transforms.reports import Report, ReportCoder
 from transforms.stored_format import check_format, check_name
 
@@ -48,6 +52,8 @@ RETRIED = "retried.json"
 
 _FORMAT = 1
 _NO_LINE = b""
+_PIECE = b'{"piece":'
+_PIECE_BYTES = 8 << 20
 _END = b'{"end":{"lines":'
 """How the last line begins; no report and no dead letter does."""
 
@@ -95,19 +101,65 @@ class WriteReports(beam.PTransform):
 
 
 class WriteDeadLetters(beam.PTransform):
-    """Writes all dead letters of a round into one file of JSON lines.
+    """Writes all dead letters of a round, in pieces, and a file that names them.
 
     Args:
         path: The file.
+        limit: Stops the round while it runs, once it has met too many; None for no limit.
+
+    Raises:
+        StateError: While running, if there are too many.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, limit: LetterLimit | None = None) -> None:
         super().__init__()
         self._path = path
+        self._limit = limit
 
     def expand(self, letters: Any) -> Any:
-        """Groups all dead letters and writes them."""
-        return letters | "Encode" >> beam.Map(_letter_line) | "File" >> _WriteOneFile(self._path)
+        """Writes the pieces, then what names them."""
+        pieces = beam.ParDo(_PiecesFn(self._path, self._limit)).with_output_types(bytes)
+        return letters | "Pieces" >> pieces | "File" >> _WriteOneFile(self._path)
+
+
+class _PiecesFn(beam.DoFn):
+    """Writes letters as they come; what a bundle that failed wrote is named by nobody."""
+
+    def __init__(self, path: str, limit: LetterLimit | None) -> None:
+        self._folder = _piece_folder(path)
+        self._limit = limit
+        self._lines: list[bytes] = []
+        self._size = 0
+
+    def start_bundle(self) -> None:
+        """Forgets what a bundle that failed has left."""
+        self._lines, self._size = [], 0
+
+    def process(self, element: DeadLetter) -> Iterator[bytes]:
+        """Takes one letter; yields the name of a piece that is full.
+
+        Raises:
+            StateError: It is one too many.
+        """
+        if self._limit is not None:
+            self._limit.count(element)
+        line = element.to_line()
+        self._lines.append(line)
+        self._size += len(line)
+        if self._size >= _PIECE_BYTES:
+            yield self._write()
+
+    def finish_bundle(self) -> Iterator[Any]:
+        """Writes what is left."""
+        if self._lines:
+            yield GlobalWindows.windowed_value(self._write())
+
+    def _write(self) -> bytes:
+        name = f"{uuid.uuid4().hex}.jsonl"
+        storage.write_atomic(storage.join(self._folder, name), b"".join(self._lines), StateError)
+        said = {"piece": name, "letters": len(self._lines)}
+        self._lines, self._size = [], 0
+        return json.dumps(said).encode() + b"\n"
 
 
 def read_reports(path: str) -> list[Report]:
@@ -130,21 +182,37 @@ def read_dead_letters(path: str) -> Iterator[DeadLetter]:
     if not storage.exists(path):
         raise _lost("dead letters", path, None)
     for line in _whole(_lines_of(path), "dead letters", path):
-        yield DeadLetter.from_line(line)
+        piece, count = _piece_of(path, line)
+        if not storage.exists(piece):
+            raise _lost("dead letters", piece, None)
+        found = 0
+        for letter in _lines_of(piece):
+            found += 1
+            yield DeadLetter.from_line(letter)
+        if found != count:
+            raise _lost("dead letters", piece, f"{found} lines, {count} were written")
 
 
-def read_kept_dead_letters(path: str) -> list[DeadLetter]:
+def read_kept_dead_letters(path: str) -> Iterator[DeadLetter]:
     """Reads the dead letters of a round that is committed: `read_dead_letters` has seen them whole.
 
-    They may have been kept and removed already; and an older version wrote them without an end.
+    They may have been kept and removed already; and an older version wrote them into the file
+    itself, without an end.
     """
     if not storage.exists(path):
-        return []
-    lines = (line for line in _lines_of(path) if not line.startswith(_END))
-    return [DeadLetter.from_line(line) for line in lines]
+        return
+    for line in _lines_of(path):
+        if line.startswith(_END):
+            continue
+        if not line.startswith(_PIECE):
+            yield DeadLetter.from_line(line)
+            continue
+        piece, _ = _piece_of(path, line)
+        if storage.exists(piece):
+            yield from map(DeadLetter.from_line, _lines_of(piece))
 
 
-def keep_outcome(box: LetterBox, staged: Sequence[DeadLetter], retried: str) -> None:
+def keep_outcome(box: LetterBox, staged: Iterable[DeadLetter], retried: str) -> None:
     """Stores what a round could not handle, and sets aside what it put back; may be repeated.
 
     Args:
@@ -160,9 +228,15 @@ def keep_outcome(box: LetterBox, staged: Sequence[DeadLetter], retried: str) -> 
     check_format(document, (_FORMAT,), what=what, where=retried)
     for _, name in document["letters"]:
         check_name(name, what="the id of a dead letter", where=retried)
-    box.keep(staged, max_retries=document["max_retries"])
-    failed = {each.id for each in staged}
+    failed: set[str] = set()
+    box.keep(_noted(staged, failed), max_retries=document["max_retries"])
     box.done((table, name) for table, name in document["letters"] if name not in failed)
+
+
+def _noted(letters: Iterable[DeadLetter], ids: set[str]) -> Iterator[DeadLetter]:
+    for each in letters:
+        ids.add(each.id)
+        yield each
 
 
 class _WriteOneFile(beam.PTransform):
@@ -187,8 +261,15 @@ def _report_line(report: Report) -> bytes:
     return ReportCoder().encode(report) + b"\n"
 
 
-def _letter_line(letter: DeadLetter) -> bytes:
-    return letter.to_line()
+def _piece_folder(path: str) -> str:
+    return path.removesuffix(".jsonl")
+
+
+def _piece_of(path: str, line: bytes) -> tuple[str, int]:
+    """Path of a piece, and how many letters it has."""
+    document = json.loads(line)
+    name = check_name(document["piece"], what="the name of a piece of dead letters", where=path)
+    return storage.join(_piece_folder(path), name), document["letters"]
 
 
 def _in_one_group(line: bytes) -> tuple[str, bytes]:

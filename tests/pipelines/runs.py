@@ -9,6 +9,7 @@ from pathlib import Path
 import duckdb
 
 from pipelines.command_line import main
+from transforms.letter_box import LetterBox
 from transforms.testing.clock import SimClock
 from transforms.testing.export_writer import folder_put, write_full_export
 from transforms.testing.simulator import Simulator
@@ -89,9 +90,7 @@ class Place:
 
     def dead_letters(self):
         """All open dead letters of committed rounds."""
-        folder = self.state_dir / "dead_letters"
-        paths = [*sorted(folder.glob("retry/*/*.json")), *sorted(folder.glob("severe/*/*.json"))]
-        return [json.loads(path.read_text()) for path in paths]
+        return [json.loads(each.to_line()) for each in LetterBox(str(self.state_dir)).read()]
 
     def assert_nothing_visible(self):
         """Nothing of a failed first run may be seen by anybody."""

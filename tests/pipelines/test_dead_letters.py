@@ -114,7 +114,7 @@ class TestRetry:
         assert world.rows() == [("o0",), ("o1",), ("o2",), ("o3",)]
         assert len(changes_of(world, "o2")) == 1
         assert world.dead_letters() == []
-        assert len(list((world.state_dir / "dead_letters/done").rglob("*.json"))) == 1
+        assert len(list((world.state_dir / "dead_letters/done").glob("*.jsonl"))) == 1
         ended = world.run(*NEVER)
         assert ended.code == 0, ended.err
         assert "0 dead letters" in ended.out
@@ -168,7 +168,7 @@ class TestRetry:
         good = json.dumps({"Item": orders(1)[0]}).encode()
         export = ExportFolder(tmp_path / "bucket", lines=[good, b'{"Itme":{"id":{"S":"y"}}}'])
         assert place.run(export.option).code == 0
-        (path,) = place.state_dir.glob("dead_letters/severe/orders/*.json")
+        (path,) = place.state_dir.glob("dead_letters/letters/*.jsonl")
         letter = json.loads(path.read_text())
         # The letter says all that is needed, so a version that can read the line puts it back.
         letter["raw"] = base64.b64encode(b'{"Item":{"id":{"S":"y"}}}').decode()
@@ -180,7 +180,7 @@ class TestRetry:
 
     def test_a_letter_of_an_older_version(self, spoiled):
         world = spoiled
-        (path,) = world.state_dir.glob("dead_letters/severe/orders/*.json")
+        (path,) = world.state_dir.glob("dead_letters/letters/*.jsonl")
         letter = json.loads(path.read_text())
         path.unlink()
         old = {name: letter[name] for name in ("table", "stage", "place", "reason", "raw")}
@@ -285,6 +285,18 @@ class TestLimit:
         assert "3 dead letters" in ended.out
         assert "3 dead letters in" in run(place, "dead_letters")[1]
         assert "stopped" not in run(place, "dead_letters")[1]
+
+    def test_a_flood_is_stopped_as_it_comes_or_kept_in_a_few_files(self, place, tmp_path):
+        export = self.export(tmp_path / "bucket", 12_000)
+        ended = place.run(export.option)
+        assert ended.code == 1
+        assert "10,001 dead letters, and 10,000 may be" in ended.error_lines[0]
+        assert place.committed() is None
+        ended = place.run(export.option, "--max_dead_letters=none")
+        assert ended.code == 0, ended.err
+        assert len(place.dead_letters()) == 12_000
+        assert len(list(place.state_dir.glob("dead_letters/*/*"))) < 5
+        assert place.rows() == [("o0",)]
 
     def test_not_a_number(self, place, tmp_path):
         ended = place.run(self.export(tmp_path / "b", 0).option, "--max_dead_letters=many")

@@ -27,6 +27,7 @@ from tests.runners.simulator_process import CREDENTIALS, REGION, SimulatorProces
 from tests.runners.steady_work import KEYS, key_of
 from tests.sinks.postgres_server import PostgresServer
 from tests.sinks.targets import Target, postgresql_rows, published
+from transforms.letter_box import LetterBox
 from transforms.sinks.registry import open_sink
 from transforms.tables import KeyAttribute, KeySchema, Table
 from transforms.testing.remote import RemoteSimulator
@@ -315,8 +316,7 @@ class ContinuousWorld:
 
     def dead_letters(self) -> list[Any]:
         """All dead letters below the state directory."""
-        paths = (self.folder / "state").rglob("dead_letters/*.jsonl")
-        return [json.loads(line) for path in paths for line in path.read_text().splitlines()]
+        return list(LetterBox(str(self.folder / "state")).read())
 
     def _held(self, table: Table) -> dict[bytes, Any]:
         sink = open_sink(self.sinks[0])

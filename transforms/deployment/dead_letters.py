@@ -18,6 +18,10 @@ from transforms.letter_limit import too_many
 __all__ = ["KeepDeadLetters"]
 
 
+_TOGETHER = 1000
+_TOGETHER_BYTES = 8 << 20
+
+
 class KeepDeadLetters(beam.PTransform):
     """Keeps each dead letter: `PCollection[DeadLetter]` → nothing of use.
 
@@ -43,18 +47,39 @@ class _KeepFn(beam.DoFn):
         self._folder = DeploymentFolder(folder)
         self._box = self._folder.letters
         self._limit = limit
+        self._letters: list[DeadLetter] = []
+        self._size = 0
+
+    def start_bundle(self) -> None:
+        """Forgets what a bundle that failed has left; it comes again."""
+        self._letters, self._size = [], 0
 
     def process(self, element: DeadLetter) -> None:
-        """Keeps one letter.
+        """Takes one letter.
 
         Raises:
-            StateError: It cannot be written, or is one too many.
+            StateError: They cannot be written, or are too many.
         """
-        self._box.keep([element])
-        if self._limit is None:
+        self._letters.append(element)
+        self._size += len(element.raw)
+        if len(self._letters) >= _TOGETHER or self._size >= _TOGETHER_BYTES:
+            self._keep()
+
+    def finish_bundle(self) -> None:
+        """Keeps what the bundle has brought: nothing is passed over once it is finished.
+
+        Raises:
+            StateError: They cannot be written, or are too many.
+        """
+        self._keep()
+
+    def _keep(self) -> None:
+        letters, self._letters, self._size = self._letters, [], 0
+        if not letters:
             return
-        found = sum(self._box.counts().values())
-        if found > self._limit:
-            error = too_many(found, self._limit, self._box.path, [element])
-            tell_stop(self._folder, element.table, error)
+        self._box.keep(letters)
+        found = len(self._box.open_ids())
+        if self._limit is not None and found > self._limit:
+            error = too_many(found, self._limit, self._box.path, letters)
+            tell_stop(self._folder, letters[-1].table, error)
             raise error
