@@ -91,6 +91,28 @@ def test_a_file_of_settings_that_is_none(tmp_path):
     assert len(ended.stderr.splitlines()) == 1, ended.stderr
 
 
+@pytest.mark.parametrize("command", ["status", "dead_letters"])
+def test_a_state_directory_in_a_store_that_does_not_answer(tmp_path, command):
+    """Beam by itself would ask again for nine minutes, and say nothing."""
+    ended = subprocess.run(
+        [
+            *[sys.executable, "-m", "pipelines.command_line", command],
+            *["--state_dir=s3://bucket/state", "--region=eu-west-1", f"--endpoint_url={NOBODY}"],
+        ],
+        env={**os.environ, **KEYS, "PYTHONPATH": str(ROOT)},
+        cwd=tmp_path,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+    )
+    assert ended.returncode == 1
+    (line,) = ended.stderr.splitlines()
+    assert "AwsUnreachableError" in line
+    assert NOBODY in line
+
+
 @pytest.mark.parametrize("name", ["eu west-1", "EU-WEST-1", "eu-west-1 ", "eu_west_1", "-"])
 def test_no_name_of_a_region(name):
     with pytest.raises(ConfigurationError, match="--region: not the name of a region"):

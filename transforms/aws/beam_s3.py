@@ -13,22 +13,31 @@ from __future__ import annotations
 import copy
 import os
 import threading
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any
 
 import boto3
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions, S3Options
+from botocore import exceptions as botocore_errors
 from botocore.config import Config
 
+from transforms.aws.errors import explained
 from transforms.aws.log_secrets import keep_secrets_out_of_logs
 from transforms.aws.roles import NO_ROLE, Role
 from transforms.aws.session import AwsAccess
+from transforms.errors import AwsUnreachableError
 
 __all__ = ["S3RoleOptions", "hand_down", "s3_arguments", "s3_client", "s3_io"]
 
 _ROLE = "DYNABEAM_S3_ROLE_ARN"
 _EXTERNAL_ID = "DYNABEAM_S3_EXTERNAL_ID"
+_S3_CONFIG = Config(
+    # With boto3's growing pauses: two minutes at most until it is said that nothing answers.
+    connect_timeout=5,
+    read_timeout=60,
+    retries={"mode": "standard", "max_attempts": 8},
+)
 
 keep_secrets_out_of_logs()
 
@@ -93,11 +102,38 @@ def s3_io() -> Any:
     with _lock:
         if key not in _clients:
             made = Client(options)
-            if settings.get("s3_role_arn"):
-                made.client = _as_role(settings)
+            made.client = _without_silence(_new_client(settings, _S3_CONFIG))
             _clients[key] = made
         shared = _clients[key]
     return S3IO(client=copy.copy(shared))
+
+
+class _NoAnswerError(AwsUnreachableError):
+    """S3 has not answered any of several requests, so Beam is not to ask again for minutes.
+
+    Beam's client asks again, for nine minutes and without a word, unless an error has a status.
+    """
+
+    response: Mapping[str, Any] = {"ResponseMetadata": {"HTTPStatusCode": 0}}
+
+
+def _without_silence(client: Any) -> Any:
+    """The client, whose calls end with an error that says so if nothing answers."""
+    call = client._make_api_call
+
+    def made(operation: str, arguments: Any) -> Any:
+        try:
+            return call(operation, arguments)
+        except (botocore_errors.ConnectionError, botocore_errors.HTTPClientError) as problem:
+            error = explained(problem)
+            raise _NoAnswerError(
+                f"{operation}: {problem}",
+                where=client.meta.endpoint_url,
+                mend=error.mend if error is not None else "",
+            ) from problem
+
+    client._make_api_call = made
+    return client
 
 
 def s3_client(config: Config) -> Any:
