@@ -317,7 +317,7 @@ class _GCS(_Store):
                 except gcs.exceptions.PreconditionFailed:
                     continue  # replaced between the two requests
                 except gcs.exceptions.NotFound as problem:
-                    if "bucket" in str(problem).lower():
+                    if "bucket does not exist" in str(problem):
                         raise
                     return None
                 return Tagged(content, str(generation))
