@@ -70,7 +70,9 @@ def features_of(
         table_keys=tuple(table_keys),
         state=S3Folder.of(options.state_dir) if options.state_dir.startswith("s3://") else None,
         changelogs=tuple(
-            S3Folder.of(each) for each in options.sinks if parse_sink_uri(each).scheme == "s3"
+            S3Folder(uri.authority, uri.path.strip("/"))
+            for uri in map(parse_sink_uri, options.sinks)
+            if uri.scheme == "s3"
         ),
         globs=any(is_glob(each) for each in options.tables),
         tags=bool(options.table_tags),

@@ -14,6 +14,7 @@ from pipelines.aws_options import checked_endpoint, checked_region
 from pipelines.state_directory import StateDirectory
 from transforms.aws.beam_s3 import s3_arguments
 from transforms.aws.session import AwsAccess
+from transforms.sinks.uri import local_path
 
 __all__ = ["add_state_options", "named_state_directory", "state_path"]
 
@@ -44,5 +45,9 @@ def named_state_directory(
 
 
 def state_path(given: str, name: str) -> str:
-    """The folder that was given, or the one of a replication of this name."""
-    return given or os.path.join(".dynabeam", name)
+    """The folder that was given, by path or `file:` URI, or that of a replication of this name.
+
+    Raises:
+        ConfigurationError: A `file:` URI names no folder of this machine.
+    """
+    return local_path(given) or os.path.join(".dynabeam", name)

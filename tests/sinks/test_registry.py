@@ -32,8 +32,12 @@ class TestOpening:
         [
             ("duckdb:///m.duckdb", "{cwd}/m.duckdb"),
             ("duckdb:////data/m.duckdb?threads=1", "/data/m.duckdb"),
-            ("file:///out", "{cwd}/out"),
+            ("file:///out", "/out"),
+            ("file:out", "{cwd}/out"),
+            ("./out/?format=parquet", "{cwd}/out"),
+            ("/data/../out", "/out"),
             ("FILE:////data/out/?format=parquet", "/data/out"),
+            ("file://localhost/data/out", "/data/out"),
             ("s3://bucket/some/prefix/?compression=gzip", "s3://bucket/some/prefix"),
             ("s3://bucket", "s3://bucket"),
             ("gs://bucket/prefix", "gs://bucket/prefix"),
@@ -121,6 +125,8 @@ class TestCapabilities:
         [
             ("duckdb:///a.duckdb", "duckdb:///./a.duckdb?layout=packed"),
             ("file:///out", "file:///out/?format=parquet"),
+            ("file:out", "./out"),
+            ("file:///data/out", "file:////data/x/../out"),
             ("s3://bucket/out", "s3://bucket/out/?format=parquet"),
         ],
     )

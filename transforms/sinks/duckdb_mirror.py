@@ -57,7 +57,7 @@ from transforms.sinks.duckdb_database import (
 from transforms.sinks.duckdb_rows import MirrorTables, RoundRows
 from transforms.sinks.row_layout import LAYOUT_OPTIONS, row_options
 from transforms.sinks.unfit_images import refused_images, without_unfit
-from transforms.sinks.uri import SinkUri
+from transforms.sinks.uri import SinkUri, refuse_home
 from transforms.tables import Table
 
 __all__ = ["DuckDBMirror"]
@@ -321,6 +321,7 @@ def _settings(uri: SinkUri) -> DatabaseSettings:
             where=f"--sink={uri.text}",
             mend="Write duckdb:///m.duckdb (relative) or duckdb:////folder/m.duckdb (absolute)",
         )
+    refuse_home(uri)
     memory = uri.option("memory_limit", "128MB")
     if not _MEMORY.fullmatch(memory):
         raise ConfigurationError(

@@ -55,7 +55,7 @@ from transforms.sinks.change_writer import ChangeWriter, LineWriter
 from transforms.sinks.continuous_files import GATHER_BYTES, ContinuousFiles, WriteContinuously
 from transforms.sinks.row_layout import LAYOUT_OPTIONS, row_options
 from transforms.sinks.staging import Marker, RoundFiles, StagedFile
-from transforms.sinks.uri import SinkUri
+from transforms.sinks.uri import SinkUri, refuse_home
 from transforms.tables import Table
 
 __all__ = ["DEFAULT_MAX_FILE_BYTES", "DEFAULT_WRITERS", "FileChangelog"]
@@ -306,12 +306,13 @@ class _CommitListFn(beam.DoFn):
 
 def _root(uri: SinkUri) -> str:
     if uri.scheme == "file":
-        if uri.authority or not uri.path:
+        if uri.authority or not uri.path.strip("/"):
             raise ConfigurationError(
                 "the URI names no folder of this machine",
                 where=f"--sink={uri.text}",
-                mend="Write file:///folder (relative) or file:////folder (absolute)",
+                mend="Write file:///folder (absolute) or file:folder (relative)",
             )
+        refuse_home(uri)
         # Absolute, because a worker may run in another folder.
         return os.path.abspath(uri.path)
     if not uri.authority:

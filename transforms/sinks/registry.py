@@ -90,6 +90,7 @@ def open_sink(text: str) -> Sink:
             where=f"--sink={text}",
             expected=" | ".join(schemes()),
             found=uri.scheme,
+            mend="For a folder whose name has a colon in it write ./ in front",
         )
     try:
         module = importlib.import_module(entry.module)
