@@ -16,6 +16,7 @@ from pipelines.deployments import adopt_tables, assign_each, current
 from pipelines.options import ReplicateOptions, parse_replicate
 from pipelines.preflight import check_tables
 from pipelines.rounds import beam_options
+from pipelines.sink_membership import plan_members, refuse_joins
 from pipelines.state_directory import StateDirectory
 from transforms.sinks.registry import open_sink
 from transforms.tables import Table
@@ -46,12 +47,14 @@ def add(options: ReplicateOptions) -> list[str]:
     directory = StateDirectory(options.state_dir)
     with directory.locked():
         state = directory.load()
+        sinks = [open_sink(each) for each in options.sinks]
         folder = current(directory, state)
+        refuse_joins(plan_members(state, sinks, options.drop_sinks), "add")
         adopt_tables(folder, state)
         known = set(state.tables)
         names = [each for each in check_tables(options, state, new=True) if each not in known]
         tables = [Table.from_json(state.tables[name]["table"]) for name in names]
-        for sink in (open_sink(each) for each in options.sinks):
+        for sink in sinks:
             sink.check(tables, state.committed)
         if names:
             # Assigned first: a crash in between leaves a table that is read, and when it is added

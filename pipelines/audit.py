@@ -86,7 +86,11 @@ def audit(options: AuditOptions) -> AuditResult:
     for each in inputs:
         found = results[each.table]
         found.how = work.how(each)
-        found.warnings = [*work.warnings[each.table], *_unreadable(passes, each.table)]
+        found.warnings = [
+            *work.sink_warnings(each.table),
+            *work.warnings[each.table],
+            *_unreadable(passes, each.table),
+        ]
         if options.hide_values:
             results[each.table] = found.without_values()
     return AuditResult(
@@ -146,6 +150,18 @@ class _Audit:
             else "none found: what lags is counted as a difference"
         )
         return found
+
+    def sink_warnings(self, table: str) -> list[str]:
+        """What the state directory knows of the sink, if that explains differences."""
+        known = self._stored.sinks
+        if known is None or not self._stored.tables:
+            return []
+        sink = known.get(self._reader.sink.place)
+        if sink is None:
+            return ["the state directory does not know this sink: nothing keeps it up"]
+        if sink.state == "loading" and table not in sink.loading:
+            return []
+        return [f"the sink is {sink.describe()}"] if sink.is_told else []
 
     def _read_stored(self) -> State:
         """The pipeline's positions: read before the mirror is, so the mirror holds what they say.

@@ -39,6 +39,16 @@ from pipelines.preflight import check_tables
 from pipelines.progress import say, table_line
 from pipelines.rounds import with_aws
 from pipelines.runners import ContinuousRunner, continuous_runner
+from pipelines.sink_membership import (
+    Membership,
+    begin_loads,
+    check_members,
+    check_same_graph,
+    check_sinks,
+    numbered,
+    plan_members,
+    refuse_joins,
+)
 from pipelines.state_directory import State, StateDirectory
 from transforms.deployment.discovery import read_findings
 from transforms.deployment.folder import DeploymentFolder
@@ -147,18 +157,21 @@ def prepare(
         The committed state and the deployment's folder.
     """
     state = directory.load()
+    if runner.savepoint:
+        check_same_graph(state, sinks, options.drop_sinks)
+    check_members(state, sinks, options.drop_sinks)
     if not runner.savepoint:
         successor = f"a run of mode {options.mode} on {runner.facts.runner}"
         take_over(directory, state, successor=successor, forced=options.take_over)
     else:
         adopt_tables(current(directory, state), state)
+    found = plan_members(state, sinks, options.drop_sinks)
+    if runner.savepoint:
+        refuse_joins(found, "replicate with --savepoint_path")
     known = set(state.tables)
     names = check_tables(options, state)
     directory.keep_identity(state)
-    tables = [Table.from_json(state.tables[name]["table"]) for name in names]
-    for sink in sinks:
-        sink.recover(state.committed)
-        sink.check(tables, state.committed)
+    _prepare_sinks(options, directory, state, found, sinks, names)
     if runner.savepoint:
         folder = current(directory, state)
         forget_stops(folder)
@@ -170,6 +183,29 @@ def prepare(
     tell_discovery(folder, state, options)
     directory.commit(state)
     return state, folder
+
+
+def _prepare_sinks(
+    options: ReplicateOptions,
+    directory: StateDirectory,
+    state: State,
+    found: Membership,
+    sinks: Sequence[Sink],
+    names: Sequence[str],
+) -> None:
+    tables = [Table.from_json(state.tables[name]["table"]) for name in names]
+    for sink in sinks:
+        sink.examine(tables, state.committed, joins=sink.place in found.joins)
+    begin_loads(found, state, names, options, sinks, shared=True)
+    if found.notes:
+        # Before a sink is bound to a state directory that does not know of it.
+        directory.commit(state)
+    check_sinks(sinks, found, tables, state.committed)
+    for sink in sinks:
+        sink.recover(state.committed)
+    for line in found.notes:
+        say(line, sys.stderr)
+    state.sinks = numbered(state.sinks or {}, sinks)
 
 
 def _say_what_was_set(runner: ContinuousRunner, stream: TextIO) -> None:

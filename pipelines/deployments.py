@@ -17,7 +17,7 @@ from typing import Any
 from pipelines.discovery import discovery_plan
 from pipelines.options import ReplicateOptions
 from pipelines.state_directory import State, StateDirectory
-from pipelines.table_repair import reopen_loads
+from pipelines.table_repair import reopen_loads, with_table_loaded
 from pipelines.table_state import generation_of, merge_reports
 from transforms import storage
 from transforms.deployment.discovery_plan import first_assignment
@@ -26,6 +26,7 @@ from transforms.deployment.generations import TableGeneration, read_generation
 from transforms.deployment.repairs import repair_assignment
 from transforms.errors import StateError, StateInUseError
 from transforms.gaps import GapPolicies, GapPolicy
+from transforms.repair import Repair
 from transforms.reports import Report
 from transforms.table_reading import (
     choose_readers,
@@ -179,9 +180,16 @@ def take_over(directory: StateDirectory, state: State, *, successor: str, forced
     folder.end(successor)
     known = {name: len(each.get("gaps", ())) for name, each in state.tables.items()}
     absorb(folder, state)
+    loading = {
+        name
+        for name, table in state.tables.items()
+        if "repair" in table and Repair.from_json(table["repair"]["plan"]).loads_all
+    }
     for name, table in state.tables.items():
         # A table that the deployment found is new here, so all of its gaps are.
         _take_generation(folder, name, table, table.get("gaps", [])[known.get(name, 0) :])
+        if name in loading and "unrepaired" not in table:
+            state.sinks = with_table_loaded(state, name)
     state.deployment = ""
     directory.commit(state)
 

@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TextIO
 
+from apache_beam.io.filesystem import BeamIOError
 from apache_beam.io.filesystems import FileSystems
 
 from pipelines.arguments import parse_known
@@ -24,7 +25,7 @@ from pipelines.checks.bucket import bucket_findings
 from pipelines.checks.budget import budget_findings
 from pipelines.checks.encryption import bucket_encryption
 from pipelines.checks.examination import Examination
-from pipelines.checks.finding import Finding, of_error, warning
+from pipelines.checks.finding import Finding, of_error
 from pipelines.checks.identity import identity_findings
 from pipelines.checks.keys import bucket_key_findings, table_key_findings
 from pipelines.checks.quick import staged_bytes
@@ -37,6 +38,7 @@ from pipelines.features import features_of
 from pipelines.options import ReplicateOptions, check_located, parse_replicate
 from pipelines.preflight import table_names
 from pipelines.rounds import beam_options
+from pipelines.state_directory import State, StateDirectory
 from transforms.aws.permissions import permissions
 from transforms.errors import AwsAccessError, DynabeamError
 from transforms.printable import one_line, printable_lines
@@ -95,7 +97,8 @@ def examine(options: ReplicateOptions, *, probe_writes: bool = False) -> Iterato
         if known:
             yield from _of_aws(examination)
     yield from state_findings(options.state_dir, needed=staged_bytes(options))
-    yield from sink_findings(options.sinks, facts_of(options))
+    state = _readable_state(options.state_dir)
+    yield from sink_findings(options.sinks, facts_of(options), state, options.drop_sinks)
     yield from runner_findings(options)
 
 
@@ -104,10 +107,14 @@ def _of_options(options: ReplicateOptions) -> Iterator[Finding]:
         check_located(options)
     except DynabeamError as error:
         yield of_error("options", "--s3_export_bucket", error, why="a snapshot is wanted")
-    if not options.sinks:
-        yield warning(
-            "options", "--sink", "no sink is named", mend="Give e.g. --sink=duckdb:///mirror.duckdb"
-        )
+
+
+def _readable_state(path: str) -> State | None:
+    """The state; None if it cannot be read, which is a finding of its own."""
+    try:
+        return StateDirectory(path).load()
+    except (DynabeamError, BeamIOError):
+        return None
 
 
 def _of_aws(examination: Examination) -> Iterator[Finding]:

@@ -67,6 +67,7 @@ class ReplicateOptions(ReadingOptions):
         beam_arguments: What is passed on to Beam.
         max_dead_letters: Once more are open, the run stops; None for no limit.
         telemetry: Metrics endpoint and log.
+        drop_sinks: Sinks of the state directory that are not written any more.
     """
 
     name: str
@@ -90,6 +91,7 @@ class ReplicateOptions(ReadingOptions):
     beam_arguments: tuple[str, ...]
     max_dead_letters: int | None = DEFAULT_LIMIT
     telemetry: Telemetry = dataclasses.field(default_factory=Telemetry)
+    drop_sinks: tuple[str, ...] = ()
 
     @property
     def selection(self) -> TableSelection:
@@ -175,6 +177,7 @@ def parse_replicate(
         beam_arguments=passed_on,
         max_dead_letters=_max_dead_letters(given),
         telemetry=_telemetry(given),
+        drop_sinks=tuple(given.drop_sink),
     )
     _check_together(options, complete)
     return options
@@ -210,6 +213,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--snapshot", choices=["auto", "never", "only"], default="auto")
     add("--start", default="trim_horizon", help="trim_horizon, latest or a time with zone")
     add("--sink", action="append", default=[], help="sink URI; may be given several times")
+    add("--drop_sink", action="append", default=[], help="write this sink no more; repeatable")
     add("--state_dir", default="", help="folder of the position document")
     add("--mode", choices=["catch_up", "continuous"], default="catch_up")
     add("--take_over", action="store_true", help="go on from a continuous run that may be running")

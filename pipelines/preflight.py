@@ -34,7 +34,7 @@ from transforms.table_reading import new_table_state
 from transforms.table_selection import is_glob
 from transforms.tables import Table
 
-__all__ = ["check_tables", "table_names"]
+__all__ = ["check_tables", "given_exports", "table_names"]
 
 _SHOWN = 20
 
@@ -53,7 +53,7 @@ def check_tables(options: ReplicateOptions, state: State, *, new: bool = False) 
     Raises:
         DynabeamError: Something is missing or does not fit; the error names it.
     """
-    manifests = _open_exports(options)
+    manifests = given_exports(options)
     names = _names(options, manifests)
     if not names and not options.discovers:
         raise ConfigurationError(
@@ -110,7 +110,13 @@ def table_names(options: ReplicateOptions) -> list[str]:
     return _names(options, {})
 
 
-def _open_exports(options: ReplicateOptions) -> dict[str, tuple[str, ExportManifest]]:
+def given_exports(options: ReplicateOptions) -> dict[str, tuple[str, ExportManifest]]:
+    """The exports that the options name, by table: location and manifest.
+
+    Raises:
+        ConfigurationError: Two are of one table.
+        ExportError: One cannot be read.
+    """
     how = Acquisition(access=options.access, verify=options.verify)
     found: dict[str, tuple[str, ExportManifest]] = {}
     for location in options.exports:

@@ -17,6 +17,7 @@ from pipelines.options import ReplicateOptions
 from pipelines.rounds import RoundOutcome
 from pipelines.state_directory import State
 from transforms.printable import printable, printable_lines
+from transforms.sinks.registry import open_sink
 from transforms.telemetry.logs import writes_json
 from transforms.wall_clock import now_us
 
@@ -144,8 +145,14 @@ def print_summary(state: State, options: ReplicateOptions, stream: TextIO) -> No
             f"  {letters:,} dead letters are in {place}; show them with "
             f"dynabeam dead_letters --state_dir={options.state_dir}\n"
         )
-    for sink in options.sinks:
-        stream.write(f"  written to {sink}\n")
+    for sink in map(open_sink, options.sinks):
+        known = (state.sinks or {}).get(sink.place)
+        more = f"; {known.describe()}" if known is not None and known.is_told else ""
+        place = "" if sink.place in sink.name else f" ({sink.resolved})"
+        stream.write(f"  written to {sink.name}{place}{more}\n")
+    for known in (state.sinks or {}).values():
+        if known.state == "dropped":
+            stream.write(f"  not written to {known.uri}: {known.describe()}\n")
     stream.write(f"  positions in {options.state_dir}\n")
 
 

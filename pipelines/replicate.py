@@ -20,6 +20,7 @@ from pipelines.progress import RoundLogger, RoundPrinter, print_summary
 from pipelines.round_figures import RoundFigures
 from pipelines.rounds import RoundOutcome, Rounds, beam_options, publish
 from pipelines.runners import round_runner
+from pipelines.sink_membership import begin_loads, check_members, check_sinks, plan_members
 from pipelines.state_directory import State, StateDirectory
 from pipelines.table_repair import repair_lines, sweep
 from transforms.aws.beam_s3 import hand_down
@@ -62,14 +63,22 @@ def replicate(options: ReplicateOptions) -> State:
     check_place(directory.path, facts, "--state_dir")
     with directory.locked():
         state = directory.load()
+        check_members(state, sinks, options.drop_sinks)
         take_over(directory, state, successor="catch-up rounds", forced=options.take_over)
+        found = plan_members(state, sinks, options.drop_sinks)
         names = check_tables(options, state)
         # Before any sink binds itself to it: a crash in the first round must not change it.
         directory.keep_identity(state)
-        _check_sinks(sinks, state, names)
+        # Sinks are examined before the state changes, and bound after it says that they join.
+        for sink in sinks:
+            sink.examine(_tables(state, names), state.committed, joins=sink.place in found.joins)
+        begin_loads(found, state, names, options, sinks)
+        if found.notes:
+            directory.commit(state)
+        check_sinks(sinks, found, _tables(state, names), state.committed)
         ended = publish_committed(directory, state, sinks)
         printer = RoundLogger() if writes_json() else RoundPrinter(sys.stderr)
-        printer.say([*ended, *repair_lines(state.tables)])
+        printer.say([*found.notes, *ended, *repair_lines(state.tables)])
         figures_of_run = RoundFigures(names, state, figures())
         discovery = None
         if options.discovers:
@@ -95,10 +104,8 @@ def publish_committed(directory: StateDirectory, state: State, sinks: Sequence[S
     return sweep(directory, state, sinks)
 
 
-def _check_sinks(sinks: Sequence[Sink], state: State, names: Sequence[str]) -> None:
-    tables = [Table.from_json(state.tables[name]["table"]) for name in names]
-    for sink in sinks:
-        sink.check(tables, state.committed)
+def _tables(state: State, names: Sequence[str]) -> list[Table]:
+    return [Table.from_json(state.tables[name]["table"]) for name in names]
 
 
 if __name__ == "__main__":

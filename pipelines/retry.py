@@ -37,6 +37,13 @@ from pipelines.replicate import publish_committed
 from pipelines.retry_graph import build_retry
 from pipelines.rounds import beam_options, publish, run_to_its_end
 from pipelines.runners import round_runner
+from pipelines.sink_membership import (
+    after_round,
+    check_sinks,
+    plan_members,
+    refuse_joins,
+    share_of,
+)
 from pipelines.state_directory import State, StateDirectory
 from pipelines.table_state import merge_reports
 from transforms.dead_letters import DeadLetter
@@ -121,10 +128,22 @@ def retry(options: RetryOptions) -> Outcome:
     outcome = Outcome()
     with directory.locked():
         state = directory.load()
+        found = plan_members(state, sinks, asked.drop_sinks)
+        refuse_joins(found, "retry")
         names = _tables(state, asked)
         tables = [Table.from_json(state.tables[name]["table"]) for name in names]
-        for sink in sinks:
-            sink.check(tables, state.committed)
+        if asked.drop_sinks and state.deployment:
+            raise ConfigurationError(
+                "the continuous run of this state directory writes the sink",
+                where="--drop_sink",
+                found=list(asked.drop_sinks),
+                mend="Stop it and begin it again without --savepoint_path, with --drop_sink",
+            )
+        check_sinks(sinks, found, tables, state.committed)
+        state.sinks = found.sinks
+        if found.notes:
+            directory.commit(state)
+            sys.stderr.writelines(f"{line}\n" for line in found.notes)
         if not state.deployment:
             publish_committed(directory, state, sinks)
         run = _Run(options, directory, sinks)
@@ -189,6 +208,7 @@ class _Run:
             ),
             reports_path=reports_path,
             dead_letters_path=staged_path,
+            shares={sink.place: share_of(state, sink, late=True) for sink in self._sinks},
         )
         run_to_its_end(pipeline)
         self._directory.check_held()
@@ -223,7 +243,8 @@ class _Run:
         counts.update(each.table for each in staged if each.id not in tried)
         for name, table in tables.items():
             table["totals"]["dead_letters"] = counts[name]
-        state = State(state.state_id, current.number, current.attempt, tables)
+        sinks = after_round(state.sinks or {}, self._sinks, reports, current.number)
+        state = State(state.state_id, current.number, current.attempt, tables, sinks=sinks)
         self._directory.commit(state)
         publish(self._directory, state, self._sinks)
         return state
@@ -234,7 +255,9 @@ def _why_not(letter: DeadLetter, state: State, sinks: Sequence[Sink]) -> str:
     places = {each.place for each in sinks}
     if letter.stage == "sink" and letter.origin["sink"] not in places:
         return f"refused by {letter.origin['sink']}, which is not among the sinks given"
-    generation = state.tables[letter.table]["generation"]
+    table = state.tables[letter.table]
+    # Of a snapshot that only some mirrors got, the others know nothing: `share_of` sees to it.
+    generation = table.get("whole_generation", table["generation"])
     if letter.context.get("generation", generation) < generation:
         return (
             f"table {letter.table} was healed or snapshotted again since, which brought the newest "

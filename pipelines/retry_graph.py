@@ -10,7 +10,7 @@ Letters ─► PutBack ─┬─► Reconcile ─┬─► one Write per sink �
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import apache_beam as beam
@@ -23,6 +23,7 @@ from transforms.reports import Report
 from transforms.round_files import WriteDeadLetters, WriteReports
 from transforms.sinks.base import Sink
 from transforms.sinks.refused import SplitRefused
+from transforms.sinks.share import SinkShare
 
 __all__ = ["build_retry"]
 
@@ -35,6 +36,7 @@ def build_retry(
     *,
     reports_path: str,
     dead_letters_path: str,
+    shares: Mapping[str, SinkShare] | None = None,
 ) -> None:
     """Adds the graph to a pipeline.
 
@@ -45,6 +47,7 @@ def build_retry(
         write: How a sink is written: in a round, or as a continuous run does it.
         reports_path: File for the reports.
         dead_letters_path: File for what cannot be handled this time either.
+        shares: Place of a sink → its part of the letters, where that is not all.
     """
     read = (
         pipeline
@@ -56,6 +59,8 @@ def build_retry(
     for number, (sink, own) in enumerate(zip(sinks, read.of_sinks, strict=True), 1):
         blocks = (reconciled.blocks, own) | f"Blocks{number}" >> beam.Flatten()
         blocks.element_type = Block
+        share = (shares or {}).get(sink.place, SinkShare())
+        blocks = share.apply(blocks, f"Share{number}")
         written = blocks | f"Write{number}_{sink.uri.scheme}" >> write(sink)
         said = written | f"Refused{number}" >> SplitRefused()
         reports.append(said.reports)

@@ -13,7 +13,7 @@ Reports and dead letters are also counted, as Beam metrics.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import apache_beam as beam
@@ -30,6 +30,7 @@ from transforms.reports import Report
 from transforms.round_files import WriteDeadLetters, WriteReports
 from transforms.sinks.base import Round, Sink
 from transforms.sinks.refused import SplitRefused
+from transforms.sinks.share import SinkShare
 from transforms.stream.source import StreamSource
 from transforms.telemetry.meter import MeterDeadLetters, MeterReports
 
@@ -51,6 +52,7 @@ class RoundPlan:
         reports_path: File for the reports.
         dead_letters_path: File for the dead letters.
         letter_limit: How many dead letters the round may meet; None for no limit.
+        shares: Place of a sink → its part of the blocks, where that is not all.
     """
 
     current: Round
@@ -63,6 +65,7 @@ class RoundPlan:
     reports_path: str
     dead_letters_path: str
     letter_limit: LetterLimit | None = None
+    shares: Mapping[str, SinkShare] = dataclasses.field(default_factory=dict)
 
 
 def build_round(pipeline: beam.Pipeline, plan: RoundPlan) -> None:
@@ -88,7 +91,9 @@ def build_round(pipeline: beam.Pipeline, plan: RoundPlan) -> None:
         blocks = pipeline | "NoBlocks" >> beam.Create([]).with_output_types(Block)
     for number, sink in enumerate(plan.sinks, 1):
         label = f"Write{number}_{sink.uri.scheme}"
-        said = blocks | label >> sink.write(plan.current) | f"Refused{number}" >> SplitRefused()
+        share = plan.shares.get(sink.place, SinkShare())
+        mine = share.apply(blocks, f"Share{number}")
+        said = mine | label >> sink.write(plan.current) | f"Refused{number}" >> SplitRefused()
         reports.append(said.reports)
         letters.append(said.dead_letters)
     all_letters = letters | "DeadLetters" >> beam.Flatten(pipeline=pipeline)

@@ -23,6 +23,7 @@ from pipelines import stop_signals
 from pipelines.discovery import RoundDiscovery
 from pipelines.options import ReplicateOptions
 from pipelines.round_graph import RoundPlan, build_round
+from pipelines.sink_membership import after_round, share_of
 from pipelines.state_directory import State, StateDirectory
 from pipelines.table_repair import begin_repairs, mark_sweeps, sweep, take_orders
 from pipelines.table_state import is_caught_up, merge_reports
@@ -149,7 +150,8 @@ class Rounds:
         letters = self._count_dead_letters(tables, plan.dead_letters_path)
         for sink in self.sinks:
             sink.check_staged(current, reports)
-        state = State(state.state_id, current.number, current.attempt, tables)
+        sinks = after_round(state.sinks or {}, self.sinks, reports, current.number)
+        state = State(state.state_id, current.number, current.attempt, tables, sinks=sinks)
         self.directory.commit(state)
         publish(self.directory, state, self.sinks)
         notes += sweep(self.directory, state, self.sinks)
@@ -222,6 +224,7 @@ class Rounds:
             reports_path=directory.attempt_file(current.attempt, REPORTS),
             dead_letters_path=directory.attempt_file(current.attempt, DEAD_LETTERS),
             letter_limit=self._limit(current.attempt),
+            shares={sink.place: share_of(state, sink) for sink in self.sinks},
         )
 
 

@@ -42,6 +42,7 @@ from transforms.round_files import (
     read_kept_dead_letters,
 )
 from transforms.sinks.base import Round
+from transforms.sinks.membership import KnownSink
 from transforms.stored_format import check_fields, check_format, check_name
 
 __all__ = ["State", "StateDirectory"]
@@ -51,7 +52,7 @@ FORMAT = 2
 
 _WHAT = "the position document"
 _FIELDS = frozenset(
-    {"format", "state_id", "round", "attempt", "tables", "deployment", "owner", "revision"}
+    {"format", "state_id", "round", "attempt", "tables", "deployment", "sinks", "owner", "revision"}
 )
 
 
@@ -65,6 +66,7 @@ class State:
         attempt: The attempt that committed it.
         tables: Table name → its state, JSON-able; `pipelines.table_state` explains it.
         deployment: The continuous deployment that reads on from here; empty for none.
+        sinks: Place → its sink; None in documents of versions that did not know their sinks.
     """
 
     state_id: str
@@ -72,6 +74,7 @@ class State:
     attempt: str
     tables: dict[str, dict[str, Any]]
     deployment: str = ""
+    sinks: dict[str, KnownSink] | None = None
 
     @property
     def committed(self) -> Round:
@@ -181,6 +184,7 @@ class StateDirectory:
             document["attempt"],
             document["tables"],
             document.get("deployment", ""),
+            _sinks(document.get("sinks")),
         )
 
     def keep_identity(self, state: State) -> None:
@@ -203,15 +207,16 @@ class StateDirectory:
         if not self._seen:
             found = self._read()
             self._seen, self._tag = True, None if found is None else found.tag
-        self._write(
-            {
-                "state_id": state.state_id,
-                "round": state.number,
-                "attempt": state.attempt,
-                "tables": state.tables,
-                "deployment": state.deployment,
-            }
-        )
+        document = {
+            "state_id": state.state_id,
+            "round": state.number,
+            "attempt": state.attempt,
+            "tables": state.tables,
+            "deployment": state.deployment,
+        }
+        if state.sinks is not None:
+            document["sinks"] = {place: each.to_json() for place, each in state.sinks.items()}
+        self._write(document)
 
     def attempt_file(self, attempt: str, name: str) -> str:
         """Path of a file of a running round."""
@@ -331,6 +336,12 @@ class StateDirectory:
             where=self._document,
             mend="Nothing is lost: the other run goes on from the last committed round",
         )
+
+
+def _sinks(document: dict[str, Any] | None) -> dict[str, KnownSink] | None:
+    if document is None:
+        return None
+    return {place: KnownSink.from_json(place, each) for place, each in document.items()}
 
 
 def _this_process() -> str:

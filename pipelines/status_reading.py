@@ -15,16 +15,20 @@ from apache_beam.io.filesystems import FileSystems
 
 from pipelines.deployments import absorb, current
 from pipelines.state_directory import StateDirectory
+from pipelines.table_repair import with_table_loaded
 from transforms import storage
+from transforms.deployment.folder import DeploymentFolder
+from transforms.deployment.generations import read_generation
 from transforms.deployment.stops import read_stops
 from transforms.errors import StateError
 from transforms.export.elements import DONE
 from transforms.metrics import SHARDS_PER_TABLE
+from transforms.sinks.membership import KnownSink
 from transforms.stream.freshness import RETENTION_US, furthest_behind
 from transforms.stream.frontier import Frontier
 from transforms.telemetry.figures import SeenReader
 
-__all__ = ["ShardStatus", "SnapshotStatus", "Status", "TableStatus", "read_status"]
+__all__ = ["ShardStatus", "SinkStatus", "SnapshotStatus", "Status", "TableStatus", "read_status"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,6 +117,33 @@ class TableStatus:
 
 
 @dataclasses.dataclass(frozen=True)
+class SinkStatus:
+    """How one sink is.
+
+    Attributes:
+        uri: Its URI; secrets are references.
+        place: Where its rows end up.
+        kind: `mirror` or `changelog`.
+        state: `active`, `loading` or `dropped`.
+        text: The same for people, with what it lacks.
+        applied: The last committed round that was written to it.
+        whole_from: From this round on a changelog has every change.
+        lacks: What a changelog does not hold, for people.
+        loading: Tables that are still loaded to it.
+    """
+
+    uri: str
+    place: str
+    kind: str
+    state: str
+    text: str
+    applied: int
+    whole_from: int
+    lacks: tuple[str, ...]
+    loading: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
 class Status:
     """How a replication is.
 
@@ -123,6 +154,7 @@ class Status:
         deployment: The deployment of a continuous run, else empty.
         at_us: When this was read, microseconds since 1970.
         tables: Its tables, by name.
+        sinks: Its sinks, by place; none if the state directory does not know them yet.
     """
 
     state_dir: str
@@ -131,6 +163,7 @@ class Status:
     deployment: str
     at_us: int
     tables: tuple[TableStatus, ...]
+    sinks: tuple[SinkStatus, ...] = ()
 
 
 def read_status(directory: StateDirectory, at_us: int) -> Status:
@@ -151,6 +184,7 @@ def read_status(directory: StateDirectory, at_us: int) -> Status:
             mend="Give the --state_dir or --name that the replication was started with",
         )
     state = directory.load()
+    begun = dict(state.tables)
     stored = {name: _changed_us(document) for name in state.tables} if state.number else {}
     stops: dict[str, str] = {}
     if state.deployment:
@@ -161,6 +195,8 @@ def read_status(directory: StateDirectory, at_us: int) -> Status:
         for name in state.tables:
             # A deployment that has stored nothing yet says nothing new.
             stored[name] = _changed_us(folder.positions_path(name)) or stored.get(name, 0)
+            if name in begun and _is_loaded(folder, name, begun[name]):
+                state.sinks = with_table_loaded(state, name)
     return Status(
         state_dir=directory.path,
         mode="continuous" if state.deployment else "rounds",
@@ -171,6 +207,27 @@ def read_status(directory: StateDirectory, at_us: int) -> Status:
             _table_status(name, table, stored.get(name, 0), at_us, stops.get(name, ""))
             for name, table in sorted(state.tables.items())
         ),
+        sinks=tuple(_sink_status(each) for _, each in sorted((state.sinks or {}).items())),
+    )
+
+
+def _is_loaded(folder: DeploymentFolder, name: str, table: dict[str, Any]) -> bool:
+    """True if a deployment has ended the load of a table that it was begun with."""
+    at = read_generation(folder, name)
+    return "repair" in table and at.step == "settled" and at.generation >= table["generation"]
+
+
+def _sink_status(sink: KnownSink) -> SinkStatus:
+    return SinkStatus(
+        uri=sink.uri,
+        place=sink.place,
+        kind=sink.kind,
+        state=sink.state,
+        text=sink.describe(),
+        applied=sink.applied,
+        whole_from=sink.whole_from,
+        lacks=tuple(map(str, sink.lacks)),
+        loading=sink.loading,
     )
 
 

@@ -33,6 +33,7 @@ def reasons(status: Status, job: FlinkJob | None, limits: Limits) -> list[str]:
     found = [] if status.tables else [f"{status.state_dir}: no table has been read yet"]
     for each in status.tables:
         found += [f"{each.table}: {text}" for text in _of_table(each, status.at_us, limits)]
+    found += [f"{each.uri}: {each.text}" for each in status.sinks if each.state == "loading"]
     if job is not None:
         found += [f"Flink: {text}" for text in _of_job(job, status.at_us, limits)]
     return found

@@ -41,6 +41,7 @@ def as_lines(status: Status, job: FlinkJob | None, reasons: Sequence[str]) -> li
         cells = dict(zip(_COLUMNS, _cells(each, status.at_us), strict=True))
         name = cells.pop("table")
         lines.append(f"{name}: " + ", ".join(f"{key} {value}" for key, value in cells.items()))
+    lines += _sink_lines(status)
     if job is not None:
         lines.append(_job_line(job, status.at_us))
         lines += [f"  {each}" for each in _vertex_lines(job)]
@@ -57,6 +58,7 @@ def as_table(status: Status, job: FlinkJob | None, reasons: Sequence[str]) -> Re
         _colour(dict(zip(_COLUMNS, cells, strict=True)), each)
         table.add_row(*cells)
     parts: list[RenderableType] = [table]
+    parts += [Text(each) for each in _sink_lines(status)]
     if job is not None:
         parts.append(Text(printable(_job_line(job, status.at_us))))
         parts += [Text(printable(f"  {each}"), style="dim") for each in _vertex_lines(job)]
@@ -83,6 +85,10 @@ _WORDS = ("table", "snapshot")
 def _headline(status: Status) -> str:
     how = f"continuous, deployment {status.deployment}" if status.deployment else "rounds"
     return f"{status.state_dir}: {how}, round {status.round}"
+
+
+def _sink_lines(status: Status) -> list[str]:
+    return [f"{each.kind} {each.uri}: {each.text}" for each in status.sinks]
 
 
 def _cells(table: TableStatus, at_us: int) -> tuple[str, ...]:

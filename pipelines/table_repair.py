@@ -26,6 +26,7 @@ from transforms.errors import ConfigurationError
 from transforms.gaps import Gap, GapKind, GapPolicies, GapPolicy
 from transforms.repair import Lost, Repair, plan_repair
 from transforms.sinks.base import Sink
+from transforms.sinks.membership import KnownSink
 from transforms.snapshot_orders import SnapshotOrders
 from transforms.table_reading import loads_of, new_load, open_loads
 from transforms.tables import Table
@@ -34,6 +35,7 @@ from transforms.wall_clock import now_us
 __all__ = [
     "begin_repair",
     "begin_repairs",
+    "is_for",
     "mark_sweeps",
     "meet_gap",
     "reopen_loads",
@@ -41,6 +43,7 @@ __all__ = [
     "resume_repair",
     "sweep",
     "take_orders",
+    "with_table_loaded",
 ]
 
 _NO_RECOVERY = RecoveryWindow(enabled=False, earliest_us=0, latest_us=0, days=0)
@@ -97,6 +100,8 @@ def begin_repair(
     policy: GapPolicy,
     access: AwsAccess | None,
     key_range: str = "",
+    *,
+    sinks: Sequence[str] | None = None,
 ) -> Repair:
     """Makes the generation one higher, and puts what is to be loaded into the table's state.
 
@@ -108,7 +113,14 @@ def begin_repair(
         policy: `heal` or `resnapshot`.
         access: AWS.
         key_range: The range of keys that a snapshot was asked for of; empty for all.
+        sinks: Places of the sinks that it is for; None for all. It is for all too if a load goes on
+            that is, because it takes the place of that one.
     """
+    sinks = _sinks_of(state, sinks)
+    if sinks is None:
+        state.pop("whole_generation", None)
+    else:
+        state.setdefault("whole_generation", state["generation"])
     since = [each["from_us"] for each in gaps]
     if "repair" in state:
         since.append(state["repair"]["since_us"])
@@ -143,7 +155,23 @@ def begin_repair(
         # It is requested so late that the stream covers it.
         state["coverage_checked"] = True
     state["repair"] = {"plan": repair.to_json(), "since_us": lost.since_us, "loaded": False}
+    if sinks is not None:
+        state["repair"]["sinks"] = list(sinks)
     return repair
+
+
+def _sinks_of(state: Mapping[str, Any], sinks: Sequence[str] | None) -> Sequence[str] | None:
+    before = state.get("repair")
+    if sinks is None or (before is None and open_loads(dict(state))):
+        return None
+    if before is None:
+        return sorted(sinks)
+    return sorted({*sinks, *before["sinks"]}) if "sinks" in before else None
+
+
+def is_for(repair: Mapping[str, Any], sink: Sink) -> bool:
+    """True if the rows and the sweep of a repair are for a sink."""
+    return sink.place in repair.get("sinks", (sink.place,))
 
 
 def take_orders(
@@ -234,6 +262,7 @@ def sweep(directory: StateDirectory, state: State, sinks: Sequence[Sink]) -> lis
         SinkError: A mirror cannot be written.
     """
     lines = []
+    before = dict(state.sinks or {})
     for name, table in state.tables.items():
         repair = table.get("repair")
         if repair is None or not repair["loaded"]:
@@ -246,7 +275,10 @@ def sweep(directory: StateDirectory, state: State, sinks: Sequence[Sink]) -> lis
                 described, table["generation"], plan.swept_since_us, plan.swept_keys(described.keys)
             )
             for sink in sinks
+            if is_for(repair, sink)
         )
+        if plan.loads_all:
+            state.sinks = with_table_loaded(state, name, repair.get("sinks"))
         healed = sum(each["rows"] for each in table.pop("heal", ()))
         del table["repair"]
         totals = table["totals"]
@@ -255,6 +287,36 @@ def sweep(directory: StateDirectory, state: State, sinks: Sequence[Sink]) -> lis
         if plan.kind == "resnapshot":
             what = f"loaded again with {table['snapshot']['rows']:,} rows"
         lines.append(f"{name}: {what}, {rows:,} rows swept; generation {table['generation']}")
+    lines += _told_whole(before, state.sinks or {})
     if lines:
         directory.commit(state)
     return lines
+
+
+def with_table_loaded(
+    state: State, name: str, places: Sequence[str] | None = None
+) -> dict[str, KnownSink] | None:
+    """The sinks of a state once a table is loaded to some of them.
+
+    Args:
+        state: The state.
+        name: The table.
+        places: Places of the sinks; None for all.
+    """
+    if state.sinks is None:
+        return None
+    generation, at_us, alone = state.tables[name]["generation"], now_us(), places is not None
+    return {
+        place: each.with_loaded(name, generation, state.number, at_us, alone=alone)
+        if places is None or place in places
+        else each
+        for place, each in state.sinks.items()
+    }
+
+
+def _told_whole(before: Mapping[str, KnownSink], after: Mapping[str, KnownSink]) -> list[str]:
+    return [
+        f"{each.uri}: whole: every table is loaded to it"
+        for place, each in after.items()
+        if each.state == "active" and place in before and before[place].state == "loading"
+    ]

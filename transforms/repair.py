@@ -94,6 +94,11 @@ class Repair:
     swept_since_us: int
     key_range: str = ""
 
+    @property
+    def loads_all(self) -> bool:
+        """True if it brings every row of the table."""
+        return self.kind == "resnapshot" and not self.key_range
+
     def swept_keys(self, keys: KeySchema) -> KeyRange | None:
         """The keys whose rows are swept; None for all."""
         return KeyRange.of(self.key_range, keys) if self.key_range else None

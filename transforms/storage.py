@@ -21,14 +21,16 @@ from typing import BinaryIO, cast
 from apache_beam.io.aws.clients.s3.messages import S3ClientError
 from apache_beam.io.filesystem import BeamIOError, CompressionTypes
 from apache_beam.io.filesystems import FileSystems
+from botocore.exceptions import BotoCoreError, ClientError
 
 from transforms.aws.beam_s3 import s3_io
-from transforms.aws.errors import statement_to_add
-from transforms.errors import AwsAccessError, DynabeamError
+from transforms.aws.errors import AwsErrorKind, classify, error_code, statement_to_add
+from transforms.errors import AwsAccessError, CredentialsError, DynabeamError
 from transforms.fence import check_fence
 
 __all__ = [
     "LISTING_MEND",
+    "check_bucket",
     "check_folder",
     "delete",
     "exists",
@@ -121,6 +123,44 @@ def check_folder(path: str, error: type[DynabeamError]) -> str:
     if not os.access(there, os.W_OK | os.X_OK):
         raise error("the folder cannot be written", where=there, mend=_WRITE)
     return there
+
+
+def check_bucket(path: str, error: type[DynabeamError]) -> None:
+    """Looks whether the bucket of an S3 path is there and may be listed; others are not looked at.
+
+    A missing bucket cannot be told from a missing object by asking for the object.
+
+    Raises:
+        DynabeamError: Of the given kind, if it is not there or S3 does not answer.
+        CredentialsError: There is no identity, or it is not accepted.
+        AwsAccessError: S3 refuses to list it.
+    """
+    if not _is_s3(path):
+        return
+    bucket, _, prefix = path.removeprefix("s3://").partition("/")
+    try:
+        s3_io().client.client.list_objects_v2(Bucket=bucket, Prefix=f"{prefix}/", MaxKeys=1)
+    except Exception as problem:
+        kind, code = classify(problem), error_code(problem)
+        if kind is AwsErrorKind.GONE:
+            raise error(
+                "the bucket does not exist",
+                where=path,
+                found=bucket,
+                mend=f"Correct its name, or make it: aws s3 mb s3://{bucket}",
+            ) from problem
+        if kind is AwsErrorKind.FORBIDDEN:
+            mend = statement_to_add("s3:ListBucket", f"arn:aws:s3:::{bucket}")
+            what = f"AWS refused s3:ListBucket: {problem}"
+            raise AwsAccessError(what, where=path, mend=mend) from problem
+        if kind is AwsErrorKind.CREDENTIALS:
+            raise CredentialsError(str(problem), where=path) from problem
+        if not isinstance(problem, (BotoCoreError, ClientError)):
+            raise
+        hint = "Check the bucket's name and region, and --endpoint_url"
+        if code in ("PermanentRedirect", "301", "AuthorizationHeaderMalformed"):
+            hint = "The bucket is in another region: correct --region"
+        raise error(f"S3 does not serve the bucket: {problem}", where=path, mend=hint) from problem
 
 
 def exists(path: str) -> bool:

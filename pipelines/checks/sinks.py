@@ -1,45 +1,90 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Each sink: that it can be reached and written, without making or binding anything."""
+"""Each sink: the checks that a run makes before it reads, without making or binding anything."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from apache_beam.io.filesystem import BeamIOError
-
-from pipelines.checks.finding import Finding, failure, of_error, ok
+from pipelines.checks.finding import Finding, of_error, ok, warning
+from pipelines.sink_membership import check_members, plan_members
+from pipelines.state_directory import State
 from transforms.errors import DynabeamError
+from transforms.sinks.base import Sink
 from transforms.sinks.registry import RunnerFacts, check_capabilities, open_sink
+from transforms.tables import Table
 
 __all__ = ["sink_findings"]
 
 _WHY = "rows have nowhere to go"
+_MISSING = "what a run reads without it, it lacks for ever"
 
 
-def sink_findings(uris: Sequence[str], facts: RunnerFacts) -> Iterator[Finding]:
-    """Findings of the sinks, one by one and together.
+def sink_findings(
+    uris: Sequence[str],
+    facts: RunnerFacts,
+    state: State | None = None,
+    drop: Sequence[str] = (),
+) -> Iterator[Finding]:
+    """Findings of the sinks: one by one, together, and beside what the state directory knows.
 
     Args:
         uris: As they were given.
         facts: The run that they have to fit.
+        state: What the state directory says; None for a new one.
+        drop: Values of `--drop_sink`.
     """
-    sinks = []
+    state = state or State("", 0, "", {})
+    sinks: list[Sink] = []
     for uri in uris:
         try:
             sink = open_sink(uri)
-            sinks.append(sink)
-            seen = sink.probe()
         except DynabeamError as error:
             yield of_error("sink", uri, error, why=_WHY)
             continue
-        except BeamIOError as error:
-            mend = "See the findings of the rights on this folder"
-            yield failure("sink", uri, f"it cannot be looked into: {error}", why=_WHY, mend=mend)
-            continue
-        yield ok("sink", uri, seen or "this kind of sink has nothing to look at beforehand")
-    if not sinks or len(sinks) < len(uris):
-        return
+        sinks.append(sink)
+        yield from _of_sink(state, sink)
     try:
-        check_capabilities(sinks, facts)
+        if len(sinks) == len(uris):
+            check_capabilities(sinks, facts)
+            check_members(state, sinks, drop)
     except DynabeamError as error:
-        yield of_error("sink", ", ".join(uris), error, why=_WHY)
+        yield of_error("sink", ", ".join(uris) or "--sink", error, why=_MISSING)
+    dropped = [each for each in (state.sinks or {}).values() if each.state == "dropped"]
+    given = {sink.place for sink in sinks}
+    for each in dropped:
+        if each.place not in given:
+            yield warning("sink", each.uri, each.describe(), mend="Give it again to bring it up")
+
+
+def _of_sink(state: State, sink: Sink) -> Iterator[Finding]:
+    """What a run would say of one sink; the others are as the state directory knows them."""
+    tables = [Table.from_json(each["table"]) for each in state.tables.values()]
+    alone = State(
+        state.state_id, state.number, state.attempt, state.tables, state.deployment, state.sinks
+    )
+    if state.sinks is not None:
+        alone.sinks = {place: each for place, each in state.sinks.items() if place == sink.place}
+    try:
+        found = plan_members(alone, [sink])
+        joins = sink.place in found.joins
+        seen = sink.examine(tables, state.committed, joins=joins)
+        if sink.place not in sink.name:
+            seen += f": {sink.resolved}"
+    except DynabeamError as error:
+        yield of_error("sink", sink.name, error, why=_WHY)
+        return
+    if joins:
+        mend = "Give --s3_export_bucket: a mirror is loaded from an export"
+        yield warning(
+            "sink",
+            sink.name,
+            "; ".join(each.removeprefix(f"{sink.name}: ") for each in found.notes),
+            why="the run that it is given to brings it up",
+            mend=mend if found.sinks[sink.place].kind == "mirror" else "",
+        )
+        return
+    known = found.sinks[sink.place]
+    if known.is_told:
+        yield warning("sink", sink.name, f"{seen}; {known.describe()}")
+    else:
+        yield ok("sink", sink.name, seen)

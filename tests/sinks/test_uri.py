@@ -50,11 +50,13 @@ class TestParsing:
         assert uri.option("x", "default") == ""
         assert uri.option("absent", "default") == "default"
 
-    @pytest.mark.parametrize("text", ["", "m.duckdb", "/data/m.DuckDB", "duckdb:m.duckdb", "s3:bucket/a", "?format=parquet"])
+    @pytest.mark.parametrize(
+        "text",
+        ["", "m.duckdb", "/data/m.DuckDB", "duckdb:m.duckdb", "s3:bucket/a", "?format=parquet"],
+    )
     def test_no_uri(self, text):
         with pytest.raises(ConfigurationError, match="not a sink URI"):
             parse_sink_uri(text)
-
 
     @pytest.mark.parametrize(
         "text",
@@ -67,7 +69,10 @@ class TestParsing:
 
     def test_a_plus_is_a_plus(self):
         uri = parse_sink_uri("postgresql://host/a+b?application_name=a+b%20c&options=-c%20x%3D1")
-        assert (uri.path, uri.options) == ("a+b", (("application_name", "a+b c"), ("options", "-c x=1")))
+        assert (uri.path, uri.options) == (
+            "a+b",
+            (("application_name", "a+b c"), ("options", "-c x=1")),
+        )
 
     @pytest.mark.parametrize("text", ["file:///~/out", "~/out", "file:~/out", "duckdb:///~/m.db"])
     def test_a_home_folder(self, text):

@@ -3,7 +3,11 @@
 
 Life of a sink in catch-up mode, in this order:
 
-1. `check`: before anything is read. Can it be reached and written, does it fit the state directory?
+1. `position`: what does the sink itself say, how far is it? The driver compares that with what the
+   state directory remembers, and decides whether the sink goes on, or joins: it is new, or lacks
+   rounds (`pipelines.sink_membership`).
+   `check`: before anything is read. Can it be reached and written, does it fit the state directory?
+   `examine` is the same look and changes nothing.
 2. `recover`: what an interrupted run left is put right. Staged output of the committed round is
    published, staged output of any other attempt is removed.
 3. `write`: the part of the graph. Nothing becomes visible in a changelog here: a mirror applies
@@ -32,10 +36,11 @@ import apache_beam as beam
 from transforms.errors import SinkError
 from transforms.key_range import KeyRange
 from transforms.reports import Report
+from transforms.sinks.membership import Lack
 from transforms.sinks.uri import SinkUri
 from transforms.tables import Table
 
-__all__ = ["HELD_SECONDS", "Capabilities", "Round", "Sink"]
+__all__ = ["HELD_SECONDS", "Capabilities", "Round", "Sink", "SinkPosition"]
 
 HELD_SECONDS = 30
 """How long, in event time, a sink of a continuous run may keep blocks in state."""
@@ -80,6 +85,21 @@ class Round:
     attempt: str
 
 
+@dataclasses.dataclass(frozen=True)
+class SinkPosition:
+    """How far a sink is, as it says itself.
+
+    Attributes:
+        state_id: Identity of the state directory that it belongs to.
+        round: The last round that it knows of. A changelog knows of rounds that brought it rows.
+        continuous: A run without rounds has written since, so the round says nothing.
+    """
+
+    state_id: str
+    round: int
+    continuous: bool = False
+
+
 class Sink(abc.ABC):
     """A place that changes are written to. Instances are small, picklable and hold no secret."""
 
@@ -89,33 +109,105 @@ class Sink(abc.ABC):
         self.uri = uri
 
     @abc.abstractmethod
-    def check(self, tables: Sequence[Table], committed: Round) -> None:
+    def position(self, committed: Round) -> SinkPosition | None:
+        """How far the sink is; None if it is not there, or was never written.
+
+        Changes nothing, so it may be called at any time, also beside a run.
+
+        Args:
+            committed: The last committed round of the state directory. What is staged of it counts:
+                `recover` publishes it.
+
+        Raises:
+            DynabeamError: If the sink cannot be looked into.
+        """
+
+    @abc.abstractmethod
+    def examine(self, tables: Sequence[Table], committed: Round, *, joins: bool = False) -> str:
+        """Looks at everything that `check` refuses, and changes nothing.
+
+        It neither creates what is missing nor binds the sink to a state directory, so it may be
+        called at any time, also beside a run.
+
+        Args:
+            tables: The tables that will be written.
+            committed: The last committed round of the state directory (`number` 0: none yet).
+            joins: The state directory knows that the sink is new, behind or ahead.
+
+        Returns:
+            What was seen, for people.
+
+        Raises:
+            DynabeamError: What `check` would raise.
+        """
+
+    @abc.abstractmethod
+    def check(self, tables: Sequence[Table], committed: Round, *, joins: bool = False) -> None:
         """Checks that the sink can be written and belongs to the state directory.
 
-        Creates what is missing (folder, database, meta table) when `committed.number` is 0.
+        Creates what is missing (folder, database, meta table) when `committed.number` is 0, or the
+        sink joins.
 
         Args:
             tables: The tables that will be written. A table may be new since the last round.
             committed: The last committed round of the state directory (`number` 0: none yet).
+            joins: The state directory knows that the sink is new, behind or ahead: whatever rounds
+                the sink says it holds, it says `committed` from now on.
 
         Raises:
             SinkError: If the sink cannot be written, if it holds the rows of another state
-                directory, or if rounds are committed that this sink has never seen.
+                directory, or if it does not join and rounds are committed that it has never seen.
         """
 
-    def probe(self) -> str:
-        """Looks whether the sink can be reached and written, and changes nothing there.
+    def set_back(self, committed: Round) -> str:
+        """Puts out of sight what was written in rounds after `committed`, which will run again.
 
-        Unlike `check` it neither creates what is missing nor binds the sink to a state directory,
-        so it may be called at any time, also beside a run.
+        The state directory was restored from an older copy. A mirror keeps its rows: they are what
+        the table was later, and its version guard sees to the rest.
 
         Returns:
-            What was seen, for people; empty if this sink has nothing to look at.
+            Where it is now, for people; empty if nothing was moved.
 
         Raises:
-            DynabeamError: If it cannot be reached or written, with the mend.
+            SinkError: If it cannot be moved.
         """
+        del committed
         return ""
+
+    def refuse_old_meaning(self, committed: Round) -> None:
+        """Refuses a place whose URI an earlier version took to be another one, if it wrote there.
+
+        Raises:
+            SinkError: If the sink of this state directory is at the other place.
+        """
+        del committed
+
+    def newest_generation(self, table: Table) -> int:
+        """The highest generation of a table's rows in a mirror; 0 if it has none.
+
+        Raises:
+            SinkError: If the sink cannot be read.
+        """
+        del table
+        return 0
+
+    def tell_lacks(self, lacks: Sequence[Lack], whole_from: int, whole_from_us: int) -> None:
+        """Writes what a changelog does not hold where its readers see it; a mirror lacks nothing.
+
+        Args:
+            lacks: What it does not hold, oldest first.
+            whole_from: From this round on it has every change.
+            whole_from_us: When that round began, microseconds since 1970.
+
+        Raises:
+            SinkError: If it cannot be written.
+        """
+        del lacks, whole_from, whole_from_us
+
+    @property
+    def resolved(self) -> str:
+        """The place for people, absolute, without secrets."""
+        return self.place
 
     @abc.abstractmethod
     def recover(self, committed: Round) -> None:

@@ -31,6 +31,7 @@ dynamodb | plain; `memory_limit` 128MB (DuckDB's; what exceeds it is spilled bes
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -45,10 +46,13 @@ from transforms.block import Block, BlockCoder
 from transforms.errors import ConfigurationError, SinkError, ValueDecodeError
 from transforms.key_range import KeyRange
 from transforms.reports import Report
-from transforms.sinks.base import Capabilities, Round, Sink
+from transforms.sinks.base import Capabilities, Round, Sink, SinkPosition
 from transforms.sinks.duckdb_database import (
+    META,
+    ROWS,
     DatabaseSettings,
     create_meta,
+    first_row,
     open_database,
     read_round,
     transaction,
@@ -59,6 +63,8 @@ from transforms.sinks.row_layout import LAYOUT_OPTIONS, row_options
 from transforms.sinks.unfit_images import refused_images, without_unfit
 from transforms.sinks.uri import SinkUri, refuse_home
 from transforms.tables import Table
+from transforms.values.json_sql import quoted_name
+from transforms.version import decode_version
 
 __all__ = ["DuckDBMirror"]
 
@@ -90,41 +96,67 @@ class DuckDBMirror(Sink):
         """The file's absolute path."""
         return os.path.realpath(self._settings.path)
 
-    def check(self, tables: Sequence[Table], committed: Round) -> None:
+    def position(self, committed: Round) -> SinkPosition | None:
+        """The last round, as the file says; None if there is no file or no mirror in it."""
+        del committed
+        if not os.path.isfile(self._settings.path):
+            return None
+        with open_database(self._settings) as connection:
+            held = read_round(connection)
+        return None if held is None else SinkPosition(held.state_id, held.number)
+
+    def examine(self, tables: Sequence[Table], committed: Round, *, joins: bool = False) -> str:
+        """Opens the file for writing and closes it unchanged; or looks at the folder for it."""
+        self._check_folder(committed, joins=joins)
+        if not os.path.exists(self._settings.path):
+            there = storage.nearest_existing(self._settings.path)
+            return f"the file will be created below {there}"
+        with open_database(self._settings) as connection:
+            held = read_round(connection)
+            with contextlib.suppress(_UnchangedError), transaction(connection):
+                self._prepare(connection, tables, committed, joins=joins)
+                raise _UnchangedError
+        if held is None:
+            return "a DuckDB file without a mirror"
+        return f"a mirror, round {held.number}"
+
+    def check(self, tables: Sequence[Table], committed: Round, *, joins: bool = False) -> None:
         """Checks that the file can be written and fits the state directory; creates it if new.
 
         The file is closed again: only one process can hold it, and that is a worker's turn next.
 
         Raises:
             SinkError: If the file cannot be opened for writing, belongs to another state directory,
-                lacks committed rounds, is more than one round ahead, or cannot hold a table.
+                cannot hold a table, or, unless the sink joins, lacks committed rounds or is more
+                than one round ahead.
         """
-        self._check_folder(committed)
-        with open_database(self._settings, create=committed.number == 0) as connection:
-            self._check_round(read_round(connection), committed)
-            with transaction(connection):
-                create_meta(connection)
-                if read_round(connection) is None:
-                    write_round(connection, committed)
-                known = MirrorTables(connection, self._options, self.name)
-                for table in tables:
-                    known.open(table)
+        self._check_folder(committed, joins=joins)
+        self._make_folder()
+        creates = joins or committed.number == 0
+        with (
+            open_database(self._settings, create=creates) as connection,
+            transaction(connection),
+        ):
+            self._prepare(connection, tables, committed, joins=joins)
 
-    def probe(self) -> str:
-        """Opens the file for writing and closes it unchanged; or looks at the folder for it.
-
-        Raises:
-            SinkError: If it cannot be opened (another process may hold it), or not be created.
-        """
-        path = self._settings.path
-        if not os.path.exists(path):
-            folder = storage.check_folder(os.path.dirname(path), SinkError)
-            return f"the file will be created below {folder}"
+    def newest_generation(self, table: Table) -> int:
+        """The highest generation of the table's rows, deleted ones included."""
+        if not os.path.exists(self._settings.path):
+            return 0
         with open_database(self._settings) as connection:
-            held = read_round(connection)
-        return (
-            "a DuckDB file without a mirror" if held is None else f"a mirror, round {held.number}"
-        )
+            if read_round(connection) is None:
+                return 0
+            known = first_row(
+                connection,
+                f"SELECT name FROM {META}.tables WHERE name = ?",  # noqa: S608
+                [table.name],
+            )
+            if known is None:
+                return 0
+            rows = f"{ROWS}.{quoted_name(table.name)}"
+            newest = first_row(connection, f"SELECT max(_version) FROM {rows}")  # noqa: S608
+        assert newest is not None
+        return decode_version(newest[0].encode())[0] if newest[0] else 0
 
     def recover(self, committed: Round) -> None:
         """Nothing to do: an interrupted round was rolled back, or is applied and repeats safely."""
@@ -204,9 +236,29 @@ class DuckDBMirror(Sink):
         """A read-only connection to the mirror, for looking at it between rounds."""
         return duckdb.connect(self._settings.path, read_only=True)
 
-    def _check_folder(self, committed: Round) -> None:
+    def _prepare(
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        tables: Sequence[Table],
+        committed: Round,
+        *,
+        joins: bool,
+    ) -> None:
+        """Compares the rounds, creates what is missing, opens the tables; in a transaction."""
+        held = read_round(connection)
+        self._check_owner(held, committed)
+        if not joins:
+            self._check_round(held, committed)
+        create_meta(connection)
+        if held is None or joins:
+            write_round(connection, committed)
+        known = MirrorTables(connection, self._options, self.name)
+        for table in tables:
+            known.open(table)
+
+    def _check_folder(self, committed: Round, *, joins: bool) -> None:
         where = f"--sink={self.name}"
-        if committed.number > 0 and not os.path.exists(self._settings.path):
+        if committed.number > 0 and not joins and not os.path.exists(self._settings.path):
             raise SinkError(
                 f"the mirror does not exist, but the state directory says round {committed.number}",
                 where=where,
@@ -215,23 +267,40 @@ class DuckDBMirror(Sink):
                 mend=_START_ANEW,
             )
         folder = os.path.dirname(self._settings.path)
+        there = storage.nearest_existing(folder)
+        if not os.path.isdir(there):
+            raise SinkError(
+                "the folder cannot be created: a file is in the way",
+                where=where,
+                found=there,
+                mend=_WRITABLE,
+            )
+        if os.path.isdir(self._settings.path):
+            raise SinkError(
+                "the path is that of a folder, and a mirror is a file",
+                where=where,
+                found=self._settings.path,
+                mend="Add the name of a file, e.g. mirror.duckdb",
+            )
+        if not os.access(there, os.W_OK | os.X_OK):
+            # DuckDB writes its log beside the file.
+            raise SinkError(
+                "the folder cannot be written", where=where, found=there, mend=_WRITABLE
+            )
+
+    def _make_folder(self) -> None:
+        folder = os.path.dirname(self._settings.path)
         try:
             os.makedirs(folder, exist_ok=True)
         except OSError as error:
             raise SinkError(
                 f"the folder cannot be created: {error.strerror}",
-                where=where,
+                where=f"--sink={self.name}",
                 found=folder,
                 mend=_WRITABLE,
             ) from error
-        if not os.access(folder, os.W_OK):
-            # DuckDB writes its log beside the file.
-            raise SinkError(
-                "the folder cannot be written", where=where, found=folder, mend=_WRITABLE
-            )
 
     def _check_round(self, held: Round | None, committed: Round) -> None:
-        self._check_owner(held, committed)
         where = f"--sink={self.name}"
         number = 0 if held is None else held.number
         if number < committed.number:
@@ -267,6 +336,10 @@ _START_ANEW = (
     "Give the file that belongs to this state directory, or start with a new file and a new state "
     "directory"
 )
+
+
+class _UnchangedError(Exception):
+    """Ends a transaction that was only to be tried."""
 
 
 class _ApplyRound(beam.PTransform):

@@ -35,27 +35,30 @@ plain.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, ClassVar
 
 import apache_beam as beam
+from apache_beam.io.filesystem import BeamIOError
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
 from transforms import storage
 from transforms.block import Block
-from transforms.errors import ConfigurationError, SinkError
+from transforms.errors import ConfigurationError, DynabeamError, SinkError
 from transforms.reports import Report
-from transforms.sinks.base import Capabilities, Round, Sink
+from transforms.sinks.base import Capabilities, Round, Sink, SinkPosition
 from transforms.sinks.change_parquet import ParquetWriter
 from transforms.sinks.change_writer import ChangeWriter, LineWriter
 from transforms.sinks.continuous_files import GATHER_BYTES, ContinuousFiles, WriteContinuously
+from transforms.sinks.membership import Lack
 from transforms.sinks.row_layout import LAYOUT_OPTIONS, row_options
 from transforms.sinks.staging import Marker, RoundFiles, StagedFile
-from transforms.sinks.uri import SinkUri, refuse_home
+from transforms.sinks.uri import SinkUri, refuse_home, uri_of_path
 from transforms.tables import Table
 
 __all__ = ["DEFAULT_MAX_FILE_BYTES", "DEFAULT_WRITERS", "FileChangelog"]
@@ -96,17 +99,99 @@ class FileChangelog(Sink):
         """The folder: an absolute local path, or the object store's URL."""
         return os.path.realpath(self._root) if storage.is_local(self._root) else self._root
 
-    def check(self, tables: Sequence[Table], committed: Round) -> None:
+    @property
+    def resolved(self) -> str:
+        """The folder."""
+        return self.place
+
+    def position(self, committed: Round) -> SinkPosition | None:
+        """The last round that has files, as the marker says, or is staged and committed."""
+        with _Reached(self._root, self.name):
+            files = RoundFiles(self._root)
+            marker = files.read_marker()
+            if marker is None:
+                return None
+            number = marker.round
+            if committed.number > number and files.is_staged(committed):
+                number = committed.number
+        return SinkPosition(marker.state_id, number)
+
+    def examine(self, tables: Sequence[Table], committed: Round, *, joins: bool = False) -> str:
+        """Reads the folder's marker; whether an object store takes writes is a matter of rights."""
+        with _Reached(self._root, self.name):
+            marker = self._examined(tables, committed, joins=joins)
+        if marker is None:
+            return "the folder is new"
+        return "a changelog"
+
+    def check(self, tables: Sequence[Table], committed: Round, *, joins: bool = False) -> None:
         """Checks that the folder can be written and belongs to the state directory.
 
         Raises:
             SinkError: If it cannot be written, if it belongs to another state directory, or if it
-                has no marker although rounds are committed.
+                has no marker although rounds are committed and it does not join.
         """
+        with _Reached(self._root, self.name):
+            marker = self._examined(tables, committed, joins=joins)
+            if marker is None:
+                marker = Marker(committed.state_id, committed.number)
+            elif joins and marker.round < committed.number:
+                # Of a round above, files are set aside first: `recover` does that.
+                marker = dataclasses.replace(marker, round=committed.number)
+            # Written each time: it also proves that the folder can be written.
+            self.files().write_marker(marker)
+
+    def set_back(self, committed: Round) -> str:
+        """Sets the files of later rounds aside, below `_staging`: readers do not see them there."""
+        with _Reached(self._root, self.name):
+            return self.files().set_aside_rounds_after(committed.number)
+
+    def tell_lacks(self, lacks: Sequence[Lack], whole_from: int, whole_from_us: int) -> None:
+        """Writes them into the marker, beside the tables' folders."""
+        with _Reached(self._root, self.name):
+            marker = self.files().read_marker()
+            if marker is not None:
+                told = dataclasses.replace(
+                    marker,
+                    lacks=tuple(lacks),
+                    whole_from=whole_from,
+                    whole_from_us=whole_from_us,
+                )
+                if told != marker:
+                    self.files().write_marker(told)
+
+    def refuse_old_meaning(self, committed: Round) -> None:
+        """Up to version 0.1 three slashes began a relative path: its files are in another place."""
+        text = self.uri.text
+        if not text.lower().startswith("file:///") or text.lower().startswith("file:////"):
+            return
+        old = os.path.abspath(self.uri.path.lstrip("/"))
+        if old == self._root:
+            return
+        marker = RoundFiles(old).read_marker()
+        if marker is not None and marker.state_id == committed.state_id:
+            relative = uri_of_path(os.path.relpath(old))
+            raise SinkError(
+                "the changelog is where an earlier version took this URI to be: three slashes now "
+                "begin an absolute path, as everywhere else",
+                where=f"--sink={self.name}",
+                expected=self._root,
+                found=old,
+                mend=f"Write --sink={relative} to go on there, or move the folder to {self._root}",
+            )
+
+    def _examined(self, tables: Sequence[Table], committed: Round, *, joins: bool) -> Marker | None:
+        """The marker, after everything that is refused was looked at."""
         _check_filesystem(self._root, self.name)
-        files = RoundFiles(self._root)
+        files = self.files()
+        if storage.is_local(self._root):
+            _check_local(self._root, self.name)
+        else:
+            storage.check_bucket(self._root, SinkError)
         marker = files.read_marker()
-        if marker is None and committed.number > 0:
+        if marker is None and not joins:
+            self.refuse_old_meaning(committed)
+        if marker is None and committed.number > 0 and not joins:
             raise SinkError(
                 f"the folder is not known, but the state directory says round {committed.number}",
                 where=f"--sink={self.name}",
@@ -124,25 +209,13 @@ class FileChangelog(Sink):
             )
         if marker is None:
             _refuse_occupied(files, tables, self.name)
-        # Written each time: it also proves that the folder can be written.
-        files.write_marker(marker or Marker(committed.state_id, 0))
-
-    def probe(self) -> str:
-        """Reads the folder's marker; whether an object store takes writes is a matter of rights.
-
-        Raises:
-            SinkError: If the folder cannot be read, or a local one not be written.
-        """
-        _check_filesystem(self._root, self.name)
-        if storage.is_local(self._root):
-            storage.check_folder(self._root, SinkError)
-        marker = RoundFiles(self._root).read_marker()
-        return "the folder is new" if marker is None else "a changelog"
+        return marker
 
     def recover(self, committed: Round) -> None:
         """Publishes what the committed round still has staged; removes all that does not count.
 
         Published files of a round above the committed one are removed too: that round is run again.
+        Whoever wants to keep them calls `set_back` before.
         """
         files = RoundFiles(self._root)
         if committed.number > 0:
@@ -341,6 +414,43 @@ def _refuse_layout(uri: SinkUri) -> None:
                 where=f"--sink={uri.text}",
                 mend="JSON lines hold each image as the service sent it",
             )
+
+
+@dataclasses.dataclass
+class _Reached:
+    """What a filesystem says that is no error for people becomes one, which names the sink."""
+
+    root: str
+    name: str
+
+    def __enter__(self) -> None:
+        """Nothing to begin."""
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if isinstance(error, (BeamIOError, OSError)) and not isinstance(error, DynabeamError):
+            raise SinkError(
+                f"the folder cannot be looked into: {error}",
+                where=f"--sink={self.name}",
+                found=self.root,
+                mend="Check bucket, path, region and the rights of this identity",
+            ) from error
+
+
+def _check_local(root: str, name: str) -> None:
+    """Looks whether a folder of this machine can be written, or else made."""
+    there = storage.nearest_existing(root)
+    what = ""
+    if not os.path.isdir(there):
+        what = "a file is in the way"
+    elif not os.access(there, os.W_OK | os.X_OK):
+        what = "it lacks the right"
+    if what:
+        raise SinkError(
+            f"the folder cannot be written: {what}",
+            where=f"--sink={name}, {root}",
+            found=there,
+            mend="Give another place, or the right to write this one",
+        )
 
 
 def _check_filesystem(root: str, name: str) -> None:

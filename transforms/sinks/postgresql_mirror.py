@@ -81,21 +81,31 @@ from transforms.block import Block
 from transforms.errors import ConfigurationError, SinkError
 from transforms.key_range import KeyRange
 from transforms.reports import Report
-from transforms.sinks.base import Capabilities, Round, Sink
+from transforms.sinks.base import Capabilities, Round, Sink, SinkPosition
 from transforms.sinks.postgresql_connection import (
     LIBPQ_OPTIONS,
     Connection,
     PostgresSettings,
     connect,
+    execute,
     sink_error,
 )
-from transforms.sinks.postgresql_meta import Held, check_server, create_meta, read_held, write_held
+from transforms.sinks.postgresql_meta import (
+    TABLES,
+    Held,
+    check_server,
+    create_meta,
+    read_held,
+    write_held,
+)
+from transforms.sinks.postgresql_names import qualified, rows_name
 from transforms.sinks.postgresql_table import PURGE_ROWS, MirrorTable
 from transforms.sinks.postgresql_writer import GatheredRows, MirrorWriter, refuse_other_owner
 from transforms.sinks.row_layout import LAYOUT_OPTIONS, RowOptions, row_options
 from transforms.sinks.uri import SinkUri
 from transforms.tables import Table
 from transforms.values.column_types import NumberType
+from transforms.version import decode_version
 
 __all__ = ["PostgreSQLMirror"]
 
@@ -139,39 +149,59 @@ class PostgreSQLMirror(Sink):
         """Host, port, database and schema."""
         return self._settings.place
 
-    def check(self, tables: Sequence[Table], committed: Round) -> None:
+    @property
+    def resolved(self) -> str:
+        """Hosts, database and schema."""
+        return self.place
+
+    def position(self, committed: Round) -> SinkPosition | None:
+        """What the mirror's own table says; None if there is no mirror in the schema."""
+        del committed
+        with self._connected() as connection:
+            held = read_held(connection, self._settings)
+        if held is None:
+            return None
+        return SinkPosition(held.round.state_id, held.round.number, held.continuous)
+
+    def examine(self, tables: Sequence[Table], committed: Round, *, joins: bool = False) -> str:
+        """Connects once, without trying again; what is missing is created and rolled back."""
+        with _Connected(dataclasses.replace(self._settings, retry_seconds=0.0)) as connection:
+            check_server(connection, self._settings)
+            held = read_held(connection, self._settings)
+            with connection.transaction(force_rollback=True):
+                self._prepare(connection, tables, committed, joins=joins)
+            release = connection.info.server_version // 10000
+        return f"PostgreSQL {release}, " + ("no mirror yet" if held is None else "a mirror")
+
+    def check(self, tables: Sequence[Table], committed: Round, *, joins: bool = False) -> None:
         """Checks server, rights and that the mirror fits the state directory; creates what is new.
 
         Raises:
             SinkError: If the server cannot be reached, the role lacks a right, or the mirror
-                belongs to another state directory, lacks committed rounds, is more than one round
-                ahead, or cannot hold a table.
+                belongs to another state directory, cannot hold a table, or, unless it joins, lacks
+                committed rounds or is more than one round ahead.
         """
         with self._connected() as connection:
             check_server(connection, self._settings)
-            held = read_held(connection, self._settings)
-            self._check_round(held, committed)
-            if held is None:
-                with connection.transaction():
-                    create_meta(connection, self._settings)
-                    write_held(connection, self._settings, Held(committed, continuous=False))
-                held = read_held(connection, self._settings)
-                # Another state directory may have been quicker.
-                self._check_round(held, committed)
-            for table in tables:
-                self._mirror_table(table).open(connection)
+            self._prepare(connection, tables, committed, joins=joins)
 
-    def probe(self) -> str:
-        """Connects once, without trying again, and asks for release and rights.
-
-        Raises:
-            SinkError: If the server cannot be reached, takes no writes, or the role lacks a right.
-        """
-        with _Connected(dataclasses.replace(self._settings, retry_seconds=0.0)) as connection:
-            check_server(connection, self._settings)
-            held = read_held(connection, self._settings)
-            release = connection.info.server_version // 10000
-        return f"PostgreSQL {release}, " + ("no mirror yet" if held is None else "a mirror")
+    def newest_generation(self, table: Table) -> int:
+        """The highest generation of the table's rows, deleted ones included."""
+        with self._connected() as connection:
+            if read_held(connection, self._settings) is None:
+                return 0
+            found = execute(
+                connection,
+                f"SELECT relation FROM {qualified(self._settings.schema, TABLES)} "  # noqa: S608
+                "WHERE name = %s",
+                (table.name,),
+            ).fetchone()
+            if found is None:
+                return 0
+            rows = qualified(self._settings.schema, rows_name(found[0]))
+            newest = execute(connection, f"SELECT max(_version) FROM {rows}").fetchone()  # noqa: S608
+        assert newest is not None
+        return decode_version(newest[0].encode())[0] if newest[0] else 0
 
     def recover(self, committed: Round) -> None:
         """Nothing to do: a bundle was rolled back, or is applied and repeats safely."""
@@ -269,6 +299,30 @@ class PostgreSQLMirror(Sink):
 
     def _connected(self) -> _Connected:
         return _Connected(self._settings)
+
+    def _prepare(
+        self, connection: Connection, tables: Sequence[Table], committed: Round, *, joins: bool
+    ) -> None:
+        """Compares the rounds, creates what is missing, opens the tables."""
+        held = read_held(connection, self._settings)
+        self._check_fits(held, committed, joins=joins)
+        if held is None:
+            with connection.transaction():
+                create_meta(connection, self._settings)
+                write_held(connection, self._settings, Held(committed, continuous=False))
+            held = read_held(connection, self._settings)
+            # Another state directory may have been quicker.
+            self._check_fits(held, committed, joins=joins)
+        elif joins:
+            write_held(connection, self._settings, Held(committed, held.continuous))
+        for table in tables:
+            self._mirror_table(table).open(connection)
+
+    def _check_fits(self, held: Held | None, committed: Round, *, joins: bool) -> None:
+        if not joins:
+            self._check_round(held, committed)
+        elif held is not None:
+            refuse_other_owner(held, committed.state_id, self._settings)
 
     def _check_round(self, held: Held | None, committed: Round) -> None:
         if held is not None:

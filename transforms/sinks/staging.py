@@ -10,6 +10,7 @@ Layout below a changelog's root:
 | `_staging/<attempt>/files.json` | the commit list: staged files that count, their final names |
 | `<table>/round=<10 digits>/part-<5 digits>-<attempt>.<ext>` | published |
 | `_staging/continuous/<uuid>.<ext>` | a file that a continuous run is writing |
+| `_staging/set_aside-<time>/<table>/…` | was published in rounds that are run again, see below |
 | `<table>/round=continuous-<day>/part-<digest>.<ext>` | written by a continuous run |
 
 The commit list is written once, after every staged file is closed, and fixes the final names. So
@@ -20,6 +21,12 @@ so a run that lost its lease to another one, and still finishes a request, repla
 other's; and what is removed was listed before the lease was looked at (`transforms.fence`). Files
 of a continuous run are of no round: nothing here moves or removes them (see
 `transforms.sinks.continuous_files`).
+
+A state directory that was restored from an older copy runs rounds again that are published already.
+Their files are set aside, out of the readers' sight, so that nothing is there twice. They are not
+deleted: what is in them is in no other place if the stream does not hold it any more.
+
+The marker also says what the changelog lacks: rounds that were run without it.
 """
 
 from __future__ import annotations
@@ -35,6 +42,7 @@ from urllib.parse import quote
 from transforms import storage
 from transforms.errors import SinkError
 from transforms.sinks.base import Round
+from transforms.sinks.membership import Lack
 from transforms.stored_format import check_fields, check_name
 
 __all__ = ["Marker", "RoundFiles", "StagedFile", "table_folder"]
@@ -43,6 +51,7 @@ _FORMAT = 1
 _STAGING = "_staging"
 _MARKER = "_dynabeam.json"
 _LIST = "files.json"
+_SET_ASIDE = "set_aside-"
 _CONTINUOUS = "continuous"
 
 
@@ -77,10 +86,43 @@ _LISTED = frozenset({"table", "staged", "final", "rows", "bytes"})
 
 @dataclasses.dataclass(frozen=True)
 class Marker:
-    """What the marker file says: owner of the folder, and the last round that has files in it."""
+    """What the marker file says.
+
+    Attributes:
+        state_id: Owner of the folder.
+        round: The last round that has files in it.
+        lacks: What was run without this changelog, oldest first.
+        whole_from: From this round on it has every change.
+        whole_from_us: When that round began, microseconds since 1970; 0 for the beginning.
+    """
 
     state_id: str
     round: int
+    lacks: tuple[Lack, ...] = ()
+    whole_from: int = 1
+    whole_from_us: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """As a JSON-able dict; what it lacks stands there for people too."""
+        document: dict[str, Any] = {"state_id": self.state_id, "round": self.round}
+        if self.lacks:
+            document |= {
+                "lacks": [{**each.to_json(), "text": str(each)} for each in self.lacks],
+                "whole_from": self.whole_from,
+                "whole_from_us": self.whole_from_us,
+            }
+        return document
+
+    @classmethod
+    def from_json(cls, document: dict[str, Any]) -> Marker:
+        """Reads what `to_json` wrote, also of a version that knew of nothing that is lacking."""
+        return cls(
+            str(document["state_id"]),
+            int(document["round"]),
+            tuple(Lack.from_json(each) for each in document.get("lacks", ())),
+            int(document.get("whole_from", 1)),
+            int(document.get("whole_from_us", 0)),
+        )
 
 
 def table_folder(table: str) -> str:
@@ -128,12 +170,11 @@ class RoundFiles:
         path = storage.join(self.root, _MARKER)
         if not storage.exists(path):
             return None
-        document = _parse(path, storage.read_bytes(path, SinkError))
-        return Marker(str(document["state_id"]), int(document["round"]))
+        return Marker.from_json(_parse(path, storage.read_bytes(path, SinkError)))
 
     def write_marker(self, marker: Marker) -> None:
         """Replaces the marker."""
-        content = {"format": _FORMAT, **dataclasses.asdict(marker)}
+        content = {"format": _FORMAT, **marker.to_json()}
         _write_json(storage.join(self.root, _MARKER), content)
 
     def occupied(self, tables: Sequence[str]) -> str | None:
@@ -170,8 +211,10 @@ class RoundFiles:
         if storage.exists(path):
             document = _parse(path, storage.read_bytes(path, SinkError))
             marker = self.read_marker()
-            if marker is None or marker.round < current.number:
+            if marker is None:
                 self.write_marker(Marker(current.state_id, current.number))
+            elif marker.round < current.number:
+                self.write_marker(dataclasses.replace(marker, round=current.number))
             for each in self._checked_files(document, current):
                 self._move(current, each["staged"], each["final"])
             # The list goes last but for orphans: as long as it is there, publishing is repeated.
@@ -194,9 +237,18 @@ class RoundFiles:
         """Removes what other attempts have staged; with an empty name, what any has."""
         kept = storage.join(self.staging_folder(attempt), "") if attempt else None
         staged = storage.list_files(storage.join(self.root, _STAGING))
-        doomed = [path for path in staged if kept is None or not path.startswith(kept)]
+        aside = storage.join(self.root, _STAGING, _SET_ASIDE)
+        doomed = [
+            path
+            for path in staged
+            if not path.startswith(aside) and (kept is None or not path.startswith(kept))
+        ]
         storage.delete(doomed, SinkError)
         self._prune()
+
+    def is_staged(self, current: Round) -> bool:
+        """True if an attempt's commit list is there: its files are not all published."""
+        return storage.exists(self._list_path(current.attempt))
 
     def remove_rounds_after(self, number: int) -> None:
         """Removes published files of rounds above `number`: those rounds will be run again."""
@@ -210,7 +262,28 @@ class RoundFiles:
             if _round_of(path[prefix:].replace(os.sep, "/")) > number
         ]
         storage.delete(late, SinkError)
-        self.write_marker(Marker(marker.state_id, number))
+        self.write_marker(dataclasses.replace(marker, round=number))
+
+    def set_aside_rounds_after(self, number: int) -> str:
+        """Sets published files of rounds above `number` aside: those rounds will be run again.
+
+        Returns:
+            The folder that they are in now; empty if there are none.
+        """
+        marker = self.read_marker()
+        if marker is None or marker.round <= number:
+            return ""
+        when = datetime.datetime.now(datetime.timezone.utc).strftime("%Y%m%dT%H%M%S.%fZ")
+        folder = storage.join(self.root, _STAGING, f"{_SET_ASIDE}{when}")
+        prefix = len(storage.join(self.root, ""))
+        for path in storage.list_files(self.root):
+            name = path[prefix:].replace(os.sep, "/")
+            if _round_of(name) > number:
+                storage.move(path, storage.join(folder, *name.split("/")), SinkError)
+        self._prune_rounds()
+        # Last: a crash before it repeats the rest.
+        self.write_marker(dataclasses.replace(marker, round=number))
+        return folder
 
     def _list_path(self, attempt: str) -> str:
         return storage.join(self.staging_folder(attempt), _LIST)
@@ -272,6 +345,20 @@ class RoundFiles:
     def _clear(self, folder: str) -> None:
         storage.delete(storage.list_files(folder), SinkError)
         self._prune()
+
+    def _prune_rounds(self) -> None:
+        """Removes the empty folders of rounds that were set aside; object stores have none."""
+        if not storage.is_local(self.root):
+            return
+        for table in os.scandir(self.root):
+            if table.is_dir() and not table.name.startswith("_"):
+                for each in os.scandir(table.path):
+                    if (
+                        each.name.startswith("round=")
+                        and each.is_dir()
+                        and not os.listdir(each.path)
+                    ):
+                        os.rmdir(each.path)
 
     def _prune(self) -> None:
         """Removes empty folders of the staging area; object stores have none."""

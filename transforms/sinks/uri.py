@@ -8,13 +8,13 @@
 | `duckdb:///m.duckdb` | the file `m.duckdb` below it |
 | `duckdb:////data/m.duckdb` | the file `/data/m.duckdb` |
 
-`file:` is as RFC 8089 says and as fsspec, pyarrow, Spark and Beam take it. Database files follow the
-habit of SQLAlchemy (https://docs.sqlalchemy.org/en/20/core/engines.html#sqlite), which
-`duckdb_engine` shares: three slashes begin a relative path, four an absolute one.
+`file:` is as RFC 8089 says, and as fsspec, pyarrow, Spark and Beam take it. Database files follow
+SQLAlchemy (https://docs.sqlalchemy.org/en/20/core/engines.html#sqlite), as `duckdb_engine` does:
+three slashes begin a relative path, four an absolute one.
 
 The first `?` begins the options, which `&` separates. Everything before it is the place, `#` too: a
-URI of a sink has no fragment. `%` begins an escape wherever it stands: `%3F` is a question mark in a
-path, `%25` a percent sign. `+` is itself. Nothing in a bare path is escaped, but options may follow it.
+sink's URI has no fragment. `%` begins an escape wherever it stands: `%3F` is a question mark in a
+path, `%25` a percent sign. `+` is itself. Nothing in a bare path is escaped; options may follow it.
 
 Secrets are written by reference (`${env:NAME}`, `${file:PATH}`) and are resolved only at the moment
 of use, so a `SinkUri` may be logged, shown and pickled.
@@ -31,7 +31,14 @@ from urllib.parse import quote, unquote
 from transforms.errors import ConfigurationError
 from transforms.telemetry.secrets import remember_secret
 
-__all__ = ["SinkUri", "local_path", "parse_sink_uri", "refuse_home", "resolve_secrets", "uri_of_path"]
+__all__ = [
+    "SinkUri",
+    "local_path",
+    "parse_sink_uri",
+    "refuse_home",
+    "resolve_secrets",
+    "uri_of_path",
+]
 
 _REFERENCE = re.compile(r"\$\{(env|file):([^}]+)\}")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(//)?")

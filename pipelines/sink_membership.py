@@ -1,0 +1,492 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which sinks a state directory has, and what becomes of one that is left out, new or behind.
+
+A run has all sinks of its state directory, or names in `--drop_sink` those that it means to leave
+out for good. What a sink has missed, it gets before it counts as whole:
+
+* a changelog goes on from here; what it lacks is written down in the state directory and beside its
+  files, because a change that was read cannot be read again;
+* a mirror gets a snapshot of its own of every table, at the next generation, and what it still has
+  of older generations is then removed: deletes that it missed are in no export.
+
+Nothing is decided by what the run says alone: each sink says itself how far it is, so a mirror that
+was restored from an older copy is behind, and one whose state directory was restored is ahead.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from pipelines.options import ReplicateOptions
+from pipelines.preflight import given_exports
+from pipelines.state_directory import State
+from pipelines.table_repair import begin_repair, is_for
+from transforms.coverage import FUZZ_US
+from transforms.errors import ConfigurationError, DynabeamError, SinkError
+from transforms.export.location import newest_age_us
+from transforms.gaps import GapPolicy
+from transforms.repair import Repair
+from transforms.reports import Report
+from transforms.sinks.base import Round, Sink
+from transforms.sinks.membership import KnownSink, Lack, time_text
+from transforms.sinks.registry import open_sink
+from transforms.sinks.share import SinkShare
+from transforms.table_readiness import describe_ready
+from transforms.tables import Table
+from transforms.wall_clock import now_us
+
+__all__ = [
+    "Membership",
+    "after_round",
+    "begin_loads",
+    "check_members",
+    "check_same_graph",
+    "check_sinks",
+    "numbered",
+    "plan_members",
+    "refuse_joins",
+    "share_of",
+]
+
+
+@dataclasses.dataclass
+class Membership:
+    """What a run finds of its sinks, before anything is changed.
+
+    Attributes:
+        sinks: All sinks of the state directory, by place, as they are from this run on.
+        joins: Places of sinks that are new, behind or ahead.
+        set_back: Places of sinks that hold rounds which the state directory does not know.
+        notes: Lines for people, one for each sink that is not as it was.
+    """
+
+    sinks: dict[str, KnownSink]
+    joins: set[str] = dataclasses.field(default_factory=set)
+    set_back: set[str] = dataclasses.field(default_factory=set)
+    notes: list[str] = dataclasses.field(default_factory=list)
+
+
+def check_members(state: State, sinks: Sequence[Sink], drop: Sequence[str]) -> set[str]:
+    """Checks that a run has all sinks of its state directory; reads nothing.
+
+    Args:
+        state: The state.
+        sinks: The sinks of the run.
+        drop: Values of `--drop_sink`.
+
+    Returns:
+        The places of the sinks to be dropped.
+
+    Raises:
+        ConfigurationError: A sink is left out, or what is to be dropped is not there, or is given.
+    """
+    known = state.sinks or {}
+    given = {each.place: each for each in sinks}
+    dropped = {_place_of(each, known) for each in drop}
+    for place in dropped & given.keys():
+        raise ConfigurationError(
+            "a sink is given and dropped",
+            where=f"--drop_sink, --sink={given[place].name}",
+            mend="Leave one of the two out",
+        )
+    for place, each in known.items():
+        if each.state != "dropped" and place not in given and place not in dropped:
+            new = [sink.name for other, sink in given.items() if other not in known]
+            raise ConfigurationError(
+                "a sink of the state directory is left out: it would lack what this run reads, "
+                "for ever",
+                where=f"--sink={each.uri}",
+                expected=place,
+                found=new or sorted(given),
+                mend=f"Give --sink={each.uri} too, or --drop_sink={each.uri} to go on without it",
+            )
+    return dropped
+
+
+def plan_members(state: State, sinks: Sequence[Sink], drop: Sequence[str] = ()) -> Membership:
+    """Asks each sink how far it is, and decides what becomes of it; changes nothing.
+
+    Args:
+        state: The state, with all tables that it has; not changed.
+        sinks: The sinks of the run.
+        drop: Values of `--drop_sink`.
+
+    Returns:
+        What follows.
+
+    Raises:
+        ConfigurationError: As `check_members`.
+        DynabeamError: A sink cannot be looked into.
+    """
+    dropped = check_members(state, sinks, drop)
+    found = Membership(dict(state.sinks or {}))
+    for place in sorted(dropped):
+        known = found.sinks[place]
+        if known.state != "dropped":
+            found.sinks[place] = dataclasses.replace(
+                known, state="dropped", changed_us=now_us(), applied=state.number, loading=()
+            )
+            found.notes.append(f"{known.uri}: {found.sinks[place].describe()}")
+    for sink in sinks:
+        _plan_sink(found, state, sink)
+    return found
+
+
+def refuse_joins(found: Membership, command: str) -> None:
+    """Refuses sinks that would have to be brought up by a command that cannot do it.
+
+    Raises:
+        SinkError: There is one.
+    """
+    for place in sorted(found.joins):
+        raise SinkError(
+            "the sink is new to the state directory, lacks rounds or is ahead, and this command "
+            "brings nothing up",
+            where=f"--sink={found.sinks[place].uri}",
+            found=place,
+            mend=f"Run dynabeam replicate with it first, then dynabeam {command}",
+        )
+
+
+def begin_loads(
+    found: Membership,
+    state: State,
+    names: Sequence[str],
+    options: ReplicateOptions,
+    sinks: Sequence[Sink],
+    *,
+    shared: bool = False,
+) -> None:
+    """Begins the snapshots that mirrors need for themselves, in the state; to be committed.
+
+    Args:
+        found: What follows for the sinks; its records go into the state.
+        state: Changed in place.
+        names: The tables of this run, checked.
+        options: What was asked for.
+        sinks: The sinks of the run.
+        shared: All sinks get the rows: a continuous run has one stream of blocks for all.
+
+    Raises:
+        ConfigurationError: There is nothing to load a mirror from.
+        DynabeamError: A table cannot be exported, or a sink cannot be read.
+    """
+    state.sinks = found.sinks
+    by_place = {each.place: each for each in sinks}
+    raised = _raise_generations(found, state, names, by_place)
+    wanted: dict[str, list[str]] = {}
+    for place, known in sorted(found.sinks.items()):
+        for name in known.loading if known.state == "loading" else ():
+            begun = (place, name) not in raised and _is_begun(state.tables.get(name), place)
+            if name in names and not begun:
+                wanted.setdefault(name, []).append(place)
+    if not wanted:
+        return
+    given = given_exports(options)
+    for name, places in wanted.items():
+        _begin_load(state, name, places, given.get(name), options, shared=shared)
+        generation = state.tables[name]["generation"]
+        for place in places:
+            uri = found.sinks[place].uri
+            found.notes.append(f"{uri}: {name}: loading it; generation {generation}")
+
+
+def check_sinks(
+    sinks: Sequence[Sink], found: Membership, tables: Sequence[Table], committed: Round
+) -> None:
+    """Checks all sinks, creates what is new, sets aside what is ahead, tells what is lacking.
+
+    The state that says which of them join has to be committed before: a sink that is bound to a
+    state directory that does not know of it would count as one that was there from the beginning.
+
+    Raises:
+        SinkError: As `Sink.check`.
+    """
+    for sink in sinks:
+        joins = sink.place in found.joins
+        if sink.place in found.set_back:
+            aside = sink.set_back(committed)
+            if aside:
+                found.notes.append(f"{sink.name}: what it had of later rounds is in {aside}")
+        sink.check(tables, committed, joins=joins)
+        known = found.sinks[sink.place]
+        sink.tell_lacks(known.lacks, known.whole_from, known.whole_from_us)
+
+
+def share_of(state: State, sink: Sink, *, late: bool = False) -> SinkShare:
+    """What of a run's blocks is not for a sink.
+
+    Args:
+        state: The state.
+        sink: The sink.
+        late: The blocks are dead letters that are put back, not what the run reads.
+    """
+    withheld = frozenset(
+        (name, int(table["generation"]))
+        for name, table in state.tables.items()
+        if "repair" in table and not is_for(table["repair"], sink)
+    )
+    known = (state.sinks or {}).get(sink.place)
+    return SinkShare(withheld, dict(known.loaded) if late and known is not None else {})
+
+
+def check_same_graph(state: State, sinks: Sequence[Sink], drop: Sequence[str]) -> None:
+    """Checks that a job that goes on from a savepoint has the sinks that it was started with.
+
+    Raises:
+        ConfigurationError: It has others, or in another order: state would go to a wrong one.
+    """
+    known = sorted(
+        (each for each in (state.sinks or {}).values() if each.position),
+        key=lambda each: each.position,
+    )
+    if drop or (known and [each.place for each in known] != [each.place for each in sinks]):
+        raise ConfigurationError(
+            "a savepoint is bound to the sinks of its job and to their order",
+            where="--drop_sink" if drop else "--sink, --savepoint_path",
+            expected=[each.uri for each in known],
+            found=list(drop) or [each.name for each in sinks],
+            mend="Give these sinks in this order; or begin without --savepoint_path, at the stored "
+            "positions, where sinks may be dropped and added",
+        )
+
+
+def numbered(sinks: Mapping[str, KnownSink], given: Sequence[Sink]) -> dict[str, KnownSink]:
+    """The sinks with their places in the graph of a continuous run."""
+    at = {each.place: number for number, each in enumerate(given, 1)}
+    return {
+        place: dataclasses.replace(each, position=at.get(place, 0)) for place, each in sinks.items()
+    }
+
+
+def after_round(
+    sinks: Mapping[str, KnownSink], given: Sequence[Sink], reports: Iterable[Report], number: int
+) -> dict[str, KnownSink]:
+    """The sinks once a round is committed.
+
+    Args:
+        sinks: As they were before it.
+        given: The sinks that it wrote.
+        reports: The round's reports.
+        number: The round.
+    """
+    with_rows = {
+        each.fields["sink"] for each in reports if each.kind == "sink" and each.fields["rows"]
+    }
+    changed = dict(sinks)
+    for sink in given:
+        known = changed.get(sink.place) or _new(sink)
+        wrote = number if sink.name in with_rows else known.wrote
+        changed[sink.place] = dataclasses.replace(known, applied=number, wrote=wrote)
+    return changed
+
+
+def _plan_sink(found: Membership, state: State, sink: Sink) -> None:
+    place, number = sink.place, state.number
+    known, held = found.sinks.get(place), sink.position(state.committed)
+    if held is not None and held.state_id != state.state_id:
+        # `check` says so, with what to do about it.
+        found.sinks.setdefault(place, _new(sink))
+        return
+    at = held.round if held is not None else 0
+    if not state.number and not state.tables:
+        # Nothing was read yet, so nobody can have missed anything.
+        found.sinks[place] = _new(sink)
+    elif known is None and state.sinks is None and held is not None:
+        # The document is of a version that did not know its sinks; the sink knows whose it is.
+        sink.refuse_old_meaning(state.committed)
+        known = dataclasses.replace(_new(sink), applied=number, wrote=0)
+        found.sinks[place] = known
+        if sink.capabilities.kind == "mirror" and at < number and not held.continuous:
+            _join(found, state, sink, at, "behind")
+    elif known is None:
+        if state.sinks is None:
+            sink.refuse_old_meaning(state.committed)
+        found.sinks[place] = _new(sink)
+        _join(found, state, sink, 0, "new")
+    else:
+        found.sinks[place] = dataclasses.replace(known, uri=sink.name)
+        missed = _missed(known, held is not None, at, number)
+        if known.state == "dropped":
+            # Rounds without rows leave no trace in a changelog.
+            kept = at if missed and held is not None else known.applied
+            _join(found, state, sink, kept if held is not None else 0, "given again")
+        elif missed and not (held is not None and held.continuous):
+            _join(found, state, sink, at, "behind" if held is not None else "gone, and made anew")
+    ahead = number + (1 if sink.capabilities.kind == "mirror" else 0)
+    if at > ahead and not (held is not None and held.continuous):
+        found.joins.add(place)
+        found.set_back.add(place)
+        found.notes.append(
+            f"{sink.name}: ahead: it holds round {at}, and the state directory, which was set "
+            f"back, round {number}"
+        )
+
+
+def _missed(known: KnownSink, there: bool, at: int, number: int) -> bool:
+    """True if a sink says that it lacks rounds that the state directory gave it."""
+    if not there:
+        return True
+    return at < (number if known.kind == "mirror" else known.wrote)
+
+
+def _join(found: Membership, state: State, sink: Sink, at: int, why: str) -> None:
+    """A sink that lacks what was read after round `at`."""
+    place, number, now = sink.place, state.number, now_us()
+    known = found.sinks[place]
+    found.joins.add(place)
+    if sink.capabilities.kind == "mirror":
+        found.sinks[place] = dataclasses.replace(
+            known,
+            state="loading",
+            loading=tuple(sorted(state.tables)),
+            changed_us=now,
+            applied=number,
+        )
+        found.notes.append(
+            f"{sink.name}: {why}: it lacks what was read after round {at}; each table is loaded "
+            "to it again"
+        )
+        return
+    since = known.changed_us if why == "given again" and at else 0
+    # One that was made anew lacks all that was before, whatever it lacked before that.
+    lacks = (*(known.lacks if at else ()), Lack(at, number, since, now))
+    found.sinks[place] = dataclasses.replace(
+        known,
+        state="active",
+        lacks=lacks,
+        whole_from=number + 1,
+        whole_from_us=now,
+        changed_us=now,
+        applied=number,
+        wrote=number,
+    )
+    found.notes.append(
+        f"{sink.name}: {why}: whole from round {number + 1} ({time_text(now)}) on; it lacks "
+        f"{lacks[-1]}"
+    )
+
+
+def _new(sink: Sink) -> KnownSink:
+    return KnownSink(sink.place, sink.name, sink.capabilities.kind)
+
+
+def _place_of(text: str, known: Mapping[str, KnownSink]) -> str:
+    """The place of a sink that is to be dropped; it may be one that cannot be opened any more."""
+    by_name = {each.uri: place for place, each in known.items()} | {each: each for each in known}
+    if text in by_name:
+        return by_name[text]
+    try:
+        place = open_sink(text).place
+    except DynabeamError:
+        place = ""
+    if place not in known:
+        raise ConfigurationError(
+            "the state directory has no such sink",
+            where=f"--drop_sink={text}",
+            expected=[each.uri for each in known.values() if each.state != "dropped"],
+            found=place or text,
+            mend="Write it as it was given to --sink",
+        )
+    return place
+
+
+def _is_begun(table: Mapping[str, Any] | None, place: str) -> bool:
+    """True if a snapshot that this sink gets is under way."""
+    repair = table.get("repair") if table is not None else None
+    if repair is None or not Repair.from_json(repair["plan"]).loads_all:
+        return False
+    return place in repair.get("sinks", (place,))
+
+
+def _raise_generations(
+    found: Membership, state: State, names: Sequence[str], sinks: Mapping[str, Sink]
+) -> set[tuple[str, str]]:
+    """Goes above the generations of mirrors that are ahead: older rows would win otherwise.
+
+    Returns:
+        Place and table of the mirrors for which that was needed.
+    """
+    raised: set[tuple[str, str]] = set()
+    for place in sorted(found.joins):
+        sink = sinks[place]
+        if sink.capabilities.kind != "mirror":
+            continue
+        for name in names:
+            table = state.tables[name]
+            newest = sink.newest_generation(Table.from_json(table["table"]))
+            if newest <= table["generation"]:
+                continue
+            # What begins the load makes it one higher.
+            table.setdefault("whole_generation", table["generation"])
+            table["generation"] = newest
+            raised.add((place, name))
+            known = found.sinks[place]
+            found.sinks[place] = dataclasses.replace(
+                known,
+                state="loading",
+                loading=tuple(sorted({*known.loading, name})),
+                changed_us=now_us(),
+            )
+    return raised
+
+
+def _begin_load(
+    state: State,
+    name: str,
+    places: Sequence[str],
+    given: tuple[str, Any] | None,
+    options: ReplicateOptions,
+    *,
+    shared: bool,
+) -> None:
+    table = state.tables[name]
+    reuse = _usable(table, given, options)
+    if not reuse and (not options.bucket or options.access is None):
+        since = _read_until_us(table)
+        newer = f" of a time after {time_text(since)}" if since else ""
+        raise ConfigurationError(
+            f"the mirror is new or lacks rounds, and there is nothing to load table {name} from",
+            where=f"--sink={(state.sinks or {})[places[0]].uri}",
+            mend=(
+                f"Give --s3_export_bucket, or an --export of the table{newer}; or leave the "
+                "mirror out, or give it a state directory of its own"
+            ),
+        )
+    if not reuse and options.access is not None:
+        streams = table["stream"] is not None
+        describe_ready(options.access, name, stream=streams, export=True)
+    begin_repair(
+        table,
+        [],
+        GapPolicy.RESNAPSHOT,
+        options.access,
+        sinks=None if shared else places,
+    )
+    if reuse:
+        table["snapshot"]["reuse"] = reuse
+        table["snapshot"]["not_before_us"] = 0
+
+
+def _usable(
+    table: Mapping[str, Any], given: tuple[str, Any] | None, options: ReplicateOptions
+) -> str:
+    """An export that was given and shows all that was read so far; empty if there is none."""
+    if given is None:
+        newest = [each for each in options.exports if newest_age_us(each)]
+        return newest[0] if newest and table["stream"] is None else ""
+    location, manifest = given
+    manifest.check_table(Table.from_json(table["table"]))
+    since = _read_until_us(table)
+    return location if manifest.export_time_us - FUZZ_US >= since else ""
+
+
+def _read_until_us(table: Mapping[str, Any]) -> int:
+    """No change that was read from the stream is newer, microseconds since 1970; 0 if none was."""
+    stream = table["stream"]
+    if stream is None:
+        return 0
+    seen = [each.get("at_us", 0) for each in stream.get("seen", {}).values()]
+    return max([int(table["totals"]["newest_us"]), *map(int, seen)])
