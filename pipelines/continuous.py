@@ -171,7 +171,7 @@ def prepare(
     known = set(state.tables)
     names = check_tables(options, state)
     directory.keep_identity(state)
-    _prepare_sinks(options, directory, state, found, sinks, names)
+    _prepare_sinks(options, directory, state, found=found, sinks=sinks, names=names)
     if runner.savepoint:
         folder = current(directory, state)
         forget_stops(folder)
@@ -189,6 +189,7 @@ def _prepare_sinks(
     options: ReplicateOptions,
     directory: StateDirectory,
     state: State,
+    *,
     found: Membership,
     sinks: Sequence[Sink],
     names: Sequence[str],

@@ -1,0 +1,421 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A state directory knows its sinks: left out, dropped, given again, new, restored, ahead."""
+
+import json
+import random
+import shutil
+from datetime import timedelta
+
+import pytest
+
+from pipelines.command_line import main
+from pipelines.state_directory import StateDirectory
+from tests.pipelines.runs import ExportFolder, World, orders
+from tests.pipelines.time_machine import TimeMachine
+from tests.sinks.targets import Target, published, read_back, read_changes
+from transforms.sinks.duckdb_mirror import DuckDBMirror
+from transforms.sinks.file_changelog import FileChangelog
+from transforms.tables import KeyAttribute, KeySchema, Table
+from transforms.values.keys import encode_key
+
+ORDERS = Table("orders", KeySchema(KeyAttribute("id", "S")))
+MIRRORS = [Target("duckdb:///FOLDER/new.duckdb?layout=packed"), Target("postgresql://SERVER")]
+CHANGELOGS = [Target("file:///FOLDER/new"), Target("file:///FOLDER/new?format=parquet")]
+KEPT_LOG, KEPT_MIRROR = Target("file:///FOLDER/out"), Target("duckdb:///FOLDER/kept.duckdb")
+
+
+class Run(World):
+    """A world whose time passes at will, with a mirror and a changelog that are always given."""
+
+    def __init__(self, folder, capsys, monkeypatch):
+        super().__init__(folder, capsys)
+        self.catch_up()
+        self.time = TimeMachine(monkeypatch, self.clock)
+        self.random = random.Random(5)
+        self.kept = [self.uri(KEPT_MIRROR), self.uri(KEPT_LOG)]
+
+    def uri(self, target):
+        return str(target.open(self.folder).uri)
+
+    def put(self, *names, value=0):
+        self.sim.put_many("orders", [{"id": {"S": n}, "total": {"N": str(value)}} for n in names])
+
+    def delete(self, *names):
+        self.sim.delete_many("orders", [{"id": {"S": n}} for n in names])
+
+    def work(self, minutes=5):
+        """Puts, updates and deletes while time passes."""
+        for _ in range(3):
+            self.time.let_pass(timedelta(minutes=minutes) / 3)
+            names = [f"k{self.random.randrange(20)}" for _ in range(6)]
+            self.put(*names[:4], value=self.random.randrange(1000))
+            self.delete(*names[4:])
+        self.time.let_pass(timedelta(minutes=2))
+
+    def replicate(self, *options, extra=(), sinks=None):
+        sinks = self.kept if sinks is None else sinks
+        given = [f"--sink={each}" for each in [*sinks, *extra]]
+        if not any("bucket" in each or "export" in each for each in options):
+            options = (*options, "--s3_export_bucket=exports")
+        return self.run(
+            "--tables=orders", "--buckets=2", *[o for o in options if o != "no bucket"], sinks=given
+        )
+
+    def ok(self, *options, **more):
+        ended = self.replicate(*options, **more)
+        assert ended.code == 0, ended.err
+        return ended
+
+    def command(self, name, *options):
+        self.capsys.readouterr()
+        code = main([name, f"--state_dir={self.state_dir}", *options])
+        return code, *self.capsys.readouterr()
+
+    def status(self):
+        _, out, _ = self.command("status", "--json", "--max_quiet=0")
+        document = json.loads(out)
+        return {each["uri"]: each for each in document["sinks"]}, document["reasons"]
+
+    def held(self, target):
+        return read_back(target, target.open(self.folder), [ORDERS])["orders"]
+
+    def truth(self):
+        return {encode_key(each, ORDERS.keys): each for each in self.sim.items("orders")}
+
+    def assert_equal(self, *targets):
+        for each in (KEPT_MIRROR, *targets):
+            assert self.held(each) == self.truth(), each.uri
+
+    def changes(self, target):
+        """`(key, version, op)` of everything in a changelog."""
+        found = read_changes(target, target.open(self.folder))
+        return sorted((each["keys"]["id"]["S"], each["version"], each["op"]) for each in found)
+
+    def document(self):
+        return json.loads((self.state_dir / "state.json").read_text())
+
+
+@pytest.fixture
+def world(credentials, tmp_path, capsys, monkeypatch):
+    world = Run(tmp_path, capsys, monkeypatch)
+    with world.sim:
+        world.put(*(f"k{n}" for n in range(12)), "gone while away", "stays")
+        world.work(30)
+        yield world
+
+
+def away(world, *options, **more):
+    """What a sink misses: deletes, puts, updates, a key that comes and goes."""
+    world.delete("gone while away")
+    world.put("new while away", "came and went", value=7)
+    world.work()
+    world.ok(*options, **more)
+    world.delete("came and went")
+    world.work()
+    world.ok(*[o for o in options if not o.startswith("--drop")], **more)
+
+
+class TestLeftOut:
+    @pytest.mark.parametrize("target", [MIRRORS[0], CHANGELOGS[0]], ids=lambda each: each.id)
+    def test_refused_before_anything_is_read_and_named(self, world, target):
+        uri = world.uri(target)
+        world.ok(extra=[uri])
+        world.work()
+        before = (
+            world.document(),
+            world.held(target),
+            published(KEPT_LOG, KEPT_LOG.open(world.folder)),
+        )
+        ended = world.replicate()
+        assert ended.code == 1
+        (line,) = ended.error_lines
+        assert f"--sink={uri}" in line
+        assert f"--drop_sink={uri}" in line
+        assert "left out" in line
+        after = (
+            world.document(),
+            world.held(target),
+            published(KEPT_LOG, KEPT_LOG.open(world.folder)),
+        )
+        assert after == before
+        code, _, err = world.command(
+            "retry", *world.options, *(f"--sink={each}" for each in world.kept)
+        )
+        assert (code, f"--drop_sink={uri}" in err) == (1, True)
+        # All of them, in another spelling and order: the same sinks.
+        path = f"{world.folder}/./x/.."
+        respelt = [each.replace(str(world.folder), path) for each in [uri, *world.kept]]
+        world.ok(sinks=respelt)
+        world.assert_equal()
+
+    def test_a_typo_in_a_path_is_a_sink_that_is_left_out(self, world):
+        world.ok()
+        typo = world.kept[1].replace("/out", "/uot")
+        ended = world.replicate(sinks=[world.kept[0], typo])
+        assert ended.code == 1
+        assert f"--sink={world.kept[1]}" in ended.err
+        assert typo in ended.err
+        assert not (world.folder / "uot").exists()
+
+    def test_dropped_for_good_and_told(self, world):
+        target = CHANGELOGS[0]
+        uri = world.uri(target)
+        world.ok(extra=[uri])
+        before = world.changes(target)
+        world.work()
+        ended = world.ok(f"--drop_sink={uri}")
+        assert f"{uri}: dropped after round" in ended.err
+        assert f"not written to {uri}: dropped" in ended.out
+        sinks, reasons = world.status()
+        assert (sinks[uri]["state"], reasons) == ("dropped", [])
+        for options in [(), (f"--drop_sink={uri}",)]:
+            world.work()
+            ended = world.ok(*options)
+            assert "dropped after" not in ended.err
+        assert world.changes(target) == before
+
+    def test_what_cannot_be_dropped(self, world):
+        world.ok()
+        for uri, said in [("file:nowhere", "no such sink"), (world.kept[0], "given and dropped")]:
+            ended = world.replicate(f"--drop_sink={uri}")
+            assert (ended.code, said in ended.err) == (1, True), ended.err
+
+
+class TestBroughtUp:
+    @pytest.mark.parametrize("target", MIRRORS, ids=lambda each: each.id)
+    @pytest.mark.parametrize("how", ["new", "dropped"])
+    def test_a_mirror_gets_a_snapshot_of_its_own(self, world, target, how):
+        uri = world.uri(target)
+        if how == "dropped":
+            world.ok(extra=[uri])
+            assert "gone while away" in {each["id"]["S"] for each in world.held(target).values()}
+            away(world, f"--drop_sink={uri}")
+        else:
+            world.ok()
+            away(world)
+        before = world.changes(KEPT_LOG)
+        world.put("in the last run", value=3)
+        world.delete("stays")
+        world.work()
+        ended = world.ok(extra=[uri])
+        assert "generation 2" in ended.err
+        assert f"{uri}: whole: every table is loaded to it" in ended.err
+        world.assert_equal(target)
+        after = world.changes(KEPT_LOG)
+        assert set(before) <= set(after)
+        assert len(after) == len(set(after))
+        assert [each for each in set(after) - set(before) if each[2] == "r"] == []
+        sinks, reasons = world.status()
+        assert {each["state"] for each in sinks.values()} == {"active"}
+        assert reasons == []
+        world.delete("in the last run", "k1")
+        world.work()
+        world.ok(extra=[uri])
+        world.assert_equal(target)
+
+    @pytest.mark.parametrize("target", CHANGELOGS, ids=lambda each: each.id)
+    def test_a_changelog_is_told_what_it_lacks(self, world, target):
+        uri = world.uri(target)
+        world.ok()
+        first = world.document()["round"]
+        world.work()
+        known = set(world.changes(KEPT_LOG))
+        ended = world.ok(extra=[uri])
+        said = f"whole from round {first + 1} ("
+        assert f"{uri}: new: {said}" in ended.err
+        assert said in ended.out
+        assert set(world.changes(target)) == set(world.changes(KEPT_LOG)) - known
+        marker = json.loads((world.folder / "new" / "_dynabeam.json").read_text())
+        assert (marker["whole_from"], len(marker["lacks"])) == (first + 1, 1)
+        assert (marker["lacks"][0]["after_round"], marker["lacks"][0]["through_round"]) == (
+            0,
+            first,
+        )
+        held = world.document()["round"]
+        away(world, f"--drop_sink={uri}")
+        missed = set(world.changes(KEPT_LOG))
+        last = world.document()["round"]
+        world.work()
+        ended = world.ok(extra=[uri])
+        lacks = f"rounds {held + 1} to {last}"
+        assert lacks in ended.err
+        for _ in range(2):
+            sinks, reasons = world.status()
+            assert said not in sinks[uri]["text"]
+            assert f"whole from round {last + 1}" in sinks[uri]["text"]
+            assert [
+                f"rounds 1 to {first}" in sinks[uri]["lacks"][0],
+                lacks in sinks[uri]["lacks"][1],
+            ] == [True, True]
+            assert reasons == []
+            marker = json.loads((world.folder / "new" / "_dynabeam.json").read_text())
+            assert [each["through_round"] for each in marker["lacks"]] == [first, last]
+            world.work()
+            world.ok(extra=[uri])
+        had = set(world.changes(target))
+        assert had.isdisjoint(missed - had)
+        assert set(world.changes(KEPT_LOG)) - missed <= had
+        world.assert_equal()
+
+    @pytest.mark.parametrize("options", [("--snapshot=never", "no bucket"), ("no bucket",)])
+    def test_nothing_to_load_from(self, world, options):
+        world.ok(*((options[0], "no bucket") if len(options) > 1 else ()))
+        before = world.document()
+        uri = world.uri(MIRRORS[0])
+        world.work()
+        old = ExportFolder(world.folder / "old")
+        given = (*options, old.option) if len(options) == 1 else options
+        ended = world.replicate(*given, extra=[uri])
+        assert ended.code == 1
+        (line,) = ended.error_lines
+        assert f"--sink={uri}" in line
+        assert "--s3_export_bucket" in line
+        assert world.document() == before
+        assert not (world.folder / "new.duckdb").exists()
+
+    def test_from_an_export_that_is_given_again(self, place, export, tmp_path):
+        """Without a stream and without AWS."""
+        assert place.run(export.option, sinks=place.sinks[1:]).code == 0
+        before = sorted(place.published())
+        ended = place.run(export.option)
+        assert ended.code == 0, ended.err
+        assert len(place.rows()) == 40
+        assert sorted(place.published()) == before
+        assert place.run(export.option).code == 0
+        newer = ExportFolder(tmp_path / "newer", orders(20, start=10))
+        uri = f"duckdb:///{tmp_path}/third.duckdb"
+        ended = place.run(newer.option, sinks=[*place.sinks, f"--sink={uri}"])
+        assert ended.code == 0, ended.err
+        third = Target("duckdb:///FOLDER/third.duckdb")
+        held = read_back(third, third.open(tmp_path), [ORDERS])["orders"]
+        assert held == {encode_key(each, ORDERS.keys): each for each in orders(20, start=10)}
+
+    def test_a_file_that_was_restored_from_an_older_copy(self, world):
+        world.ok()
+        path = world.folder / "kept.duckdb"
+        copy = path.read_bytes()
+        away(world)
+        path.write_bytes(copy)
+        world.work()
+        ended = world.ok()
+        assert "behind: it lacks what was read after round" in ended.err
+        world.assert_equal()
+
+    def test_a_file_that_is_gone(self, world):
+        world.ok()
+        away(world)
+        (world.folder / "kept.duckdb").unlink()
+        ended = world.ok()
+        assert "gone, and made anew" in ended.err
+        world.assert_equal()
+
+    def test_a_changelog_that_was_restored_from_an_older_copy(self, world):
+        world.ok()
+        first = world.document()["round"]
+        shutil.copytree(world.folder / "out", world.folder / "copy")
+        away(world)
+        last = world.document()["sinks"][str(world.folder / "out")]["wrote"]
+        assert last > first
+        shutil.rmtree(world.folder / "out")
+        (world.folder / "copy").rename(world.folder / "out")
+        world.work()
+        ended = world.ok()
+        assert "behind: whole from round" in ended.err
+        sinks, _ = world.status()
+        assert len(sinks[world.kept[1]]["lacks"]) == 1
+        world.ok()
+        assert world.status()[0] == {
+            uri: {**each, "applied": world.document()["round"]} for uri, each in sinks.items()
+        }
+
+    def test_killed_between_all_steps(self, world, monkeypatch):
+        """Dies before and after each commit, check and sweep, and ends the same."""
+        target = MIRRORS[0]
+        uri = world.uri(target)
+        world.ok(extra=[uri])
+        away(world, f"--drop_sink={uri}")
+        steps = [
+            (StateDirectory, "commit"),
+            (DuckDBMirror, "check"),
+            (FileChangelog, "publish"),
+            (DuckDBMirror, "remove_older_generations"),
+        ]
+        for owner, name in steps:
+            for when in ("before", "after"):
+                real = getattr(owner, name)
+
+                def die(self, *given, when=when, real=real, **more):
+                    if when == "after":
+                        real(self, *given, **more)
+                    raise KeyboardInterrupt
+
+                with monkeypatch.context() as patch:
+                    patch.setattr(owner, name, die)
+                    world.put(f"{name} {when}")
+                    world.work()
+                    assert world.replicate(extra=[uri]).code == 130
+        world.ok(extra=[uri])
+        world.assert_equal(target)
+        changes = world.changes(KEPT_LOG)
+        assert len(changes) == len(set(changes))
+        assert world.document()["sinks"][str(world.folder / "new.duckdb")]["state"] == "active"
+
+    def test_a_document_that_did_not_know_its_sinks(self, world):
+        world.ok()
+        away(world)
+        path = world.state_dir / "state.json"
+        document = world.document()
+        del document["sinks"]
+        path.write_text(json.dumps(document))
+        world.work()
+        ended = world.ok()
+        assert "loading" not in ended.err
+        world.assert_equal()
+        assert {each["state"] for each in world.document()["sinks"].values()} == {"active"}
+        document = world.document()
+        del document["sinks"]
+        path.write_text(json.dumps(document))
+        uri = world.uri(MIRRORS[0])
+        world.ok(extra=[uri])
+        world.assert_equal(MIRRORS[0])
+
+
+class TestAhead:
+    def test_a_state_directory_that_was_restored(self, world):
+        """What it reads again is in no changelog twice, and mirrors stay what the table is."""
+        world.ok()
+        shutil.copytree(world.state_dir, world.folder / "copy")
+        away(world)
+        all_changes = world.changes(KEPT_LOG)
+        shutil.rmtree(world.state_dir)
+        (world.folder / "copy").rename(world.state_dir)
+        world.work()
+        ended = world.ok()
+        assert ended.err.count("ahead: it holds round") == 2
+        assert "what it had of later rounds is in" in ended.err
+        world.assert_equal()
+        changes = world.changes(KEPT_LOG)
+        assert len(changes) == len(set(changes))
+        assert set(all_changes) <= set(changes)
+        (aside,) = (world.folder / "out" / "_staging").iterdir()
+        assert any(each.is_file() for each in aside.rglob("*"))
+        world.work()
+        world.ok()
+        world.assert_equal()
+        assert aside.exists()
+
+    def test_with_rows_of_a_later_generation(self, world):
+        """Changes that are read again would lose against them, for ever."""
+        world.ok()
+        shutil.copytree(world.state_dir, world.folder / "copy")
+        world.command("snapshot", "--tables=orders", *world.options)
+        away(world)
+        assert world.document()["tables"]["orders"]["generation"] == 2
+        shutil.rmtree(world.state_dir)
+        (world.folder / "copy").rename(world.state_dir)
+        world.delete("new while away")
+        world.put("stays", value=99)
+        world.work()
+        world.ok()
+        world.assert_equal()
+        assert world.document()["tables"]["orders"]["generation"] == 3
