@@ -3,6 +3,8 @@
 the rule in its documentation: per key the highest version counts.
 """
 
+import dataclasses
+import pathlib
 import tempfile
 
 import pyarrow as pa
@@ -11,9 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.sinks.changes import NO_ROUND, Change, blocks, newest, round_number, table
-from tests.sinks.targets import TARGETS, read_back, run_round
+from tests.sinks.targets import TARGETS, deliver, read_back, run_round
 from tests.values.strategies import items
+from transforms.errors import SinkError
 from transforms.key_range import KeyRange
+from transforms.sinks.base import SinkPosition
+from transforms.sinks.membership import Lack
 from transforms.values.keys import encode_key
 from transforms.values.plain_json import same_item
 
@@ -324,3 +329,116 @@ class TestTables:
     def key(of, at):
         values = {"S": f"k{at}", "N": str(at), "B": "AA=="}
         return {each.name: {each.type: values[each.type]} for each in of.keys.attributes}
+
+
+class TestMembership:
+    """Left out, given again, brought up: what the driver does, by the sink's own methods."""
+
+    FIRST = (Change(5, item("stays", x={"N": "1"})), Change(6, item("gone while away")))
+    MISSED = (
+        Change(7, None, keys=item("gone while away")),
+        Change(8, item("new while away")),
+        Change(9, item("stays", x={"N": "2"})),
+    )
+    # What an export of after that shows, at the next generation.
+    LOADED = (
+        Change(0, item("stays", x={"N": "2"}), generation=2),
+        Change(0, item("new while away"), generation=2),
+    )
+    LATER = (Change(20, None, keys=item("new while away"), generation=2),)
+
+    def test_how_far_it_is(self, target, tmp_path):
+        sink = target.open(tmp_path)
+        assert sink.position(NO_ROUND) is None
+        sink.examine([ORDERS], NO_ROUND)
+        assert sink.position(NO_ROUND) is None
+        sink.check([ORDERS], NO_ROUND)
+        assert sink.position(NO_ROUND) == SinkPosition(NO_ROUND.state_id, 0)
+        run_round(sink, [ORDERS], blocks(ORDERS, self.FIRST), round_number(1), NO_ROUND)
+        assert sink.position(round_number(1)) == SinkPosition(NO_ROUND.state_id, 1)
+        deliver(sink, blocks(ORDERS, self.MISSED), round_number(2))
+        # Committed, and the process died before it was published.
+        assert sink.position(round_number(2)) == SinkPosition(NO_ROUND.state_id, 2)
+
+    def test_looking_changes_nothing(self, target, tmp_path):
+        sink = once(target, tmp_path, ORDERS, self.FIRST)
+        others = [BY_NUMBER, table("another")]
+        for joins in (False, True):
+            sink.examine([ORDERS, *others], round_number(1), joins=joins)
+            sink.examine([ORDERS, *others], round_number(9 if joins else 1), joins=joins)
+        assert sink.position(round_number(1)) == SinkPosition(NO_ROUND.state_id, 1)
+        sink.check([ORDERS], round_number(1))
+        assert_holds(target, sink, {ORDERS: self.FIRST})
+
+    def test_left_out_and_given_again(self, target, tmp_path):
+        sink = once(target, tmp_path, ORDERS, self.FIRST)
+        assert sink.newest_generation(ORDERS) == (1 if target.is_mirror else 0)
+        committed = round_number(4)
+        if target.is_mirror:
+            with pytest.raises(SinkError, match="behind"):
+                sink.check([ORDERS], committed)
+            with pytest.raises(SinkError, match="behind"):
+                sink.examine([ORDERS], committed)
+        sink.check([ORDERS], committed, joins=True)
+        sink.recover(committed)
+        sink.check([ORDERS], committed)
+        if target.is_mirror:
+            run_round(sink, [ORDERS], blocks(ORDERS, self.LOADED), round_number(5), committed)
+            assert sink.newest_generation(ORDERS) == 2
+            assert sink.remove_older_generations(ORDERS, 2) == 1
+            expected = self.FIRST + self.MISSED + self.LOADED
+        else:
+            lack = Lack(1, 4, 1_000_000, 2_000_000)
+            sink.tell_lacks([lack], 5, 2_000_000)
+            run_round(sink, [ORDERS], [], round_number(5), committed)
+            marker = sink.files().read_marker()
+            assert (marker.lacks, marker.whole_from) == ((lack,), 5)
+            expected = self.FIRST
+        run_round(sink, [ORDERS], blocks(ORDERS, self.LATER), round_number(6), round_number(5))
+        assert_holds(target, sink, {ORDERS: expected + self.LATER})
+        if not target.is_mirror:
+            assert sink.files().read_marker().lacks == (lack,)
+
+    def test_new_to_a_state_directory_with_rounds(self, target, tmp_path):
+        sink, committed = target.open(tmp_path), round_number(7)
+        for refused in (sink.check, sink.examine):
+            with pytest.raises(SinkError, match="round 7"):
+                refused([ORDERS], committed)
+        sink.examine([ORDERS], committed, joins=True)
+        assert sink.position(committed) is None
+        sink.check([ORDERS], committed, joins=True)
+        sink.recover(committed)
+        assert sink.position(committed) == SinkPosition(committed.state_id, 7)
+        run_round(sink, [ORDERS], blocks(ORDERS, self.LOADED), round_number(8), committed)
+        assert_holds(target, sink, {ORDERS: self.LOADED})
+
+    def test_ahead_of_a_state_directory_that_was_set_back(self, target, tmp_path):
+        sink = once(target, tmp_path, ORDERS, self.FIRST)
+        for number in (2, 3):
+            part = blocks(ORDERS, self.MISSED[number - 2 :: 2])
+            run_round(sink, [ORDERS], part, round_number(number), round_number(number - 1))
+        committed = round_number(1)
+        aside = sink.set_back(committed)
+        assert bool(aside) is not target.is_mirror
+        sink.check([ORDERS], committed, joins=True)
+        sink.recover(committed)
+        assert sink.position(committed) == SinkPosition(committed.state_id, 1)
+        # What was read then is read again.
+        again = blocks(ORDERS, self.MISSED)
+        run_round(sink, [ORDERS], again, round_number(2, "again"), committed)
+        assert_holds(target, sink, {ORDERS: self.FIRST + self.MISSED})
+        if not target.is_mirror:
+            assert len(list(pathlib.Path(aside).rglob("part-*"))) == 2
+            seen = [
+                each
+                for each in pathlib.Path(sink.place).rglob("part-*")
+                if "_staging" not in each.parts
+            ]
+            assert len(seen) == 2
+
+    def test_another_state_directory_even_if_it_joins(self, target, tmp_path):
+        sink = once(target, tmp_path, ORDERS, self.FIRST)
+        other = dataclasses.replace(round_number(1), state_id="state-2")
+        for refused in (sink.check, sink.examine):
+            with pytest.raises(SinkError, match="belongs to state directory"):
+                refused([ORDERS], other, joins=True)
