@@ -8,7 +8,8 @@ deletes too. Then:
 * unpacked: one typed column per top-level attribute, and `_other`, a JSON object with every
   attribute that does not fit its column, exactly as DynamoDB JSON: another type than the column's,
   a number that its decimal type cannot hold, a NULL, a name that is taken or impossible, and what
-  is beyond `MAX_COLUMNS`. `_other` is null if there is nothing to keep.
+  is beyond the bounds of `transforms.values.column_bounds`. `_other` is null if there is nothing
+  to keep.
 
 Names are compared without regard to case, as DuckDB, Spark and most readers do: of `Name` and
 `name`, the one met first gets the column. A key attribute whose name is taken has no column; it is
@@ -29,13 +30,13 @@ from transforms.errors import ConfigurationError
 from transforms.sinks.change_lines import key_objects
 from transforms.sinks.uri import SinkUri
 from transforms.tables import KeySchema, Table
+from transforms.values.column_bounds import MAX_COLUMNS
 from transforms.values.column_types import DEFAULT_NUMBERS, ColumnTypes, NumberType
 from transforms.values.columns import NestedForm, UnpackedColumns, discover, unpack
 
 __all__ = [
     "ITEM",
     "LAYOUT_OPTIONS",
-    "MAX_COLUMNS",
     "OTHER",
     "RowLayout",
     "RowOptions",
@@ -43,13 +44,9 @@ __all__ = [
 ]
 
 LAYOUT_OPTIONS = ("layout", "numbers", "nested")
-MAX_COLUMNS = 500
-"""Attributes of one table that get a column of their own, the key's included."""
 ITEM = "item"
 OTHER = "_other"
 
-_NO_COLUMN = "NULL"
-"""The tag under which `unpack` looks for an attribute and sends all of it to `other`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +121,7 @@ class RowLayout:
 
     @property
     def types(self) -> ColumnTypes:
-        """All attributes known, those that can have no column with tag `NULL`."""
+        """All attributes known, those that were only ever NULL with that tag."""
         return self._types
 
     @property
@@ -182,16 +179,16 @@ class RowLayout:
         return unpack(images, self._types, numbers=options.numbers, nested=options.nested)
 
     def _add(self, attributes: Iterable[tuple[str, str]]) -> None:
-        """Adds attributes that are new; those that can have no column under the tag `NULL`."""
+        """Adds attributes that are new and can have a column."""
         for name, tag in attributes:
-            if self._types.tags.get(name, _NO_COLUMN) != _NO_COLUMN:
+            if self._has_column(name) or self._is_blocked(name):
                 continue
-            tag_now = _NO_COLUMN if self._is_blocked(name) else tag
-            self._types = self._types.with_attributes(
-                [(name, tag_now)], max_columns=self._max_columns
-            )
-            if name in self._types.columns:
+            self._types = self._types.with_attributes([(name, tag)], max_columns=self._max_columns)
+            if self._has_column(name):
                 self._taken.add(name.lower())
+
+    def _has_column(self, name: str) -> bool:
+        return self._types.tags.get(name, "NULL") != "NULL"
 
     def _is_blocked(self, name: str) -> bool:
         return not name or "\0" in name or name.lower() in self._taken

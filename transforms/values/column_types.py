@@ -5,6 +5,7 @@ DynamoDB tables have no schema, so the columns are found by looking, in the orde
 attributes are met, and only ever grow. An attribute's column has the type of the first value met
 that is not NULL; values of other types do not change it (they go to the `other` column). An
 attribute that was only ever NULL is remembered, so that it is looked for, but has no column yet.
+How many there may be, and how long their names: `transforms.values.column_bounds`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 import pyarrow as pa
 
 from transforms.errors import ConfigurationError, StateError
+from transforms.values.column_bounds import MAX_NAMES_BYTES, name_bytes, name_fits
 
 __all__ = ["ATTRIBUTE_TAGS", "DEFAULT_NUMBERS", "MAX_COLUMNS", "ColumnTypes", "NumberType"]
 
@@ -68,21 +70,33 @@ class ColumnTypes:
 
         Args:
             other: What else was found.
-            max_columns: How many attributes there may be in all.
+            max_columns: How many columns there may be, and how many attributes without one.
         """
         return self.with_attributes(other.tags.items(), max_columns=max_columns)
 
     def with_attributes(
         self, attributes: Iterable[tuple[str, str]], *, max_columns: int = MAX_COLUMNS
     ) -> ColumnTypes:
-        """Return these columns followed by those of new `(name, tag)` pairs; see `merge`."""
+        """Return these columns followed by those of new `(name, tag)` pairs; see `merge`.
+
+        Names beyond the bounds of `transforms.values.column_bounds` are left out.
+        """
+        new = [each for each in attributes if self._is_news(*each)]
+        if not new:
+            return self
         tags = dict(self.tags)
-        for name, tag in attributes:
-            if tags.get(name) == "NULL" and tag != "NULL":
-                del tags[name]  # its new column comes last
-            if len(tags) < max_columns:
-                tags.setdefault(name, tag)
+        # Room is counted apart: what was only ever NULL takes no column from what has values.
+        room = {without: _Room(tags, without, max_columns) for without in (True, False)}
+        for name, tag in new:
+            if tags.get(name) in (None, "NULL") and tags.get(name) != tag:
+                if room[tag == "NULL"].take(name):
+                    tags.pop(name, None)  # its new column comes last
+                    tags[name] = tag
         return ColumnTypes(tags) if tags != self.tags else self
+
+    def _is_news(self, name: str, tag: str) -> bool:
+        known = self.tags.get(name)
+        return known is None and name_fits(name) or (known == "NULL" and tag != "NULL")
 
     def to_json(self) -> list[list[str]]:
         """Return `[[name, tag], ...]` in column order."""
@@ -99,6 +113,23 @@ class ColumnTypes:
             return cls({str(name): str(tag) for name, tag in value})
         except (TypeError, ValueError) as error:
             raise StateError("Column types are a list of [name, tag] pairs", found=value) from error
+
+
+class _Room:
+    """What is left for attributes with a column, or for those without."""
+
+    def __init__(self, tags: Mapping[str, str], without_column: bool, attributes: int) -> None:
+        names = [name for name, tag in tags.items() if (tag == "NULL") == without_column]
+        self._attributes = attributes - len(names)
+        self._bytes = MAX_NAMES_BYTES - sum(map(name_bytes, names))
+
+    def take(self, name: str) -> bool:
+        size = name_bytes(name)
+        if self._attributes < 1 or self._bytes < size or not name_fits(name):
+            return False
+        self._attributes -= 1
+        self._bytes -= size
+        return True
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ import pyarrow.compute as pc
 
 from transforms.errors import ValueDecodeError
 from transforms.values.byte_columns import offsets_and_bytes
+from transforms.values.column_bounds import name_fits
 from transforms.values.column_payloads import payload_column
 from transforms.values.column_types import (
     ATTRIBUTE_TAGS,
@@ -47,7 +48,7 @@ from transforms.values.column_types import (
 from transforms.values.few_columns import FEW_ROWS, unpack_few
 from transforms.values.python_values import shown
 from transforms.values.unpacked_columns import NestedForm, UnpackedColumns, batch_of
-from transforms.values.value_texts import compacted, extract_values
+from transforms.values.value_texts import compacted, extract_values, object_names
 
 __all__ = ["ColumnTypes", "NestedForm", "NumberType", "UnpackedColumns", "discover", "unpack"]
 
@@ -118,7 +119,7 @@ def discover(
     sample = 64
     # A few rows show most attributes. Only rows that these do not explain are looked at further,
     # more of them each time, so that a table of ever new names costs no pass per name.
-    while len(rows) and len(types.tags) < max_columns:
+    while len(rows) and len(types.columns) < max_columns:
         for row in rows[:sample].tolist():
             types = types.with_attributes(
                 _attributes(_raw_item(images, row)), max_columns=max_columns
@@ -215,7 +216,7 @@ def _exact_others(
     """Work out `other` item by item, for the rows that have attributes without a column."""
     take = pa.array(rows)
     fitting = {name: _valid(column.take(take)) for name, column in columns.items()}
-    unknown = ColumnTypes()
+    unknown: dict[tuple[str, str], None] = {}
     texts: list[str | None] = []
     for at, row in enumerate(rows.tolist()):
         item = _raw_item(images, row)
@@ -225,12 +226,12 @@ def _exact_others(
             if name not in fitting or not fitting[name][at]
         }
         texts.append(msgspec.json.encode(rest).decode() if rest else None)
-        unknown = unknown.with_attributes(
-            (name, tag)
+        unknown.update(
+            ((name, tag), None)
             for name, tag in _attributes(rest)
-            if types.tags.get(name, "") in ("", "NULL") and tag != types.tags.get(name)
+            if types.tags.get(name, "NULL") == "NULL" and tag != types.tags.get(name)
         )
-    return pa.array(texts, pa.string()), unknown
+    return pa.array(texts, pa.string()), ColumnTypes().with_attributes(unknown)
 
 
 def _raw_item(images: pa.Array, row: int) -> dict[str, msgspec.Raw]:
@@ -238,18 +239,33 @@ def _raw_item(images: pa.Array, row: int) -> dict[str, msgspec.Raw]:
     try:
         item = _RAW_ITEM.decode(image)
         msgspec.json.decode(image)  # a raw value is not looked into
-    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
-        raise ValueDecodeError(
-            f"An image is not a JSON object in UTF-8 ({error})",
-            where=f"row {row}",
-            found=shown(image),
-        ) from error
+    except RecursionError:
+        return _raw_deep_item(images.slice(row, 1), row)
+    except (msgspec.MsgspecError, UnicodeError) as error:
+        raise _no_object(image, row, str(error)) from error
     return item
+
+
+def _raw_deep_item(image: pa.Array, row: int) -> dict[str, msgspec.Raw]:
+    """Cut up an image that nests deeper than a recursive parser goes; DuckDB's is none."""
+    names = object_names(image)[0].as_py()
+    if names is None:
+        raise _no_object(image[0].as_py(), row, "nested deeply")
+    values = extract_values(image, names)
+    return {
+        name: msgspec.Raw(value[0].as_py()) for name, value in zip(names, values, strict=True)
+    }
+
+
+def _no_object(image: object, row: int, why: str) -> ValueDecodeError:
+    return ValueDecodeError(
+        f"An image is not a JSON object in UTF-8 ({why})", where=f"row {row}", found=shown(image)
+    )
 
 
 def _attributes(item: dict[str, msgspec.Raw]) -> list[tuple[str, str]]:
     """List the attributes that can have a column, with the tags of their values."""
-    tags = ((name, _TAG.match(bytes(value))) for name, value in item.items())
+    tags = ((name, _TAG.match(value)) for name, value in item.items() if name_fits(name))
     found = ((name, match[1].decode()) for name, match in tags if match)
     return [(name, tag) for name, tag in found if tag in ATTRIBUTE_TAGS]
 

@@ -24,9 +24,11 @@ import pyarrow as pa
 
 from transforms.errors import ValueDecodeError
 from transforms.values.base64_columns import base64_or_none
+from transforms.values.column_bounds import MAX_DEPTH
 from transforms.values.column_payloads import column_type
 from transforms.values.column_types import ATTRIBUTE_TAGS, ColumnTypes, NumberType
 from transforms.values.json_texts import compact_json
+from transforms.values.nesting import is_deeper_than
 from transforms.values.numbers import normalise_number
 from transforms.values.plain_json import plain_value_json
 from transforms.values.unpacked_columns import NestedForm, UnpackedColumns, batch_of
@@ -183,6 +185,8 @@ def _set_of(to_cell: ToCell) -> ToCell:
 def _nested(tag: str, kind: type, form: NestedForm) -> ToCell:
     def decode(payload: Any) -> str | None:
         if type(payload) is not kind:
+            return None
+        if is_deeper_than(_encode({tag: payload}), MAX_DEPTH):
             return None
         if form == "dynamodb":
             return compact_json(payload)

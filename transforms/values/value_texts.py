@@ -18,7 +18,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from transforms.values.byte_columns import offsets_and_bytes, trimmed
+from transforms.values.column_bounds import MAX_DEPTH
 from transforms.values.json_sql import query, quoted_text
+from transforms.values.nesting import deeper_than
 
 __all__ = [
     "compacted",
@@ -27,6 +29,7 @@ __all__ = [
     "json_strings",
     "list_payload",
     "nested_payload",
+    "object_names",
     "text_payload",
 ]
 
@@ -63,6 +66,19 @@ def compacted(images: pa.Array) -> pa.Array:
         pa.table({"image": _as_string(images)}),
     )
     return table.column("image").combine_chunks()
+
+
+def object_names(images: pa.Array) -> pa.Array:
+    """Return the names in each image, in order; null where it is no JSON object in UTF-8.
+
+    However deep an image nests: DuckDB's parser does not recurse.
+    """
+    table = query(
+        "SELECT CASE WHEN json_type(valid) = 'OBJECT' THEN json_keys(valid) END AS names "
+        "FROM (SELECT try(json(image)) AS valid FROM input)",
+        pa.table({"image": _as_string(images)}),
+    )
+    return table.column("names").combine_chunks()
 
 
 def json_pointer(name: str) -> str:
@@ -108,11 +124,15 @@ def nested_payload(values: pa.Array, tag: str) -> pa.Array:
     """Return the payload of values like `{"M":{...}}` or `{"L":[...]}` as JSON text.
 
     Returns:
-        A string array of the same length; null where the value is not of that form.
+        A string array of the same length; null where the value is not of that form, or nests deeper
+        than a column holds.
     """
     front = f'{{"{tag}":'
     opening, closing = ("[", "]}") if tag == "L" else ("{", "}}")
     payloads = trimmed(_only(values, front + opening, closing), len(front), 1).view(pa.string())
+    deep = deeper_than(values, MAX_DEPTH)
+    if deep.any():
+        payloads = pc.if_else(pa.array(deep), None, payloads)
     # What is left of a value with two tags is no JSON.
     table = query(
         "SELECT CASE WHEN json_valid(text) THEN text END AS text FROM input",
