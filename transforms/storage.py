@@ -139,7 +139,8 @@ def check_bucket(path: str, error: type[DynabeamError]) -> None:
         return
     bucket, _, prefix = path.removeprefix("s3://").partition("/")
     try:
-        s3_io().client.client.list_objects_v2(Bucket=bucket, Prefix=f"{prefix}/" if prefix else "", MaxKeys=1)
+        below = f"{prefix}/" if prefix else ""
+        s3_io().client.client.list_objects_v2(Bucket=bucket, Prefix=below, MaxKeys=1)
     except Exception as problem:
         kind, code = classify(problem), error_code(problem)
         if kind is AwsErrorKind.GONE:

@@ -32,7 +32,7 @@ def path(tmp_path):
 
 @pytest.fixture
 def sink(path):
-    return open_sink(f"duckdb:///{path}")
+    return open_sink(f"duckdb:///{path}?retry_seconds=0")
 
 
 def query(sink, sql):

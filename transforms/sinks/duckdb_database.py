@@ -11,11 +11,15 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import os
+import re
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import duckdb
+import pyarrow as pa
 
 from transforms.errors import SinkError
 from transforms.sinks.base import Round
@@ -29,15 +33,25 @@ __all__ = [
     "first_row",
     "open_database",
     "read_round",
+    "registered",
     "transaction",
+    "write_format",
     "write_round",
 ]
 
-FORMAT = 1
+FORMAT = 2
+"""1: tables of rows have no `_key_hash`; they are given it when a run begins."""
+_READABLE = (1, FORMAT)
 META = "_dynabeam"
 """Schema of the tables that describe the mirror."""
 ROWS = "_dynabeam_rows"
 """Schema of the tables that hold the rows, tombstones included."""
+
+_LOGGER = logging.getLogger(__name__)
+_PAUSE_SECONDS = 0.25
+_HOLDER = re.compile(
+    r"held in (?P<program>.*?) ?\(PID (?P<process>[0-9]+)\)(?: by user (?P<user>[^.\s]+))?"
+)
 
 _CREATE = f"""
 CREATE SCHEMA IF NOT EXISTS {META};
@@ -63,12 +77,14 @@ class DatabaseSettings:
             `<path>.tmp`.
         threads: Threads of one query.
         name: The sink for people.
+        retry_seconds: How long opening is tried again while another connection holds the file.
     """
 
     path: str
     memory_limit: str
     threads: int
     name: str
+    retry_seconds: float = 0.0
 
 
 @contextlib.contextmanager
@@ -77,9 +93,11 @@ def open_database(
 ) -> Iterator[duckdb.DuckDBPyConnection]:
     """Opens the file for writing and closes it in any case: only one process can hold it.
 
+    While others hold it, be it only for reading, opening is tried again for `retry_seconds`.
+
     Raises:
         SinkError: If there is no such file (unless `create`), it is no DuckDB file, another process
-            holds it, or DuckDB refuses what is done with it.
+            goes on holding it, or DuckDB refuses what is done with it.
     """
     where = f"--sink={settings.name}"
     if not create and not os.path.exists(settings.path):
@@ -92,18 +110,19 @@ def open_database(
         "autoinstall_known_extensions": "false",
         "python_enable_replacements": "false",
     }
-    try:
-        connection = duckdb.connect(settings.path, config=config)
-    except duckdb.Error as error:
-        raise _cannot_open(settings, error) from error
+    connection = _connect(settings, config)
     try:
         # Times are shown and cast in UTC, whatever the machine's zone is.
         connection.execute("SET TimeZone = 'UTC'")
         yield connection
-    except duckdb.Error as error:
-        raise SinkError(f"DuckDB refuses: {error}", where=where) from error
-    finally:
-        connection.close()
+    except BaseException as error:
+        with contextlib.suppress(duckdb.Error):
+            # Why it failed is what counts, not that closing fails too.
+            connection.close()
+        if isinstance(error, duckdb.Error):
+            raise SinkError(f"DuckDB refuses: {error}", where=where) from error
+        raise
+    connection.close()
 
 
 def first_row(
@@ -127,6 +146,18 @@ def transaction(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
             connection.rollback()
         raise
     connection.commit()
+
+
+@contextlib.contextmanager
+def registered(connection: duckdb.DuckDBPyConnection, name: str, table: pa.Table) -> Iterator[None]:
+    """Shows an Arrow table under a name, inside a transaction.
+
+    A failing statement aborts the transaction, and then nothing can be taken off but by rolling
+    back: to try would hide the cause behind "transaction is aborted".
+    """
+    connection.register(name, table)
+    yield
+    connection.unregister(name)
 
 
 def create_meta(connection: duckdb.DuckDBPyConnection) -> None:
@@ -153,10 +184,10 @@ def read_round(connection: duckdb.DuckDBPyConnection) -> Round | None:
     )
     if row is None:
         return None
-    if row[0] != FORMAT:
+    if row[0] not in _READABLE:
         raise SinkError(
             "the mirror has an unknown format",
-            expected=FORMAT,
+            expected=f"at most {FORMAT}",
             found=row[0],
             mend="Upgrade Dynabeam",
         )
@@ -172,18 +203,70 @@ def write_round(connection: duckdb.DuckDBPyConnection, current: Round) -> None:
     )
 
 
-def _cannot_open(settings: DatabaseSettings, error: duckdb.Error) -> SinkError:
+def write_format(connection: duckdb.DuckDBPyConnection) -> None:
+    """Records that the file has this version's form, which older versions must not write."""
+    connection.execute(f"UPDATE {META}.last_round SET format = {FORMAT} WHERE format <> {FORMAT}")
+
+
+def _connect(settings: DatabaseSettings, config: dict[str, str]) -> duckdb.DuckDBPyConnection:
+    began, told = time.monotonic(), False
+    while True:
+        try:
+            connection = duckdb.connect(settings.path, config=config)
+        except duckdb.Error as error:
+            waited = time.monotonic() - began
+            if not _is_held(error) or waited >= settings.retry_seconds:
+                raise _cannot_open(settings, error, waited) from error
+            if not told:
+                _LOGGER.warning(
+                    "--sink=%s: %s holds the file; waiting up to %g s for it",
+                    settings.name,
+                    _holder(error),
+                    settings.retry_seconds,
+                )
+                told = True
+            time.sleep(min(_PAUSE_SECONDS, max(settings.retry_seconds - waited, 0.0)))
+        else:
+            if told:
+                _LOGGER.warning(
+                    "--sink=%s: the file is free after %.1f s",
+                    settings.name,
+                    time.monotonic() - began,
+                )
+            return connection
+
+
+def _is_held(error: duckdb.Error) -> bool:
+    text = str(error)
+    return "onflicting lock" in text or "different configuration" in text
+
+
+def _holder(error: duckdb.Error) -> str:
+    """Who holds the file, in words: DuckDB names program, process and user where it can."""
+    if "different configuration" in str(error):
+        return "a connection of this process, with other settings,"
+    found = _HOLDER.search(str(error))
+    if found is None:
+        return "another process"
+    program, process, user = found["program"], found["process"], found["user"]
+    return f"process {process} ({program or 'unknown program'}{f', user {user}' if user else ''})"
+
+
+def _cannot_open(settings: DatabaseSettings, error: duckdb.Error, waited: float) -> SinkError:
     text = str(error)
     where = f"--sink={settings.name}"
+    tried = f", {waited:.0f} s long" if waited >= 1 else ""
     if "onflicting lock" in text:
         return SinkError(
-            f"another process holds the file: {text}",
+            f"another process holds the file{tried}: {_holder(error)}",
             where=where,
-            mend="Close the other connection; DuckDB lets one process write, or several read",
+            found=text,
+            mend="Close the other connection, or wait longer for it with retry_seconds=; DuckDB "
+            "lets one process write, or several read",
         )
     if "different configuration" in text:
         return SinkError(
-            "this process holds the file with other settings",
+            f"this process holds the file with other settings{tried}",
             where=where,
             mend="Close the other connection first",
         )

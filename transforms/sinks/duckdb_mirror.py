@@ -22,16 +22,17 @@ What is in the file:
 Why tombstones share the table with the rows: the guard is then one lookup by key, and a tombstone
 costs little more than key and version, because its other columns are null. There is no primary key,
 because DuckDB keeps such an index in memory and it grows with the table: a merge looks the round's
-keys up by a join whose small side is the round.
+keys up by a hash of 32 bits (see `transforms.sinks.duckdb_rows`).
 
 Options: `layout` unpacked | packed; `numbers` decimal(38,9) | decimal(p,s) | text; `nested`
 dynamodb | plain; `memory_limit` 128MB (DuckDB's; what exceeds it is spilled beside the file);
-`threads` 2.
+`threads` 2; `retry_seconds` 300: how long a run waits for others that hold the file, readers too.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -46,6 +47,7 @@ from transforms.block import Block, BlockCoder
 from transforms.errors import ConfigurationError, SinkError, ValueDecodeError
 from transforms.key_range import KeyRange
 from transforms.reports import Report
+from transforms.sinks import duckdb_rows
 from transforms.sinks.base import Capabilities, Round, Sink, SinkPosition
 from transforms.sinks.duckdb_database import (
     META,
@@ -56,6 +58,7 @@ from transforms.sinks.duckdb_database import (
     open_database,
     read_round,
     transaction,
+    write_format,
     write_round,
 )
 from transforms.sinks.duckdb_rows import MirrorTables, RoundRows
@@ -68,8 +71,9 @@ from transforms.version import decode_version
 
 __all__ = ["DuckDBMirror"]
 
-_OPTIONS = frozenset({"memory_limit", "threads", *LAYOUT_OPTIONS})
+_OPTIONS = frozenset({"memory_limit", "threads", "retry_seconds", *LAYOUT_OPTIONS})
 _MEMORY = re.compile(r"[0-9]+ ?([KMGT]i?B)", re.IGNORECASE)
+_RETRY_SECONDS = "300"
 _MARK = b""
 """Stands beside the blocks, so that a round without changes is recorded too."""
 
@@ -137,7 +141,10 @@ class DuckDBMirror(Sink):
             open_database(self._settings, create=creates) as connection,
             transaction(connection),
         ):
-            self._prepare(connection, tables, committed, joins=joins)
+            known = self._prepare(connection, tables, committed, joins=joins)
+            for table in tables:
+                known.open(table).add_key_hashes()
+            write_format(connection)
 
     def newest_generation(self, table: Table) -> int:
         """The highest generation of the table's rows, deleted ones included."""
@@ -182,12 +189,15 @@ class DuckDBMirror(Sink):
                 generation, changed_since_us, key_range
             )
 
-    def apply(self, blocks: Iterable[Block], current: Round) -> list[Report]:
+    def apply(
+        self, blocks: Iterable[Block], current: Round, piece_bytes: int | None = None
+    ) -> list[Report]:
         """Applies blocks and records the round, in one transaction.
 
         Args:
             blocks: In any order; taken one at a time, so they may be decoded on the way.
             current: The round.
+            piece_bytes: How much is merged at once, see `RoundRows`.
 
         Returns:
             One report of kind `sink` per table.
@@ -198,7 +208,8 @@ class DuckDBMirror(Sink):
         with open_database(self._settings) as connection:
             self._check_owner(read_round(connection), current)
             with transaction(connection):
-                rows = RoundRows(MirrorTables(connection, self._options, self.name))
+                tables = MirrorTables(connection, self._options, self.name)
+                rows = RoundRows(tables, piece_bytes)
                 for block in blocks:
                     rows.add(block)
                 counts = rows.finish()
@@ -224,13 +235,46 @@ class DuckDBMirror(Sink):
             SinkError: As `apply`.
         """
         try:
-            return self.apply(blocks(), current)
-        except (SinkError, ValueDecodeError, pa.ArrowInvalid):
+            return self._apply_in_memory(blocks, current)
+        except (SinkError, ValueDecodeError, pa.ArrowInvalid) as error:
+            if _lacked_memory(error):
+                raise
             # The transaction was rolled back: nothing of the round is there.
             refused = [each for block in blocks() for each in refused_images(block, self.place)]
             if not refused:
                 raise
-        return [*self.apply(map(without_unfit, blocks()), current), *refused]
+        fit = self._apply_in_memory(lambda: map(without_unfit, blocks()), current)
+        return [*fit, *refused]
+
+    def _apply_in_memory(
+        self, blocks: Callable[[], Iterable[Block]], current: Round
+    ) -> list[Report]:
+        """Applies blocks; where memory does not suffice, all of them again in smaller pieces.
+
+        An error aborts DuckDB's transaction, so it is the whole round that is tried again. What the
+        pieces are changes nothing of what the rows become.
+        """
+        piece_bytes = duckdb_rows.PIECE_BYTES
+        while True:
+            try:
+                return self.apply(blocks(), current, piece_bytes)
+            except SinkError as error:
+                if not _lacked_memory(error):
+                    raise
+                if piece_bytes <= _SMALLEST_PIECE:
+                    raise SinkError(
+                        f"memory_limit={self._settings.memory_limit} is too little: {error.what}",
+                        where=f"--sink={self.name}",
+                        mend="Give more, as in ?memory_limit=1GB",
+                    ) from error
+                _LOGGER.warning(
+                    "--sink=%s: memory_limit=%s is too little for pieces of %d KiB; trying "
+                    "smaller ones",
+                    self.name,
+                    self._settings.memory_limit,
+                    piece_bytes >> 10,
+                )
+                piece_bytes //= 4
 
     def connect(self) -> duckdb.DuckDBPyConnection:
         """A read-only connection to the mirror, for looking at it between rounds."""
@@ -243,7 +287,7 @@ class DuckDBMirror(Sink):
         committed: Round,
         *,
         joins: bool,
-    ) -> None:
+    ) -> MirrorTables:
         """Compares the rounds, creates what is missing, opens the tables; in a transaction."""
         held = read_round(connection)
         self._check_owner(held, committed)
@@ -255,6 +299,7 @@ class DuckDBMirror(Sink):
         known = MirrorTables(connection, self._options, self.name)
         for table in tables:
             known.open(table)
+        return known
 
     def _check_folder(self, committed: Round, *, joins: bool) -> None:
         where = f"--sink={self.name}"
@@ -329,6 +374,14 @@ class DuckDBMirror(Sink):
                 found=held.state_id,
                 mend="Use the state directory that belongs to it, or another file",
             )
+
+
+_LOGGER = logging.getLogger(__name__)
+_SMALLEST_PIECE = 512 << 10
+
+
+def _lacked_memory(error: BaseException) -> bool:
+    return isinstance(error.__cause__, duckdb.OutOfMemoryException)
 
 
 _WRITABLE = "Give a file in another folder, or the right to write this one"
@@ -409,4 +462,15 @@ def _settings(uri: SinkUri) -> DatabaseSettings:
             "threads is no positive number", where=f"--sink={uri.text}", found=threads
         )
     # Absolute, because a worker may run in another folder.
-    return DatabaseSettings(os.path.abspath(uri.path), memory, int(threads), str(uri))
+    return DatabaseSettings(
+        os.path.abspath(uri.path), memory, int(threads), str(uri), _retry_seconds(uri)
+    )
+
+
+def _retry_seconds(uri: SinkUri) -> float:
+    text = uri.option("retry_seconds", _RETRY_SECONDS)
+    if not re.fullmatch(r"[0-9]+(\.[0-9]+)?", text):
+        raise ConfigurationError(
+            "retry_seconds is no number of seconds", where=f"--sink={uri.text}", found=text
+        )
+    return float(text)

@@ -2,8 +2,13 @@
 """The rows of a DuckDB mirror: its tables, and how a round is merged into them.
 
 A round is merged in pieces of bounded size, so that memory depends neither on the round nor on the
-table. Each piece: newest row per key; look its keys up in the table (a join whose build side is the
-piece); drop what is not newer than what is stored; delete the rows that lose; insert.
+table. Each piece: newest row per key; look its keys up in the table; drop what is not newer than
+what is stored; delete the rows that lose; insert.
+
+A look-up first finds the places of the rows whose `_key_hash`, 32 bits of a hash of the key, is one
+of the piece's, and then reads key and version of those places alone. So of a row that no change is
+about four bytes are read and not some eighty: a small round costs nearly the same whatever the size
+of the table. An index would find it at once, but DuckDB has to keep all of an index in memory.
 """
 
 # ruff: noqa: S608  (SQL is made of constants and of names that are quoted)
@@ -11,9 +16,11 @@ piece); drop what is not newer than what is stored; delete the rows that lose; i
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -21,9 +28,10 @@ from transforms.block import Block
 from transforms.errors import SinkError
 from transforms.key_range import KeyRange
 from transforms.order import newest_per_key
-from transforms.sinks.duckdb_database import META, ROWS, first_row
+from transforms.sinks.duckdb_database import META, ROWS, first_row, registered
 from transforms.sinks.row_layout import RowLayout, RowOptions
 from transforms.tables import Table
+from transforms.values.buckets import bucket_numbers
 from transforms.values.column_types import ColumnTypes
 from transforms.values.json_sql import quoted_name
 from transforms.version import encode_version
@@ -41,32 +49,43 @@ _METADATA = {
     "_deleted": "BOOLEAN",
 }
 _KEY = "_key"
+KEY_HASH = "_key_hash"
+"""`bucket_numbers(_key, 2**32)`. Files of format 1 lack it."""
+_HASHES = 1 << 32
 _OLDER = (
     "NOT _deleted AND _version < $version "
     "AND ($since = 0 OR (_op <> 'r' AND epoch_us(_event_time) >= $since))"
 )
+_JSON = {"ARROW:extension:name": "arrow.json", "ARROW:extension:metadata": ""}
+"""Says that a text column is JSON: https://arrow.apache.org/docs/format/CanonicalExtensions.html"""
 # DuckDB's own name of a row's place: an attribute of that name would hide it.
-_RESERVED = (_KEY, *_METADATA, "rowid")
+_RESERVED = (_KEY, KEY_HASH, *_METADATA, "rowid")
 
 
 class RoundRows:
-    """Gathers the blocks of a round per table and merges them piece by piece."""
+    """Gathers the blocks of a round per table and merges them piece by piece.
 
-    def __init__(self, tables: MirrorTables) -> None:
+    Args:
+        tables: The tables.
+        piece_bytes: Rows are merged once so many bytes of them have gathered, default
+            `PIECE_BYTES`. A larger block is cut.
+    """
+
+    def __init__(self, tables: MirrorTables, piece_bytes: int | None = None) -> None:
         self._tables = tables
+        self._piece_bytes = PIECE_BYTES if piece_bytes is None else piece_bytes
         self._waiting: dict[str, tuple[Table, list[pa.RecordBatch]]] = {}
         self._bytes: dict[str, int] = {}
         self._counts: dict[str, dict[str, int]] = {}
 
     def add(self, block: Block) -> None:
         """Takes one block; merges the largest gathered piece if enough is gathered."""
-        if block.rows.num_rows == 0:
-            return
         table = block.header.table
-        self._waiting.setdefault(table.name, (table, []))[1].append(block.rows)
-        self._bytes[table.name] = self._bytes.get(table.name, 0) + block.rows.nbytes
-        while sum(self._bytes.values()) >= PIECE_BYTES:
-            self._merge(max(self._bytes, key=lambda name: self._bytes[name]))
+        for rows in _cut(block.rows, self._piece_bytes):
+            self._waiting.setdefault(table.name, (table, []))[1].append(rows)
+            self._bytes[table.name] = self._bytes.get(table.name, 0) + rows.nbytes
+            while sum(self._bytes.values()) >= self._piece_bytes:
+                self._merge(max(self._bytes, key=lambda name: self._bytes[name]))
 
     def finish(self) -> dict[str, dict[str, int]]:
         """Merges what is left.
@@ -88,6 +107,14 @@ class RoundRows:
         counts["rows"] += rows.num_rows
         counts["written"] += written
         counts["stale"] += rows.num_rows - written
+
+
+def _cut(rows: pa.RecordBatch, piece_bytes: int) -> Iterator[pa.RecordBatch]:
+    """Cuts rows into parts of about that size, of one row at least; none if there are no rows."""
+    parts = max(1, -(-rows.nbytes // max(piece_bytes, 1)))
+    step = max(1, -(-rows.num_rows // parts))
+    for start in range(0, rows.num_rows, step):
+        yield rows.slice(start, step)
 
 
 class MirrorTables:
@@ -169,6 +196,7 @@ class MirrorTable:
         self._options = options
         self._layout = RowLayout(table, options, _RESERVED)
         self._rows = f"{ROWS}.{quoted_name(table.name)}"
+        self._has_hashes = True
 
     def create(self) -> None:
         """Creates the table, its view and its entry."""
@@ -178,7 +206,10 @@ class MirrorTable:
             **_METADATA,
         }
         columns = ", ".join(f"{quoted_name(name)} {kind}" for name, kind in fields.items())
-        self._connection.execute(f"CREATE TABLE {self._rows} ({_KEY} BLOB NOT NULL, {columns})")
+        self._connection.execute(
+            f"CREATE TABLE {self._rows} "
+            f"({_KEY} BLOB NOT NULL, {KEY_HASH} UINTEGER NOT NULL, {columns})"
+        )
         self._connection.execute(
             f"INSERT INTO {META}.tables VALUES (?, ?, ?, ?, ?)",
             [
@@ -200,6 +231,33 @@ class MirrorTable:
         )
         assert row is not None
         self._layout.restore(ColumnTypes.from_json(json.loads(row[0])))
+        hashes = first_row(
+            self._connection,
+            "SELECT 1 FROM duckdb_columns() WHERE database_name = current_database() AND "
+            f"schema_name = '{ROWS}' AND table_name = ? AND column_name = '{KEY_HASH}'",
+            [self._table.name],
+        )
+        self._has_hashes = hashes is not None and not self._attribute_has_hash_name()
+
+    def add_key_hashes(self) -> None:
+        """Gives a table of format 1 its column `KEY_HASH`; merging works without, but slowly."""
+        if self._has_hashes or self._attribute_has_hash_name():
+            return
+        self._connection.create_function(
+            "dynabeam_key_hash", _key_hashes, ["BLOB"], "UINTEGER", type="arrow"
+        )
+        self._connection.execute(f"ALTER TABLE {self._rows} ADD COLUMN {KEY_HASH} UINTEGER")
+        # A change of type writes the one column anew and keeps no old values, as an update would.
+        self._connection.execute(
+            f"ALTER TABLE {self._rows} ALTER COLUMN {KEY_HASH} SET DATA TYPE UINTEGER "
+            f"USING dynabeam_key_hash({_KEY})"
+        )
+        self._connection.remove_function("dynabeam_key_hash")
+        self._has_hashes = True
+
+    def _attribute_has_hash_name(self) -> bool:
+        """Whether a table of format 1 gave an attribute the column's name."""
+        return any(name.lower() == KEY_HASH for name in self._layout.columns())
 
     def merge(self, rows: pa.RecordBatch) -> int:
         """Applies rows under the version guard.
@@ -215,11 +273,8 @@ class MirrorTable:
         if fresh.num_rows == 0:
             return 0
         table = self._as_columns(fresh)
-        self._connection.register("piece", table)
-        try:
+        with registered(self._connection, "piece", self._with_json(table)):
             self._connection.execute(f"INSERT INTO {self._rows} BY NAME SELECT * FROM piece")
-        finally:
-            self._connection.unregister("piece")
         return fresh.num_rows
 
     def remove_older_generations(
@@ -246,13 +301,10 @@ class MirrorTable:
             params=_older(generation, changed_since_us) | bounds,
         ).to_arrow_table()
         inside = key_range.holds(keys.column(0).combine_chunks())
-        self._connection.register("listed", keys.filter(inside))
-        try:
+        with registered(self._connection, "listed", keys.filter(inside)):
             return self._remove(
                 generation, changed_since_us, f"AND {_KEY} IN (SELECT {_KEY} FROM listed)"
             )
-        finally:
-            self._connection.unregister("listed")
 
     def _remove(self, generation: int, changed_since_us: int, which: str = "") -> int:
         keys = {each.name for each in self._table.keys.attributes}
@@ -290,19 +342,34 @@ class MirrorTable:
         """Deletes stored rows that lose, and drops given rows that do."""
         places = pa.array(range(rows.num_rows), pa.int64())
         incoming = pa.table(
-            [rows.column("key"), rows.column("version").cast(pa.string()), places],
-            names=["key", "version", "place"],
+            [
+                rows.column("key"),
+                _key_hashes(rows.column("key")),
+                rows.column("version").cast(pa.string()),
+                places,
+            ],
+            names=["key", "hash", "version", "place"],
         )
-        self._connection.register("given", incoming)
-        try:
+        with registered(self._connection, "given", incoming):
             # A table of its own: the optimizer knows its size and builds the join from it.
             self._connection.execute("CREATE OR REPLACE TEMP TABLE incoming AS FROM given")
-        finally:
-            self._connection.unregister("given")
+        stored = f"(SELECT rowid AS place, {_KEY}, _version FROM {self._rows})"
+        if self._has_hashes:
+            # One step at a time: in one query the optimizer joins by key first and reads all keys.
+            self._connection.execute(
+                "CREATE OR REPLACE TEMP TABLE places AS SELECT rowid AS place "
+                f"FROM {self._rows} WHERE {KEY_HASH} IN (SELECT hash FROM incoming)"
+            )
+            self._connection.execute(
+                "CREATE OR REPLACE TEMP TABLE stored AS "
+                f"SELECT rowid AS place, {_KEY}, _version FROM {self._rows} "
+                "WHERE rowid IN (SELECT place FROM places)"
+            )
+            stored = "stored"
         self._connection.execute(
             "CREATE OR REPLACE TEMP TABLE met AS "
-            "SELECT i.place, b.rowid AS stored, i.version > b._version AS wins "
-            f"FROM {self._rows} b JOIN incoming i ON b.{_KEY} = i.key"
+            "SELECT i.place, b.place AS stored, i.version > b._version AS wins "
+            f"FROM {stored} b JOIN incoming i ON b.{_KEY} = i.key"
         )
         self._connection.execute(
             f"DELETE FROM {self._rows} WHERE rowid IN (SELECT stored FROM met WHERE wins)"
@@ -336,9 +403,26 @@ class MirrorTable:
             "_ttl": rows.column("ttl"),
             "_deleted": pc.equal(rows.column("op"), "d"),
         }
+        if self._has_hashes:
+            metadata[KEY_HASH] = _key_hashes(rows.column("key"))
         for name, column in metadata.items():
             typed = typed.append_column(name, column)
         return typed
+
+    def _with_json(self, typed: pa.Table) -> pa.Table:
+        """The columns of JSON with that type, so that DuckDB takes them as they are.
+
+        They are valid already. Casting text to JSON parses it again, and keeps what it parsed of
+        2,048 rows at once: 80 MB of maps need more than the whole `memory_limit`.
+        """
+        tags = self._layout.columns()
+        json_columns = {name for name, tag in tags.items() if tag in ("L", "M")}
+        json_columns.add(self._layout.rest)
+        fields = [
+            field.with_metadata(_JSON) if field.name in json_columns else field
+            for field in typed.schema
+        ]
+        return typed.cast(pa.schema(fields))
 
     def _attributes(self) -> str:
         return json.dumps(self._layout.types.to_json())
@@ -351,6 +435,10 @@ class MirrorTable:
         return {"N": decimal, "B": "BLOB", "BOOL": "BOOLEAN", "L": "JSON", "M": "JSON"}.get(
             tag, "VARCHAR"
         )
+
+
+def _key_hashes(keys: pa.Array | pa.ChunkedArray) -> pa.Array:
+    return pa.array(bucket_numbers(keys, _HASHES).astype(np.uint32))
 
 
 def _older(generation: int, changed_since_us: int) -> dict[str, Any]:

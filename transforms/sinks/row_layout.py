@@ -48,7 +48,6 @@ ITEM = "item"
 OTHER = "_other"
 
 
-
 @dataclasses.dataclass(frozen=True)
 class RowOptions:
     """How rows are laid out.

@@ -7,7 +7,7 @@ version of a table, so unbounded names are memory that a stranger spends. Beyond
 is lost: the attribute stands exactly in `_other`.
 
 What gets a column depends on the columns that there are and on the order in which attributes are
-met, on nothing else: no clock, no memory, no size of a piece of work. An attribute that has a
+met, on nothing else: no clock and no load. An attribute that has a
 column keeps it, also if it would not get one today. So a replay, another attempt and another writer
 that know the same columns decide the same.
 """

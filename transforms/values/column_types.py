@@ -88,15 +88,16 @@ class ColumnTypes:
         # Room is counted apart: what was only ever NULL takes no column from what has values.
         room = {without: _Room(tags, without, max_columns) for without in (True, False)}
         for name, tag in new:
-            if tags.get(name) in (None, "NULL") and tags.get(name) != tag:
-                if room[tag == "NULL"].take(name):
-                    tags.pop(name, None)  # its new column comes last
-                    tags[name] = tag
+            known = tags.get(name, "NULL")
+            has_news = known == "NULL" and (name not in tags or tag != "NULL")
+            if has_news and room[tag == "NULL"].take(name):
+                tags.pop(name, None)  # its new column comes last
+                tags[name] = tag
         return ColumnTypes(tags) if tags != self.tags else self
 
     def _is_news(self, name: str, tag: str) -> bool:
         known = self.tags.get(name)
-        return known is None and name_fits(name) or (known == "NULL" and tag != "NULL")
+        return name_fits(name) if known is None else known == "NULL" != tag
 
     def to_json(self) -> list[list[str]]:
         """Return `[[name, tag], ...]` in column order."""

@@ -252,9 +252,7 @@ def _raw_deep_item(image: pa.Array, row: int) -> dict[str, msgspec.Raw]:
     if names is None:
         raise _no_object(image[0].as_py(), row, "nested deeply")
     values = extract_values(image, names)
-    return {
-        name: msgspec.Raw(value[0].as_py()) for name, value in zip(names, values, strict=True)
-    }
+    return {name: msgspec.Raw(value[0].as_py()) for name, value in zip(names, values, strict=True)}
 
 
 def _no_object(image: object, row: int, why: str) -> ValueDecodeError:

@@ -36,11 +36,16 @@ def query(sql: str, table: pa.Table) -> pa.Table:
         duckdb.Error: As DuckDB says.
     """
     connection = _connection()
-    connection.register("input", table)
     try:
-        return connection.sql(sql).to_arrow_table()
-    finally:
+        connection.register("input", table)
+        found = connection.sql(sql).to_arrow_table()
         connection.unregister("input")
+    except BaseException:
+        # What state the connection is in is unknown: the next query gets a new one. To take the
+        # table off might fail too and hide the cause.
+        _local.connection = None
+        raise
+    return found
 
 
 def quoted_text(text: str) -> str:
