@@ -22,7 +22,7 @@ from transforms.block import Block
 from transforms.reports import Report
 from transforms.sinks.duckdb_mirror import DuckDBMirror
 from transforms.sinks.postgresql_mirror import PostgreSQLMirror
-from transforms.sinks.postgresql_names import column_name, relation_name
+from transforms.sinks.postgresql_names import ColumnNames
 from transforms.sinks.registry import open_sink
 from transforms.values.json_sql import quoted_name
 from transforms.values.keys import encode_key
@@ -162,15 +162,17 @@ def _mirror_rows(target, sink, table):
 
 def postgresql_rows(target, sink, table, server=None):
     """The live items, by key; every JSON text is read as text, `_raw` is part of the item."""
-    schema, view = quoted_name(schema_of(sink)), quoted_name(relation_name(table.name))
+    schema = quoted_name(schema_of(sink))
     with (server or server_for_tests()).connect() as connection:
         for name in ("json", "jsonb"):
             connection.adapters.register_loader(name, psycopg.types.string.TextLoader)
-        ((attributes,),) = connection.execute(
-            f'SELECT attributes FROM {schema}."$tables" WHERE name = %s', [table.name]
+        ((attributes, columns, view),) = connection.execute(
+            f'SELECT attributes, columns, relation FROM {schema}."$tables" WHERE name = %s',
+            [table.name],
         ).fetchall()
         cursor = connection.cursor(row_factory=psycopg.rows.dict_row)
-        rows = cursor.execute(f"SELECT * FROM {schema}.{view}").fetchall()
+        rows = cursor.execute(f"SELECT * FROM {schema}.{quoted_name(view)}").fetchall()
+    names = ColumnNames.from_json(columns)
     tags = dict(json.loads(attributes))
     for row in rows:
         assert row["_deleted"] is False
@@ -179,7 +181,8 @@ def postgresql_rows(target, sink, table, server=None):
             assert not raw or row["item"] is None
             item = raw or json.loads(row["item"])
         else:
-            named = {name: row.get(column_name(name)) for name in tags} | {"_other": row["_other"]}
+            named = {name: row[names.of(name)] for name, tag in tags.items() if tag != "NULL"}
+            named["_other"] = row["_other"]
             item = item_of(named, tags, target)
             assert not item.keys() & raw.keys()
             item |= raw

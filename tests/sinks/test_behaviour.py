@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.sinks.changes import NO_ROUND, Change, blocks, newest, round_number, table
+from tests.sinks.hostile_names import HOSTILE_NAMES, KEY_NAMES
 from tests.sinks.targets import TARGETS, deliver, read_back, run_round
 from tests.values.strategies import items
 from transforms.errors import SinkError
@@ -134,6 +135,33 @@ class TestValues:
         ]
         once(target, tmp_path, ORDERS, changes)
 
+    def test_hostile_names(self, target, tmp_path):
+        """All in one item, then each in an item of its own, in the other order, then no longer."""
+        changes = [
+            Change(1, item("all", **{name: {"S": name} for name in HOSTILE_NAMES})),
+            *(Change(1, item(f"{name} alone", **{name: {"S": "x"}})) for name in HOSTILE_NAMES),
+        ]
+        sink = once(target, tmp_path, ORDERS, changes)
+        more = [
+            Change(2, item(f"{name} alone", **{name: {"N": "7"}, "of all": {"BOOL": True}}))
+            for name in reversed(HOSTILE_NAMES)
+        ]
+        more.append(Change(2, item("all")))
+        run_round(sink, [ORDERS], blocks(ORDERS, more), round_number(2), round_number(1))
+        assert_holds(target, sink, {ORDERS: changes + more})
+
+    def test_hostile_names_one_by_one(self, target, tmp_path):
+        """Each is met alone first: in rounds that each bring a few."""
+        changes, sink = [], target.open(tmp_path)
+        for number in range(4):
+            more = [
+                Change(1, item(name, **{name: {"N": "1"}})) for name in HOSTILE_NAMES[number::4]
+            ]
+            committed = round_number(number) if number else NO_ROUND
+            run_round(sink, [ORDERS], blocks(ORDERS, more), round_number(number + 1), committed)
+            changes += more
+        assert_holds(target, sink, {ORDERS: changes})
+
     def test_names_that_differ_in_case(self, target, tmp_path):
         pairs = {"Name": {"S": "N"}, "name": {"S": "n"}, "NAME": {"N": "1"}}
         changes = [Change(1, item("both", **pairs))]
@@ -188,15 +216,44 @@ class TestKeys:
         names = ["\x00", "a\x00", "a", 'q"uote', "back\\", "new\nline", "é", "😀", " "]
         once(target, tmp_path, ORDERS, [Change(1, item(name)) for name in names])
 
-    @pytest.mark.parametrize("name", ["_version", "rowid", "ITEM", "_other", 'q"', "a.b", "_Key"])
-    def test_names_of_key_attributes(self, target, tmp_path, name):
-        of = table("odd-key", (name, "S"), (name + "2", "N"))
-        changes = [
-            Change(1, {name: {"S": "a"}, name + "2": {"N": "1"}, "x": {"S": "y"}}),
-            Change(2, {name: {"S": "b"}, name + "2": {"N": "2"}}),
-            Change(3, None, keys={name: {"S": "b"}, name + "2": {"N": "2"}}),
+    def test_names_of_key_attributes(self, target, tmp_path):
+        """A name that no column can have, as hash key, as range key and as both."""
+        sink = target.open(tmp_path)
+        forms = [lambda name: [name], lambda name: [name, name + "2"], lambda name: ["pk", name]]
+        keys = [forms[at % 3](name) for at, name in enumerate(KEY_NAMES)]
+        keys += [["_key", "_version"], ["_other", "item"], ["pk", "_key"]]
+        given_tables = {}
+        for at, names in enumerate(keys):
+            kinds = "SN" if at % 2 else "BS"
+            of = table(f"odd-{at}", *zip(names, kinds, strict=False))
+            one, two = (
+                {name: {kind: value[kind]} for name, kind in zip(names, kinds, strict=False)}
+                for value in (
+                    {"S": "a\x00", "N": "1", "B": "AA=="},
+                    {"S": "b", "N": "2", "B": "/w=="},
+                )
+            )
+            given_tables[of] = [
+                Change(1, {"x": {"S": "y"}, **one}),
+                Change(2, {**two, "x\x00": {"L": []}}),
+                Change(3, None, keys=two),
+                Change(4, {"_key": {"N": "5"}, "_other": {"BOOL": True}, **one}),
+            ]
+        tables = list(given_tables)
+        given_blocks = [
+            block for of, changes in given_tables.items() for block in blocks(of, changes[:2])
         ]
-        once(target, tmp_path, of, changes)
+        run_round(sink, tables, given_blocks, round_number(1), NO_ROUND)
+        assert_holds(target, sink, {of: changes[:2] for of, changes in given_tables.items()})
+        given_blocks = [
+            block for of, changes in given_tables.items() for block in blocks(of, changes[2:])
+        ]
+        run_round(sink, tables, given_blocks, round_number(2), round_number(1))
+        assert_holds(target, sink, given_tables)
+        removed = [sink.remove_older_generations(of, 2) for of in tables]
+        assert removed == [1 if target.is_mirror else 0] * len(tables)
+        if target.is_mirror:
+            assert_holds(target, sink, {of: [] for of in tables})
 
 
 class TestVersions:

@@ -3,6 +3,7 @@
 
 import base64
 import datetime
+import hashlib
 import secrets
 from decimal import Decimal
 
@@ -17,6 +18,7 @@ from tests.sinks.targets import Target, postgresql_rows, run_pipeline, run_round
 from transforms.errors import SinkError
 from transforms.sinks import postgresql_table, postgresql_writer
 from transforms.sinks.base import Round
+from transforms.sinks.postgresql_names import column_name
 from transforms.sinks.registry import open_sink
 from transforms.values.plain_json import same_item
 
@@ -221,6 +223,80 @@ class TestLimits:
         assert max(len(name.encode()) for name in columns) == 63
         assert len(columns) == 2 + len(names) + 9
 
+    def test_names_that_an_earlier_release_could_not_tell_apart(self, sink):
+        """The SHA-256 of both begins with the same 64 bits."""
+        one, two = "x" * 64 + "db3c00d1820f85c3", "x" * 64 + "840ce10139fa1ef8"
+        changes = [
+            Change(1, item("1", **{one: {"S": "v"}})),
+            Change(1, item("2", **{two: {"N": "1"}})),
+        ]
+        one_round(sink, changes)
+        assert_holds(UNPACKED, sink, ORDERS, changes)
+        assert query(sink, "SELECT count(*) FROM orders WHERE _other IS NOT NULL") == [(0,)]
+        digests = [each[-33:] for each in columns_of(sink, "orders$rows") if "~" in each]
+        assert digests == [
+            f"~{hashlib.sha256(name.encode()).hexdigest()[:32]}" for name in (one, two)
+        ]
+
+    def test_columns_of_an_earlier_release_stay(self, sink):
+        one, two = "x" * 64 + "db3c00d1820f85c3", "x" * 64 + "840ce10139fa1ef8"
+        ending = "a~" + "0" * 16
+        changes = [Change(1, item("1", short={"N": "1"}))]
+        one_round(sink, changes)
+        # As it left the mirror: 16 digits, no names stored, a format of its own.
+        earlier = {
+            one: f"{'x' * 46}~{hashlib.sha256(one.encode()).hexdigest()[:16]}",
+            ending: f"{ending}~{hashlib.sha256(ending.encode()).hexdigest()[:16]}",
+        }
+        for name, column in earlier.items():
+            query(
+                sink,
+                f"""DROP VIEW orders; ALTER TABLE "orders$rows" ADD COLUMN "{column}" text;
+                CREATE VIEW orders AS SELECT id, n, _other, _raw, _version, _op, _event_time, _ttl,
+                _deleted FROM "orders$rows";
+                UPDATE "orders$rows" SET "{column}" = 'before';
+                UPDATE "$tables" SET
+                attributes = (attributes::jsonb || '[["{name}", "S"]]')::text""",
+            )
+        view = columns_of(sink, "orders$rows")
+        query(
+            sink,
+            f"""DROP VIEW orders; ALTER TABLE "$tables" DROP COLUMN columns;
+            CREATE VIEW orders AS SELECT id, n, _other, _raw, _version, _op, _event_time, _ttl,
+            _deleted, short, {", ".join(f'"{each}"' for each in earlier.values())}
+            FROM "orders$rows" WHERE NOT _deleted; UPDATE "$mirror" SET format = 1""",
+        )
+        before = {name: {"S": "before"} for name in earlier}
+        changes = [Change(1, item("1", short={"N": "1"}, **before))]
+        more = [
+            Change(2, item("2", **{one: {"S": "after"}, ending: {"S": "e"}})),
+            Change(2, item("3", **{two: {"S": "new"}})),
+        ]
+        one_round(sink, more[:1], number=2)
+        assert columns_of(sink, "orders$rows") == view
+        assert query(sink, 'SELECT format FROM "$mirror"') == [(1,)]
+        one_round(sink, more[1:], number=3)
+        assert_holds(UNPACKED, sink, ORDERS, changes + more)
+        (added,) = [each for each in columns_of(sink, "orders$rows") if each not in view]
+        assert added == f"{'x' * 30}~{hashlib.sha256(two.encode()).hexdigest()[:32]}"
+        # A release that would look for another name must not write any more.
+        assert query(sink, 'SELECT format FROM "$mirror"') == [(2,)]
+
+    def test_a_name_that_somebody_has_taken_goes_to_other(self, sink):
+        long = "x" * 64
+        changes = [Change(1, item("1", mine={"N": "1"}))]
+        one_round(sink, changes)
+        for name in ("theirs", column_name(long)):
+            query(sink, f'ALTER TABLE "orders$rows" ADD COLUMN "{name}" text DEFAULT \'kept\'')
+        taken = {"theirs": {"S": "a"}, long: {"S": "b"}}
+        changes += [Change(1, item("2", more={"N": "1"}, **taken))]
+        one_round(sink, changes[1:], number=2)
+        changes += [Change(2, item("1", **taken)), Change(2, item("2", theirs={"N": "7"}))]
+        one_round(sink, changes[2:], number=3)
+        assert_holds(UNPACKED, sink, ORDERS, changes)
+        assert query(sink, 'SELECT DISTINCT theirs FROM "orders$rows"') == [("kept",)]
+        assert {"mine", "more"} < set(columns_of(sink, "orders"))
+
     def test_tables_whose_names_begin_alike(self, sink):
         tables = [table("t" * 100), table("t" * 101), table("t" * 58), table("odd $rows")]
         given = [
@@ -235,7 +311,7 @@ class TestLimits:
     def test_more_attributes_than_a_table_can_have_columns(self, sink):
         """Every value is as large as one that is kept in the row can be."""
         kinds = [{"S": "x" * 23}, {"N": "-1." + "123456789" * 4}, {"SS": ["a", "b"]}]
-        many = {f"attribute {at}": kinds[at % 3] for at in range(1700)}
+        many = {f"attribute {at}": kinds[at % 3] for at in range(2000)}
         changes = [Change(1, item("a", **many)), Change(1, item("b"))]
         changes += [Change(2, item("c", **dict(reversed(many.items()))))]
         one_round(sink, changes)

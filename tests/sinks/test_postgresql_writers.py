@@ -12,6 +12,7 @@ import pytest
 from apache_beam.testing.util import assert_that, equal_to
 
 from tests.sinks.changes import NO_ROUND, STATE, Change, blocks, newest, round_number, table
+from tests.sinks.hostile_names import KEY_NAMES
 from tests.sinks.postgres_server import PostgresServer, server_for_tests
 from tests.sinks.targets import Target, postgresql_rows, run_round, schema_of
 from transforms.block import Block
@@ -345,6 +346,39 @@ class TestContinuousRuns:
         assert_holds(sink, changes)
         left = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'dynabeam'"
         assert query(sink, left) == [(0,)]
+
+    def test_names_that_no_column_can_have(self, tmp_path):
+        """As key and beside it: a row is a row, and none is refused."""
+        tables = [table(f"t{at}", (name, "S")) for at, name in enumerate(KEY_NAMES)]
+        sink = UNPACKED.open(tmp_path / "hostile")
+        sink.check(tables, NO_ROUND)
+        given = {
+            of: [
+                Change(
+                    1,
+                    {
+                        name: {"S": "a\x00"},
+                        **{each: {"N": "1"} for each in KEY_NAMES if each != name},
+                    },
+                ),
+                Change(2, {name: {"S": "b"}, "x": {"L": []}}),
+                Change(3, None, keys={name: {"S": "b"}}),
+            ]
+            for of, name in zip(tables, KEY_NAMES, strict=True)
+        }
+        with beam.Pipeline(runner="FnApiRunner") as pipeline:
+            source = pipeline | beam.Create(
+                [each for of, changes in given.items() for each in blocks(of, changes)],
+                reshuffle=False,
+            ).with_output_types(Block)
+            reports = source | "Sink" >> sink.write_continuously(STATE)
+            assert_that(
+                reports | beam.Map(lambda each: each.kind) | beam.Distinct(), equal_to(["sink"])
+            )
+        for of, changes in given.items():
+            held, wanted = dict(postgresql_rows(UNPACKED, sink, of)), newest(of, changes)
+            assert held.keys() == wanted.keys()
+            assert all(same_item(held[key], image) for key, image in wanted.items())
 
     def test_rounds_say_nothing_after_one(self, sink):
         with beam.Pipeline(runner="FnApiRunner") as pipeline:

@@ -33,7 +33,7 @@ from transforms.sinks.postgresql_connection import (
     sink_error,
 )
 from transforms.sinks.postgresql_meta import TABLES, read_held
-from transforms.sinks.postgresql_names import column_name, qualified, quoted_text, rows_name
+from transforms.sinks.postgresql_names import ColumnNames, qualified, quoted_text, rows_name
 from transforms.sinks.postgresql_values import index_keys, set_aside, without_nul
 from transforms.sinks.row_layout import RowOptions
 from transforms.tables import Table
@@ -65,8 +65,9 @@ class PostgreSQLReader(MirrorReader):
                 )
             row = execute(
                 connection,
-                "SELECT keys, options, attributes, relation FROM "
-                f"{qualified(settings.schema, TABLES)} WHERE name = {quoted_text(table.name)}",
+                # A mirror of an earlier release has no names of columns.
+                "SELECT keys, options, attributes, relation, to_jsonb(t) ->> 'columns' FROM "
+                f"{qualified(settings.schema, TABLES)} t WHERE name = {quoted_text(table.name)}",
             ).fetchone()
         if row is None:
             return None
@@ -77,7 +78,7 @@ class PostgreSQLReader(MirrorReader):
             RowOptions(options["layout"], _number_type(options["numbers"]), options["nested"]),
             ColumnTypes.from_json(json.loads(row[2])),
             has_raw=True,
-            details={"relation": row[3]},
+            details={"relation": row[3], "columns": row[4]},
         )
 
     def parts(self, shape: MirrorShape) -> Sequence[str]:
@@ -99,6 +100,7 @@ class PostgreSQLReader(MirrorReader):
     def read(self, shape: MirrorShape, part: str) -> Iterator[StoredRows]:
         """Reads a range of keys."""
         low, _, high = part.partition("-")
+        names = ColumnNames.from_json(shape.details["columns"])
         bounds = [
             f"_key {compare} '\\x{bound}'::bytea"
             for compare, bound in ((">=", low), ("<", high))
@@ -109,7 +111,7 @@ class PostgreSQLReader(MirrorReader):
             "_version",
             "(extract(epoch FROM _event_time) * 1000000)::bigint",
             "_deleted",
-            *(_cell(name, tag) for name, tag in shape.tags.items()),
+            *(_cell(names.of(name), tag) for name, tag in shape.tags.items()),
             f"{quoted_name(shape.rest)}::text",
             f"encode({RAW}, 'hex')",
         ]
@@ -134,7 +136,7 @@ class PostgreSQLReader(MirrorReader):
         images, aside = set_aside(images, whole=shape.options.layout == "packed")
         typed = shape.layout().rows(keys, images, grow=False)
         for each in shape.table.keys.attributes:
-            if each.type == "S" and each.name in typed.column_names:
+            if each.type == "S" and each.name in shape.tags:
                 at = typed.column_names.index(each.name)
                 column = without_nul(typed.column(at).combine_chunks())
                 typed = typed.set_column(at, each.name, column)
@@ -177,8 +179,8 @@ def _number_type(text: str) -> NumberType:
     return NumberType(int(match[1]), int(match[2])) if match else NumberType.parse("text")
 
 
-def _cell(attribute: str, tag: str) -> str:
-    name = quoted_name(column_name(attribute))
+def _cell(column: str, tag: str) -> str:
+    name = quoted_name(column)
     if tag == "B":
         return f"encode({name}, 'hex')"
     if tag == "BS":

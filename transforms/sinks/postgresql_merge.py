@@ -17,13 +17,12 @@ server's statistics. Both ways do the same:
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import psycopg
 import pyarrow as pa
 
 from transforms.sinks.postgresql_connection import Connection, execute
-from transforms.sinks.postgresql_names import column_name
 from transforms.sinks.postgresql_values import copy_text, json_rows
 from transforms.values.json_sql import quoted_name
 
@@ -68,15 +67,18 @@ class MergeStatements:
     merge: str
 
 
-def merge_statements(columns: Mapping[str, str], *, rows: str, revision: str) -> MergeStatements:
+def merge_statements(
+    columns: Mapping[str, str], *, name_of: Callable[[str], str], rows: str, revision: str
+) -> MergeStatements:
     """Makes the SQL of merges into a table.
 
     Args:
         columns: SQL types of all its columns but `DELETED_AT`, by name, as rows have them in order.
+        name_of: The name of such a column in the database.
         rows: The table.
         revision: A query of its revision.
     """
-    names = [*(quoted_name(column_name(each)) for each in columns), DELETED_AT]
+    names = [*(quoted_name(name_of(each)) for each in columns), DELETED_AT]
     places = {name: f"c{at}" for at, name in enumerate(columns)}
     cells = [f"{places[name]}::{kind}" for name, kind in columns.items()]
     cells.append(f"CASE WHEN {places['_deleted']}::boolean THEN now() END")

@@ -22,13 +22,17 @@ __all__ = [
     "MIRROR",
     "TABLES",
     "Held",
+    "add_columns_of_names",
     "check_server",
     "create_meta",
+    "raise_format",
     "read_held",
     "write_held",
 ]
 
-FORMAT = 1
+FORMAT = 2
+"""Of a mirror with names that an earlier release would not find, see `postgresql_names`."""
+_FIRST_FORMAT = 1
 MIRROR = "$mirror"
 TABLES = "$tables"
 _OLDEST_RELEASE = 12
@@ -144,7 +148,8 @@ def create_meta(connection: Connection, settings: PostgresSettings) -> None:
         f"CREATE TABLE IF NOT EXISTS {schema}.{quoted_name(TABLES)} ("
         "id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY, name text NOT NULL UNIQUE, "
         "relation text NOT NULL UNIQUE, arn text NOT NULL, keys text NOT NULL, "
-        "options text NOT NULL, attributes text NOT NULL, revision bigint NOT NULL)",
+        "options text NOT NULL, attributes text NOT NULL, revision bigint NOT NULL, "
+        "columns text)",
     )
 
 
@@ -165,7 +170,7 @@ def read_held(connection: Connection, settings: PostgresSettings) -> Held | None
     row = execute(connection, f"SELECT format FROM {table}").fetchone()
     if row is None:
         return None
-    if row[0] != FORMAT:
+    if row[0] not in (_FIRST_FORMAT, FORMAT):
         raise SinkError(
             "the mirror has an unknown format",
             where=settings.where,
@@ -180,6 +185,24 @@ def read_held(connection: Connection, settings: PostgresSettings) -> Held | None
     return Held(Round(row[0], row[1], row[2]), row[3])
 
 
+def add_columns_of_names(connection: Connection, settings: PostgresSettings) -> None:
+    """Makes room for what a mirror of an earlier release does not store: names of columns."""
+    table = qualified(settings.schema, TABLES)
+    found = execute(
+        connection,
+        f"SELECT FROM pg_attribute WHERE attrelid = {quoted_text(table)}::regclass "
+        "AND attname = 'columns' AND NOT attisdropped",
+    ).fetchone()
+    if found is None:
+        execute(connection, f"ALTER TABLE {table} ADD COLUMN IF NOT EXISTS columns text")
+
+
+def raise_format(connection: Connection, settings: PostgresSettings) -> None:
+    """Has earlier releases refuse the mirror; part of the caller's transaction."""
+    table = qualified(settings.schema, MIRROR)
+    execute(connection, f"UPDATE {table} SET format = {FORMAT} WHERE format < {FORMAT}")
+
+
 def write_held(connection: Connection, settings: PostgresSettings, held: Held) -> None:
     """Records what the mirror holds; it stays that of its state directory."""
     table = qualified(settings.schema, MIRROR)
@@ -188,7 +211,13 @@ def write_held(connection: Connection, settings: PostgresSettings, held: Held) -
         f"INSERT INTO {table} VALUES (%s, %s, %s, %s, %s, now()) ON CONFLICT (one) DO UPDATE SET "
         "round = excluded.round, attempt = excluded.attempt, continuous = excluded.continuous, "
         f"applied = excluded.applied WHERE {quoted_name(MIRROR)}.state_id = excluded.state_id",
-        (FORMAT, held.round.state_id, held.round.number, held.round.attempt, held.continuous),
+        (
+            _FIRST_FORMAT,
+            held.round.state_id,
+            held.round.number,
+            held.round.attempt,
+            held.continuous,
+        ),
     )
 
 

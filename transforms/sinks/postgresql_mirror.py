@@ -37,9 +37,10 @@ same bytes for `1e3` and `1000`, holds U+0000, and fits an index also where the 
 | L, M | `jsonb`: the payload, as DynamoDB JSON or plain |
 
 An attribute has the type of the first value met; values of others go to `_other`, as do NULL, what
-is beyond 300 columns, names that PostgreSQL has taken (`ctid`, `xmin` ...), and for a time
-attributes that are new while someone's query holds the table. Names over 63 bytes are shortened,
-see `transforms.sinks.postgresql_names`; `"$tables"` has them whole.
+is beyond 300 columns, names that are taken (by us, by PostgreSQL: `ctid`, `xmin` ..., or by a
+column that somebody added to `"<table>$rows"`), and for a time attributes that are new while
+someone's query holds the table. Names over 63 bytes are shortened, see
+`transforms.sinks.postgresql_names`; `"$tables"` has them whole.
 
 Tombstones are removed `tombstone_days` after they were made. The default, 36, is safe because
 nothing brings an older row later than that: a stream keeps 24 hours, and an export, full or
@@ -93,6 +94,7 @@ from transforms.sinks.postgresql_connection import (
 from transforms.sinks.postgresql_meta import (
     TABLES,
     Held,
+    add_columns_of_names,
     check_server,
     create_meta,
     read_held,
@@ -315,6 +317,7 @@ class PostgreSQLMirror(Sink):
             self._check_fits(held, committed, joins=joins)
         elif joins:
             write_held(connection, self._settings, Held(committed, held.continuous))
+        add_columns_of_names(connection, self._settings)
         for table in tables:
             self._mirror_table(table).open(connection)
 

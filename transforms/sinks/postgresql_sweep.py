@@ -19,7 +19,7 @@ import pyarrow as pa
 from transforms.key_range import KeyRange
 from transforms.sinks.postgresql_connection import Connection, execute
 from transforms.sinks.postgresql_merge import DELETED_AT
-from transforms.sinks.postgresql_names import column_name, quoted_text
+from transforms.sinks.postgresql_names import quoted_text
 from transforms.values.json_sql import quoted_name
 from transforms.version import encode_version
 
@@ -32,7 +32,7 @@ _PIECE_ROWS = 20_000
 def sweep(
     connection: Connection,
     rows: str,
-    attributes: Iterable[str],
+    columns: Iterable[str],
     *,
     generation: int,
     changed_since_us: int,
@@ -43,7 +43,7 @@ def sweep(
     Args:
         connection: In no transaction.
         rows: The table that holds the rows, as SQL names it.
-        attributes: Columns that a tombstone has no value in.
+        columns: Those that a tombstone has no value in.
         generation: Live rows of older generations are swept.
         changed_since_us: 0 for all; else only rows of changes that were written then or later.
         key_range: Only these keys; None for all.
@@ -56,7 +56,7 @@ def sweep(
     if changed_since_us:
         since = (_EPOCH + timedelta(microseconds=changed_since_us)).isoformat()
         older += f" AND r._op <> 'r' AND r._event_time >= {quoted_text(since)}::timestamptz"
-    gone = "".join(f"{quoted_name(column_name(each))} = NULL, " for each in attributes)
+    gone = "".join(f"{quoted_name(each)} = NULL, " for each in columns)
 
     def removal(which: str) -> str:
         return (

@@ -39,8 +39,9 @@ from transforms.sinks.postgresql_merge import (
     merge_statements,
     staging_sql,
 )
-from transforms.sinks.postgresql_meta import TABLES
+from transforms.sinks.postgresql_meta import TABLES, raise_format
 from transforms.sinks.postgresql_names import (
+    ColumnNames,
     column_name,
     qualified,
     quoted_text,
@@ -101,12 +102,13 @@ class MirrorTable:
         self._numbers = numbers
         self._settings = settings
         self._relation = relation_name(table.name)
-        self._view = qualified(settings.schema, self._relation)
-        self._rows = qualified(settings.schema, rows_name(self._relation))
         self._tables = qualified(settings.schema, TABLES)
         self._id = 0
         self._revision = 0
+        # Attributes without a column, because somebody else's has their name.
+        self._crowded_out: set[str] = set()
         self._layout = self._new_layout()
+        self._names = ColumnNames().with_attributes(self._layout.columns())
         self._grow_after = 0.0
 
     @property
@@ -123,7 +125,12 @@ class MirrorTable:
         """
         if not self._load(connection):
             self._create(connection)
-            self._load(connection)
+            if not self._load(connection):
+                raise SinkError(
+                    f"another table of the mirror has the view {self._relation!r}",
+                    where=f"{self._settings.where}, table {self.name}",
+                    mend="Mirror it to another schema",
+                )
 
     def merge(self, connection: Connection, rows: pa.RecordBatch) -> int:
         """Applies rows under the version guard, in a transaction of its own.
@@ -171,8 +178,8 @@ class MirrorTable:
         `key_range` only rows of these keys.
         """
         keys = {each.name for each in self._table.keys.attributes}
-        attributes = [*self._layout.columns(), self._layout.rest, _RAW]
-        gone = [each for each in attributes if each not in keys]
+        attributes = [each for each in self._layout.columns() if each not in keys]
+        gone = [*map(self._names.of, attributes), self._layout.rest, _RAW]
         return sweep(
             connection,
             self._rows,
@@ -197,7 +204,8 @@ class MirrorTable:
         return found.rowcount
 
     def _new_layout(self, types: ColumnTypes | None = None) -> RowLayout:
-        layout = RowLayout(self._table, self._options, _RESERVED, max_columns=MAX_COLUMNS)
+        reserved = [*_RESERVED, *self._crowded_out]
+        layout = RowLayout(self._table, self._options, reserved, max_columns=MAX_COLUMNS)
         if types is not None:
             layout.restore(types)
         return layout
@@ -205,8 +213,9 @@ class MirrorTable:
     def _load(self, connection: Connection, lock: str = "") -> bool:
         row = execute(
             connection,
-            f"SELECT id, revision, attributes, keys, options FROM {self._tables} "
-            f"WHERE name = {quoted_text(self.name)} {lock}",
+            # A mirror of an earlier release has no names.
+            "SELECT id, revision, attributes, keys, options, relation, to_jsonb(t) ->> 'columns' "
+            f"FROM {self._tables} t WHERE name = {quoted_text(self.name)} {lock}",
         ).fetchone()
         if row is None:
             return False
@@ -223,7 +232,8 @@ class MirrorTable:
                     found=found,
                     mend="Mirror it to a new schema, with a new state directory",
                 )
-        self._id, self._revision = row[0], row[1]
+        self._id, self._revision, self._relation = row[0], row[1], row[5]
+        self._names = ColumnNames.from_json(row[6])
         self._layout = self._new_layout(ColumnTypes.from_json(json.loads(row[2])))
         for made_of_columns in ("_few", "_statements"):
             self.__dict__.pop(made_of_columns, None)
@@ -240,7 +250,8 @@ class MirrorTable:
             found = execute(
                 connection,
                 f"INSERT INTO {self._tables} (name, relation, arn, keys, options, attributes, "
-                "revision) VALUES (%s, %s, %s, %s, %s, %s, 1) ON CONFLICT DO NOTHING RETURNING id",
+                "columns, revision) VALUES (%s, %s, %s, %s, %s, %s, %s, 1) "
+                "ON CONFLICT DO NOTHING RETURNING id",
                 (
                     self.name,
                     self._relation,
@@ -248,6 +259,7 @@ class MirrorTable:
                     json.dumps(self._table.keys.to_json()),
                     self._options_text(),
                     json.dumps(self._layout.types.to_json()),
+                    self._names.to_json(),
                 ),
             )
             if found.fetchone() is None:
@@ -255,7 +267,7 @@ class MirrorTable:
             self._refuse_foreign(connection)
             keys = [(name, self._sql_type(tag)) for name, tag in self._layout.columns().items()]
             fields = [*keys, (self._layout.rest, "jsonb"), (_RAW, "bytea")]
-            columns = ", ".join(f"{_quoted(name)} {kind}" for name, kind in fields)
+            columns = ", ".join(f"{self._quoted(name)} {kind}" for name, kind in fields)
             metadata = ", ".join(f"{name} {kind} NOT NULL" for name, kind in _METADATA.items())
             execute(
                 connection,
@@ -264,6 +276,8 @@ class MirrorTable:
                 f"CREATE INDEX ON {self._rows} ({DELETED_AT}) WHERE {DELETED_AT} IS NOT NULL",
             )
             self._create_view(connection)
+            if self._names.stored or self._relation != self.name:
+                raise_format(connection, self._settings)
 
     def _refuse_foreign(self, connection: Connection) -> None:
         names = f"{quoted_text(self._relation)}, {quoted_text(rows_name(self._relation))}"
@@ -291,7 +305,7 @@ class MirrorTable:
         names = [*first, self._layout.rest, _RAW, *_METADATA, *added]
         execute(
             connection,
-            f"CREATE OR REPLACE VIEW {self._view} AS SELECT {', '.join(map(_quoted, names))} "
+            f"CREATE OR REPLACE VIEW {self._view} AS SELECT {', '.join(map(self._quoted, names))} "
             f"FROM {self._rows} WHERE NOT _deleted",
         )
 
@@ -333,17 +347,21 @@ class MirrorTable:
                 execute(connection, f"SET LOCAL lock_timeout = '{_ENTRY_LOCK}'")
                 self._load(connection, "FOR UPDATE")
                 known, columns = self._layout.types, self._layout.columns()
+                self._reserve_taken(connection, wanted)
                 self._layout.add(wanted)
                 if self._layout.types is known:
                     return
                 added = {k: v for k, v in self._layout.columns().items() if k not in columns}
+                names, self._names = self._names, self._names.with_attributes(added)
                 if added:
                     self._add_columns(connection, added)
+                if self._names != names:
+                    raise_format(connection, self._settings)
                 execute(
                     connection,
-                    f"UPDATE {self._tables} SET revision = revision + 1, attributes = %s "
-                    "WHERE id = %s",
-                    (json.dumps(self._layout.types.to_json()), self._id),
+                    f"UPDATE {self._tables} SET revision = revision + 1, attributes = %s, "
+                    "columns = %s WHERE id = %s",
+                    (json.dumps(self._layout.types.to_json()), self._names.to_json(), self._id),
                 )
                 self._revision += 1
         except psycopg.errors.LockNotAvailable:
@@ -354,9 +372,28 @@ class MirrorTable:
             self._revision = 0
             raise
 
+    def _reserve_taken(self, connection: Connection, wanted: ColumnTypes) -> None:
+        """Keeps attributes from columns whose names are taken, whoever has added those."""
+        known = self._layout.columns()
+        found = execute(
+            connection,
+            "SELECT attname FROM pg_attribute WHERE NOT attisdropped "
+            f"AND attrelid = {quoted_text(self._rows)}::regclass",
+        ).fetchall()
+        taken = {name for (name,) in found}
+        for attribute in wanted.columns:
+            if attribute in known:
+                continue
+            name = column_name(attribute)
+            if name in taken:
+                self._crowded_out.add(attribute)
+            taken.add(name)
+        types = self._layout.types
+        self._layout = self._new_layout(types)
+
     def _add_columns(self, connection: Connection, added: dict[str, str]) -> None:
         columns = ", ".join(
-            f"ADD COLUMN {_quoted(name)} {self._sql_type(tag)}" for name, tag in added.items()
+            f"ADD COLUMN {self._quoted(name)} {self._sql_type(tag)}" for name, tag in added.items()
         )
         execute(
             connection,
@@ -381,8 +418,10 @@ class MirrorTable:
 
     def _storable(self, typed: pa.Table) -> pa.Table:
         """The key's columns without U+0000: the item, which has it too, has been set aside."""
+        columns = self._layout.columns()
         for each in self._table.keys.attributes:
-            if each.type == "S" and each.name in typed.column_names:
+            # Of a key without a column the name is that of one of ours.
+            if each.type == "S" and each.name in columns:
                 at = typed.column_names.index(each.name)
                 column = without_nul(typed.column(at).combine_chunks())
                 typed = typed.set_column(at, each.name, column)
@@ -398,6 +437,7 @@ class MirrorTable:
         own = {_RAW: "bytea", **_METADATA}
         return merge_statements(
             {KEY: "bytea", **attributes, self._layout.rest: "jsonb", **own},
+            name_of=self._names.of,
             rows=self._rows,
             revision=f"SELECT revision FROM {self._tables} WHERE id = {self._id}",
         )
@@ -418,6 +458,13 @@ class MirrorTable:
         simple = {"N": self._numbers, "B": "bytea", "BOOL": "boolean", "L": "jsonb", "M": "jsonb"}
         return simple.get(tag, "text")
 
+    @property
+    def _view(self) -> str:
+        return qualified(self._settings.schema, self._relation)
 
-def _quoted(attribute: str) -> str:
-    return quoted_name(column_name(attribute))
+    @property
+    def _rows(self) -> str:
+        return qualified(self._settings.schema, rows_name(self._relation))
+
+    def _quoted(self, attribute: str) -> str:
+        return quoted_name(self._names.of(attribute))
