@@ -110,6 +110,13 @@ def deliver(sink, blocks, current):
     return sink.stage(blocks, current)
 
 
+def deliver_what_fits(sink, blocks, current):
+    """As `deliver`, where rows may be refused."""
+    if isinstance(sink, DuckDBMirror):
+        return sink.apply_what_fits(lambda: iter(blocks), current)
+    return deliver(sink, blocks, current)
+
+
 def run_round(sink, tables, blocks, current, committed):
     """A whole round as the driver runs it, without a graph."""
     sink.check(tables, committed)

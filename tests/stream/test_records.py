@@ -238,6 +238,42 @@ class TestDeadLetters:
         page = parse(record(S1, Keys={"id": {"B": "?"}}), table=table)
         assert (len(rows(page)), len(page.dead)) == (0, 1)
 
+    @pytest.mark.parametrize("levels", [32, 100, 250, 500, 1000, 20_000])
+    @pytest.mark.parametrize("kind", ["L", "M", "names"])
+    def test_a_record_that_nests_too_deep_is_alone(self, levels, kind):
+        opening, closing = {
+            "L": ('{"L":[', "]}"),
+            "M": ('{"M":{"]\\"}":', "}}"),
+            "names": ('{"[{\\\\":', "}"),
+        }[kind]
+        value = f'{opening * levels}{{"S":"]}}\\""}}{closing * levels}'
+        deep = json.dumps(record(S2, "deep", NewImage={"id": {"S": "deep"}, "v": "@"}))
+        deep = deep.replace('"@"', value)
+        good = [json.dumps(record(each, key)) for each, key in ((S1, "a"), (S3, "b"))]
+        text = f'{{"Records":[{good[0]}, {deep},{deep} ,{good[1]}],"NextShardIterator":"n[{{"}}'
+        page = PageParser(TABLE, 1, ARN).parse(text.encode(), SHARD)
+        assert (page.next_iterator, page.last_sequence) == ("n[{", S2)
+        known = [encode_key({"id": {"S": each}}, TABLE.keys) for each in ("a", "b")]
+        found = rows(page)
+        assert [each["key"] for each in found if each["key"] in known] == known
+        assert page.records == 4
+        if levels <= 100:
+            assert not page.dead
+        elif levels >= 1000:
+            assert [each.raw for each in page.dead] == [deep.encode()] * 2
+        assert all(S2 in each.place for each in page.dead)
+        assert {
+            each["new"].count(value.encode()) for each in found if each["key"] not in known
+        } in (
+            {1},
+            set(),
+        )
+
+    def test_a_body_that_nests_and_does_not_end(self):
+        for text in (b'{"Records":' + b"[" * 5000, b"[" * 5000 + b"]" * 5000):
+            with pytest.raises(StreamError, match="GetRecords"):
+                PageParser(TABLE, 1, ARN).parse(text, SHARD)
+
     @pytest.mark.parametrize("text", [b"", b"<html>", b"[]", b'{"Records":5}', b'{"Records":[{}'])
     def test_a_body_that_is_no_answer_is_an_error(self, text):
         with pytest.raises(StreamError, match="GetRecords"):

@@ -24,13 +24,14 @@ different types in different files: `_new` is the exact word. Read several files
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from transforms.block import Block
+from transforms.errors import ValueDecodeError
 from transforms.sinks.change_lines import key_objects
 from transforms.sinks.change_writer import (
     MAX_OPEN_FILES,
@@ -40,6 +41,7 @@ from transforms.sinks.change_writer import (
 )
 from transforms.sinks.row_layout import RowLayout, RowOptions
 from transforms.sinks.staging import StagedFile
+from transforms.sinks.unfit_images import refused_images, without_unfit
 from transforms.tables import Table
 
 __all__ = ["METADATA", "PIECE_BYTES", "ParquetWriter"]
@@ -72,6 +74,7 @@ class ParquetWriter(ChangeWriter):
         options: How rows are laid out.
         compression: `zstd`, `snappy` or `none`.
         piece_bytes: Rows are written once so many bytes have gathered, default `PIECE_BYTES`.
+        place: The sink's place, which dead letters name.
     """
 
     def __init__(
@@ -80,16 +83,18 @@ class ParquetWriter(ChangeWriter):
         max_file_bytes: int,
         options: RowOptions,
         compression: str,
+        *,
         piece_bytes: int | None = None,
+        place: str = "",
     ) -> None:
-        super().__init__(folder, max_file_bytes)
+        super().__init__(folder, max_file_bytes, place)
         self._piece_bytes = PIECE_BYTES if piece_bytes is None else piece_bytes
         self._options = options
         self._compression = compression
         self._tables: dict[str, _TableFiles] = {}
         self._closed: list[StagedFile] = []
 
-    def add(self, block: Block) -> None:
+    def add_fit(self, block: Block) -> None:
         """Takes one block; writes the largest gathered piece if enough is gathered."""
         table = block.header.table
         if table.name not in self._tables:
@@ -108,7 +113,9 @@ class ParquetWriter(ChangeWriter):
     def _write(self, files: _TableFiles) -> None:
         if not files.waiting_bytes:
             return
-        rows = files.take_rows()
+        rows = self._rows_that_fit(files)
+        if rows is None:
+            return
         if files.file is not None and files.file.schema != rows.schema:
             self._close(files)
         if files.file is None:
@@ -121,6 +128,19 @@ class ParquetWriter(ChangeWriter):
         files.file.write(rows)
         if files.file.output.size >= self.max_file_bytes:
             self._close(files)
+
+    def _rows_that_fit(self, files: _TableFiles) -> pa.Table | None:
+        """All that waits, as columns, but for the rows that cannot be laid out."""
+        waiting = files.take()
+        try:
+            return files.rows(waiting)
+        except (ValueDecodeError, pa.ArrowInvalid):
+            refused = [each for block in waiting for each in refused_images(block, self.place)]
+            if not refused:
+                raise
+        self.refused += refused
+        fit = [block for block in map(without_unfit, waiting) if block.rows.num_rows]
+        return files.rows(fit) if fit else None
 
     def _close_some(self) -> None:
         is_open = [each for each in self._tables.values() if each.file is not None]
@@ -148,9 +168,18 @@ class _TableFiles:
         self._waiting.append(block)
         self.waiting_bytes += block.rows.nbytes
 
-    def take_rows(self) -> pa.Table:
-        """All that waits, as columns; nothing waits any more."""
-        rows = pa.concat_batches([block.rows for block in self._waiting])
+    def take(self) -> list[Block]:
+        """All that waits; nothing waits any more."""
+        taken, self._waiting, self.waiting_bytes = self._waiting, [], 0
+        return taken
+
+    def rows(self, blocks: Sequence[Block]) -> pa.Table:
+        """Blocks as columns.
+
+        Raises:
+            ValueDecodeError: If an image cannot be laid out.
+        """
+        rows = pa.concat_batches([block.rows for block in blocks])
         metadata = {
             "_keys": key_objects(rows.column("key"), self.table.keys),
             "_version": rows.column("version").cast(pa.string()),
@@ -158,8 +187,8 @@ class _TableFiles:
             "_event_time": rows.column("event_time"),
             "_ttl": rows.column("ttl"),
             "_deleted": pc.equal(rows.column("op"), "d"),
-            "_source": self._constants(lambda block: block.header.source),
-            "_origin": self._constants(_origin),
+            "_source": _constants(blocks, lambda block: block.header.source),
+            "_origin": _constants(blocks, _origin),
             "_old": rows.column("old").cast(pa.string()),
             "_new": rows.column("new").cast(pa.string()),
             "_envelope": rows.column("envelope").cast(pa.string()),
@@ -169,16 +198,13 @@ class _TableFiles:
         table = self._layout.rows(rows.column("key"), rows.column("new"))
         for name, column in metadata.items():
             table = table.append_column(name, column)
-        self._waiting, self.waiting_bytes = [], 0
         return table
 
-    def _constants(self, of: Any) -> pa.Array:
-        return pa.concat_arrays(
-            [
-                pa.repeat(pa.scalar(of(each), pa.string()), each.rows.num_rows)
-                for each in self._waiting
-            ]
-        )
+
+def _constants(blocks: Sequence[Block], of: Callable[[Block], str]) -> pa.Array:
+    return pa.concat_arrays(
+        [pa.repeat(pa.scalar(of(each), pa.string()), each.rows.num_rows) for each in blocks]
+    )
 
 
 def _origin(block: Block) -> str:

@@ -4,6 +4,9 @@
 A writer takes blocks of any tables, keeps a bounded number of files open, closes a file when it is
 large enough, and hands over the list of closed files at the end. A file counts only once it is in
 that list, so a bundle that fails half-way leaves nothing behind that anybody reads.
+
+A row that no reader of the files could read is not written but becomes a dead letter, see
+`transforms.sinks.unfit_images`; all others of its block are written.
 """
 
 from __future__ import annotations
@@ -20,8 +23,10 @@ import pyarrow as pa
 from transforms import storage
 from transforms.block import Block
 from transforms.errors import SinkError
+from transforms.reports import Report
 from transforms.sinks.change_lines import change_lines
 from transforms.sinks.staging import StagedFile
+from transforms.sinks.unfit_images import split_unfit
 
 __all__ = ["MAX_OPEN_FILES", "ChangeWriter", "LineWriter", "StagedOutput"]
 
@@ -66,15 +71,29 @@ class ChangeWriter(abc.ABC):
     Args:
         folder: Staging folder of the attempt.
         max_file_bytes: A file of at least this size is closed.
+        place: The sink's place, which dead letters name.
+
+    Attributes:
+        refused: A report of kind `refused` for each row that was not written; whole once `finish`
+            has returned.
     """
 
-    def __init__(self, folder: str, max_file_bytes: int) -> None:
+    def __init__(self, folder: str, max_file_bytes: int, place: str = "") -> None:
         self.folder = folder
         self.max_file_bytes = max_file_bytes
+        self.place = place
+        self.refused: list[Report] = []
+
+    def add(self, block: Block) -> None:
+        """Takes one block, but for the rows that cannot be written."""
+        fit, refused = split_unfit(block, self.place)
+        self.refused += refused
+        if fit.rows.num_rows:
+            self.add_fit(fit)
 
     @abc.abstractmethod
-    def add(self, block: Block) -> None:
-        """Takes one block."""
+    def add_fit(self, block: Block) -> None:
+        """Takes one block that has rows, all of them fit."""
 
     @abc.abstractmethod
     def finish(self) -> list[StagedFile]:
@@ -88,15 +107,16 @@ class LineWriter(ChangeWriter):
         folder: Staging folder of the attempt.
         max_file_bytes: A file of at least this size is closed.
         gzip: Compress the files.
+        place: The sink's place, which dead letters name.
     """
 
-    def __init__(self, folder: str, max_file_bytes: int, *, gzip: bool) -> None:
-        super().__init__(folder, max_file_bytes)
+    def __init__(self, folder: str, max_file_bytes: int, *, gzip: bool, place: str = "") -> None:
+        super().__init__(folder, max_file_bytes, place)
         self._gzip = gzip
         self._open: collections.OrderedDict[str, _LineFile] = collections.OrderedDict()
         self._closed: list[StagedFile] = []
 
-    def add(self, block: Block) -> None:
+    def add_fit(self, block: Block) -> None:
         """Appends the lines of a block to the open file of its table."""
         table = block.header.table.name
         if table not in self._open and len(self._open) >= MAX_OPEN_FILES:

@@ -173,7 +173,7 @@ class ContinuousFiles:
             since_us: When the first of them arrived, microseconds since 1970.
 
         Returns:
-            One report of kind `sink` per file.
+            One report of kind `sink` per file, one of kind `refused` per row left out.
 
         Raises:
             SinkError: If they cannot be written, or the folder belongs to another state directory.
@@ -183,14 +183,21 @@ class ContinuousFiles:
         for block in blocks:
             tables.setdefault(block.header.table, []).append(block)
         day = datetime.datetime.fromtimestamp(since_us // 1_000_000, datetime.timezone.utc).date()
-        return [self._write_file(table, each, day) for table, each in tables.items()]
+        return [
+            report
+            for table, each in tables.items()
+            for report in self._write_file(table, each, day)
+        ]
 
-    def _write_file(self, table: Table, blocks: list[Block], day: datetime.date) -> Report:
+    def _write_file(self, table: Table, blocks: list[Block], day: datetime.date) -> list[Report]:
         writer = self._make_writer(self._files.continuous_staging_folder())
         try:
             for block in blocks:
                 writer.add(block)
-            (staged,) = writer.finish()
+            files = writer.finish()
+            if not files:
+                return writer.refused
+            (staged,) = files
             extension = os.path.basename(staged.path).partition(".")[2]
             digest = content_digest([block.rows for block in blocks])
             target = self._files.continuous_path(table.name, day, f"part-{digest}.{extension}")
@@ -201,7 +208,7 @@ class ContinuousFiles:
         counts = {"rows": staged.rows, "written": staged.rows, "stale": 0}
         if newest_us := max(block.newest_event_us for block in blocks):
             counts["newest_event_us"] = newest_us
-        return Report("sink", table.name, {"sink": self._name, **counts})
+        return [Report("sink", table.name, {"sink": self._name, **counts}), *writer.refused]
 
     def _check_once(self) -> None:
         """A worker may see another disk than the machine that started the run."""
@@ -310,8 +317,9 @@ class _GatherFn(beam.DoFn):
     ) -> Iterator[Report]:
         # Durable first: if the worker dies before the state is cleared, the blocks come again.
         reports = self._files.write(blocks, gathered.since_us)
-        self._written.inc(len(reports))
-        figures().add("changelog_files", len(reports))
+        files = sum(each.kind == "sink" for each in reports)
+        self._written.inc(files)
+        figures().add("changelog_files", files)
         bag.clear()
         cell.clear()
         yield from reports

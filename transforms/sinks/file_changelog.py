@@ -67,6 +67,7 @@ DEFAULT_MAX_FILE_BYTES = 256 << 20
 DEFAULT_WRITERS = 4
 
 _COMPRESSIONS = {"jsonl": ("none", "gzip"), "parquet": ("zstd", "snappy", "none")}
+_REFUSED = "refused"
 _OPTIONS = frozenset({"format", "compression", "max_file_bytes", "writers", *LAYOUT_OPTIONS})
 
 
@@ -265,7 +266,7 @@ class FileChangelog(Sink):
             current: The round.
 
         Returns:
-            One report of kind `sink` per table.
+            One report of kind `sink` per table, one of kind `refused` per row left out.
 
         Raises:
             SinkError: If a file cannot be written.
@@ -275,7 +276,7 @@ class FileChangelog(Sink):
             if block.rows.num_rows:
                 writer.add(block)
         files = writer.finish()
-        return self.commit_list(files, current) if files else []
+        return [*(self.commit_list(files, current) if files else []), *writer.refused]
 
     def commit_list(self, files: Sequence[StagedFile], current: Round) -> list[Report]:
         """Writes the commit list of an attempt and reports what is in it."""
@@ -300,9 +301,17 @@ class FileChangelog(Sink):
         self, folder: str, max_file_bytes: int, piece_bytes: int | None = None
     ) -> ChangeWriter:
         if self._format == "jsonl":
-            return LineWriter(folder, max_file_bytes, gzip=self._compression == "gzip")
+            gzip = self._compression == "gzip"
+            return LineWriter(folder, max_file_bytes, gzip=gzip, place=self.place)
         options, compression = self._row_options, self._compression
-        return ParquetWriter(folder, max_file_bytes, options, compression, piece_bytes)
+        return ParquetWriter(
+            folder,
+            max_file_bytes,
+            options,
+            compression,
+            piece_bytes=piece_bytes,
+            place=self.place,
+        )
 
     def files(self) -> RoundFiles:
         """The files of this changelog."""
@@ -317,14 +326,16 @@ class _StageChanges(beam.PTransform):
 
     def expand(self, blocks: Any) -> Any:
         """Bundles stage files; one grouped element writes the commit list."""
-        return (
-            blocks
-            | "StageFiles"
-            >> beam.ParDo(_StageFn(self._sink, self._round)).with_output_types(tuple[str, str])
+        staged = blocks | "StageFiles" >> beam.ParDo(
+            _StageFn(self._sink, self._round)
+        ).with_output_types(tuple[str, str], refused=Report).with_outputs(_REFUSED, main="files")
+        listed = (
+            staged["files"]
             | "ListFiles" >> beam.GroupByKey()
             | "WriteCommitList"
             >> beam.ParDo(_CommitListFn(self._sink, self._round)).with_output_types(Report)
         )
+        return (listed, staged[_REFUSED]) | "Reports" >> beam.Flatten()
 
 
 class _StageFn(beam.DoFn):
@@ -351,14 +362,17 @@ class _StageFn(beam.DoFn):
         if element.rows.num_rows:
             self._writer.add(element)
 
-    def finish_bundle(self) -> Iterator[WindowedValue]:
+    def finish_bundle(self) -> Iterator[Any]:
         """Closes the files and names them."""
         assert self._writer is not None
         window = GlobalWindow()
-        files = self._writer.finish()
+        files, refused = self._writer.finish(), self._writer.refused
         self._writer = None
         for file in files:
             yield WindowedValue(("", file.to_json()), window.max_timestamp(), [window])
+        for report in refused:
+            whole = WindowedValue(report, window.max_timestamp(), [window])
+            yield beam.pvalue.TaggedOutput(_REFUSED, whole)
 
     def _abandon(self) -> None:
         writer, self._writer = self._writer, None

@@ -65,7 +65,7 @@ class FewLayout:
             return None
         try:
             attributes = self._attributes(columns["key"], columns["new"])
-        except (ValueDecodeError, UnicodeDecodeError):
+        except (ValueDecodeError, UnicodeError, RecursionError):
             return None
         if attributes is None:
             return None

@@ -29,6 +29,7 @@ from transforms.sinks.postgresql_meta import Held, read_held, write_held
 from transforms.sinks.postgresql_refusals import refusal_of
 from transforms.sinks.postgresql_table import PURGE_ROWS, STAGING_SQL, MirrorTable
 from transforms.sinks.refused import refused_row
+from transforms.sinks.unfit_images import split_unfit
 from transforms.tables import Table
 
 __all__ = ["MOST_REFUSED", "PIECE_BYTES", "GatheredRows", "MirrorWriter", "refuse_other_owner"]
@@ -37,6 +38,11 @@ PIECE_BYTES = 8 << 20
 """Rows are merged once this many bytes of them have gathered: bounds memory and transactions."""
 MOST_REFUSED = 1000
 """If more rows of one piece are refused, the table is at fault and not they: the run fails."""
+_ABOUT_ROWS = (
+    *(SinkError, ValueDecodeError, pa.ArrowInvalid),
+    # Of images: no JSON, no UTF-8, or deeper than can be decoded.
+    *(msgspec.DecodeError, UnicodeError, RecursionError),
+)
 _PURGE_EVERY_SECONDS = 3600.0
 _PURGE_PIECES = 20
 _COLUMNS = ("key", "version", "op", "event_time", "new", "ttl")
@@ -192,6 +198,9 @@ class GatheredRows:
 
     def add(self, block: Block) -> None:
         """Takes one block; merges what has gathered most if enough is gathered."""
+        # Halves of surrogate pairs have a place in `_raw`.
+        block, refused = split_unfit(block, self._place, ("new",), half_pairs=True)
+        self._refused += refused
         if block.rows.num_rows == 0:
             return
         table = block.header.table
@@ -240,7 +249,7 @@ class GatheredRows:
         rows = batches[0] if len(batches) == 1 else pa.concat_batches(batches)
         try:
             return self._writer.merge(table, rows)
-        except (SinkError, ValueDecodeError, pa.ArrowInvalid, msgspec.DecodeError) as error:
+        except _ABOUT_ROWS as error:
             refusal = refusal_of(error)
             if refusal is None or len(self._refused) >= most:
                 raise

@@ -91,11 +91,18 @@ def refused_row(
     return Report(_KIND, letter.table, {"letter": letter.to_line().decode("ascii")})
 
 
+def _shard(envelope: bytes | None) -> Any:
+    if envelope is None:
+        return None
+    try:
+        return json.loads(envelope).get("shardId")
+    except (ValueError, AttributeError, RecursionError):
+        return None  # the envelope itself may be what is refused
+
+
 def _source(block: Block, at: int) -> str:
     parts = dict(block.header.origin)
-    envelope = block.rows.column("envelope")[at].as_py()
-    if envelope is not None:
-        shard = json.loads(envelope).get("shardId")
-        if shard:
-            parts["shard_id"] = str(shard)
+    shard = _shard(block.rows.column("envelope")[at].as_py())
+    if shard:
+        parts["shard_id"] = str(shard)
     return "".join(f", {name} {value}" for name, value in sorted(parts.items()))

@@ -1,28 +1,71 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows whose images are no JSON objects in UTF-8: what no mirror can lay out.
+"""Rows with images that are no JSON objects in UTF-8, or too deep: what no sink can take.
 
-The service writes none, but an export that somebody has edited may hold them. They are looked for
-only after a sink has failed, because looking costs Python for each row.
+The service writes none, but an export that somebody has edited, or an answer that somebody forged,
+may hold them. A sink looks before it writes (`split_unfit`): what a changelog published would be
+read by programs that fail at the first such line, and databases are lenient in ways of their own.
+What is JSON and cannot be decoded all the same (a number that no computer holds) is looked for
+after a sink has failed (`without_unfit`, `refused_images`).
+
+Looking costs half a microsecond an image: its syntax is checked by a compiled parser that makes
+nothing of it, its UTF-8 for a whole column at once.
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+from typing import NoReturn
+
 import msgspec
+import numpy as np
 import pyarrow as pa
 
 from transforms.block import Block
 from transforms.errors import ValueDecodeError
 from transforms.reports import Report
 from transforms.sinks.refused import refused_row
+from transforms.values.deep_json import MAX_IMAGE_DEPTH
+from transforms.values.nesting import is_deeper_than
 
-__all__ = ["refused_images", "without_unfit"]
+__all__ = ["refused_images", "split_unfit", "without_unfit"]
+
+TEXTS = ("old", "new", "envelope")
+_skip = msgspec.json.Decoder(msgspec.Raw).decode
+_decode = msgspec.json.Decoder().decode
+_TOO_DEEP = f"nests deeper than {MAX_IMAGE_DEPTH} brackets"
+_NOT_JSON = "is not a JSON object in UTF-8"
+
+
+def split_unfit(
+    block: Block, sink: str, columns: Sequence[str] = TEXTS, *, half_pairs: bool = False
+) -> tuple[Block, list[Report]]:
+    """Parts the rows that a sink can take from those that it cannot.
+
+    Args:
+        block: The block.
+        sink: The sink's place.
+        columns: The texts that it takes.
+        half_pairs: It takes halves of surrogate pairs, as escapes.
+
+    Returns:
+        The block with the rows whose texts are all JSON objects, none too deep; and a report of
+        kind `refused` for each of the others.
+    """
+    wrong: dict[int, str] = {}
+    for name in columns:
+        for row, reason in _unfit_texts(block.rows.column(name), name).items():
+            if not (half_pairs and _is_json_with_half_pairs(block.rows.column(name)[row].as_py())):
+                wrong.setdefault(row, reason)
+    if not wrong:
+        return block, []
+    return _without(block, wrong), _refused(block, wrong, sink)
 
 
 def without_unfit(block: Block) -> Block:
-    """The block without the rows whose new image is unfit."""
-    images = block.rows.column("new").to_pylist()
-    fit = [not _wrong(image) for image in images]
-    return block if all(fit) else block.with_rows(block.rows.filter(pa.array(fit)))
+    """The block without the rows whose new image is unfit, or holds what nobody can decode."""
+    wrong = _undecodable(block)
+    return _without(block, wrong) if wrong else block
 
 
 def refused_images(block: Block, sink: str) -> list[Report]:
@@ -32,29 +75,88 @@ def refused_images(block: Block, sink: str) -> list[Report]:
         block: The block.
         sink: The sink's place.
     """
-    found = []
-    for at, image in enumerate(block.rows.column("new").to_pylist()):
-        wrong = _wrong(image)
-        if wrong:
-            found.append(
-                refused_row(
-                    block,
-                    at,
-                    sink=sink,
-                    reason=wrong,
-                    error=ValueDecodeError.__name__,
-                    severity="severe",
-                )
-            )
-    return found
+    return _refused(block, _undecodable(block), sink)
 
 
-def _wrong(image: bytes | None) -> str:
-    if image is None:
-        return ""
+def _without(block: Block, rows: dict[int, str]) -> Block:
+    fits = np.ones(block.rows.num_rows, np.bool_)
+    fits[list(rows)] = False
+    return block.with_rows(block.rows.filter(pa.array(fits)))
+
+
+def _refused(block: Block, wrong: dict[int, str], sink: str) -> list[Report]:
+    return [
+        refused_row(
+            block,
+            at,
+            sink=sink,
+            reason=wrong[at],
+            error=ValueDecodeError.__name__,
+            severity="severe",
+        )
+        for at in sorted(wrong)
+    ]
+
+
+def _unfit_texts(texts: pa.Array, name: str) -> dict[int, str]:
+    """The rows whose text is unfit, with what is wrong."""
+    if texts.null_count == len(texts):
+        return {}
     try:
-        image.decode("utf-8")
-        document = msgspec.json.decode(image)
+        texts.cast(pa.string())
+        is_text = True
+    except pa.ArrowInvalid:
+        is_text = False
+    wrong: dict[int, str] = {}
+    for row, text in enumerate(texts.to_pylist()):
+        if text is None:
+            continue
+        try:
+            _skip(text)
+            if text[:1] == b"{" and is_text and len(text) <= 2 * MAX_IMAGE_DEPTH:
+                continue  # so short a text is not deep
+        except (msgspec.DecodeError, RecursionError):
+            pass
+        if reason := _wrong(text, name):
+            wrong[row] = reason
+    return wrong
+
+
+def _undecodable(block: Block) -> dict[int, str]:
+    wrong = _unfit_texts(block.rows.column("new"), "new")
+    for row, image in enumerate(block.rows.column("new").to_pylist()):
+        if image is not None and row not in wrong:
+            try:
+                _decode(image)
+            except (msgspec.DecodeError, RecursionError) as error:
+                wrong[row] = f"the image cannot be decoded: {error}"
+    return wrong
+
+
+def _is_json_with_half_pairs(text: bytes) -> bool:
+    # Python's reader is the only strict one that takes them.
+    if is_deeper_than(text, MAX_IMAGE_DEPTH):
+        return False
+    try:
+        return isinstance(_python.decode(text.decode()), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(name)
+
+
+_python = json.JSONDecoder(parse_constant=_refuse_constant)
+
+
+def _wrong(text: bytes, name: str) -> str:
+    what = "the image" if name == "new" else f"{name}, the text of a change,"
+    if is_deeper_than(text, MAX_IMAGE_DEPTH):
+        return f"{what} {_TOO_DEEP}"
+    try:
+        text.decode("utf-8")
+        _skip(text)
     except (UnicodeDecodeError, msgspec.DecodeError, RecursionError) as error:
-        return f"the image is not a JSON object in UTF-8: {error}"
-    return "" if isinstance(document, dict) else "the image is not a JSON object"
+        return f"{what} {_NOT_JSON}: {error}"
+    return "" if text.lstrip()[:1] == b"{" else f"{what} is not a JSON object"

@@ -29,6 +29,7 @@ from transforms.block import SCHEMA, event_times
 from transforms.dead_letters import DeadLetter
 from transforms.errors import StreamError, ValueDecodeError
 from transforms.tables import Table
+from transforms.values.deep_json import MAX_IMAGE_DEPTH, cut_deep
 from transforms.values.keys import encode_key, encode_keys
 from transforms.version import SEQUENCE_DIGITS, encode_version, encode_versions
 from transforms.wall_clock import now_us
@@ -43,6 +44,7 @@ _TTL_PRINCIPAL = "dynamodb.amazonaws.com"
 _SEQUENCE = re.compile(r"[0-9]{1,40}")
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_]+")
 _MILLIS_FROM, _MICROS_FROM = 10**11, 10**14
+_RECORD_LEVEL = 3  # brackets open in a record of {"Records":[{
 _LATEST_US = 253_402_300_799 * 10**6
 
 Raw = msgspec.Raw
@@ -140,7 +142,10 @@ class PageParser:
         try:
             page = self._fast.decode(body)
             rows = self._columns(page.Records)
-        except (msgspec.MsgspecError, ValueDecodeError, KeyError, UnicodeDecodeError):
+        except (
+            *(msgspec.MsgspecError, ValueDecodeError, KeyError, UnicodeDecodeError),
+            RecursionError,
+        ):
             # Not an error yet: the careful way finds out which record it is.
             return None
         if rows is None:
@@ -187,8 +192,8 @@ class PageParser:
 
     def _parse_carefully(self, body: bytes, shard_id: str) -> Page:
         try:
-            page = _decode_body.decode(body)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            page, deep = _decode_page(body)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise StreamError(
                 f"the answer of GetRecords is not what the service sends: {error}",
                 where=f"stream {self._stream_arn}, shard {shard_id}",
@@ -202,8 +207,16 @@ class PageParser:
             sequence = _sequence_of(record)
             sequences.append(sequence)
             try:
+                if record in deep:
+                    record = deep[record].pop(0)
+                    raise ValueDecodeError(
+                        f"the record nests deeper than {MAX_IMAGE_DEPTH} brackets"
+                    )
                 rows.append(self._row(record))
-            except (msgspec.MsgspecError, ValueDecodeError, UnicodeDecodeError) as error:
+            except (
+                *(msgspec.MsgspecError, ValueDecodeError, UnicodeDecodeError),
+                RecursionError,
+            ) as error:
                 place = f"record {number} of a page" if not sequence else f"sequence {sequence}"
                 dead.append(self._dead_letter(record, shard_id, sequence, place, error))
         columns = pa.RecordBatch.from_pylist(rows, schema=SCHEMA) if rows else _empty_rows()
@@ -270,6 +283,15 @@ class PageParser:
             "ttl": op == "d" and _is_ttl(identity),
             "envelope": _encode(outer),
         }
+
+
+def _decode_page(body: bytes) -> tuple[_Body, dict[bytes, list[bytes]]]:
+    """The page; and what records were, by what they are now, if they are too deep to be parsed."""
+    try:
+        return _decode_body.decode(body), {}
+    except RecursionError:
+        shallow, deep = cut_deep(body, _RECORD_LEVEL, MAX_IMAGE_DEPTH)
+        return _decode_body.decode(shallow), deep
 
 
 def event_time_us(text: str | bytes) -> int:
