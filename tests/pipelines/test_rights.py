@@ -71,7 +71,7 @@ def test_sufficient_and_each_right_is_used(limited, more):
     limited.arguments += more
     needed = limited.needed(limited.in_s3)
     assert limited.replicate(needed, limited.in_s3) == 0, limited.capsys.readouterr().err
-    assert limited.sim.objects.keys("lake", "changes/orders/round=")
+    assert limited.sim.objects.keys("lake", "changes/orders/dynabeam_round=")
     used = limited.sim.used_rights(KEY)
     assert [each for each in used if not granted(each, needed)] == []
     assert [each for each in needed if not any(granted(right, [each]) for right in used)] == []

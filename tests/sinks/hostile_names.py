@@ -9,7 +9,19 @@ HOSTILE_NAMES = [
     # Ours, of every sink, and such as we might have taken.
     *("_key", "_version", "_op", "_event_time", "_ttl", "_deleted", "_deleted_at", "_raw"),
     *("_other", "item", "_new", "_old", "_keys", "_source", "_origin", "_envelope", "_table"),
-    *("round", "_round", "table", "file", "filename", "file_row_number", "bucket", "c0", "key0"),
+    *(
+        "round",
+        "dynabeam_round",
+        "Dynabeam_Round",
+        "_round",
+        "table",
+        "file",
+        "filename",
+        "file_row_number",
+        "bucket",
+        "c0",
+        "key0",
+    ),
     *("_KEY", "_Other", "ITEM", "Round", "Ctid", "_VERSION", "_RAW", "_DELETED_AT"),
     # Of the databases.
     *("tableoid", "xmin", "cmin", "xmax", "cmax", "ctid", "oid", "rowid", "rowId"),

@@ -38,7 +38,7 @@ from transforms.sinks.continuous_files import GATHER_BYTES, Gathered, content_di
 from transforms.sinks.registry import open_sink
 
 CUSTOMERS = table("customers", ("n", "N"))
-TODAY = "orders/round=continuous-2026-01-31"
+TODAY = "orders/dynabeam_round=continuous-2026-01-31"
 
 
 def run(sink, given_blocks, *options, timestamp=None, windows=None):
@@ -109,7 +109,7 @@ class TestThroughBeam:
         run(sink, blocks(ORDERS, [change(1), change(2)]), *s3)
         marker, file = storage.list_files("s3://bucket/log")
         assert marker == "s3://bucket/log/_dynabeam.json"
-        assert file.startswith("s3://bucket/log/orders/round=continuous-")
+        assert file.startswith("s3://bucket/log/orders/dynabeam_round=continuous-")
         assert len(storage.read_bytes(file, SinkError).splitlines()) == 2
         sink.recover(NO_ROUND)
         assert storage.list_files("s3://bucket/log") == [marker, file]
@@ -357,7 +357,9 @@ class TestWithRounds:
         run(sink, blocks(ORDERS, [change(2)]))
         files = f"{sink.place}/orders/*/*"
         with duckdb.connect() as connection:
-            query = "SELECT count(DISTINCT round) FROM read_json(?, hive_partitioning = true)"
+            query = (
+                "SELECT count(DISTINCT dynabeam_round) FROM read_json(?, hive_partitioning = true)"
+            )
             assert connection.execute(query, [files]).fetchone() == (2,)
 
     def test_what_a_dead_worker_staged_goes_at_the_next_start(self, tmp_path):

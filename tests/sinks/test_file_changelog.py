@@ -115,7 +115,7 @@ class TestChanges:
         assert_published(target, sink, [(ORDERS, SOME + SOME[:2]), (CUSTOMERS, MORE)])
         folders = {name.rpartition("/")[0] for name in published(target, sink)}
         assert folders == {
-            f"{name}/round={at:010d}"
+            f"{name}/dynabeam_round={at:010d}"
             for name, at in [("customers", 1), ("orders", 1), ("orders", 3)]
         }
 
@@ -462,8 +462,8 @@ class TestObjectStore:
         sink.recover(round_number(1))
         assert storage.list_files("s3://bucket/log") == [
             "s3://bucket/log/_dynabeam.json",
-            "s3://bucket/log/customers/round=0000000001/part-00000-attempt-1.parquet",
-            "s3://bucket/log/orders/round=0000000001/part-00001-attempt-1.parquet",
+            "s3://bucket/log/customers/dynabeam_round=0000000001/part-00000-attempt-1.parquet",
+            "s3://bucket/log/orders/dynabeam_round=0000000001/part-00001-attempt-1.parquet",
         ]
         path = storage.list_files("s3://bucket/log/orders")[0]
         with storage.open_for_reading(path, SinkError) as file:

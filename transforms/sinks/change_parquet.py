@@ -75,6 +75,7 @@ class ParquetWriter(ChangeWriter):
         compression: `zstd`, `snappy` or `none`.
         piece_bytes: Rows are written once so many bytes have gathered, default `PIECE_BYTES`.
         place: The sink's place, which dead letters name.
+        reserved: Names besides `METADATA` that no attribute's column may have.
     """
 
     def __init__(
@@ -86,10 +87,12 @@ class ParquetWriter(ChangeWriter):
         *,
         piece_bytes: int | None = None,
         place: str = "",
+        reserved: Sequence[str] = (),
     ) -> None:
         super().__init__(folder, max_file_bytes, place)
         self._piece_bytes = PIECE_BYTES if piece_bytes is None else piece_bytes
         self._options = options
+        self._reserved = (*METADATA, *reserved)
         self._compression = compression
         self._tables: dict[str, _TableFiles] = {}
         self._closed: list[StagedFile] = []
@@ -98,7 +101,7 @@ class ParquetWriter(ChangeWriter):
         """Takes one block; writes the largest gathered piece if enough is gathered."""
         table = block.header.table
         if table.name not in self._tables:
-            self._tables[table.name] = _TableFiles(table, self._options)
+            self._tables[table.name] = _TableFiles(table, self._options, self._reserved)
         self._tables[table.name].gather(block)
         while sum(each.waiting_bytes for each in self._tables.values()) >= self._piece_bytes:
             self._write(max(self._tables.values(), key=lambda each: each.waiting_bytes))
@@ -156,11 +159,11 @@ class ParquetWriter(ChangeWriter):
 class _TableFiles:
     """What one table has waiting, and its open file."""
 
-    def __init__(self, table: Table, options: RowOptions) -> None:
+    def __init__(self, table: Table, options: RowOptions, reserved: Sequence[str]) -> None:
         self.table = table
         self.file: _ParquetFile | None = None
         self.waiting_bytes = 0
-        self._layout = RowLayout(table, options, METADATA)
+        self._layout = RowLayout(table, options, reserved)
         self._packed = options.layout == "packed"
         self._waiting: list[Block] = []
 

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The file changelog of a run that never ends: blocks gather in state, then become one whole file.
 
-Path of a file: `<table>/round=continuous-<day>/part-<digest>.<extension>`. The day (UTC) is that of
-the arrival of its oldest block. The folder is a `round=` like that of a catch-up round, because
-readers that take folders for partitions (DuckDB, Spark, Athena) refuse a table whose partitions
-have different names; its value is no number, so what is done to rounds is never done to it.
+Path of a file: `<table>/dynabeam_round=continuous-<day>/part-<digest>.<extension>`. The day (UTC)
+is that of the arrival of its oldest block. The folder is named like that of a catch-up round,
+because readers that take folders for partitions (DuckDB, Spark, Athena) refuse a table whose
+partitions have different names; its value is no number, so what is done to rounds is never done to
+it.
 
 What a reader sees:
 

@@ -94,6 +94,7 @@ class FileChangelog(Sink):
         if self._format == "jsonl":
             _refuse_layout(uri)
         self._row_options = row_options(uri)
+        self._files = RoundFiles(self._root)
 
     @property
     def place(self) -> str:
@@ -108,7 +109,7 @@ class FileChangelog(Sink):
     def position(self, committed: Round) -> SinkPosition | None:
         """The last round that has files, as the marker says, or is staged and committed."""
         with _Reached(self._root, self.name):
-            files = RoundFiles(self._root)
+            files = self._files
             marker = files.read_marker()
             if marker is None:
                 return None
@@ -218,7 +219,7 @@ class FileChangelog(Sink):
         Published files of a round above the committed one are removed too: that round is run again.
         Whoever wants to keep them calls `set_back` before.
         """
-        files = RoundFiles(self._root)
+        files = self._files
         if committed.number > 0:
             files.publish(committed)
         files.discard_other_attempts(committed.attempt if committed.number else "")
@@ -256,7 +257,7 @@ class FileChangelog(Sink):
 
     def publish(self, current: Round) -> None:
         """Moves the staged files of a committed round to their final places."""
-        RoundFiles(self._root).publish(current)
+        self._files.publish(current)
 
     def stage(self, blocks: Iterable[Block], current: Round) -> list[Report]:
         """Stages blocks without a graph, as one bundle.
@@ -311,11 +312,12 @@ class FileChangelog(Sink):
             compression,
             piece_bytes=piece_bytes,
             place=self.place,
+            reserved=(self._files.partition,),
         )
 
     def files(self) -> RoundFiles:
         """The files of this changelog."""
-        return RoundFiles(self._root)
+        return self._files
 
 
 class _StageChanges(beam.PTransform):

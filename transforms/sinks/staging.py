@@ -8,10 +8,16 @@ Layout below a changelog's root:
 | `_dynabeam.json` | marker: the state directory of the files, the last round published |
 | `_staging/<attempt>/<uuid>.<ext>` | written by workers; a retried bundle leaves one unlisted |
 | `_staging/<attempt>/files.json` | the commit list: staged files that count, their final names |
-| `<table>/round=<10 digits>/part-<5 digits>-<attempt>.<ext>` | published |
+| `<table>/dynabeam_round=<10 digits>/part-<5 digits>-<attempt>.<ext>` | published |
 | `_staging/continuous/<uuid>.<ext>` | a file that a continuous run is writing |
 | `_staging/set_aside-<time>/<table>/…` | was published in rounds that are run again, see below |
-| `<table>/round=continuous-<day>/part-<digest>.<ext>` | written by a continuous run |
+| `<table>/dynabeam_round=continuous-<day>/part-<digest>.<ext>` | written by a continuous run |
+
+Readers that take folders for partitions (DuckDB, Spark, Athena, pyarrow) make a column of their
+name, which takes the place of a column that the files have. So the name is one that no attribute's
+column has (`PARTITIONS`), and all folders of a changelog have the same, because such readers refuse
+others. Earlier releases wrote `round=`: a changelog that they began goes on so, and its marker is
+of format 1.
 
 The commit list is written once, after every staged file is closed, and fixes the final names. So
 publishing is a list of moves that can be repeated from any point: a file that is no longer staged
@@ -35,7 +41,7 @@ import dataclasses
 import datetime
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -45,9 +51,15 @@ from transforms.sinks.base import Round
 from transforms.sinks.membership import Lack
 from transforms.stored_format import check_fields, check_name
 
-__all__ = ["Marker", "RoundFiles", "StagedFile", "table_folder"]
+__all__ = ["PARTITIONS", "Marker", "RoundFiles", "StagedFile", "table_folder"]
 
 _FORMAT = 1
+_MARKER_FORMATS = {"round": 1, "dynabeam_round": 2}
+"""Format of the marker by the name of the folders."""
+_PARTITION_OF = {number: name for name, number in _MARKER_FORMATS.items()}
+PARTITIONS = tuple(_MARKER_FORMATS)
+"""Names of the folders, of which a reader may make a column: no attribute's column has them."""
+_ROUND_FOLDERS = tuple(f"{each}=" for each in PARTITIONS)
 _STAGING = "_staging"
 _MARKER = "_dynabeam.json"
 _LIST = "files.json"
@@ -94,6 +106,7 @@ class Marker:
         lacks: What was run without this changelog, oldest first.
         whole_from: From this round on it has every change.
         whole_from_us: When that round began, microseconds since 1970; 0 for the beginning.
+        partition: The name of the folders of rounds, before the `=`; one of `PARTITIONS`.
     """
 
     state_id: str
@@ -101,10 +114,15 @@ class Marker:
     lacks: tuple[Lack, ...] = ()
     whole_from: int = 1
     whole_from_us: int = 0
+    partition: str = PARTITIONS[-1]
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON-able dict; what it lacks stands there for people too."""
-        document: dict[str, Any] = {"state_id": self.state_id, "round": self.round}
+        document: dict[str, Any] = {
+            "format": _MARKER_FORMATS[self.partition],
+            "state_id": self.state_id,
+            "round": self.round,
+        }
         if self.lacks:
             document |= {
                 "lacks": [{**each.to_json(), "text": str(each)} for each in self.lacks],
@@ -122,6 +140,7 @@ class Marker:
             tuple(Lack.from_json(each) for each in document.get("lacks", ())),
             int(document.get("whole_from", 1)),
             int(document.get("whole_from_us", 0)),
+            _PARTITION_OF[document["format"]],
         )
 
 
@@ -142,6 +161,7 @@ class RoundFiles:
 
     def __init__(self, root: str) -> None:
         self.root = root
+        self._partition = ""
 
     def staging_folder(self, attempt: str) -> str:
         """Where an attempt stages its files.
@@ -158,8 +178,18 @@ class RoundFiles:
 
     def continuous_path(self, table: str, day: datetime.date, name: str) -> str:
         """The final path of a file of a continuous run."""
-        folder = f"round={_CONTINUOUS}-{day.isoformat()}"
+        folder = f"{self.partition}={_CONTINUOUS}-{day.isoformat()}"
         return storage.join(self.root, table_folder(table), folder, name)
+
+    @property
+    def partition(self) -> str:
+        """The name of the folders of rounds, which stays for the life of the changelog."""
+        if not self._partition:
+            marker = self.read_marker()
+            if marker is None:
+                return PARTITIONS[-1]
+            self._partition = marker.partition
+        return self._partition
 
     def read_marker(self) -> Marker | None:
         """The marker, None if there is none.
@@ -170,12 +200,11 @@ class RoundFiles:
         path = storage.join(self.root, _MARKER)
         if not storage.exists(path):
             return None
-        return Marker.from_json(_parse(path, storage.read_bytes(path, SinkError)))
+        return Marker.from_json(_parse(path, storage.read_bytes(path, SinkError), _PARTITION_OF))
 
     def write_marker(self, marker: Marker) -> None:
         """Replaces the marker."""
-        content = {"format": _FORMAT, **marker.to_json()}
-        _write_json(storage.join(self.root, _MARKER), content)
+        _write_json(storage.join(self.root, _MARKER), marker.to_json())
 
     def occupied(self, tables: Sequence[str]) -> str | None:
         """A file that lies in the folder of one of these tables, None if there is none."""
@@ -290,7 +319,7 @@ class RoundFiles:
 
     def _final_name(self, file: StagedFile, current: Round, number: int) -> str:
         extension = os.path.basename(file.path).partition(".")[2]
-        folder = f"{table_folder(file.table)}/round={current.number:010d}"
+        folder = f"{table_folder(file.table)}/{self.partition}={current.number:010d}"
         return f"{folder}/part-{number:05d}-{current.attempt}.{extension}"
 
     def _checked_files(
@@ -315,8 +344,12 @@ class RoundFiles:
                 check_fields(each, _LISTED, what="the commit list", where=path, error=SinkError)
                 check_name(each["staged"], what="a staged file", where=path, error=SinkError)
                 folder, part, name = each["final"].split("/")
-                known = (table_folder(each["table"]), f"round={current.number:010d}")
-                if (folder, part) != known or not name.startswith("part-"):
+                known = [f"{each}={current.number:010d}" for each in PARTITIONS]
+                if (
+                    folder != table_folder(each["table"])
+                    or part not in known
+                    or not name.startswith("part-")
+                ):
                     raise _foreign_list(path, current, each["final"])
                 check_name(name, what="a published file", where=path, error=SinkError)
         except (ValueError, TypeError, KeyError, AttributeError, IndexError) as problem:
@@ -354,7 +387,7 @@ class RoundFiles:
             if table.is_dir() and not table.name.startswith("_"):
                 for each in os.scandir(table.path):
                     if (
-                        each.name.startswith("round=")
+                        each.name.startswith(_ROUND_FOLDERS)
                         and each.is_dir()
                         and not os.listdir(each.path)
                     ):
@@ -373,7 +406,7 @@ def _foreign_list(path: str, current: Round, found: Any) -> SinkError:
     return SinkError(
         "the commit list names a file that is none of this round's",
         where=path,
-        expected=f"<table>/round={current.number:010d}/part-…",
+        expected=f"<table>/{PARTITIONS[-1]}={current.number:010d}/part-…",
         found=found,
         mend="Somebody has changed the file. Restore it from a copy",
     )
@@ -382,16 +415,18 @@ def _foreign_list(path: str, current: Round, found: Any) -> SinkError:
 def _round_of(path: str) -> int:
     """The round of a published file's path below the root; -1 for any other file."""
     parts = path.split("/")
-    if len(parts) != 3 or not parts[1].startswith("round=") or not parts[2].startswith("part-"):
+    if len(parts) != 3 or not parts[2].startswith("part-"):
         return -1
-    digits = parts[1].removeprefix("round=")
+    name, _, digits = parts[1].partition("=")
+    if name not in PARTITIONS:
+        return -1
     return int(digits) if digits.isdecimal() else -1
 
 
-def _parse(path: str, content: bytes) -> dict[str, Any]:
+def _parse(path: str, content: bytes, formats: Collection[int] = (_FORMAT,)) -> dict[str, Any]:
     try:
         document = json.loads(content)
-        known = document["format"] == _FORMAT
+        known = document["format"] in formats
     except (ValueError, TypeError, KeyError) as error:
         raise SinkError(
             "the file is not one of Dynabeam's", where=path, found=content[:200]
@@ -400,7 +435,7 @@ def _parse(path: str, content: bytes) -> dict[str, Any]:
         raise SinkError(
             "the file has an unknown format",
             where=path,
-            expected=_FORMAT,
+            expected=" or ".join(map(str, formats)),
             found=document["format"],
             mend="Upgrade Dynabeam",
         )
