@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from tests.sinks.changes import table
 from tests.values.strategies import items
-from transforms.audit.cells import canonical_cells, canonical_item, canonical_plain, row_digests
+from transforms.audit.cells import canonical_cells, row_digests
 from transforms.audit.items import differing, item_of
+from transforms.audit.json_values import canonical_item, canonical_plain
 from transforms.audit.shape import MirrorShape
 from transforms.sinks.row_layout import RowLayout, RowOptions
 from transforms.values.column_types import NumberType

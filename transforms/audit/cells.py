@@ -10,7 +10,7 @@ Both sides of an audit pass here, so that a spelling that carries no meaning is 
 | B | hex digits |
 | BOOL | `true`, `false` |
 | SS, NS, BS | a JSON array of such cells, sorted |
-| L, M, `_other`, `item` | JSON, compact, names and sets sorted, numbers canonical |
+| L, M, `_other`, `item` | JSON as `transforms.audit.json_values` spells it |
 
 A null stays a null, so it differs from the empty text. A row's digest is the MD5 of its key and its
 cells, each with its length in front. MD5 finds accidents, not forgers, and DuckDB computes it for
@@ -21,35 +21,22 @@ whole columns. Python runs per item only for cells of JSON, whose names and sets
 from __future__ import annotations
 
 from collections.abc import Callable
-from decimal import Decimal
-from typing import Any
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from transforms.audit.json_values import canonical_item, canonical_list, canonical_plain
 from transforms.audit.shape import RAW, MirrorShape
-from transforms.errors import ValueDecodeError
 from transforms.values.json_sql import query
-from transforms.values.numbers import normalise_number, normalise_numbers
+from transforms.values.numbers import normalise_numbers
 
-__all__ = [
-    "Digests",
-    "canonical_cells",
-    "canonical_item",
-    "canonical_plain",
-    "canonical_value",
-    "row_digests",
-]
+__all__ = ["Digests", "canonical_cells", "row_digests"]
 
 Digests = npt.NDArray[np.uint64]
 
 _LISTS = ("SS", "NS", "BS")
-_DECODER = msgspec.json.Decoder()
-_PLAIN_DECODER = msgspec.json.Decoder(float_hook=Decimal)
-_ENCODER = msgspec.json.Encoder(order="sorted")
 
 
 def canonical_cells(stored: pa.Table, shape: MirrorShape, *, are_text: bool) -> pa.Table:
@@ -111,25 +98,6 @@ def row_digests(keys: pa.Array, cells: pa.Table) -> tuple[Digests, Digests]:
     return lower, upper
 
 
-def canonical_item(text: str) -> str:
-    """An object of attribute names and DynamoDB JSON values, canonical; others as they are."""
-    return _told(text, _DECODER, _map)
-
-
-def canonical_plain(text: str) -> str:
-    """Plain JSON, compact, with names sorted and numbers canonical; others as they are."""
-    return _told(text, _PLAIN_DECODER, _plain)
-
-
-def canonical_value(value: Any) -> Any:
-    """One parsed DynamoDB JSON value with sets sorted and numbers canonical."""
-    (tag, payload) = next(iter(value.items()))
-    if len(value) != 1:
-        raise ValueDecodeError("a value has several tags", found=sorted(value))
-    change = _CHANGES.get(tag)
-    return value if change is None else {tag: change(payload)}
-
-
 def _of_typed(place: str, tag: str) -> str:
     if tag == "SS":
         return f"to_json(list_sort({place}))::VARCHAR"
@@ -172,57 +140,4 @@ def _mapped(texts: pa.Array, change: Callable[[str], str]) -> pa.Array:
     return pa.array(changed, pa.string())
 
 
-def _list_text(text: str) -> str:
-    return _told(text, _DECODER, _list)
-
-
-def _told(text: str, decoder: Any, change: Callable[[Any], Any]) -> str:
-    try:
-        return _ENCODER.encode(change(decoder.decode(text))).decode()
-    except (msgspec.DecodeError, ValueDecodeError, AttributeError, TypeError, StopIteration):
-        # Not what the service writes: it stands for itself, and is a difference.
-        return text
-
-
-def _map(attributes: Any) -> Any:
-    return {name: canonical_value(value) for name, value in attributes.items()}
-
-
-def _list(members: Any) -> Any:
-    return [canonical_value(each) for each in members]
-
-
-def _number(text: Any) -> str:
-    # Most are short integers, which need no second look.
-    if text.isdecimal() and text.isascii() and text[0] != "0" and len(text) < 20:
-        return text
-    return normalise_number(text)
-
-
-def _number_set(members: Any) -> list[str]:
-    return sorted({_number(each) for each in members})
-
-
-def _text_set(members: Any) -> list[str]:
-    return sorted(set(members))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _plain(each) for name, each in value.items()}
-    if isinstance(value, list):
-        return [_plain(each) for each in value]
-    if isinstance(value, (Decimal, int)) and not isinstance(value, bool):
-        return msgspec.Raw(normalise_number(str(value)).encode())
-    return value
-
-
-_CHANGES: dict[str, Callable[[Any], Any]] = {
-    "N": _number,
-    "M": _map,
-    "L": _list,
-    "SS": _text_set,
-    "BS": _text_set,
-    "NS": _number_set,
-}
-_FORMS: dict[str, Callable[[str], str]] = {"M": canonical_item, "L": _list_text}
+_FORMS: dict[str, Callable[[str], str]] = {"M": canonical_item, "L": canonical_list}

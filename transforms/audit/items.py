@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from transforms.audit.cells import canonical_plain
+from transforms.audit.json_values import canonical_plain
 from transforms.audit.shape import RAW, MirrorShape
 from transforms.errors import ValueDecodeError
 from transforms.sinks.row_layout import ITEM
@@ -28,6 +28,7 @@ Item = dict[str, str]
 """Attribute → its type tag, a space, and the value as canonical text."""
 
 _COLUMN = " (column)"
+_MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _ENCODER = msgspec.json.Encoder(order="sorted")
 
 
@@ -61,23 +62,32 @@ def _lifted(column: str, text: str | None, shape: MirrorShape) -> Item:
     if text is None:
         return {}
     try:
-        attributes = json.loads(text)
-        return {name: _spelled(name, value, shape) for name, value in attributes.items()}
-    except (ValueError, AttributeError, StopIteration, TypeError, ValueDecodeError):
+        attributes = _MEMBERS.decode(text)
+    except (msgspec.MsgspecError, RecursionError):
         return {column + _COLUMN: f"JSON {text}"}
+    return {name: _spelled(name, bytes(value), shape) for name, value in attributes.items()}
 
 
-def _spelled(name: str, value: Mapping[str, Any], shape: MirrorShape) -> str:
-    (tag, payload) = next(iter(value.items()))
-    if tag in ("S", "N"):
-        return f"{tag} {payload}"
-    if tag == "B":
-        return f"B {_hex(payload)}"
-    if tag == "BS":
-        return f"BS {_json(sorted(_hex(each) for each in payload))}"
+def _spelled(name: str, value: bytes, shape: MirrorShape) -> str:
+    """An attribute of which the canonical text is given."""
+    try:
+        ((tag, payload),) = _MEMBERS.decode(value).items()
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return f"JSON {value.decode()}"  # no value of DynamoDB's
+    text = bytes(payload).decode()
+    if tag in ("S", "N", "B") and text[:1] == '"':
+        content = msgspec.json.decode(text)
+        return f"{tag} {_hex(content) if tag == 'B' else content}"
+    if tag == "BS" and text[:1] == "[":
+        members = msgspec.json.decode(text)
+        if all(isinstance(each, str) for each in members):
+            return f"BS {_json(sorted(_hex(each) for each in members))}"
     if tag in ("L", "M") and shape.options.nested == "plain" and name in shape.tags:
-        return f"{tag} {canonical_plain(plain_value_json(value).decode())}"
-    return f"{tag} {_json(payload)}"
+        try:
+            return f"{tag} {canonical_plain(plain_value_json(value).decode())}"
+        except (ValueDecodeError, RecursionError):
+            pass
+    return f"{tag} {text}"
 
 
 def _hex(payload: str) -> str:

@@ -51,7 +51,9 @@ Options: `layout` unpacked | packed; `numbers` numeric | decimal(p,s) | text; `n
 plain; `schema` dynabeam; `tombstone_days` 36 | keep; `retry_seconds` 120; and libpq's: `sslmode`,
 `sslrootcert`, `target_session_attrs` ... A password comes by reference (`user:${env:NAME}@host`,
 `?password=${file:PATH}`) or from where libpq looks (`PGPASSWORD`, `~/.pgpass`). PostgreSQL 12 or
-newer. Session state is used (a temporary table), so a pool in between must pool whole sessions.
+newer. Across a network: `?sslmode=verify-full&sslrootcert=/path/to/ca.pem`; libpq's default,
+`prefer`, takes what a server offers, plain text and strangers' certificates too. Session state is
+used (a temporary table), so a pool in between must pool whole sessions.
 
 Least rights: a role of its own that owns nothing else.
 
