@@ -76,6 +76,11 @@ def build_continuous(
         chain_policy=chain_policy,
         generations=FolderGenerations(folder),
         gap_rules=None if repairs is None else FolderGapRules(folder, repairs.policies),
+        export_to=(
+            ("", "", "")
+            if repairs is None
+            else (repairs.bucket, repairs.prefix, repairs.bucket_owner)
+        ),
     )
     found = deployment | "DiscoverTables" >> DiscoverTables(access, sinks)
     reports, letters = [read.reports, found], [read.dead_letters]

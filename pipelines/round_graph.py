@@ -2,8 +2,8 @@
 """The graph of one catch-up round: snapshot branch and stream branch, reconciled, into the sinks.
 
 ```
-SnapshotRequests ─┬─► ReadTables ─► one Write per sink
-StreamSources ────┘       ├─► WriteReports ◄── reports of the sinks
+FileSlices ───┬─► ReadTables ─► one Write per sink
+StreamSources ┘           ├─► WriteReports ◄── reports of the sinks
                           └─► WriteDeadLetters ◄── rows that sinks refused
 ```
 
@@ -21,7 +21,7 @@ import apache_beam as beam
 from transforms.aws.session import AwsAccess
 from transforms.block import Block
 from transforms.dead_letters import DeadLetter
-from transforms.export.elements import SnapshotRequest
+from transforms.export.elements import FileSlice
 from transforms.export.manifest import Verify
 from transforms.gaps import GapPolicy
 from transforms.letter_limit import LetterLimit
@@ -44,7 +44,7 @@ class RoundPlan:
     Attributes:
         current: The round.
         sources: Stream readers.
-        requests: Snapshot requests.
+        slices: What to read of exports.
         sinks: Where the changes go.
         access: AWS, None if it is not used.
         verify: What checksums that do not agree are.
@@ -57,7 +57,7 @@ class RoundPlan:
 
     current: Round
     sources: Sequence[StreamSource]
-    requests: Sequence[SnapshotRequest]
+    slices: Sequence[FileSlice]
     sinks: Sequence[Sink]
     access: AwsAccess | None
     verify: Verify
@@ -72,7 +72,7 @@ def build_round(pipeline: beam.Pipeline, plan: RoundPlan) -> None:
     """Adds the graph of a round to a pipeline."""
     elements = {}
     for name, label, found in (
-        ("requests", "SnapshotRequests", plan.requests),
+        ("slices", "FileSlices", plan.slices),
         ("sources", "StreamSources", plan.sources),
     ):
         if found:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import collections
 import copy
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -22,6 +23,7 @@ from apache_beam.runners.runner import PipelineState
 from pipelines import stop_signals
 from pipelines.discovery import RoundDiscovery
 from pipelines.options import ReplicateOptions
+from pipelines.round_exports import RoundExports
 from pipelines.round_graph import RoundPlan, build_round
 from pipelines.sink_membership import after_round, share_of
 from pipelines.state_directory import State, StateDirectory
@@ -29,12 +31,13 @@ from pipelines.table_repair import begin_repairs, mark_sweeps, sweep, take_order
 from pipelines.table_state import is_caught_up, merge_reports
 from transforms.aws.beam_s3 import s3_arguments
 from transforms.aws.session import AwsAccess
-from transforms.errors import StateError
+from transforms.errors import DynabeamError, ExportError, StateError
 from transforms.letter_limit import LetterLimit, too_many
 from transforms.reports import Report
 from transforms.round_files import DEAD_LETTERS, REPORTS, read_dead_letters, read_reports
 from transforms.sinks.base import Round, Sink
-from transforms.table_reading import open_loads, snapshot_requests, stream_sources
+from transforms.table_reading import stream_sources
+from transforms.telemetry.secrets import masked
 from transforms.wall_clock import now_us
 
 __all__ = [
@@ -61,6 +64,7 @@ class RoundOutcome:
         progressed: It read something.
         letters: How many new dead letters it left, by table and stage.
         notes: Lines for people: what was lost, and what was mended.
+        missing: Table → why its export cannot be had; set aside, while the others go on.
     """
 
     state: State
@@ -70,6 +74,17 @@ class RoundOutcome:
     progressed: bool
     letters: Mapping[tuple[str, str], int]
     notes: Sequence[str] = ()
+    missing: Mapping[str, DynabeamError] = dataclasses.field(default_factory=dict)
+
+    @property
+    def only_missing_left(self) -> bool:
+        """True if all is read but for exports that cannot be had."""
+        return bool(self.missing) and all(
+            is_caught_up(
+                self.state.tables[name], self.reports, without_exports=name in self.missing
+            )
+            for name in self.names
+        )
 
 
 def beam_options(options: ReplicateOptions) -> PipelineOptions:
@@ -104,6 +119,11 @@ class Rounds:
     sinks: Sequence[Sink]
     discovery: RoundDiscovery | None = None
 
+    @functools.cached_property
+    def exports(self) -> RoundExports:
+        """The exports of this run."""
+        return RoundExports(self.options)
+
     def run(self, state: State, on_round: Callable[[RoundOutcome], None]) -> State:
         """Runs rounds until caught up, or for ever.
 
@@ -113,6 +133,10 @@ class Rounds:
 
         Returns:
             The state after the last round.
+
+        Raises:
+            DynabeamError: A round failed; or all that is left to read are exports that cannot be
+                had, and the run is to end.
         """
         options = self.options
         while True:
@@ -124,6 +148,8 @@ class Rounds:
                 on_round(outcome)
             if outcome.caught_up and options.until == "caught_up":
                 return state
+            if outcome.only_missing_left and options.until == "caught_up":
+                raise _missing_error(outcome.missing)
             if outcome.caught_up:
                 time.sleep(options.every)
             elif not outcome.progressed:
@@ -134,16 +160,20 @@ class Rounds:
         """Runs one round, commits and publishes it, and ends the repairs that are loaded."""
         ordered = take_orders(self.directory, state, self.names, self.options)
         current = state.next_round()
-        plan = self._plan(state, current)
+        tables = copy.deepcopy(state.tables)
+        gaps = {name: len(each.get("gaps", ())) for name, each in tables.items()}
+        known_missing = self.exports.errors_of([tables[name] for name in self.names])
+        looked = self.exports.look([tables[name] for name in self.names], state.state_id)
+        merge_reports(tables, looked, self.options.gaps)
+        plan = self._plan(state, tables, current)
         pipeline = beam.Pipeline(options=beam_options(self.options))
         build_round(pipeline, plan)
         run_to_its_end(pipeline)
         self.directory.check_held()
-        reports = list(read_reports(plan.reports_path))
-        _check_complete(plan, reports)
-        tables = copy.deepcopy(state.tables)
-        gaps = {name: len(each.get("gaps", ())) for name, each in tables.items()}
-        merge_reports(tables, reports, self.options.gaps)
+        read = list(read_reports(plan.reports_path))
+        _check_complete(plan, read)
+        merge_reports(tables, read, self.options.gaps)
+        reports = looked + read
         # Only now: every reader of the old generation has ended.
         notes = ordered + begin_repairs(tables, gaps, self.options.gaps, self.options.access)
         mark_sweeps(tables.values())
@@ -161,8 +191,14 @@ class Rounds:
             for each in reports
             if each.kind in ("stream", "file")
         )
+        missing = self.exports.errors_of([tables[name] for name in self.names])
+        notes += [
+            f"{name}: {masked(str(error))}"
+            for name, error in missing.items()
+            if name not in known_missing
+        ]
         return RoundOutcome(
-            state, reports, tuple(self.names), caught_up, progressed, letters, notes
+            state, reports, tuple(self.names), caught_up, progressed, letters, notes, missing
         )
 
     def _count_dead_letters(
@@ -198,13 +234,18 @@ class Rounds:
         limit = self.options.max_dead_letters
         return None if limit is None else LetterLimit(self.directory.letters, limit, attempt)
 
-    def _plan(self, state: State, current: Round) -> RoundPlan:
+    def _plan(
+        self, state: State, states: Mapping[str, dict[str, Any]], current: Round
+    ) -> RoundPlan:
         options, directory, started = self.options, self.directory, now_us()
-        tables = [state.tables[name] for name in self.names]
-        loads = sum(len(open_loads(each)) for each in tables)
+        tables = [states[name] for name in self.names]
         streaming = [each for each in tables if each["stream"] is not None]
-        # Both branches fill the same memory: each table has its share of the round's bytes.
-        share = max(1, options.round_bytes // max(1, loads + len(streaming)))
+        # Both branches fill the same memory. Streams share their part evenly, as all have to be
+        # read within 24 h; exports are read one after the other.
+        for_exports = 0
+        if self.exports.is_ready(tables):
+            for_exports = max(1, options.round_bytes // (2 if streaming else 1))
+        share = max(1, (options.round_bytes - for_exports) // max(1, len(streaming)))
         return RoundPlan(
             current=current,
             sources=[
@@ -212,11 +253,7 @@ class Rounds:
                 for each in streaming
                 for source in stream_sources(each, options, share, started)
             ],
-            requests=[
-                request
-                for each in tables
-                for request in snapshot_requests(each, options, state.state_id, share)
-            ],
+            slices=self.exports.plan(tables, for_exports),
             sinks=self.sinks,
             access=options.access,
             verify=options.verify,
@@ -229,22 +266,22 @@ class Rounds:
 
 
 def _check_complete(plan: RoundPlan, reports: Sequence[Report]) -> None:
-    """Each reader and each request of a round reports at least once, whatever it has met.
+    """Each reader and each file of a round reports at least once, whatever it has met.
 
     Raises:
         StateError: One did not: what it read would be read again in the next round.
     """
     streams = {(each.table, each.fields["reader"]) for each in reports if each.kind == "stream"}
-    exports = {(each.table, each.fields["from_us"]) for each in reports if each.kind == "export"}
+    files = {(each.table, each.fields["file"]) for each in reports if each.kind == "file"}
     silent = [
         f"reader {each.reader} of table {each.table.name}"
         for each in plan.sources
         if (each.table.name, each.reader) not in streams
     ]
     silent += [
-        f"the export of table {each.table.name}"
-        for each in plan.requests
-        if (each.table.name, each.from_us) not in exports
+        f"the file {each.file.path} of table {each.table.name}"
+        for each in plan.slices
+        if (each.table.name, each.file.path) not in files
     ]
     if silent:
         raise StateError(
@@ -271,6 +308,20 @@ def run_to_its_end(pipeline: beam.Pipeline) -> None:
             found=result.state,
             mend="Run again: the round is repeated",
         )
+
+
+def _missing_error(missing: Mapping[str, DynabeamError]) -> DynabeamError:
+    """The error that a run ends with which could not have the exports of some tables."""
+    (name, first), *others = missing.items()
+    if not others:
+        return first
+    told = "; ".join(f"{table}: {error.what}" for table, error in others)
+    return ExportError(
+        f"the exports of {len(missing)} tables cannot be had; all other tables are read. "
+        f"{name}: {first.what}; {told}",
+        where=first.where,
+        mend=first.mend,
+    )
 
 
 def publish(directory: StateDirectory, state: State, sinks: Sequence[Sink]) -> None:

@@ -85,13 +85,21 @@ def merge_reports(
         _finish_loads(state)
 
 
-def is_caught_up(state: dict[str, Any], reports: Iterable[Report]) -> bool:
-    """True if nothing of a table is known to be left unread."""
+def is_caught_up(
+    state: dict[str, Any], reports: Iterable[Report], *, without_exports: bool = False
+) -> bool:
+    """True if nothing of a table is known to be left unread.
+
+    Args:
+        state: The table's state.
+        reports: The round's.
+        without_exports: Look at the stream alone: the table's exports are not to be had.
+    """
     name = state["table"]["name"]
     streams = [each for each in reports if each.kind == "stream" and each.table == name]
     readers = len(state["stream"]["frontiers"]) if state["stream"] else 0
     read = len(streams) == readers and all(each.fields["caught_up"] for each in streams)
-    return read and not open_loads(state) and "repair" not in state
+    return read and (without_exports or (not open_loads(state) and "repair" not in state))
 
 
 def _merge_stream(state: dict[str, Any], report: Report) -> None:
@@ -120,6 +128,14 @@ def _merge_export(state: dict[str, Any], report: Report) -> None:
     if not found:
         return
     load = found[0]
+    if "attempt" in report.fields:
+        # Each attempt has a token of its own: AWS would answer the same one with what has failed.
+        load["attempt"] = max(load.get("attempt", 0), report.fields["attempt"])
+    if report.fields.get("status") == "FAILED":
+        load["failed"] = list(report.fields["warnings"])
+        load["reuse"] = ""
+        return
+    load.pop("failed", None)
     if report.fields["export_arn"] and not load["reuse"]:
         load["reuse"] = report.fields["export_arn"]
     if report.fields["manifest"] is not None:

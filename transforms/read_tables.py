@@ -3,6 +3,7 @@
 
 ```
 SnapshotRequest ─► EnsureExport ─► ReadExportFiles ─┐ blocks
+FileSlice ───────────────────────► ReadExportFiles ─┤
                                                     ├─► Reconcile ─► blocks
 StreamSource ─► SpreadReaders ─► ReadStream ────────┘
 ```
@@ -54,8 +55,9 @@ class TablesRead(NamedTuple):
 class ReadTables(beam.PTransform):
     """`{"requests": PCollection[SnapshotRequest], "sources": PCollection[StreamSource]}` → blocks.
 
-    One of the two may be left out. Sources that are read forever may come in groups
-    (`transforms.stream.group`). The output is a `TablesRead`.
+    Either may be left out. In the place of requests there may be `slices`, a
+    `PCollection[FileSlice]` of exports that the caller has got hold of. Sources that are read
+    forever may come in groups (`transforms.stream.group`). The output is a `TablesRead`.
 
     At least once: a bundle that is tried again delivers again, under the same versions.
 
@@ -68,6 +70,7 @@ class ReadTables(beam.PTransform):
             policy of each table; None not to look. A savepoint is bound to whether it is given.
         generations: Where readers that never end learn that a table's generation went up.
         gap_rules: What gaps do in a run that never ends, whatever the sources say.
+        export_to: Bucket, prefix and bucket owner of new exports, whatever the requests say.
     """
 
     def __init__(
@@ -79,8 +82,10 @@ class ReadTables(beam.PTransform):
         chain_policy: Callable[[str], GapPolicy] | None = None,
         generations: Generations | None = None,
         gap_rules: GapRules | None = None,
+        export_to: tuple[str, str, str] = ("", "", ""),
     ) -> None:
         super().__init__()
+        self._export_to = export_to
         self._chain_policy = chain_policy
         self._generations = generations
         self._gap_rules = gap_rules
@@ -94,6 +99,7 @@ class ReadTables(beam.PTransform):
             elements[name] | branch
             for name, branch in (
                 ("requests", "Snapshot" >> _Snapshot(self)),
+                ("slices", "Slices" >> _Slices(self)),
                 ("sources", "Stream" >> _Stream(self)),
             )
             if name in elements
@@ -115,6 +121,11 @@ class ReadTables(beam.PTransform):
     def access(self) -> AwsAccess | None:
         """Where and as whom AWS is called."""
         return self._access
+
+    @property
+    def export_to(self) -> tuple[str, str, str]:
+        """Bucket, prefix and bucket owner of new exports."""
+        return self._export_to
 
     @property
     def until(self) -> Until:
@@ -143,12 +154,29 @@ class _Snapshot(beam.PTransform):
         self._how = how
 
     def expand(self, requests: Any) -> TablesRead:
-        how = Acquisition(access=self._how.access, verify=self._how.verify)
+        bucket, prefix, owner = self._how.export_to
+        how = Acquisition(
+            access=self._how.access,
+            verify=self._how.verify,
+            bucket=bucket,
+            prefix=prefix,
+            bucket_owner=owner,
+        )
         ensured = requests | "EnsureExport" >> EnsureExport(how, wait=self._how.until == "forever")
         rows = ensured.slices | "ReadExportFiles" >> ReadExportFiles(verify=self._how.verify)
         reports = (ensured.reports, rows.reports) | "Reports" >> beam.Flatten()
         reports.element_type = Report
         return TablesRead(rows.blocks, reports, rows.dead_letters)
+
+
+class _Slices(beam.PTransform):
+    def __init__(self, how: ReadTables) -> None:
+        super().__init__()
+        self._how = how
+
+    def expand(self, slices: Any) -> TablesRead:
+        rows = slices | "ReadExportFiles" >> ReadExportFiles(verify=self._how.verify)
+        return TablesRead(rows.blocks, rows.reports, rows.dead_letters)
 
 
 class _Stream(beam.PTransform):

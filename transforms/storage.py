@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
+import re
 import uuid
 from collections.abc import Iterable
 from http import HTTPStatus
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 from apache_beam.io.aws.clients.s3.messages import S3ClientError
 from apache_beam.io.filesystem import BeamIOError, CompressionTypes
@@ -29,6 +31,7 @@ from transforms.errors import AwsAccessError, CredentialsError, DynabeamError
 from transforms.fence import check_fence
 
 __all__ = [
+    "CHECK_PATH",
     "LISTING_MEND",
     "check_bucket",
     "check_folder",
@@ -45,6 +48,7 @@ __all__ = [
     "open_for_writing",
     "open_private",
     "read_bytes",
+    "read_end",
     "size_of",
     "write_atomic",
 ]
@@ -52,8 +56,12 @@ __all__ = [
 
 _OWNERS_FILE = 0o600
 _OWNERS_FOLDER = 0o700
-_READ = "Check that the path is right and that this identity may read it"
+CHECK_PATH = "Check that the path is right and that this identity may read it"
+"""The mend of a file that cannot be had, if no better one is known."""
+
 _WRITE = "Give another place, or the right to write this one"
+_BUFFER = 16 << 20
+_KMS_ACTION = re.compile(r"not authorized to perform: (kms:\w+)(?: on resource: (arn:[^\s\"]+))?")
 LISTING_MEND = (
     ", and s3:ListBucket on the bucket: without it S3 does not tell that an object is missing"
 )
@@ -238,6 +246,9 @@ def newest_change(folder: str) -> float:
 def open_for_reading(path: str, error: type[DynabeamError]) -> BinaryIO:
     """Opens a file as raw bytes (never decompressed).
 
+    What goes wrong while an object is read is raised alike: S3 shows the metadata of objects that
+    it does not give out, such as archived ones, and ones whose key may not be used.
+
     Raises:
         DynabeamError: Of the given kind, if it is not there or cannot be read.
         AwsAccessError: S3 refuses to show it.
@@ -247,18 +258,18 @@ def open_for_reading(path: str, error: type[DynabeamError]) -> BinaryIO:
             return open(path, "rb")
         except OSError as problem:
             raise error(
-                f"the file cannot be read: {problem.strerror}", where=path, mend=_READ
+                f"the file cannot be read: {problem.strerror}", where=path, mend=CHECK_PATH
             ) from problem
     try:
         if _is_s3(path):
-            return cast(BinaryIO, s3_io().open(path, "rb"))
+            file = s3_io().open(path, "rb", read_buffer_size=_BUFFER)
+            return cast(BinaryIO, io.BufferedReader(_S3Object(file.detach(), path, error), _BUFFER))
         size_of(path, error)
         return cast(
             BinaryIO, FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
         )
     except (OSError, BeamIOError, S3ClientError) as problem:
-        _refuse_forbidden(problem, path)
-        raise error(f"the file cannot be read: {problem}", where=path, mend=_READ) from problem
+        raise _read_error(problem, path, error) from problem
 
 
 def read_bytes(path: str, error: type[DynabeamError]) -> bytes:
@@ -270,6 +281,22 @@ def read_bytes(path: str, error: type[DynabeamError]) -> bytes:
     """
     with open_for_reading(path, error) as file:
         return file.read()
+
+
+def read_end(path: str, count: int, error: type[DynabeamError]) -> tuple[int, bytes]:
+    """Reads the last bytes of a file.
+
+    Returns:
+        The file's size in bytes, and at most `count` bytes of its end.
+
+    Raises:
+        DynabeamError: Of the given kind, if it is not there or cannot be read.
+        AwsAccessError: S3 refuses to show it.
+    """
+    with open_for_reading(path, error) as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - count))
+        return size, file.read(count)
 
 
 def open_for_writing(path: str, error: type[DynabeamError]) -> BinaryIO:
@@ -382,6 +409,75 @@ def _list_s3(folder: str) -> dict[str, float]:
         raise BeamIOError("the folder cannot be listed", {folder: problem}) from problem
 
 
+class _S3Object(io.RawIOBase):
+    """An object of S3 whose reading fails with typed errors.
+
+    Args:
+        raw: Beam's stream of it.
+        path: Its path.
+        error: The kind of errors.
+    """
+
+    def __init__(self, raw: io.RawIOBase, path: str, error: type[DynabeamError]) -> None:
+        super().__init__()
+        self._raw = raw
+        self._path = path
+        self._error = error
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self._raw.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._raw.tell()
+
+    def readinto(self, buffer: Any) -> int:
+        try:
+            return self._raw.readinto(buffer) or 0
+        except (OSError, BeamIOError, S3ClientError, BotoCoreError) as problem:
+            raise _read_error(problem, self._path, self._error) from problem
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+def _read_error(problem: Exception, path: str, error: type[DynabeamError]) -> DynabeamError:
+    """What a failed reading means; without a mend if it may pass by itself.
+
+    Raises:
+        AwsAccessError: S3 refused it for want of a right.
+    """
+    if not isinstance(problem, S3ClientError):
+        mend = CHECK_PATH if isinstance(problem, FileNotFoundError) else ""
+        return error(f"the file cannot be read: {problem}", where=path, mend=mend)
+    text = str(problem.message or problem)
+    if "InvalidObjectState" in text:
+        bucket, _, key = path.removeprefix("s3://").partition("/")
+        return error(
+            "the object is archived: its storage class (Glacier) gives nothing out before it is "
+            "restored",
+            where=path,
+            mend=f"Restore the object: aws s3api restore-object --bucket {bucket} --key {key} "
+            "--restore-request Days=7 (and all others of its folder), wait until that is done, "
+            "then run again",
+        )
+    if "KMS." in text:
+        return error(
+            f"the object cannot be decrypted: {text}",
+            where=path,
+            mend="Turn the KMS key on again, or copy the object to where it needs none",
+        )
+    _refuse_forbidden(problem, path)
+    mend = CHECK_PATH if problem.code in (HTTPStatus.NOT_FOUND, HTTPStatus.BAD_REQUEST) else ""
+    return error(f"the file cannot be read: {text}", where=path, mend=mend)
+
+
 def _refuse_forbidden(
     problem: Exception, path: str, action: str = "s3:GetObject", *, also: str = ""
 ) -> None:
@@ -400,8 +496,18 @@ def _refuse_forbidden(
         place = path.removeprefix("s3://")
         if action == "s3:ListBucket":
             place = place.partition("/")[0]
-        mend = statement_to_add(action, f"arn:aws:s3:::{place}") + also
-        raise AwsAccessError(f"AWS refused {action}: {problem}", where=path, mend=mend) from problem
+        resource = f"arn:aws:s3:::{place}"
+        text = str(problem.message or problem)
+        refused = _KMS_ACTION.search(text)
+        if refused is not None:
+            # Not the object is refused, but the key that encrypts it.
+            action, resource = refused[1], refused[2] or "the ARN of the key"
+        elif "ciphertext refers to" in text:
+            action, resource = "kms:Decrypt", "the ARN of the key that encrypts it"
+        mend = statement_to_add(action, resource) + also
+        if action.startswith("kms:"):
+            mend += ", and allow the same in the key's own policy if it is another account's"
+        raise AwsAccessError(f"AWS refused {action}: {text}", where=path, mend=mend) from problem
 
 
 def _is_s3(path: str) -> bool:

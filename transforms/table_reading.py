@@ -5,7 +5,8 @@ The command line and the graph of a continuous run both begin tables, so both us
 what the position document says of one table, JSON-able: `table` (name, keys, ARN), `table_id`,
 `generation`, `stream` (None, or `arn`, `since_us`, one frontier per reader, and `seen`: what each
 saw when it looked last), `snapshot` (`status` none | pending | loading | done, `generation`,
-`reuse`, `manifest`, `files` path → lines or "done", `bytes`, `rows`), `totals`. A table that is
+`reuse`, `manifest`, `files` path → lines or "done", `bytes`, `rows`; and if exports have failed,
+`attempt`, how many, and `failed`, what the last one said), `totals`. A table that is
 repaired (`pipelines.table_repair`) also has `repair`, and while it is healed `heal`: its windows,
 each like `snapshot` with `from_us` and `to_us`.
 """
@@ -244,6 +245,7 @@ def snapshot_requests(
             from_us=load.get("from_us", 0),
             to_us=load.get("to_us", 0),
             key_range=load.get("key_range", ""),
+            attempt=load.get("attempt", 0),
         )
         for load in open_loads(state)
     ]

@@ -26,7 +26,13 @@ from transforms.errors import (
     ExportIntegrityError,
     TableError,
 )
-from transforms.export.acquire import Acquisition, acquire, client_token, open_export
+from transforms.export.acquire import (
+    Acquisition,
+    ExportFailedError,
+    acquire,
+    client_token,
+    open_export,
+)
 from transforms.export.elements import SnapshotRequest
 from transforms.export.keys import find_keys
 from transforms.tables import Table
@@ -164,13 +170,43 @@ class TestRequestRefused:
 
     def test_other_failures(self, sim, request_of_orders, how):
         sim.exports.fail_next("Odd", "Something odd")
-        with pytest.raises(ExportError, match=r"Odd: Something odd.*new --state_dir"):
+        with pytest.raises(
+            ExportError, match=r"Odd: Something odd.*next run requests a new export"
+        ):
             complete(sim, request_of_orders, how)
 
-    def test_same_token_with_other_options(self, sim, request_of_orders, how):
-        look(sim, request_of_orders, how)
-        with pytest.raises(ExportError, match="requested before with the same token"):
-            look(sim, dataclasses.replace(request_of_orders, prefix="q"), how)
+    @pytest.mark.parametrize(
+        "option", [{"prefix": "q"}, {"bucket": "other"}, {"bucket_owner": "111122223333"}]
+    )
+    def test_other_options_are_another_export(self, sim, request_of_orders, how, option):
+        sim.create_bucket("other")
+        mended = dataclasses.replace(request_of_orders, **option)
+        first, second, again = (
+            look(sim, each, how).export_arn for each in (request_of_orders, mended, mended)
+        )
+        assert first != second == again
+        described = sim.client("dynamodb").describe_export(ExportArn=second)["ExportDescription"]
+        assert described["S3Bucket"] == mended.bucket
+        assert described.get("S3Prefix", "") == mended.prefix
+
+    def test_other_encryption_is_another_export(self, sim, request_of_orders, access):
+        plain, keyed = Acquisition(access), Acquisition(access, sse_algorithm="AES256")
+        first, second = (look(sim, request_of_orders, how).export_arn for how in (plain, keyed))
+        assert first != second
+
+    def test_the_attempt_after_a_failure_is_another_export(self, sim, request_of_orders, how):
+        sim.exports.fail_next("S3AccessDenied", "Access denied to the bucket")
+        with pytest.raises(ExportFailedError) as failed:
+            complete(sim, request_of_orders, how)
+        assert failed.value.code == "S3AccessDenied"
+        assert failed.value.message == "Access denied to the bucket"
+        # The same request is answered with what has failed, for eight hours.
+        with pytest.raises(ExportFailedError) as again:
+            look(sim, request_of_orders, how)
+        assert again.value.arn == failed.value.arn
+        # Also where the state has kept its ARN.
+        request = dataclasses.replace(request_of_orders, attempt=1, reuse=failed.value.arn)
+        assert complete(sim, request, how).manifest.item_count == 10
 
     def test_no_bucket(self, sim, request_of_orders, how):
         with pytest.raises(ConfigurationError, match="--s3_export_bucket"):

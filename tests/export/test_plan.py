@@ -12,7 +12,9 @@ from transforms.export.manifest import DataFile, ExportManifest
 from transforms.export.plan import (
     DEFAULT_RATIO,
     SMALLEST_PIECE,
+    FileSize,
     compression_ratio,
+    foresee,
     is_loaded,
     plan_round,
 )
@@ -150,3 +152,103 @@ def test_ratio_stays_possible():
     manifest = manifest_with((10, 0))
     assert compression_ratio(manifest, {"/x/0": DONE}, 1, lambda _: 1000) == 1
     assert compression_ratio(manifest, {"/x/0": DONE}, 10**12, lambda _: 1000) == 1032
+
+
+GIB = 1 << 30
+
+
+class TestForesee:
+    def test_the_trailer_is_exact(self):
+        assert foresee(FileSize(2_000, 16_123)) == 16_123
+        assert foresee(FileSize(16_000, 16_123)) == 16_123
+
+    def test_more_than_it_can_hold_is_the_nearest_to_the_usual(self):
+        # 1 GiB of gzip is some 8 GiB of JSON: 9 GiB are told as 1.
+        assert foresee(FileSize(GIB, GIB)) == 9 * GIB
+        assert foresee(FileSize(GIB // 2, 3 * GIB)) == 3 * GIB
+
+    def test_what_cannot_be_is_guessed(self):
+        # The last of several members.
+        assert foresee(FileSize(100 * MIB, 10)) == 1200 * MIB
+        assert foresee(FileSize(20, 0)) == 240
+        assert foresee(FileSize(3, None)) == 24
+
+
+def plan_told(files, told, *, loaded=None, max_bytes, round_bytes=0):
+    """A plan with the sizes that trailers tell."""
+    return plan_round(
+        manifest_with(*((count, 0) for count in files)),
+        TABLE,
+        generation=3,
+        buckets=16,
+        loaded=loaded or {},
+        max_bytes=max_bytes,
+        round_bytes=round_bytes,
+        inflated_of=lambda path: told[int(path[3:])],
+    )
+
+
+class TestToldSizes:
+    def test_small_files_count_as_what_they_are(self):
+        slices = plan_told([10] * 300, [8_000] * 300, max_bytes=64 * MIB)
+        assert len(slices) == 300
+        assert {each.max_bytes for each in slices} == {8_000}
+
+    def test_a_file_that_does_not_fit_any_more_waits(self):
+        told = [20 * MIB] * 4
+        slices = plan_told([10] * 4, told, max_bytes=64 * MIB)
+        assert [each.file.path for each in slices] == ["/x/0", "/x/1", "/x/2"]
+        assert {each.max_bytes for each in slices} == {20 * MIB}
+
+    def test_only_a_file_larger_than_a_round_is_cut(self):
+        (only,) = plan_told([10, 10], [65 * MIB, 1], max_bytes=64 * MIB)
+        assert only.max_bytes == 64 * MIB
+        assert plan_told([10], [64 * MIB], max_bytes=30 * MIB, round_bytes=64 * MIB) == []
+        (cut,) = plan_told([10], [65 * MIB], max_bytes=30 * MIB, round_bytes=64 * MIB)
+        assert cut.max_bytes == 30 * MIB
+
+    def test_the_next_table_gets_what_is_left_and_no_more(self):
+        assert plan_told([10], [2 * MIB], max_bytes=MIB, round_bytes=64 * MIB) == []
+        (fits,) = plan_told([10, 10], [1000, 2 * MIB], max_bytes=MIB, round_bytes=64 * MIB)
+        assert fits.file.path == "/x/0"
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 5_000), st.integers(20, 200 * MIB)), min_size=1, max_size=9),
+    st.integers(MIB, 64 * MIB),
+    st.integers(1, 5),
+)
+def test_whole_files_are_read_once_whatever_the_number_of_tables(files, budget, tables):
+    """Tables share rounds as `pipelines.round_exports` has them do."""
+    loaded = [{} for _ in range(tables)]
+    reads = 0
+    while True:
+        left, planned = budget, 0
+        for table in range(tables):
+            if left <= 0:
+                break
+            found = plan_told(
+                [count for count, _ in files],
+                [size for _, size in files],
+                loaded=loaded[table],
+                max_bytes=left,
+                round_bytes=budget,
+            )
+            planned += len(found)
+            left -= sum(each.max_bytes for each in found)
+            for each in found:
+                number = int(each.file.path[3:])
+                count, size = files[number]
+                reads += 1
+                before = loaded[table].get(each.file.path, 0)
+                # As much as a reader takes: whole lines, until there are enough.
+                lines = before + max(1, -(-each.max_bytes * count // size))
+                loaded[table][each.file.path] = DONE if lines >= count else lines
+                if size <= budget:
+                    assert loaded[table][each.file.path] == DONE
+        assert left >= 0
+        if not planned:
+            break
+    assert all(len(each) == len(files) and set(each.values()) == {DONE} for each in loaded)
+    pieces = sum(-(-size // (budget // 2)) + 3 if size > budget else 1 for _, size in files)
+    assert reads <= tables * pieces

@@ -29,6 +29,7 @@ __all__ = [
     "ExportSummary",
     "RecoveryWindow",
     "TableDescription",
+    "TokenUsedError",
     "continuous_backups",
     "describe_export",
     "describe_table",
@@ -164,6 +165,10 @@ class ExportDescription:
     filtered: bool
 
 
+class TokenUsedError(ExportError):
+    """The token was used for an export with other options, less than eight hours ago."""
+
+
 def describe_table(access: AwsAccess, name: str) -> TableDescription:
     """Describes a table by name or ARN.
 
@@ -217,8 +222,8 @@ def request_export(access: AwsAccess, order: ExportOrder) -> ExportDescription:
 
     Raises:
         TableError: There is no such table, or its point-in-time recovery is off.
-        ExportError: The token was used with other arguments, the time lies outside the recovery
-            window, or an argument is not valid.
+        TokenUsedError: The token was used with other arguments.
+        ExportError: The time lies outside the recovery window, or an argument is not valid.
         AwsAccessError: `dynamodb:ExportTableToPointInTime` is not allowed.
         CredentialsError: There are no usable credentials.
     """
@@ -232,13 +237,10 @@ def request_export(access: AwsAccess, order: ExportOrder) -> ExportDescription:
             table,
             _no_table(access, table),
             PointInTimeRecoveryUnavailableException=_recovery_is_off(table),
-            ExportConflictException=ExportError(
+            ExportConflictException=TokenUsedError(
                 f"an export was requested before with the same token and other options: {error}",
                 where=table,
-                mend=(
-                    "Keep bucket, prefix and encryption as they were, or start with a new "
-                    "--state_dir"
-                ),
+                mend="Request it with another token",
             ),
             InvalidExportTimeException=ExportError(
                 f"the export's time is not possible: {error}",

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -33,26 +33,52 @@ from transforms.export.location import (
 )
 from transforms.export.manifest import ExportManifest, Verify, load_manifest
 
-__all__ = ["Acquisition", "Look", "acquire", "client_token", "open_export"]
+__all__ = ["Acquisition", "ExportFailedError", "Look", "acquire", "client_token", "open_export"]
 
 _LOGGER = logging.getLogger(__name__)
 
-Status = Literal["waiting_for_stream", "IN_PROGRESS", "COMPLETED"]
+Status = Literal["waiting_for_stream", "IN_PROGRESS", "FAILED", "COMPLETED"]
 
 _JUST_NOW_US = 60_000_000
 
+_WRITING = (
+    "Allow the identity that requests exports s3:PutObject, s3:PutObjectAcl and "
+    "s3:AbortMultipartUpload on the bucket's objects"
+)
 _FAILURES: Mapping[str, str] = {
     "S3NoSuchBucket": "Create the bucket, or name another one with --s3_export_bucket",
-    "S3AccessDenied": (
-        "Allow this identity s3:PutObject, s3:PutObjectAcl and s3:AbortMultipartUpload on the "
-        "bucket's objects; if the bucket is another account's, give its owner too"
-    ),
-    "AccessDenied": (
-        "Allow this identity s3:PutObject, s3:PutObjectAcl and s3:AbortMultipartUpload on the "
-        "bucket's objects, and the use of the KMS key if there is one"
-    ),
+    "S3AccessDenied": f"{_WRITING}; if the bucket is another account's, give its owner too",
+    "AccessDenied": f"{_WRITING}, and the use of the KMS key if there is one",
 }
-_FAILURE_MEND = "Mend the cause, then run again with a new --state_dir to request a new export"
+_FAILURE_MEND = "The next run requests a new export, with the options that it is given"
+_GIVEN_MEND = "Give another export, or --s3_export_bucket for a new one"
+
+
+class ExportFailedError(ExportError):
+    """An export that was requested has failed; a new one can be requested.
+
+    Attributes:
+        arn: The export.
+        code: Why it failed, e.g. `S3NoSuchBucket`.
+        message: The same as a sentence, as the service says it.
+    """
+
+    arn: str = ""
+    code: str = ""
+    message: str = ""
+
+    @classmethod
+    def of(cls, description: dynamodb.ExportDescription, mend: str) -> ExportFailedError:
+        """The error for an export whose description says that it failed."""
+        code, message = description.failure_code, description.failure_message
+        said = ": ".join(each for each in (code, message) if each) or "DynamoDB does not say why"
+        error = cls(
+            f"the export failed: {said}",
+            where=description.arn,
+            mend=f"{_FAILURES.get(code, 'See the message')}. {mend}",
+        )
+        error.arn, error.code, error.message = description.arn, code, message
+        return error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +92,10 @@ class Acquisition:
         export_type: What the export has to be; one of a window is always incremental.
         sse_algorithm: Encryption of a new export's objects: `AES256`, `KMS` or empty.
         kms_key_id: Key for `KMS`.
+        bucket: S3 bucket for new exports, with `prefix` and `bucket_owner`: in the place of what
+            the requests say, which a savepoint may have kept from before it was mended.
+        prefix: Prefix inside it, or empty.
+        bucket_owner: Its account, or empty.
     """
 
     access: AwsAccess | None = None
@@ -74,6 +104,13 @@ class Acquisition:
     export_type: Literal["FULL_EXPORT", "INCREMENTAL_EXPORT"] = "FULL_EXPORT"
     sse_algorithm: str = ""
     kms_key_id: str = ""
+    bucket: str = ""
+    prefix: str = ""
+    bucket_owner: str = ""
+
+    def can_request(self, request: SnapshotRequest) -> bool:
+        """True if a new export can be requested: there is a bucket for it."""
+        return bool(self.bucket or request.bucket)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +118,8 @@ class Look:
     """What one look found.
 
     Attributes:
-        status: `waiting_for_stream` (nothing requested yet), `IN_PROGRESS` or `COMPLETED`.
+        status: `waiting_for_stream` (nothing requested yet), `IN_PROGRESS` or `COMPLETED`; `FAILED`
+            of whoever goes on after an `ExportFailedError`.
         export_arn: The export; empty while nothing is requested.
         description: What DescribeExport says, if it was asked.
         manifest: The manifest, once the export is complete.
@@ -96,10 +134,20 @@ class Look:
 
 
 def client_token(request: SnapshotRequest) -> str:
-    """The token that makes repeated requests for one snapshot give one export."""
+    """The token that makes repeated requests for one snapshot give one export.
+
+    An attempt after one that failed has another token: for eight hours AWS answers a token with the
+    export that it was used for, also with one that failed.
+    """
     parts = [request.table.arn, str(request.generation), request.request_id]
     if request.from_us:
         parts += [str(request.from_us), str(request.to_us)]
+    if request.attempt:
+        parts.append(f"attempt {request.attempt}")
+    return _token(parts)
+
+
+def _token(parts: Sequence[str]) -> str:
     return "dynabeam-" + hashlib.sha256("\n".join(parts).encode()).hexdigest()[:40]
 
 
@@ -114,7 +162,8 @@ def acquire(request: SnapshotRequest, known_arn: str, how: Acquisition, *, now_u
 
     Raises:
         TableError: There is no such table, or its point-in-time recovery is off.
-        ExportError: The export failed, is another table's, or is not what was asked for.
+        ExportFailedError: The export failed: `SnapshotRequest.attempt` has to go up.
+        ExportError: The export is another table's, or is not what was asked for.
         ExportIntegrityError: Its manifest is not what it should be.
         ConfigurationError: There is neither an export to use nor a bucket for a new one.
         AwsAccessError: A right is missing.
@@ -125,9 +174,12 @@ def acquire(request: SnapshotRequest, known_arn: str, how: Acquisition, *, now_u
         return Look("COMPLETED", manifest.export_arn, None, manifest)
     if request.from_us:
         how = dataclasses.replace(how, export_type=request.export_type)
-    arn = known_arn or (request.reuse if is_export_arn(request.reuse) else "")
-    age_us = newest_age_us(request.reuse)
-    if not arn and request.reuse and not age_us:
+    reuse = request.reuse
+    if request.attempt and is_export_arn(reuse):
+        reuse = ""  # the one that failed
+    arn = known_arn or (reuse if is_export_arn(reuse) else "")
+    age_us = newest_age_us(reuse)
+    if not arn and reuse and not age_us:
         return _look_at_location(request, how)
     access = _access(how, request)
     if arn:
@@ -135,7 +187,7 @@ def acquire(request: SnapshotRequest, known_arn: str, how: Acquisition, *, now_u
     newest = _newest(access, request, how, now_us - age_us) if age_us else None
     if newest is not None:
         return _judge(newest, request, how)
-    if not request.bucket:
+    if not how.can_request(request):
         raise ConfigurationError(
             "there is no export to use, and no bucket for a new one",
             where=f"table {request.table.name}",
@@ -143,7 +195,7 @@ def acquire(request: SnapshotRequest, known_arn: str, how: Acquisition, *, now_u
         )
     if now_us < max(request.not_before_us, request.to_us):
         return Look("waiting_for_stream")
-    description = dynamodb.request_export(access, _order(request, how))
+    description = _request(access, _order(request, how))
     if 0 < description.started_us < now_us - _JUST_NOW_US:
         # An earlier request's export: what it is now, not what it was when it was requested.
         description = dynamodb.describe_export(access, description.arn)
@@ -164,6 +216,8 @@ def open_export(location: str, how: Acquisition) -> ExportManifest:
         if how.access is None:
             raise _no_aws(location)
         description = dynamodb.describe_export(how.access, location)
+        if description.status == "FAILED":
+            raise ExportFailedError.of(description, _GIVEN_MEND)
         _check_description(description, how)
         if description.status != "COMPLETED":
             raise ExportError(
@@ -216,11 +270,8 @@ def _judge(
 ) -> Look:
     """Turns a description into a look; a failed or unfit export into an error."""
     if description.status == "FAILED":
-        code = description.failure_code
-        raise ExportError(
-            f"the export failed: {code}: {description.failure_message}",
-            where=description.arn,
-            mend=f"{_FAILURES.get(code, 'See the message')}. {_FAILURE_MEND}",
+        raise ExportFailedError.of(
+            description, _FAILURE_MEND if how.can_request(request) else _GIVEN_MEND
         )
     _check_description(description, how)
     described = description.table_arn or table_arn_of_export(description.arn)
@@ -309,13 +360,26 @@ def _may_be_younger(arn: str, oldest_us: int) -> bool:
     return (int(millis) + 1) * 1000 > oldest_us
 
 
+def _request(access: AwsAccess, order: dynamodb.ExportOrder) -> dynamodb.ExportDescription:
+    """Requests an export; with options that changed since the last request, another one."""
+    try:
+        return dynamodb.request_export(access, order)
+    except dynamodb.TokenUsedError:
+        # Not the first choice, so that what was requested before there were such tokens is found.
+        options = [order.bucket, order.prefix, order.bucket_owner]
+        options += [order.sse_algorithm, order.kms_key_id]
+        token = _token([order.client_token, *options])
+        return dynamodb.request_export(access, dataclasses.replace(order, client_token=token))
+
+
 def _order(request: SnapshotRequest, how: Acquisition) -> dynamodb.ExportOrder:
+    chosen: Acquisition | SnapshotRequest = how if how.bucket else request
     return dynamodb.ExportOrder(
         table_arn=request.table.arn,
-        bucket=request.bucket,
+        bucket=chosen.bucket,
         client_token=client_token(request),
-        prefix=request.prefix,
-        bucket_owner=request.bucket_owner,
+        prefix=chosen.prefix,
+        bucket_owner=chosen.bucket_owner,
         sse_algorithm=how.sse_algorithm,
         kms_key_id=how.kms_key_id,
         from_us=request.from_us,

@@ -47,6 +47,7 @@ class SnapshotRequest:
         from_us: Start of the window of an incremental export (inclusive); 0 for a full export.
         to_us: End of that window (exclusive); the export is not requested before it.
         key_range: The range of keys that is loaded (`transforms.key_range`); empty for all.
+        attempt: How many exports that were requested for it have failed: each has its own token.
     """
 
     table: Table
@@ -65,6 +66,7 @@ class SnapshotRequest:
     from_us: int = 0
     to_us: int = 0
     key_range: str = ""
+    attempt: int = 0
 
     @property
     def export_type(self) -> Literal["FULL_EXPORT", "INCREMENTAL_EXPORT"]:
@@ -116,6 +118,8 @@ class SnapshotRequestCoder(beam.coders.Coder):
         if not value.from_us:
             # As requests were before there were windows: a full export has none.
             del document["from_us"], document["to_us"]
+        if not value.attempt:
+            del document["attempt"]
         return dump_element(_as_before_ranges(document))
 
     def decode(self, encoded: bytes) -> SnapshotRequest:

@@ -19,22 +19,17 @@ import tempfile
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from apache_beam.io.aws.clients.s3.messages import S3ClientError
-from apache_beam.io.filesystem import BeamIOError
-from botocore.exceptions import BotoCoreError
-
 from transforms import storage
 from transforms.errors import ExportIntegrityError
 from transforms.export.manifest import REPACKED, DataFile, Verify
 
-__all__ = ["FetchedFile", "compressed_size", "fetched"]
+__all__ = ["FetchedFile", "compressed_size", "fetched", "missing_file"]
 
 _MISSING = (
     "Check that this identity may read it (s3:GetObject), and that the whole export was copied, "
     "all files of its manifest-files.json; a file that is gone for good needs a new export"
 )
 _PIECE = 1 << 20
-_READ_FAILED = (OSError, BeamIOError, S3ClientError, BotoCoreError)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +56,7 @@ def compressed_size(path: str) -> int:
     try:
         return storage.size_of(path, ExportIntegrityError)
     except ExportIntegrityError as problem:
-        raise _missing(path, problem) from problem
+        raise missing_file(path, problem) from problem
 
 
 @contextlib.contextmanager
@@ -79,18 +74,18 @@ def fetched(file: DataFile, *, verify: Verify = "strict") -> Iterator[FetchedFil
         try:
             source = stack.enter_context(storage.open_for_reading(file.path, ExportIntegrityError))
         except ExportIntegrityError as problem:
-            raise _missing(file.path, problem) from problem
+            raise missing_file(file.path, problem) from problem
         spool = None
         if not storage.is_local(file.path):
             spool = stack.enter_context(tempfile.TemporaryFile(prefix="dynabeam-export-"))
         try:
             digest = _digest(source, spool)
-        except _READ_FAILED as problem:
-            raise ExportIntegrityError(
-                f"the file cannot be read to its end: {problem}",
-                where=file.path,
-                mend="Run again: what was loaded before is kept",
-            ) from problem
+        except ExportIntegrityError as problem:
+            if problem.mend:
+                raise
+            raise _cut(file.path, problem.what) from problem
+        except OSError as problem:
+            raise _cut(file.path, problem) from problem
         content: BinaryIO = spool or source
         size = content.seek(0, os.SEEK_END)
         content.seek(0)
@@ -121,9 +116,18 @@ def _compare(file: DataFile, found: str, verify: Verify) -> tuple[str, ...]:
     return (str(error),)
 
 
-def _missing(path: str, problem: ExportIntegrityError) -> ExportIntegrityError:
+def _cut(path: str, problem: object) -> ExportIntegrityError:
+    return ExportIntegrityError(
+        f"the file cannot be read to its end: {problem}",
+        where=path,
+        mend="Run again: what was loaded before is kept",
+    )
+
+
+def missing_file(path: str, problem: ExportIntegrityError) -> ExportIntegrityError:
+    """The error for a data file that cannot be had."""
     return ExportIntegrityError(
         f"a data file that the manifest lists is not to be had: {problem.what}",
         where=path,
-        mend=_MISSING,
+        mend=_MISSING if problem.mend in ("", storage.CHECK_PATH) else problem.mend,
     )

@@ -42,7 +42,8 @@ _SURE_SIZE = 4 << 20
 class LinesReader:
     """Iterates over pieces of whole lines of a gzip file.
 
-    Every piece ends with a newline, but for the last one of a file that does not.
+    Every piece ends with a newline, but for the last one of a file that does not. A reader that
+    stopped at its limit goes on from there with `go_on`: nothing is inflated twice.
 
     Args:
         content: The compressed bytes, from where they stand.
@@ -62,37 +63,58 @@ class LinesReader:
         piece_bytes: int = PIECE_BYTES,
     ) -> None:
         self._pieces = _ahead(_whole_lines(content, where, piece_bytes))
+        self._next = b""
         self._skip = start_line
         self._max_bytes = max_bytes
         self.lines = 0
         """Lines passed over or handed out so far."""
         self.bytes = 0
-        """Bytes handed out so far."""
+        """Bytes handed out since the reader began or went on."""
         self.at_end = False
         """True once the file was read to its end."""
 
     def __iter__(self) -> Generator[bytes, None, None]:
-        """Iterates once.
+        """Iterates up to the limit; whoever does not go on has to `close` the reader.
 
         Raises:
             ExportIntegrityError: The data are no gzip, damaged or cut short, or a line is longer
                 than 64 MiB.
         """
         try:
-            for whole in self._pieces:
+            while whole := self._take():
                 piece = self._after_start(whole)
                 if not piece:
                     continue
-                piece, rest = self._up_to_limit(piece)
+                piece, self._next = self._up_to_limit(piece)
                 self.lines += _lines_in(piece)
                 self.bytes += len(piece)
                 yield piece
                 if self._max_bytes and self.bytes >= self._max_bytes:
-                    self.at_end = not rest and next(self._pieces, None) is None
-                    return
-            self.at_end = True
-        finally:
-            self._pieces.close()
+                    self._next = self._take()
+                    self.at_end = not self._next
+                    break
+            else:
+                self.at_end = True
+        except BaseException:
+            # Left or failed half-way: there is no place to go on from.
+            self.close()
+            raise
+        if self.at_end:
+            self.close()
+
+    def go_on(self, max_bytes: int) -> None:
+        """Sets a new limit, in uncompressed bytes from here; 0 for none."""
+        self._max_bytes = max_bytes
+        self.bytes = 0
+
+    def close(self) -> None:
+        """Ends the reader; may be repeated."""
+        self._pieces.close()
+
+    def _take(self) -> bytes:
+        """The next piece; empty at the end of the file."""
+        piece, self._next = self._next, b""
+        return piece or next(self._pieces, b"")
 
     def _after_start(self, piece: bytes) -> bytes:
         if self.lines >= self._skip:

@@ -167,8 +167,8 @@ def _sample(manifest: ExportManifest) -> list[Item]:
 def _first_lines(path: str, export_format: str) -> list[bytes]:
     with storage.open_for_reading(path, ExportIntegrityError) as content:
         reader = LinesReader(content, path, max_bytes=_SAMPLE_BYTES, piece_bytes=_SAMPLE_BYTES)
-        with contextlib.closing(iter(reader)) as pieces:
-            data = next(pieces, b"")
+        with contextlib.closing(reader):
+            data = next(iter(reader), b"")
     if export_format == "ION":
         data, _ = ion_lines_to_json(data)
     return list(islice((line for line in data.split(b"\n") if line), _SAMPLE_ITEMS))

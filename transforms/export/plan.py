@@ -3,15 +3,18 @@
 
 A round on the in-process runner keeps in memory what passes a shuffle, so a round is given a budget
 and everything planned fits into it: each slice has a cap, and the caps add up to no more than the
-budget. Data files are taken in the manifest's order, so that rounds follow each other without gaps.
-Only planned files are asked for their size, so a round costs few requests however many files there
-are.
+budget. Files are read whole: one that does not fit into what is left waits for the next round, and
+only one that no round could hold is cut. Data files are taken in the manifest's order, and tables
+one after the other (`plan_loads`), so that rounds follow each other without gaps and few files are
+open. Only planned files are asked for their size, so a round costs few requests however many files
+there are.
 
-Pure but for the `size_of` that is handed in.
+Pure but for the sizes that are handed in.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from fractions import Fraction
@@ -22,7 +25,14 @@ from transforms.export.inflate import HIGHEST_RATIO
 from transforms.export.manifest import DataFile, ExportManifest
 from transforms.tables import Table
 
-__all__ = ["DEFAULT_RATIO", "compression_ratio", "is_loaded", "plan_round"]
+__all__ = [
+    "DEFAULT_RATIO",
+    "FileSize",
+    "compression_ratio",
+    "foresee",
+    "is_loaded",
+    "plan_round",
+]
 
 DEFAULT_RATIO = Fraction(8)
 """Uncompressed over compressed bytes, as long as nothing is known: a cautious guess for JSON."""
@@ -34,7 +44,42 @@ _SAMPLED = 4
 _MARGIN = Fraction(3, 2)
 """A file is planned whole if 1.5 times its foreseen size fits: an estimate is only that."""
 
+_TRAILER_WRAPS = 1 << 32
+
 Loaded = Mapping[str, "int | Literal['done']"]
+
+
+@dataclasses.dataclass(frozen=True)
+class FileSize:
+    """How large a data file is.
+
+    Attributes:
+        compressed: Bytes of the file.
+        trailer: The uncompressed length that gzip's trailer tells, modulo 4 GiB; None if the file
+            is too short to have one.
+    """
+
+    compressed: int
+    trailer: int | None = None
+
+
+def foresee(size: FileSize) -> int:
+    """Uncompressed bytes of a data file, as its gzip trailer tells them.
+
+    The trailer is exact for one gzip member of less than 4 GiB, which is what AWS writes. Of larger
+    files it tells the last 32 bits: the nearest to the usual ratio is taken. What cannot be (JSON
+    does not grow by packing) is a file of several members, and is guessed from the usual ratio.
+
+    Args:
+        size: What is known of the file.
+    """
+    usual = int(size.compressed * DEFAULT_RATIO)
+    if size.trailer is None:
+        return usual
+    wraps = max(0, (usual - size.trailer + _TRAILER_WRAPS // 2) // _TRAILER_WRAPS)
+    told = size.trailer + wraps * _TRAILER_WRAPS
+    possible = size.compressed // 2 <= told <= size.compressed * HIGHEST_RATIO
+    return told if possible else int(usual * _MARGIN)
 
 
 def is_loaded(file: DataFile, loaded: Loaded) -> bool:
@@ -72,12 +117,14 @@ def plan_round(
     generation: int,
     buckets: int,
     loaded: Loaded,
-    size_of: Callable[[str], int],
+    size_of: Callable[[str], int] | None = None,
     max_bytes: int = 0,
     ratio: Fraction = DEFAULT_RATIO,
     key_range: str = "",
+    inflated_of: Callable[[str], int] | None = None,
+    round_bytes: int = 0,
 ) -> list[FileSlice]:
-    """Plans the pieces to read now.
+    """Plans the pieces of one export to read now.
 
     Args:
         manifest: The export.
@@ -85,14 +132,18 @@ def plan_round(
         generation: The generation of the rows.
         buckets: Number of hash buckets.
         loaded: Lines loaded per path, or `DONE`; a path that is not in it was not begun.
-        size_of: Compressed size of the file at a path, in bytes.
+        size_of: Compressed size of the file at a path, in bytes; not used with `inflated_of`.
         max_bytes: The budget in uncompressed bytes; 0 for all that is left, in whole files.
-        ratio: Uncompressed over compressed bytes, as foreseen.
+        ratio: Uncompressed over compressed bytes, as foreseen; not used with `inflated_of`.
         key_range: The range of keys whose rows are wanted; empty for all.
+        inflated_of: Uncompressed size of the file at a path, in bytes, if it can be told.
+        round_bytes: The budget of the whole round, if others have had a part of it: only a file
+            that is larger is cut, and nothing has to be planned. 0 if the budget is `max_bytes`:
+            then there is at least one slice, unless all is loaded.
 
     Returns:
-        Slices whose `max_bytes` add up to at most the budget. At least one, unless all is loaded;
-        a slice reads at least one line, so every round makes progress.
+        Slices whose `max_bytes` add up to at most the budget. A slice reads at least one line, so
+        a round that has slices makes progress.
     """
     new_slice = functools.partial(
         FileSlice,
@@ -109,34 +160,51 @@ def plan_round(
     )
     slices: list[FileSlice] = []
     left = max_bytes
+    # Whoever comes first in a round gets what there is, however little.
+    is_first = left >= round_bytes
     for file in manifest.files:
         if is_loaded(file, loaded):
             continue
-        cap = 0
+        cap, start_line = 0, _lines_loaded(file, loaded)
         if max_bytes:
-            cap = _cap(file, _lines_loaded(file, loaded), size_of(file.path), ratio, left)
-            if slices and cap > left:
+            rest = _rest(file, start_line, size_of, ratio, inflated_of)
+            if rest > (round_bytes or max_bytes) and (is_first or left >= SMALLEST_PIECE):
+                cap = left
+            elif rest > left and not is_first:
                 break
-            # The first slice gets what there is, however little.
+            else:
+                cap = rest
             cap = max(1, min(cap, left))
             left -= cap
-        start_line = _lines_loaded(file, loaded)
         slices.append(new_slice(file=file, start_line=start_line, max_bytes=cap))
+        is_first = is_first and file.item_count == 0
         if max_bytes and left <= 0:
             break
     return slices
 
 
-def _cap(file: DataFile, lines: int, compressed: int, ratio: Fraction, left: int) -> int:
-    """Bytes to set aside for what is left of a file: all of it, or a piece of what is `left`."""
+def _rest(
+    file: DataFile,
+    lines: int,
+    size_of: Callable[[str], int] | None,
+    ratio: Fraction,
+    inflated_of: Callable[[str], int] | None,
+) -> int:
+    """Bytes to set aside for what is left of a file."""
     if file.item_count == 0:
         return 1
-    rest = Fraction(max(file.item_count - lines, 1), file.item_count)
-    foreseen = int(compressed * ratio * rest * _MARGIN) + 1
-    whole = min(compressed * HIGHEST_RATIO, max(foreseen, SMALLEST_PIECE))
-    if whole <= left or left < SMALLEST_PIECE:
-        return max(whole, 1)
-    return left
+    if inflated_of is not None:
+        whole = max(1, inflated_of(file.path))
+        if not lines:
+            return whole
+        share = Fraction(max(file.item_count - lines, 1), file.item_count)
+        # Its first part was as large as a round: what the file is said to hold may be too little.
+        return max(SMALLEST_PIECE, int(whole * share * _MARGIN) + 1)
+    assert size_of is not None
+    compressed = size_of(file.path)
+    share = Fraction(max(file.item_count - lines, 1), file.item_count)
+    foreseen = int(compressed * ratio * share * _MARGIN) + 1
+    return max(1, min(compressed * HIGHEST_RATIO, max(foreseen, SMALLEST_PIECE)))
 
 
 def _lines_loaded(file: DataFile, loaded: Loaded) -> int:

@@ -2,9 +2,10 @@
 """Reads pieces of an export's data files as blocks.
 
 Stages, per slice: fetch and verify (`fetch`), inflate to whole lines (`inflate`), parse (`rows`),
-cut by hash bucket. No row is emitted before the file's MD5 was compared with the manifest's; and if
-the file is read in several pieces, before its lines were counted. Otherwise they are counted as
-they pass, and a wrong count fails the bundle.
+cut by hash bucket. A file that takes several pieces stays open between them (`open_files`). No row
+is emitted before the file's MD5 was compared with the manifest's; and if the file is read in
+several pieces, before its lines were counted. Otherwise they are counted as they pass, and a wrong
+count fails the bundle.
 
 Delivery: each line of a slice once per successful attempt, without those whose key is outside the
 slice's range if it has one; a slice that fails is read again from its start line. No Python runs
@@ -13,6 +14,8 @@ per item (of DynamoDB JSON, without a range of numbers), and memory does not gro
 
 from __future__ import annotations
 
+import contextlib
+import functools
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -22,9 +25,10 @@ from transforms.block import Block, BlockHeader, split_by_bucket
 from transforms.dead_letters import DeadLetter
 from transforms.errors import ExportIntegrityError, ValueDecodeError
 from transforms.export.elements import FileSlice
-from transforms.export.fetch import FetchedFile, fetched
-from transforms.export.inflate import LinesReader, count_lines, may_be_longer_than
+from transforms.export.fetch import FetchedFile
+from transforms.export.inflate import count_lines, may_be_longer_than
 from transforms.export.manifest import REPACKED, Verify
+from transforms.export.open_files import OpenFiles
 from transforms.export.rows import rows_of_lines
 from transforms.key_range import KeyRange
 from transforms.reports import Report
@@ -35,6 +39,8 @@ __all__ = ["ExportRows", "ReadExportFiles", "read_slice"]
 BLOCKS = "blocks"
 REPORTS = "reports"
 DEAD_LETTERS = "dead_letters"
+
+_open_files = OpenFiles()
 
 
 class ExportRows(NamedTuple):
@@ -113,11 +119,16 @@ def read_slice(
         origin={"export_arn": part.export_arn, "file": part.file.path},
     )
     wanted = KeyRange.of(part.key_range, part.table.keys) if part.key_range else None
-    with fetched(part.file, verify=verify) as file:
-        warnings = [*file.warnings, *_counted_before(part, file, verify)]
-        reader = LinesReader(
-            file.content, part.file.path, start_line=part.start_line, max_bytes=part.max_bytes
-        )
+    file = _open_files.take(
+        part.file,
+        verify,
+        start_line=part.start_line,
+        max_bytes=part.max_bytes,
+        check=functools.partial(_counted_before, part, verify=verify),
+    )
+    with contextlib.ExitStack() as stack:
+        stack.callback(file.close)
+        reader, warnings = file.reader, list(file.warnings)
         rows = dead_letters = 0
         line = part.start_line
         for piece in reader:
@@ -132,6 +143,9 @@ def read_slice(
             line = reader.lines
         if reader.at_end:
             warnings += _check_count(part, reader.lines, verify)
+        # Only a piece that came to its end leaves a place to go on from.
+        stack.pop_all()
+        _open_files.keep(file)
     yield Report(
         "file",
         part.table.name,
@@ -172,7 +186,7 @@ def _dead_letter(part: FileSlice, line: int, raw: bytes, reason: str) -> DeadLet
     )
 
 
-def _counted_before(part: FileSlice, file: FetchedFile, verify: Verify) -> list[str]:
+def _counted_before(part: FileSlice, file: FetchedFile, *, verify: Verify) -> list[str]:
     """Counts the lines ahead of the first piece of a file that needs several."""
     first_of_several = part.max_bytes and part.start_line == 0
     if not first_of_several or not may_be_longer_than(file.content, file.size, part.max_bytes):

@@ -13,6 +13,7 @@ those of `transforms.look_tracker`.
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -20,7 +21,7 @@ import apache_beam as beam
 from apache_beam.transforms.core import RestrictionProvider
 from apache_beam.utils.timestamp import Duration
 
-from transforms.export.acquire import Acquisition, Look, acquire
+from transforms.export.acquire import Acquisition, ExportFailedError, Look, acquire
 from transforms.export.elements import FileSlice, SnapshotRequest
 from transforms.export.fetch import compressed_size
 from transforms.export.plan import DEFAULT_RATIO, compression_ratio, plan_round
@@ -28,7 +29,20 @@ from transforms.look_tracker import HeldWatermark, LookState, LookStateCoder, Lo
 from transforms.reports import Report
 from transforms.wall_clock import WallClock, now_us
 
-__all__ = ["EnsureExport", "Ensured", "WaitState", "WaitStateCoder"]
+__all__ = [
+    "EnsureExport",
+    "Ensured",
+    "WaitState",
+    "WaitStateCoder",
+    "export_report",
+    "failed_look",
+    "retry_seconds",
+]
+
+_LOGGER = logging.getLogger(__name__)
+
+_FIRST_RETRY_SECONDS = 60
+_LAST_RETRY_SECONDS = 3600
 
 SLICES = "slices"
 REPORTS = "reports"
@@ -43,14 +57,29 @@ class Ensured(NamedTuple):
     Attributes:
         slices: `PCollection[FileSlice]`: the pieces to read now.
         reports: `PCollection[Report]` of kind `export`, one per look: `generation`, `status`
-            (`waiting_for_stream`, `IN_PROGRESS`, `COMPLETED`), `export_arn`, `item_count`,
-            `billed_bytes`, `started_us`, `export_time_us`, `files`, `warnings`, `from_us` (start of
-            the window, 0 for a full export); 0 where not known.
+            (`waiting_for_stream`, `IN_PROGRESS`, `FAILED`, `COMPLETED`), `export_arn`,
+            `item_count`, `billed_bytes`, `started_us`, `export_time_us`, `files`, `warnings`,
+            `from_us` (start of the window, 0 for a full export); 0 where not known. If exports
+            have failed that were requested for it: `attempt`, how many.
             `manifest` holds the `ExportManifest` as JSON in the look that read it, else None.
     """
 
     slices: Any
     reports: Any
+
+
+def failed_look(problem: ExportFailedError) -> Look:
+    """What a look found that met a failed export, for whoever goes on."""
+    return Look("FAILED", problem.arn, warnings=(str(problem),))
+
+
+def retry_seconds(failed_before: int) -> int:
+    """How long to wait after an export failed, before a new one is requested.
+
+    Args:
+        failed_before: How many failed before it.
+    """
+    return min(_LAST_RETRY_SECONDS, _FIRST_RETRY_SECONDS << min(failed_before, 10))
 
 
 class EnsureExport(beam.PTransform):
@@ -108,10 +137,12 @@ class WaitState(LookState):
     Attributes:
         export_arn: The export that is waited for; empty if none is known yet.
         next_look_us: Not to look again before this time, whatever the runner does with delays.
+        attempt: How many exports failed that were requested for it.
     """
 
     export_arn: str = ""
     next_look_us: int = 0
+    attempt: int = 0
 
 
 class WaitStateCoder(LookStateCoder):
@@ -119,6 +150,11 @@ class WaitStateCoder(LookStateCoder):
 
     kind = WaitState
     where = "restriction of WaitForExport"
+
+    def encode(self, value: LookState) -> bytes:
+        """Encodes a state; without a failed attempt as before these were counted."""
+        encoded = super().encode(value)
+        return encoded.replace(b'"attempt":0,', b"", 1)
 
 
 class _WaitForExportFn(beam.DoFn, RestrictionProvider):
@@ -164,19 +200,40 @@ class _WaitForExportFn(beam.DoFn, RestrictionProvider):
             if tracker.try_claim(state):
                 tracker.defer_remainder(Duration(seconds=self._look_seconds))
             return
-        look = acquire(element, state.export_arn, self._how, now_us=now)
-        next_look_us = now + self._look_seconds * 1_000_000
-        claim = WaitState(look.manifest is not None, look.export_arn, next_look_us)
+        request = dataclasses.replace(element, attempt=element.attempt + state.attempt)
+        wait_seconds = self._look_seconds
+        try:
+            look = acquire(request, state.export_arn, self._how, now_us=now)
+        except ExportFailedError as problem:
+            if not self._how.can_request(element):
+                raise
+            # The job goes on with its other tables, and asks again with pauses that grow: what the
+            # cause is, only people can mend.
+            wait_seconds = retry_seconds(state.attempt)
+            _LOGGER.warning(
+                "%s; a new export is requested in %d s",
+                problem,
+                wait_seconds,
+                extra={"table": element.table.name},
+            )
+            look = failed_look(problem)
+            request = dataclasses.replace(request, attempt=request.attempt + 1)
+        claim = WaitState(
+            look.manifest is not None,
+            look.export_arn if look.status != "FAILED" else "",
+            now + wait_seconds * 1_000_000,
+            request.attempt - element.attempt,
+        )
         if not tracker.try_claim(claim):
             return
-        yield from _outputs(element, look)
+        yield from _outputs(request, look)
         if not claim.done:
-            tracker.defer_remainder(Duration(seconds=self._look_seconds))
+            tracker.defer_remainder(Duration(seconds=wait_seconds))
 
 
 def _outputs(request: SnapshotRequest, look: Look) -> Iterator[Any]:
     """The report of a look, and the slices to read if the export is complete."""
-    yield beam.pvalue.TaggedOutput(REPORTS, _report(request, look))
+    yield beam.pvalue.TaggedOutput(REPORTS, export_report(request, look))
     if look.manifest is None:
         return
     ratio = DEFAULT_RATIO
@@ -197,8 +254,10 @@ def _outputs(request: SnapshotRequest, look: Look) -> Iterator[Any]:
     )
 
 
-def _report(request: SnapshotRequest, look: Look) -> Report:
+def export_report(request: SnapshotRequest, look: Look) -> Report:
+    """The report of a look; its fields are those that `Ensured` lists."""
     described, manifest = look.description, look.manifest
+    attempt = {"attempt": request.attempt} if request.attempt else {}
     newly_read = manifest is not None and request.manifest is None
     return Report(
         "export",
@@ -217,6 +276,7 @@ def _report(request: SnapshotRequest, look: Look) -> Report:
             "from_us": request.from_us,
             "warnings": [*look.warnings, *(manifest.warnings if manifest else ())],
             "manifest": manifest.to_json() if manifest and newly_read else None,
+            **attempt,
         },
     )
 

@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The exports of catch-up rounds: each round looks for those that are awaited, and shares itself.
+
+Looks are made here, before the graph, and not in it: only who sees all tables can read whole files,
+table after table, so that each file is downloaded once whatever the number of tables. An export
+that cannot be had stops nobody else: its table is set aside, the others go on, and a run that ends
+says at its end what is missing. Where it had been requested, the next attempt requests a new one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeAlias
+
+from pipelines.options import ReplicateOptions
+from pipelines.table_state import generation_of
+from transforms.errors import DynabeamError, ExportError, TableError
+from transforms.export.acquire import Acquisition, ExportFailedError, acquire
+from transforms.export.elements import FileSlice
+from transforms.export.manifest import ExportManifest
+from transforms.export.plan import plan_round
+from transforms.export.request import export_report, failed_look, retry_seconds
+from transforms.export.sizes import FileSizes
+from transforms.reports import Report
+from transforms.table_reading import open_loads, snapshot_requests
+from transforms.tables import Table
+from transforms.wall_clock import now_us
+
+__all__ = ["RoundExports"]
+
+_Key: TypeAlias = "tuple[str, int, int]"
+_NOT_TO_BE_HAD = (ExportError, TableError)
+
+
+@dataclasses.dataclass
+class _SetAside:
+    """An export that cannot be had.
+
+    Attributes:
+        error: Why.
+        times: How often in this run.
+        until: When to try again, by `time.monotonic`.
+    """
+
+    error: DynabeamError
+    times: int
+    until: float
+
+
+class RoundExports:
+    """The exports of one run.
+
+    Args:
+        options: What was asked for.
+        clock: Seconds that never go back.
+    """
+
+    def __init__(
+        self, options: ReplicateOptions, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._options = options
+        self._clock = clock
+        self._aside: dict[_Key, _SetAside] = {}
+        self._sizes = FileSizes()
+
+    def look(self, tables: Sequence[dict[str, Any]], state_id: str) -> list[Report]:
+        """Looks once for each export that is awaited.
+
+        Args:
+            tables: The states of the tables.
+            state_id: Identity of the state directory.
+
+        Returns:
+            Reports of kind `export`.
+
+        Raises:
+            DynabeamError: Something that no table can go on with, such as a missing right; or no
+                table has an export that can be had, though none of them was requested here.
+        """
+        how = Acquisition(access=self._options.access, verify=self._options.verify)
+        reports = []
+        for state in tables:
+            requests = snapshot_requests(state, self._options, state_id, 0)
+            for load, request in zip(open_loads(state), requests, strict=True):
+                if load["manifest"] is not None or self._is_aside(state, load):
+                    continue
+                try:
+                    look = acquire(request, "", how, now_us=now_us())
+                except ExportFailedError as problem:
+                    self._set_aside(state, load, problem)
+                    if how.can_request(request):
+                        again = dataclasses.replace(request, attempt=request.attempt + 1)
+                        reports.append(export_report(again, failed_look(problem)))
+                except _NOT_TO_BE_HAD as problem:
+                    self._set_aside(state, load, problem)
+                else:
+                    self._aside.pop(_key(state, load), None)
+                    reports.append(export_report(request, look))
+        self._stop_if_all_are_aside(tables)
+        return reports
+
+    def plan(self, tables: Sequence[dict[str, Any]], max_bytes: int) -> list[FileSlice]:
+        """Plans which files to read in one round: whole ones, table after table.
+
+        Args:
+            tables: The states of the tables.
+            max_bytes: Uncompressed bytes that the round may read of exports.
+
+        Raises:
+            DynabeamError: As `look`.
+        """
+        slices: list[FileSlice] = []
+        left = max_bytes
+        for state, load in self._ready(tables):
+            if left <= 0:
+                break
+            manifest = ExportManifest.from_json(load["manifest"])
+            loaded = load["files"]
+            waiting = (f.path for f in manifest.files if f.item_count and f.path not in loaded)
+            try:
+                found = plan_round(
+                    manifest,
+                    Table.from_json(state["table"]),
+                    generation=state["generation"],
+                    buckets=self._options.buckets,
+                    loaded=loaded,
+                    max_bytes=left,
+                    key_range=load.get("key_range", ""),
+                    inflated_of=self._sizes.of(waiting),
+                    round_bytes=max_bytes,
+                )
+            except _NOT_TO_BE_HAD as problem:
+                self._set_aside(state, load, problem)
+                continue
+            slices += found
+            left -= sum(each.max_bytes for each in found)
+        self._stop_if_all_are_aside(tables)
+        return slices
+
+    def is_ready(self, tables: Sequence[dict[str, Any]]) -> bool:
+        """True if there is an export of which something can be read."""
+        return next(self._ready(tables), None) is not None
+
+    def errors_of(self, tables: Sequence[dict[str, Any]]) -> dict[str, DynabeamError]:
+        """Why the exports of some tables cannot be had, by table."""
+        return {
+            state["table"]["name"]: self._aside[_key(state, load)].error
+            for state in tables
+            for load in open_loads(state)
+            if _key(state, load) in self._aside
+        }
+
+    def _ready(
+        self, tables: Sequence[dict[str, Any]]
+    ) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+        for state in tables:
+            for load in open_loads(state):
+                if load["manifest"] is not None and not self._is_aside(state, load):
+                    yield state, load
+
+    def _is_aside(self, state: dict[str, Any], load: dict[str, Any]) -> bool:
+        aside = self._aside.get(_key(state, load))
+        if aside is None:
+            return False
+        # A run that ends tells what is missing when all else is done, and does not try again.
+        return self._options.until == "caught_up" or self._clock() < aside.until
+
+    def _stop_if_all_are_aside(self, tables: Sequence[dict[str, Any]]) -> None:
+        """There is nobody to go on for if all tables lack what they were told to begin with."""
+        errors = self.errors_of(tables)
+        if self._options.until == "forever" or len(errors) < len(tables):
+            return
+        for error in errors.values():
+            # A failed export has to be noted first, or the next run would meet it again.
+            if not isinstance(error, ExportFailedError):
+                raise error
+
+    def _set_aside(
+        self, state: dict[str, Any], load: dict[str, Any], problem: DynabeamError
+    ) -> None:
+        before = self._aside.get(_key(state, load))
+        times = before.times if before else 0
+        until = self._clock() + retry_seconds(times)
+        self._aside[_key(state, load)] = _SetAside(problem, times + 1, until)
+
+
+def _key(state: dict[str, Any], load: dict[str, Any]) -> _Key:
+    return state["table"]["name"], generation_of(load), load.get("from_us", 0)
