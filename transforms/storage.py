@@ -49,6 +49,7 @@ __all__ = [
     "open_private",
     "read_bytes",
     "read_end",
+    "read_start",
     "size_of",
     "write_atomic",
 ]
@@ -60,7 +61,7 @@ CHECK_PATH = "Check that the path is right and that this identity may read it"
 """The mend of a file that cannot be had, if no better one is known."""
 
 _WRITE = "Give another place, or the right to write this one"
-_BUFFER = 16 << 20
+_BUFFER = 1 << 20
 _KMS_ACTION = re.compile(r"not authorized to perform: (kms:\w+)(?: on resource: (arn:[^\s\"]+))?")
 LISTING_MEND = (
     ", and s3:ListBucket on the bucket: without it S3 does not tell that an object is missing"
@@ -293,10 +294,25 @@ def read_end(path: str, count: int, error: type[DynabeamError]) -> tuple[int, by
         DynabeamError: Of the given kind, if it is not there or cannot be read.
         AwsAccessError: S3 refuses to show it.
     """
+    if _is_s3(path):
+        return _read_s3_range(path, f"bytes=-{count}", error)
     with open_for_reading(path, error) as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - count))
         return size, file.read(count)
+
+
+def read_start(path: str, count: int, error: type[DynabeamError]) -> bytes:
+    """Reads at most `count` bytes of a file's start, and asks for no more.
+
+    Raises:
+        DynabeamError: Of the given kind, if it is not there or cannot be read.
+        AwsAccessError: S3 refuses to show it.
+    """
+    if _is_s3(path):
+        return _read_s3_range(path, f"bytes=0-{count - 1}", error)[1]
+    with open_for_reading(path, error) as file:
+        return file.read(count)
 
 
 def open_for_writing(path: str, error: type[DynabeamError]) -> BinaryIO:
@@ -407,6 +423,23 @@ def _list_s3(folder: str) -> dict[str, float]:
     except S3ClientError as problem:
         _refuse_forbidden(problem, folder, "s3:ListBucket")
         raise BeamIOError("the folder cannot be listed", {folder: problem}) from problem
+
+
+def _read_s3_range(path: str, wanted: str, error: type[DynabeamError]) -> tuple[int, bytes]:
+    """The size of an object and a range of it, in one request."""
+    bucket, _, key = path.removeprefix("s3://").partition("/")
+    try:
+        # Beam's client asks for all that follows.
+        answer = s3_io().client.client.get_object(Bucket=bucket, Key=key, Range=wanted)
+        content = answer["Body"].read()
+    except ClientError as problem:
+        code = problem.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        if code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            return 0, b""
+        raise _read_error(S3ClientError(str(problem), code), path, error) from problem
+    except BotoCoreError as problem:
+        raise _read_error(problem, path, error) from problem
+    return int(answer["ContentRange"].rpartition("/")[2]), content
 
 
 class _S3Object(io.RawIOBase):

@@ -28,7 +28,7 @@ except ImportError:  # no wheel for this machine
 
     _BAD_DATA = (EOFError, OSError, zlib.error)
 
-__all__ = ["HIGHEST_RATIO", "LinesReader", "count_lines", "may_be_longer_than"]
+__all__ = ["HIGHEST_RATIO", "LinesReader", "count_lines", "inflate_start", "may_be_longer_than"]
 
 HIGHEST_RATIO = 1032
 """Deflate cannot make data smaller by more (zlib's technical notes): a bound for any file."""
@@ -145,6 +145,23 @@ def count_lines(content: BinaryIO, where: str) -> int:
     return sum(_lines_in(piece) for piece in _whole_lines(content, where, PIECE_BYTES))
 
 
+def inflate_start(packed: bytes, where: str, most: int) -> bytes:
+    """What the first bytes of a gzip file hold; it may end anywhere.
+
+    Args:
+        packed: The first bytes.
+        where: The file's name, for errors.
+        most: Bytes to inflate at most.
+
+    Raises:
+        ExportIntegrityError: The data are no gzip, or damaged.
+    """
+    try:
+        return zlib.decompressobj(wbits=zlib.MAX_WBITS | 16).decompress(packed, most)
+    except zlib.error as problem:
+        raise _not_gzip(where, problem) from problem
+
+
 def may_be_longer_than(content: BinaryIO, size: int, limit: int) -> bool:
     """Guesses from a gzip file's trailer whether it inflates to more than a limit.
 
@@ -166,6 +183,15 @@ def may_be_longer_than(content: BinaryIO, size: int, limit: int) -> bool:
     return length > limit
 
 
+def _not_gzip(where: str, problem: Exception) -> ExportIntegrityError:
+    return ExportIntegrityError(
+        f"the file is not whole gzip data: {problem}",
+        where=where,
+        mend="Copy the file again from where AWS wrote it; there is no other way, as what is "
+        "missing cannot be passed over",
+    )
+
+
 def _lines_in(piece: bytes) -> int:
     # Three times as fast as `bytes.count`.
     ends = int(np.count_nonzero(np.frombuffer(piece, np.uint8) == ord("\n")))
@@ -180,12 +206,7 @@ def _whole_lines(content: BinaryIO, where: str, piece_bytes: int) -> Generator[b
             try:
                 read = inflated.read(piece_bytes)
             except _BAD_DATA as problem:
-                raise ExportIntegrityError(
-                    f"the file is not whole gzip data: {problem}",
-                    where=where,
-                    mend="Copy the file again from where AWS wrote it; there is no other way, as "
-                    "what is missing cannot be passed over",
-                ) from problem
+                raise _not_gzip(where, problem) from problem
             if not read:
                 break
             end = read.rfind(b"\n") + 1

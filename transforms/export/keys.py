@@ -14,7 +14,6 @@ Types (`S`, `N` or `B`) are seen in the export's first items.
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Iterable, Mapping
 from itertools import islice
@@ -25,7 +24,7 @@ from transforms.aws import dynamodb
 from transforms.aws.session import AwsAccess
 from transforms.errors import ConfigurationError, ExportError, ExportIntegrityError, TableError
 from transforms.errors import ValueDecodeError as _BadValue
-from transforms.export.inflate import LinesReader
+from transforms.export.inflate import inflate_start
 from transforms.export.manifest import ExportManifest
 from transforms.tables import KeyAttribute, KeySchema, KeyType
 from transforms.values.ion_text import ion_lines_to_json
@@ -35,6 +34,8 @@ __all__ = ["find_keys", "parse_keys"]
 
 _SAMPLE_ITEMS = 1000
 _SAMPLE_BYTES = 1 << 20
+_FEW_BYTES = 1 << 10
+_LONGEST_SAMPLE = 4 << 20
 _KEY_TYPES = ("S", "N", "B")
 _FORM = "Write --keys=table:hash or --keys=table:hash,range, e.g. --keys=orders:customer,order_no"
 
@@ -91,7 +92,8 @@ def find_keys(
             # A table that was deleted still has its exports.
             if names is None:
                 raise
-    items = _sample(manifest)
+    # With the names given only their types are to be seen, and a few items tell these.
+    items = _sample(manifest, _SAMPLE_BYTES if names is None else _FEW_BYTES)
     candidates = _candidates(items)
     if names is None:
         raise ConfigurationError(
@@ -141,13 +143,13 @@ def _not_keys(value: str) -> ConfigurationError:
     return ConfigurationError("these are no keys", where="--keys", found=value, mend=_FORM)
 
 
-def _sample(manifest: ExportManifest) -> list[Item]:
+def _sample(manifest: ExportManifest, most_bytes: int) -> list[Item]:
     """The first items of the first file that has some, at most 1,000."""
     items: list[Item] = []
     for file in manifest.files:
         if not file.item_count:
             continue
-        lines = _first_lines(file.path, manifest.export_format)
+        lines = _first_lines(file.path, manifest.export_format, most_bytes)
         # Malformed lines tell nothing of the key; the reader makes dead letters of them.
         items += [item for item in map(_item, lines) if item is not None]
         if lines and not items:
@@ -164,11 +166,16 @@ def _sample(manifest: ExportManifest) -> list[Item]:
     return items
 
 
-def _first_lines(path: str, export_format: str) -> list[bytes]:
-    with storage.open_for_reading(path, ExportIntegrityError) as content:
-        reader = LinesReader(content, path, max_bytes=_SAMPLE_BYTES, piece_bytes=_SAMPLE_BYTES)
-        with contextlib.closing(reader):
-            data = next(iter(reader), b"")
+def _first_lines(path: str, export_format: str, most_bytes: int) -> list[bytes]:
+    """The first whole lines of a file: those in some packed bytes, but at least one."""
+    while True:
+        packed = storage.read_start(path, most_bytes, ExportIntegrityError)
+        data = inflate_start(packed, path, _LONGEST_SAMPLE)
+        end = data.rfind(b"\n") + 1
+        if end or len(packed) < most_bytes or len(data) >= _LONGEST_SAMPLE:
+            break
+        most_bytes *= 4
+    data = data[: end or None]
     if export_format == "ION":
         data, _ = ion_lines_to_json(data)
     return list(islice((line for line in data.split(b"\n") if line), _SAMPLE_ITEMS))
