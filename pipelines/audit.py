@@ -36,6 +36,7 @@ from transforms.audit.verdict import AHEAD_US, CommonPoint, StoredPositions
 from transforms.coverage import FUZZ_US
 from transforms.errors import ConfigurationError, SinkError
 from transforms.export.acquire import Acquisition, acquire
+from transforms.export.distinct import repeated_error
 from transforms.export.manifest import ExportManifest
 from transforms.printable import printable_lines
 from transforms.table_reading import snapshot_requests, stream_sources
@@ -85,6 +86,11 @@ def audit(options: AuditOptions) -> AuditResult:
         passes.by_item(work.again(chosen), results)
     for each in inputs:
         found = results[each.table]
+        again = sum(bucket.again for bucket in found.buckets)
+        if again:
+            # Rows that replace one another cannot be compared with anything.
+            lines = found.items + again
+            raise repeated_error(each.shape.table, work.location(each), lines, found.items)
         found.how = work.how(each)
         found.warnings = [
             *work.sink_warnings(each.table),
@@ -130,6 +136,10 @@ class _Audit:
         """The same tables at a later common point."""
         self._stored = self._read_stored()
         return [dataclasses.replace(self._input(each.table), focus=each.focus) for each in inputs]
+
+    def location(self, given: TableInput) -> str:
+        """Where the export of a table lies."""
+        return self._manifests[given.table].location
 
     def how(self, given: TableInput) -> dict[str, str]:
         """How a table was compared, for people."""

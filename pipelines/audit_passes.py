@@ -215,5 +215,5 @@ def _focused(
 def _merge(result: TableResult, report: Report) -> None:
     fields = report.fields
     result.buckets[fields["bucket"]] = BucketResult(
-        fields["items"], fields["rows"], dict(fields["counts"])
+        fields["items"], fields["rows"], dict(fields["counts"]), fields["again"]
     )

@@ -26,6 +26,7 @@ from transforms.errors import (
     TableError,
 )
 from transforms.export.acquire import Acquisition, open_export
+from transforms.export.distinct import keys_option
 from transforms.export.keys import find_keys, parse_keys
 from transforms.export.location import newest_age_us
 from transforms.export.manifest import ExportManifest
@@ -190,9 +191,13 @@ def _check_table(
     if known is None:
         table = description.table if description else _table_of_export(options, given)
         known = new_table_state(table, description, options)
+        if description is None and table.name in parse_keys(options.keys):
+            # Nobody but people says what the key is: it has to tell all items apart.
+            known["keys_given"] = True
         _set_export(name, known, options, given)
         state.tables[name] = known
         return
+    _check_keys(name, known, options)
     resume_repair(known, options.gaps, options.access)
     if description is not None:
         _check_identity(name, known, description, options)
@@ -202,6 +207,20 @@ def _check_table(
             meet_gap(gap, known, options.gaps, options.access)
             stream["arn"] = description.stream_arn
             stream["frontiers"] = [None] * len(stream["frontiers"])
+
+
+def _check_keys(name: str, known: dict[str, Any], options: ReplicateOptions) -> None:
+    """Rows were written with one key: another one needs other rows."""
+    given = parse_keys(options.keys).get(name)
+    names = tuple(each.name for each in Table.from_json(known["table"]).keys.attributes)
+    if known.get("keys_given") and given is not None and given != names:
+        raise StateError(
+            "the state directory has read the table with another key",
+            where=f"{options.state_dir}, --keys={name}:{keys_option(given)}",
+            expected=f"{name}:{keys_option(names)}",
+            found=f"{name}:{keys_option(given)}",
+            mend="Give the key as before, or a new --state_dir and new sinks",
+        )
 
 
 def _describe(name: str, options: ReplicateOptions) -> dynamodb.TableDescription | None:

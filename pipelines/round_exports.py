@@ -101,12 +101,15 @@ class RoundExports:
         self._stop_if_all_are_aside(tables)
         return reports
 
-    def plan(self, tables: Sequence[dict[str, Any]], max_bytes: int) -> list[FileSlice]:
+    def plan(
+        self, tables: Sequence[dict[str, Any]], max_bytes: int, digests: str = ""
+    ) -> list[FileSlice]:
         """Plans which files to read in one round: whole ones, table after table.
 
         Args:
             tables: The states of the tables.
             max_bytes: Uncompressed bytes that the round may read of exports.
+            digests: Folder for digests of keys, of tables whose key people have named.
 
         Raises:
             DynabeamError: As `look`.
@@ -130,6 +133,7 @@ class RoundExports:
                     key_range=load.get("key_range", ""),
                     inflated_of=self._sizes.of(waiting),
                     round_bytes=max_bytes,
+                    digests=digests if state.get("keys_given") else "",
                 )
             except _NOT_TO_BE_HAD as problem:
                 self._set_aside(state, load, problem)

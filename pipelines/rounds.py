@@ -22,6 +22,7 @@ from apache_beam.runners.runner import PipelineState
 
 from pipelines import stop_signals
 from pipelines.discovery import RoundDiscovery
+from pipelines.export_keys import ExportKeys
 from pipelines.options import ReplicateOptions
 from pipelines.round_exports import RoundExports
 from pipelines.round_graph import RoundPlan, build_round
@@ -174,6 +175,8 @@ class Rounds:
         _check_complete(plan, read)
         merge_reports(tables, read, self.options.gaps)
         reports = looked + read
+        keys = ExportKeys(self.directory.path)
+        keys.take(tables, read, current.number)
         # Only now: every reader of the old generation has ended.
         notes = ordered + begin_repairs(tables, gaps, self.options.gaps, self.options.access)
         mark_sweeps(tables.values())
@@ -183,6 +186,7 @@ class Rounds:
         sinks = after_round(state.sinks or {}, self.sinks, reports, current.number)
         state = State(state.state_id, current.number, current.attempt, tables, sinks=sinks)
         self.directory.commit(state)
+        keys.clear(tables)
         publish(self.directory, state, self.sinks)
         notes += sweep(self.directory, state, self.sinks)
         caught_up = all(is_caught_up(tables[name], reports) for name in self.names)
@@ -253,7 +257,9 @@ class Rounds:
                 for each in streaming
                 for source in stream_sources(each, options, share, started)
             ],
-            slices=self.exports.plan(tables, for_exports),
+            slices=self.exports.plan(
+                tables, for_exports, directory.attempt_file(current.attempt, "keys")
+            ),
             sinks=self.sinks,
             access=options.access,
             verify=options.verify,

@@ -6,7 +6,8 @@ what the position document says of one table, JSON-able: `table` (name, keys, AR
 `generation`, `stream` (None, or `arn`, `since_us`, one frontier per reader, and `seen`: what each
 saw when it looked last), `snapshot` (`status` none | pending | loading | done, `generation`,
 `reuse`, `manifest`, `files` path → lines or "done", `bytes`, `rows`; and if exports have failed,
-`attempt`, how many, and `failed`, what the last one said), `totals`. A table that is
+`attempt`, how many, and `failed`, what the last one said), `totals`; `keys_given` if the key is
+what `--keys` says. A table that is
 repaired (`pipelines.table_repair`) also has `repair`, and while it is healed `heal`: its windows,
 each like `snapshot` with `from_us` and `to_us`.
 """

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipelines import round_exports
+from pipelines.command_line import main
 from pipelines.options import parse_replicate
 from pipelines.progress import RoundPrinter
 from pipelines.replicate import replicate
@@ -131,6 +132,81 @@ class TestTraffic:
         assert ended.code == 0, ended.err
         assert place.rows("t000", "count(*), count(DISTINCT id)") == [(1000, 1000)]
         assert place.committed()["tables"]["t000"]["totals"]["snapshot_rows"] == 1000
+
+
+def by_customer(count, customers=10):
+    """Items of the key `cust, no`."""
+    return [{"cust": {"S": f"c{n % customers}"}, "no": {"N": str(n)}} for n in range(count)]
+
+
+class TestKeys:
+    def test_a_part_of_the_key_is_refused(self, place, tmp_path):
+        export = ExportFolder(tmp_path / "e", items=by_customer(50), hash_key="cust")
+        place.options = []
+        ended = place.run(export.option, "--keys=orders:cust")
+        assert ended.code == 1
+        (error,) = ended.error_lines
+        for part in ("ExportIntegrityError", "more than once", "--keys=orders:no", "'cust'"):
+            assert part in error
+        place.assert_nothing_visible()
+        ended = place.run(export.option, "--keys=orders:cust,no")
+        assert ended.code == 0, ended.err
+        assert len(place.rows("orders", "cust")) == 50
+        assert not list(place.state_dir.rglob("*.keys"))
+        # Another key from now on is no mend any more.
+        ended = place.run(export.option, "--keys=orders:no")
+        assert ended.code == 1
+        assert "found 'orders:no'" in ended.error_lines[0]
+
+    def test_a_key_that_is_there_again_in_another_round(self, place, tmp_path):
+        # The last file repeats a key of the first one: no round sees both.
+        items = wide(400, 1200)
+        lines = [json.dumps({"Item": each}).encode() for each in [*items, items[0]]]
+        export = ExportFolder(tmp_path / "e", lines=lines, files=5)
+        ended = place.run(export.option, "--round_bytes=1MiB")
+        assert ended.code == 1
+        assert "401 lines and 400 keys" in ended.error_lines[0]
+        assert "new --state_dir" in ended.error_lines[0]
+        assert rounds_of(place) >= 1
+        assert place.committed()["tables"]["orders"]["snapshot"]["status"] == "loading"
+        # And again: nothing of it was taken for done.
+        ended = place.run(export.option, "--round_bytes=1MiB")
+        assert "401 lines and 400 keys" in ended.error_lines[0]
+
+    def test_a_name_with_a_comma(self, place, tmp_path):
+        items = [{"cust, no": {"S": str(n)}, "v:w": {"N": "1"}} for n in range(20)]
+        export = ExportFolder(tmp_path / "e", items=items, hash_key="cust, no")
+        place.options = []
+        ended = place.run(export.option, "--keys=orders:cust, no")
+        assert ended.code == 1
+        (error,) = ended.error_lines
+        assert "hash attribute 'cust' and range attribute 'no'" in error
+        assert """--keys='orders:"cust, no"'""" in error
+        assert place.run(export.option, '--keys=orders:"cust, no"').code == 0
+        assert len(place.rows("orders", '"cust, no"')) == 20
+
+    def test_an_audit_counts_lines_and_keys(self, place, tmp_path, capsys):
+        """A mirror that lost rows to a wrong key, as older releases made it, is not equal."""
+        items = by_customer(50)
+        seen = {each["cust"]["S"]: each for each in items}
+        few = ExportFolder(tmp_path / "few", items=list(seen.values()), hash_key="cust")
+        place.options = []
+        assert place.run(few.option, "--keys=orders:cust").code == 0
+        whole = ExportFolder(tmp_path / "whole", items=items, hash_key="cust")
+        capsys.readouterr()
+        code = main(
+            [
+                "audit",
+                whole.option,
+                "--keys=orders:cust",
+                place.sinks[0],
+                f"--state_dir={tmp_path / 'none'}",
+            ]
+        )
+        out, err = capsys.readouterr()
+        assert code == 2, out
+        assert "50 lines and 10 keys" in err
+        assert "EQUAL" not in out
 
 
 class TestFailedExports:

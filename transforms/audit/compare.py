@@ -39,6 +39,7 @@ class BucketComparison:
         counts: Keys per kind.
         settled: False if the bucket has to be looked at item by item.
         examples: Differences, JSON-able, a few of each kind.
+        again: Lines of the export whose key another line has: what was named as key is none.
     """
 
     items: int = 0
@@ -46,6 +47,7 @@ class BucketComparison:
     counts: dict[str, int] = dataclasses.field(default_factory=lambda: dict.fromkeys(KINDS, 0))
     settled: bool = True
     examples: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    again: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """The comparison as a JSON-able dict."""
@@ -97,6 +99,7 @@ class _Rows:
         self._truth = _newest(truth)
         self._mirror = _newest(mirror)
         self._twice = _repeated(mirror)
+        self._again = _lines_again(truth)
         self._shape = shape
         self._point = point
         self._most = examples
@@ -107,6 +110,7 @@ class _Rows:
         """Adds what it finds."""
         truth, mirror = self._truth, self._mirror
         found.items += _live(truth)
+        found.again += self._again
         found.rows += _live(mirror) + len(self._twice)
         at = pc.index_in(truth.column("key"), value_set=mirror.column("key"))
         partner = pc.fill_null(at, -1).to_numpy(zero_copy_only=False).astype(np.int64)
@@ -227,6 +231,19 @@ def _facts(row: Mapping[str, Any]) -> RowFacts | None:
     if not row:
         return None
     return RowFacts(row["version"], row["event_us"], row["deleted"], row["shard"] or "")
+
+
+def _lines_again(tables: list[pa.Table]) -> int:
+    """Rows of an export whose key is there again; those of a stream name their shard."""
+    if not tables:
+        return 0
+    rows = pa.concat_tables(tables)
+    of_export = rows.filter(pc.and_(pc.equal(rows.column("shard"), ""), _are_live(rows)))
+    return len(of_export) - int(pc.count_distinct(of_export.column("key")).as_py())
+
+
+def _are_live(rows: pa.Table) -> Any:
+    return pc.invert(rows.column("deleted"))
 
 
 def _text(row: Mapping[str, Any] | None) -> str:

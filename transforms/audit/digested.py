@@ -49,6 +49,8 @@ def key_hashes(keys: pa.Array) -> Hashes:
 def truth_rows(batch: pa.RecordBatch, origin_shard: str) -> pa.RecordBatch:
     """The newest change of each key in a block, with the shard that it came from.
 
+    All lines of a full export are kept: it has one for each key, and if not, that is to be seen.
+
     Args:
         batch: Rows with the columns of `transforms.block.SCHEMA`.
         origin_shard: The shard of all rows; if empty, each row's envelope may name one.
@@ -71,6 +73,8 @@ def truth_rows(batch: pa.RecordBatch, origin_shard: str) -> pa.RecordBatch:
         ],
         names=["key", "version", "event_us", "deleted", "shard", "new"],
     )
+    if pc.all(pc.equal(batch.column("op"), "r")).as_py():
+        return rows
     return newest_per_key(rows)
 
 

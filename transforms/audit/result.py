@@ -21,11 +21,13 @@ class BucketResult:
         items: Items of the table.
         rows: Live rows of the mirror.
         counts: Keys per kind.
+        again: Lines of the export whose key another line has.
     """
 
     items: int = 0
     rows: int = 0
     counts: dict[str, int] = dataclasses.field(default_factory=lambda: dict.fromkeys(KINDS, 0))
+    again: int = 0
 
 
 @dataclasses.dataclass

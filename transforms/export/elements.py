@@ -92,6 +92,8 @@ class FileSlice:
         export_type: `FULL_EXPORT` or `INCREMENTAL_EXPORT`.
         view: `NEW_AND_OLD_IMAGES` or `NEW_IMAGE` of an incremental export, else empty.
         key_range: The range of keys whose rows are given; empty for all.
+        digests: Folder in which digests of the keys are left (`transforms.export.distinct`), where
+            nobody but people says what the key is; empty for none.
     """
 
     table: Table
@@ -107,6 +109,7 @@ class FileSlice:
     export_type: str
     view: str = ""
     key_range: str = ""
+    digests: str = ""
 
 
 class SnapshotRequestCoder(beam.coders.Coder):
@@ -146,6 +149,8 @@ class FileSliceCoder(beam.coders.Coder):
     def encode(self, value: FileSlice) -> bytes:
         """Encodes a slice."""
         document = _as_before_ranges(_fields(value))
+        if not value.digests:
+            del document["digests"]
         return dump_element(
             document | {"table": value.table.to_json(), "file": value.file.to_json()},
         )

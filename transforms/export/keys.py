@@ -7,7 +7,8 @@ It comes from DescribeTable where AWS is at hand, else from `--keys`, one value 
 
 that is the table's name, a colon, the hash attribute, and the range attribute if there is one. An
 attribute name that holds a comma, a double quote or a space at an end is written as a JSON string:
-`--keys=orders:"name, first"`. The table's name needs no quotes: it cannot hold a colon.
+`--keys='orders:"name, first"'` (the outer quotes are the shell's). The table's name needs none: it
+cannot hold a colon.
 
 Types (`S`, `N` or `B`) are seen in the export's first items.
 """
@@ -15,6 +16,7 @@ Types (`S`, `N` or `B`) are seen in the export's first items.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from itertools import islice
 from typing import Any, cast
@@ -24,6 +26,7 @@ from transforms.aws import dynamodb
 from transforms.aws.session import AwsAccess
 from transforms.errors import ConfigurationError, ExportError, ExportIntegrityError, TableError
 from transforms.errors import ValueDecodeError as _BadValue
+from transforms.export.distinct import keys_option
 from transforms.export.inflate import inflate_start
 from transforms.export.manifest import ExportManifest
 from transforms.tables import KeyAttribute, KeySchema, KeyType
@@ -37,7 +40,10 @@ _SAMPLE_BYTES = 1 << 20
 _FEW_BYTES = 1 << 10
 _LONGEST_SAMPLE = 4 << 20
 _KEY_TYPES = ("S", "N", "B")
-_FORM = "Write --keys=table:hash or --keys=table:hash,range, e.g. --keys=orders:customer,order_no"
+_FORM = (
+    "Write --keys=table:hash or --keys=table:hash,range, e.g. --keys=orders:customer,order_no; a "
+    "name with a comma or quote as a JSON string: --keys='orders:\"name, first\"'"
+)
 
 Item = Mapping[str, Mapping[str, Any]]
 
@@ -56,7 +62,7 @@ def parse_keys(values: Iterable[str]) -> dict[str, tuple[str, ...]]:
         table, colon, rest = value.partition(":")
         names = _names(rest, value)
         if not table or not colon or not 1 <= len(names) <= 2 or not all(names):
-            raise _not_keys(value)
+            raise _not_keys(value, names)
         if table in found:
             raise ConfigurationError(
                 "the table has its keys given twice", where="--keys", found=value, mend=_FORM
@@ -105,15 +111,35 @@ def find_keys(
         )
     for name in names:
         if name not in candidates:
-            raise ConfigurationError(
-                f"the attribute {name!r} cannot be the key: not every item has it as a text, "
-                f"number or binary. Those that could be: {_shown(candidates)}",
-                where=f"--keys={manifest.table_name}:{','.join(names)}",
-                expected=sorted(candidates),
-                found=name,
-                mend="Name the table's hash attribute, and its range attribute if there is one",
-            )
+            raise _no_candidate(name, names, candidates, manifest.table_name)
     return KeySchema(*(KeyAttribute(name, candidates[name]) for name in names))
+
+
+def _no_candidate(
+    name: str, names: tuple[str, ...], candidates: Mapping[str, KeyType], table: str
+) -> ConfigurationError:
+    mend = "Name the table's hash attribute, and its range attribute if there is one"
+    bare = re.sub(r"\s", "", ",".join(names))
+    for each in candidates:
+        if "," in each and re.sub(r"\s", "", each) == bare:
+            # A comma in a name, which parts names if it is not quoted.
+            mend = f"If it is the one attribute {each!r}: --keys='{table}:{keys_option([each])}'"
+    return ConfigurationError(
+        f"the attribute {name!r} cannot be the key: not every item has it as a text, number or "
+        f"binary. {_understood(names)}. Those that could be: {_shown(candidates)}",
+        where=f"--keys={table}:{keys_option(names)}",
+        expected=sorted(candidates),
+        found=name,
+        mend=mend,
+    )
+
+
+def _understood(names: tuple[str, ...]) -> str:
+    kinds = ("hash attribute", "range attribute")
+    told = " and ".join(f"{kind} {name!r}" for kind, name in zip(kinds, names, strict=False))
+    if len(names) > len(kinds):
+        told += f" and {len(names) - len(kinds)} more"
+    return f"Understood was: {told or 'no attribute'}"
 
 
 def _names(text: str, value: str) -> tuple[str, ...]:
@@ -139,8 +165,11 @@ def _names(text: str, value: str) -> tuple[str, ...]:
         rest = rest[1:].lstrip()
 
 
-def _not_keys(value: str) -> ConfigurationError:
-    return ConfigurationError("these are no keys", where="--keys", found=value, mend=_FORM)
+def _not_keys(value: str, names: tuple[str, ...] | None = None) -> ConfigurationError:
+    what = "these are no keys"
+    if names is not None:
+        what += f". {_understood(names)}"
+    return ConfigurationError(what, where="--keys", found=value, mend=_FORM)
 
 
 def _sample(manifest: ExportManifest, most_bytes: int) -> list[Item]:

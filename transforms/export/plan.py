@@ -123,6 +123,7 @@ def plan_round(
     key_range: str = "",
     inflated_of: Callable[[str], int] | None = None,
     round_bytes: int = 0,
+    digests: str = "",
 ) -> list[FileSlice]:
     """Plans the pieces of one export to read now.
 
@@ -140,6 +141,7 @@ def plan_round(
         round_bytes: The budget of the whole round, if others have had a part of it: only a file
             that is larger is cut, and nothing has to be planned. 0 if the budget is `max_bytes`:
             then there is at least one slice, unless all is loaded.
+        digests: Folder for digests of keys; empty for none.
 
     Returns:
         Slices whose `max_bytes` add up to at most the budget. A slice reads at least one line, so
@@ -157,6 +159,7 @@ def plan_round(
         export_type=manifest.export_type,
         view=manifest.view,
         key_range=key_range,
+        digests=digests,
     )
     slices: list[FileSlice] = []
     left = max_bytes

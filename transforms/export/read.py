@@ -24,6 +24,7 @@ import apache_beam as beam
 from transforms.block import Block, BlockHeader, split_by_bucket
 from transforms.dead_letters import DeadLetter
 from transforms.errors import ExportIntegrityError, ValueDecodeError
+from transforms.export.distinct import KeyDigests, check_piece, write_digests
 from transforms.export.elements import FileSlice
 from transforms.export.fetch import FetchedFile
 from transforms.export.inflate import count_lines, may_be_longer_than
@@ -50,7 +51,8 @@ class ExportRows(NamedTuple):
         blocks: `PCollection[Block]` of source `export`.
         reports: `PCollection[Report]` of kind `file`, one per slice: `export_arn`, `generation`,
             `file` (path), `lines` (loaded so far, from the file's start), `done`, `rows`, `bytes`
-            (uncompressed) and `dead_letters` of this slice, `warnings`.
+            (uncompressed) and `dead_letters` of this slice, `warnings`; and `digests`, the path
+            of those of its keys, if they were asked for.
         dead_letters: `PCollection[DeadLetter]` of stage `export`.
     """
 
@@ -108,7 +110,8 @@ def read_slice(
     """Reads one slice: its blocks and dead letters, and last its report of kind `file`.
 
     Raises:
-        ExportIntegrityError: The file is missing, damaged, or not what the manifest says.
+        ExportIntegrityError: The file is missing, damaged, or not what the manifest says; or it
+            holds a key twice, if that is looked for.
     """
     header = BlockHeader(
         table=part.table,
@@ -130,9 +133,13 @@ def read_slice(
         stack.callback(file.close)
         reader, warnings = file.reader, list(file.warnings)
         rows = dead_letters = 0
+        digests: list[KeyDigests] = []
         line = part.start_line
         for piece in reader:
             batch, bad = rows_of_lines(piece, part)
+            if part.digests:
+                keys, images = batch.column("key"), batch.column("new")
+                digests.append(check_piece(keys, images, part.table, part.file.path))
             if wanted is not None:
                 batch = batch.filter(wanted.holds(batch.column("key")))
             yield from split_by_bucket(header, batch)
@@ -143,6 +150,7 @@ def read_slice(
             line = reader.lines
         if reader.at_end:
             warnings += _check_count(part, reader.lines, verify)
+        left = {"digests": write_digests(part.digests, digests)} if part.digests else {}
         # Only a piece that came to its end leaves a place to go on from.
         stack.pop_all()
         _open_files.keep(file)
@@ -159,6 +167,7 @@ def read_slice(
             "bytes": reader.bytes,
             "dead_letters": dead_letters,
             "warnings": sorted(set(warnings)),
+            **left,
         },
     )
 

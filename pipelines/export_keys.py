@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The digests of an export's keys between rounds: that the key which people named is one.
+
+Each round's are one file, `export_keys/<table and generation>/<round>.keys` in the state directory,
+written before the round is committed and again if it is repeated. The round that loads an export to
+its end merges them; nothing is left of them after its commit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pipelines.table_state import generation_of
+from transforms import storage
+from transforms.errors import StateError
+from transforms.export.distinct import (
+    count_repeated,
+    read_digests,
+    repeated_error,
+    repeated_in,
+    write_digests,
+)
+from transforms.reports import Report
+from transforms.tables import Table
+
+__all__ = ["ExportKeys"]
+
+_FOLDER = "export_keys"
+
+
+class ExportKeys:
+    """The digests that a state directory keeps.
+
+    Args:
+        path: The state directory.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = storage.join(path, _FOLDER)
+
+    def take(
+        self, tables: Mapping[str, dict[str, Any]], reports: Iterable[Report], number: int
+    ) -> None:
+        """Takes those of a round that is to be committed, and looks for keys that are there again.
+
+        Args:
+            tables: The states behind the round.
+            reports: The round's; those of kind `file` name the digests.
+            number: The round.
+
+        Raises:
+            ExportIntegrityError: An export holds a key more than once.
+            StateError: The digests cannot be read or written.
+        """
+        left: dict[str, list[str]] = {}
+        for report in reports:
+            if report.kind == "file" and "digests" in report.fields:
+                left.setdefault(report.table, []).append(report.fields["digests"])
+        for name, paths in left.items():
+            state = tables[name]
+            folder, table = self._folder(state), Table.from_json(state["table"])
+            location = state["snapshot"]["manifest"]["location"]
+            path = write_digests(folder, list(map(read_digests, paths)), f"{number:012}.keys")
+            digests = read_digests(path)
+            if again := repeated_in(digests):
+                raise repeated_error(
+                    table, location, len(digests), len(digests) - again, is_written=number > 1
+                )
+            if state["snapshot"]["status"] == "done":
+                # Of this round and those before it: one that was not committed left none behind it.
+                every = [each for each in storage.list_files(folder) if each <= path]
+                lines, again = count_repeated(every)
+                if again:
+                    raise repeated_error(
+                        table, location, lines, lines - again, is_written=number > 1
+                    )
+
+    def clear(self, tables: Mapping[str, dict[str, Any]]) -> None:
+        """Removes those of exports that are loaded, after the commit."""
+        for state in tables.values():
+            if state.get("keys_given") and state["snapshot"]["status"] == "done":
+                storage.delete(storage.list_files(self._folder(state)), StateError)
+
+    def _folder(self, state: Mapping[str, Any]) -> str:
+        name = f"{state['table']['name']}/{generation_of(state['snapshot'])}"
+        return storage.join(self._path, hashlib.sha256(name.encode()).hexdigest()[:32])
