@@ -30,6 +30,7 @@ from transforms.repair import Repair
 from transforms.reports import Report
 from transforms.table_reading import (
     choose_readers,
+    list_for_readers,
     new_load,
     readers_of_each,
     snapshot_requests,
@@ -102,6 +103,9 @@ def _assignment(
         assert options.access is not None
         for each in tables:
             choose_readers(each, options.access, readers_of_each(len(state.tables)))
+    if options.access is not None:
+        for each in tables:
+            list_for_readers(each, options, options.access, started_us)
     sources = [s for each in tables for s in stream_sources(each, options, 0, started_us)]
     requests = []
     for name in names:

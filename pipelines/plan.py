@@ -27,6 +27,7 @@ from transforms.planning.prices import parse_prices
 from transforms.planning.sample import sample_stream
 from transforms.planning.speeds import speeds_for
 from transforms.sinks.uri import parse_sink_uri
+from transforms.stream.listing import list_shards
 from transforms.table_reading import READERS
 from transforms.wall_clock import now_us
 
@@ -98,16 +99,11 @@ def _facts(access: AwsAccess, name: str, sample: float, options: ReplicateOption
     described = dynamodb.describe_table(access, name)
     if not described.stream_enabled or options.snapshot == "only":
         return TableFacts(name, described.item_count, described.size_bytes, 0, 0.0)
-    client, shards, after, created_us = connect(access), [], "", 0
-    while True:
-        page = client.describe(described.stream_arn, after=after)
-        shards += [each.shard_id for each in page.shards if not each.closed]
-        created_us = page.created_us or created_us
-        after = page.next_after
-        if not after:
-            break
+    client = connect(access)
+    listed = list_shards(client, described.stream_arn)
+    shards = [each.shard_id for each in listed.open]
     now = now_us()
-    age = min(RETENTION_SECONDS, max(0, now - created_us) / 1_000_000)
+    age = min(RETENTION_SECONDS, max(0, now - listed.created_us) / 1_000_000)
     since = min(sample, max(1.0, age))
     rate = sample_stream(client, described.stream_arn, shards, since, now) if sample else None
     return TableFacts(name, described.item_count, described.size_bytes, len(shards), age, rate)

@@ -37,7 +37,7 @@ from transforms.letter_limit import LetterLimit, too_many
 from transforms.reports import Report
 from transforms.round_files import DEAD_LETTERS, REPORTS, read_dead_letters, read_reports
 from transforms.sinks.base import Round, Sink
-from transforms.table_reading import stream_sources
+from transforms.table_reading import list_for_readers, stream_sources
 from transforms.telemetry.secrets import masked
 from transforms.wall_clock import now_us
 
@@ -250,6 +250,9 @@ class Rounds:
         if self.exports.is_ready(tables):
             for_exports = max(1, options.round_bytes // (2 if streaming else 1))
         share = max(1, (options.round_bytes - for_exports) // max(1, len(streaming)))
+        if options.access is not None:
+            for each in streaming:
+                list_for_readers(each, options, options.access, started)
         return RoundPlan(
             current=current,
             sources=[

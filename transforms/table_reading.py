@@ -18,14 +18,18 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal, TypeAlias
 
+from botocore.exceptions import ClientError
+
 from transforms.aws.dynamodb import TableDescription
+from transforms.aws.errors import AwsErrorKind, classify
 from transforms.aws.session import AwsAccess
 from transforms.aws.streams import connect
 from transforms.coverage import FUZZ_US, REQUEST_MARGIN_US, covered_since_us
 from transforms.export.elements import SnapshotRequest
 from transforms.gaps import GapPolicies
 from transforms.stream.frontier import Frontier
-from transforms.stream.lineage import redistribute
+from transforms.stream.lineage import adopt_together, agree, redistribute
+from transforms.stream.listing import list_shards
 from transforms.stream.source import StreamSource
 from transforms.tables import Table
 from transforms.wall_clock import now_us
@@ -36,6 +40,7 @@ __all__ = [
     "SnapshotMode",
     "choose_readers",
     "for_readers",
+    "list_for_readers",
     "loads_of",
     "new_load",
     "new_table_state",
@@ -46,6 +51,9 @@ __all__ = [
 ]
 
 SnapshotMode: TypeAlias = Literal["auto", "never", "only"]
+
+_LISTED_LATELY_US = 12 * 3_600 * 1_000_000
+"""A shard is listed for a day at least after it was made."""
 
 # Of all tables together: more than subtasks, so that they spread evenly over these; each further
 # one makes the others wait for its turn.
@@ -186,13 +194,17 @@ def stream_sources(
 
 
 def for_readers(frontiers: list[Any], readers: int) -> list[Any]:
-    """The stored positions, dealt out again if the number of readers has changed."""
-    if len(frontiers) == readers:
-        return frontiers
-    if any(each is None for each in frontiers):
+    """The stored positions, dealt out again if the number of readers has changed.
+
+    None if there are none; a reader without any beside others that have some begins with an empty
+    one, so that nothing that those have read is read again.
+    """
+    if all(each is None for each in frontiers):
         return [None] * readers
-    stored = [Frontier.from_json(each) for each in frontiers]
-    return [each.to_json() for each in redistribute(stored, readers)]
+    if len(frontiers) == readers == 1:
+        return frontiers
+    stored = [Frontier() if each is None else Frontier.from_json(each) for each in frontiers]
+    return [each.to_json() for each in agree(redistribute(stored, readers))]
 
 
 def choose_readers(state: dict[str, Any], access: AwsAccess, most: int) -> None:
@@ -206,15 +218,48 @@ def choose_readers(state: dict[str, Any], access: AwsAccess, most: int) -> None:
     stream = state["stream"]
     if stream is None:
         return
-    client, shards, after = connect(access), 0, ""
-    while True:
-        page = client.describe(stream["arn"], after=after)
-        shards += sum(not each.closed for each in page.shards)
-        after = page.next_after
-        if not after or shards >= most:
-            break
-    readers = min(max(1, shards), most)
+    listed = list_shards(connect(access), stream["arn"], most_open=most)
+    readers = min(max(1, len(listed.open)), most)
     stream["frontiers"] = for_readers(stream["frontiers"], readers)
+
+
+def list_for_readers(
+    state: dict[str, Any], options: ReadingOptions, access: AwsAccess, started_us: int
+) -> None:
+    """Has all readers of a table begin with one listing, where each its own could tell them apart.
+
+    A shard that is trimmed between the listings of two readers may make one read what is another's.
+    Whatever is listed for the first time is listed for hours yet, so that this concerns the first
+    listing and the first one after a long pause alone, and costs nothing otherwise.
+
+    Args:
+        state: The table's state, changed in place.
+        options: How tables are read.
+        access: Where and as whom AWS is called.
+        started_us: When the run began, microseconds since 1970.
+
+    Raises:
+        StreamError: The service did not answer too often in a row.
+    """
+    stream = state["stream"]
+    if stream is None:
+        return
+    stored = for_readers(stream["frontiers"], options.readers or len(stream["frontiers"]))
+    frontiers = [Frontier() if each is None else Frontier.from_json(each) for each in stored]
+    oldest_us = min(each.swept_us for each in frontiers)
+    if len(frontiers) < 2 or 0 <= started_us - oldest_us < _LISTED_LATELY_US:
+        return
+    began_us = now_us()
+    try:
+        listed = list_shards(connect(access), stream["arn"])
+    except ClientError as error:
+        if classify(error) is AwsErrorKind.GONE:
+            return  # The readers judge what is lost with a stream that is no longer there.
+        raise
+    if listed.shards and listed.status != "ENABLING":
+        start = stream_sources(state, options, 0, started_us)[0].starting_point()
+        adopted = adopt_together(frontiers, listed.shards, start, began_us)
+        stream["frontiers"] = [each.to_json() for each in adopted]
 
 
 def readers_of_each(tables: int) -> int:

@@ -16,6 +16,7 @@ from transforms.aws.permissions import partition_of, table_arn
 from transforms.aws.session import AwsAccess, client
 from transforms.aws.streams import ShardInfo, connect
 from transforms.errors import DynabeamError
+from transforms.stream.listing import list_shards
 
 __all__ = ["Answer", "Examination", "Identity"]
 
@@ -127,12 +128,4 @@ class Examination:
 
 
 def _listed(access: AwsAccess, stream_arn: str) -> list[ShardInfo]:
-    client: Any = connect(access)
-    found: list[ShardInfo] = []
-    after = ""
-    while True:
-        page = client.describe(stream_arn, after=after)
-        found += [each for each in page.shards if not each.closed]
-        after = page.next_after
-        if not after:
-            return found
+    return list(list_shards(connect(access), stream_arn).open)

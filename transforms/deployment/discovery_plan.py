@@ -22,6 +22,7 @@ from transforms.sinks.base import Round
 from transforms.table_reading import (
     ReadingOptions,
     choose_readers,
+    list_for_readers,
     new_table_state,
     readers_of_each,
     snapshot_requests,
@@ -81,7 +82,9 @@ class DiscoveryPlan:
         state = self.first_state(found)
         if not self.options.readers:
             choose_readers(state, access, readers_of_each(tables))
-        sources = stream_sources(state, self.options, 0, now_us())
+        started_us = now_us()
+        list_for_readers(state, self.options, access, started_us)
+        sources = stream_sources(state, self.options, 0, started_us)
         requests = snapshot_requests(state, self.options, self.committed.state_id, 0)
         # Known to the position document before it is read: what is read can be taken over.
         folder.write_table(found.table.name, state)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from transforms.aws.streams import StreamsClient
 from transforms.planning.facts import StreamRate
+from transforms.stream.listing import patiently
 
 __all__ = ["sample_stream"]
 
@@ -33,6 +34,7 @@ def sample_stream(
         now_us: The present, microseconds since 1970.
 
     Raises:
+        StreamError: The service throttled, or did not answer, too often in a row.
         AwsAccessError: A right to read the stream is missing.
     """
     if not open_shards:
@@ -66,12 +68,22 @@ class _ShardSample:
 def _shard(
     client: StreamsClient, stream_arn: str, shard_id: str, since_us: int, now_us: int
 ) -> _ShardSample:
-    iterator = client.shard_iterator(stream_arn, shard_id, at_us=since_us)
+    where = f"shard {shard_id}, stream {stream_arn}"
+    iterator = patiently(
+        lambda: client.shard_iterator(stream_arn, shard_id, at_us=since_us),
+        "GetShardIterator",
+        where,
+    )
     records = size = calls = 0
     newest_us = since_us
     ended = False
     while iterator and calls < MOST_PAGES and not ended:
-        page = json.loads(client.get_records(stream_arn, iterator))
+        body = patiently(
+            lambda iterator=iterator: client.get_records(stream_arn, iterator),  # type: ignore[misc]
+            "GetRecords",
+            where,
+        )
+        page = json.loads(body)
         calls += 1
         for record in page.get("Records", ()):
             inner = record["dynamodb"]

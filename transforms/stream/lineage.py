@@ -3,7 +3,9 @@
 
 A *lineage* is a shard with all its descendants. A root (no parent, or a parent that is no longer
 listed) belongs to the reader that a fixed hash of its id names; whatever descends from a reader's
-shards belongs to that reader, which therefore reads a parent to its end before any child.
+shards belongs to that reader, which therefore reads a parent to its end before any child. Between
+two runs all readers' frontiers are at hand and are made to agree (`agree`); in between each decides
+alone, from what it remembers: a shard whose parent was trimmed belongs to whom the parent belonged.
 
 Facts behind the rules: a child names exactly one parent, so lineages never merge; a parent may have
 several children; DescribeStream may show a closed shard before its children, or a child late; a
@@ -29,6 +31,8 @@ from transforms.stream.frontier import (
 __all__ = [
     "Start",
     "adopt_listing",
+    "adopt_together",
+    "agree",
     "drop_childless",
     "merge",
     "partition",
@@ -239,6 +243,86 @@ def redistribute(frontiers: Sequence[Frontier], readers: int) -> list[Frontier]:
     return partition(merge(frontiers), readers)
 
 
+def agree(frontiers: Sequence[Frontier]) -> list[Frontier]:
+    """The frontiers of all readers of a stream, each with what the others know.
+
+    Readers list at different times, so one may have seen a shard, or an end of one, that another
+    has not. If both stay away until it is trimmed, the one takes its children for its own and the
+    other for roots. Here all of them are known, so what one owns is foreign to all others, and what
+    none owns is nobody's until a listing shows it. A shard that two hold stays with one of them, at
+    the position that lies further back.
+
+    Args:
+        frontiers: One for each reader, in their order.
+    """
+    if len(frontiers) < 2:
+        return list(frontiers)
+    owners: dict[str, int] = {}
+    for reader, frontier in enumerate(frontiers):
+        for shard_id in _known(frontier):
+            standing = owners.get(shard_id)
+            if standing is None or _is_kept(frontier, frontiers[standing], shard_id):
+                owners[shard_id] = reader
+    before_ms = min(each.foreign_before_ms for each in frontiers)
+    return [
+        _agreed(frontier, {k: v == reader for k, v in owners.items()}, before_ms)
+        for reader, frontier in enumerate(frontiers)
+    ]
+
+
+def _is_kept(one: Frontier, other: Frontier, shard_id: str) -> bool:
+    """True if a shard that both hold stays with `one`: what is still read, and least far."""
+    mine, theirs = one.shard(shard_id), other.shard(shard_id)
+    if mine is None or theirs is None:
+        return mine is not None
+    return _earlier(mine, theirs) is mine and mine != theirs
+
+
+def _agreed(frontier: Frontier, is_mine: Mapping[str, bool], before_ms: int) -> Frontier:
+    return dataclasses.replace(
+        frontier,
+        shards=tuple(each for each in frontier.shards if is_mine[each.shard_id]),
+        pending=tuple(each for each in frontier.pending if is_mine[each[0]]),
+        finished=tuple(each for each in frontier.finished if is_mine[each[0]]),
+        foreign=tuple(sorted(shard_id for shard_id, mine in is_mine.items() if not mine)),
+        foreign_before_ms=before_ms,
+    )
+
+
+def adopt_together(
+    frontiers: Sequence[Frontier], shards: Sequence[ShardInfo], start: Start, began_us: int
+) -> list[Frontier]:
+    """One complete listing met with the frontiers of all readers of a stream.
+
+    Needed where a shard may be trimmed between the listings of two readers, so that the one would
+    see a lineage from its parent on and the other from its child on: after a day, and at the
+    beginning. That the readers have listed is not claimed: they judge by it what was lost.
+
+    Args:
+        frontiers: One for each reader, in their order.
+        shards: All shards of the stream.
+        start: Where roots begin that a first listing shows.
+        began_us: Wall clock at which the listing was begun, microseconds since 1970.
+    """
+    readers = len(frontiers)
+    adopted = [
+        adopt_listing(
+            frontier,
+            shards,
+            complete=True,
+            reader=reader,
+            readers=readers,
+            start=start,
+            began_us=began_us,
+        )
+        for reader, frontier in enumerate(agree(frontiers))
+    ]
+    return [
+        dataclasses.replace(each, swept_us=frontier.swept_us)
+        for each, frontier in zip(adopted, frontiers, strict=True)
+    ]
+
+
 class _Adoption:
     """One listing met with one frontier."""
 
@@ -286,11 +370,16 @@ class _Adoption:
             return True
         if parent in self._listed or (parent and not self._complete):
             return None
-        if _is_old(shard_id, self._frontier.foreign_before_ms):
+        # Trimmed, but known: what descends from another reader's shard is that reader's. Taking it
+        # for a root would have it read twice, by its owner and by whom a hash names.
+        if self._is_foreign(parent) or self._is_foreign(shard_id):
             return False
         if self._parent_may_come(shard_id, parent):
             return None
         return owner(shard_id, self._readers) == self._reader
+
+    def _is_foreign(self, shard_id: str) -> bool:
+        return shard_id not in self._mine and _is_foreign(self._frontier, shard_id)
 
     def _parent_may_come(self, shard_id: str, parent: str) -> bool:
         """True if a parent that is not listed is more likely listed late than trimmed.
@@ -387,12 +476,11 @@ def _begin(frontier: Frontier, start: Start, now_us: int) -> Frontier:
                     since_us=now_us,
                 )
             )
-    kept = {k: v for k, v in finished.items() if now_us - v <= FINISHED_KEPT_US}
     return dataclasses.replace(
         frontier,
         shards=sort_shards(shards),
         pending=tuple(pending),
-        finished=tuple(sorted(kept.items())),
+        finished=_kept(finished, frontier.swept_us),
     )
 
 
@@ -412,15 +500,23 @@ def _without(
     frontier: Frontier, shard_id: str, added: list[ShardPosition], now_us: int
 ) -> Frontier:
     names = {each.shard_id for each in added}
-    kept = {k: v for k, v in frontier.finished if now_us - v <= FINISHED_KEPT_US}
-    kept[shard_id] = now_us
+    finished = {**dict(frontier.finished), shard_id: now_us}
     return dataclasses.replace(
         frontier,
         shards=sort_shards([e for e in frontier.shards if e.shard_id != shard_id] + added),
         pending=tuple(each for each in frontier.pending if each[0] not in names),
-        finished=tuple(sorted(kept.items())),
+        finished=_kept(finished, frontier.swept_us),
         foreign=tuple(each for each in frontier.foreign if each not in names),
     )
+
+
+def _kept(finished: Mapping[str, int], swept_us: int) -> tuple[tuple[str, int], ...]:
+    """What is still to be known of finished shards.
+
+    Their age counts up to the last complete listing, not up to now: a listing after a long pause
+    may show their children only on a later page, and without them these would be nobody's.
+    """
+    return tuple(sorted((k, v) for k, v in finished.items() if swept_us - v <= FINISHED_KEPT_US))
 
 
 def _known(frontier: Frontier) -> set[str]:
