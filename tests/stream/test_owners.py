@@ -236,8 +236,10 @@ class TestAgreement:
         mine = Frontier((ShardPosition(self.A),), pending=((self.B, self.A),), swept_us=1)
         other = Frontier((ShardPosition(self.C),), foreign=("shardId-x",), swept_us=2)
         first, second = agree([mine, other])
-        assert known(first) == [self.A, self.B] and first.foreign == (self.C,)
-        assert known(second) == [self.C] and second.foreign == (self.A, self.B)
+        assert known(first) == [self.A, self.B]
+        assert first.foreign == (self.C,)
+        assert known(second) == [self.C]
+        assert second.foreign == (self.A, self.B)
         # Nobody has it, so it is nobody's yet.
         assert "shardId-x" not in first.foreign + second.foreign
         assert (first.swept_us, second.swept_us) == (1, 2)
