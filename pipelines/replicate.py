@@ -14,6 +14,7 @@ from pipelines.checks.quick import check_quickly
 from pipelines.continuous import replicate_continuously
 from pipelines.deployments import take_over
 from pipelines.discovery import RoundDiscovery
+from pipelines.last_run import recorded
 from pipelines.options import ReplicateOptions, parse_replicate
 from pipelines.preflight import check_tables
 from pipelines.progress import RoundLogger, RoundPrinter, print_summary
@@ -61,12 +62,12 @@ def replicate(options: ReplicateOptions) -> State:
     check_quickly(options, sys.stderr)
     directory = StateDirectory(options.state_dir)
     check_place(directory.path, facts, "--state_dir")
-    with directory.locked():
+    with directory.locked(), recorded(directory) as run:
         state = directory.load()
         check_members(state, sinks, options.drop_sinks)
         take_over(directory, state, successor="catch-up rounds", forced=options.take_over)
         found = plan_members(state, sinks, options.drop_sinks)
-        names = check_tables(options, state)
+        names = run.tables = check_tables(options, state)
         # Before any sink binds itself to it: a crash in the first round must not change it.
         directory.keep_identity(state)
         # Sinks are examined before the state changes, and bound after it says that they join.

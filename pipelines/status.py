@@ -36,7 +36,11 @@ def main(arguments: Sequence[str]) -> int:
     parser = _parser()
     given, rest = parse_known(parser, arguments)
     directory = named_state_directory(given, beam_arguments(rest, option_strings(parser)))
-    limits = Limits(duration("--max_lag", given.max_lag), duration("--max_quiet", given.max_quiet))
+    limits = Limits(
+        duration("--max_lag", given.max_lag),
+        duration("--max_quiet", given.max_quiet or _MAX_QUIET),
+        asked_quiet=bool(given.max_quiet),
+    )
     shown = _Shown(given, directory, limits)
     if not given.watch:
         return shown.once(sys.stdout)
@@ -44,6 +48,9 @@ def main(arguments: Sequence[str]) -> int:
     if not pause:
         raise ConfigurationError("a pause is needed", where="--watch", mend="Write e.g. 2s")
     return shown.again_and_again(pause, sys.stdout)
+
+
+_MAX_QUIET = "5m"
 
 
 class _Shown:
@@ -66,7 +73,8 @@ class _Shown:
         """Shows it; returns the exit code."""
         status, job, why = self._read()
         if self._on_screen(stream):
-            Console(file=stream).print(as_table(status, job, why))
+            console = Console(file=stream)
+            console.print(as_table(status, job, why, console.width))
         else:
             self._write(status, job, why, stream)
         return 1 if why else 0
@@ -82,7 +90,8 @@ class _Shown:
                     status, job, why = self._read()
             with Live(console=Console(file=stream), auto_refresh=False) as live:
                 while True:
-                    live.update(as_table(status, job, why), refresh=True)
+                    table = as_table(status, job, why, live.console.width)
+                    live.update(table, refresh=True)
                     time.sleep(pause)
                     status, job, why = self._read()
         except (KeyboardInterrupt, stop_signals.Stopped):
@@ -120,7 +129,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--json", action="store_true", help="one line of JSON")
     add("--watch", default="", help="look again and again, e.g. every 2s")
     add("--max_lag", default="5m", help="lag that is still healthy; 0 for any")
-    add("--max_quiet", default="5m", help="the same for the time since positions were stored")
+    add(
+        "--max_quiet",
+        default="",
+        help=f"the same for the time since positions were stored: {_MAX_QUIET}, or any behind a "
+        "run that has ended by itself",
+    )
     return parser
 
 

@@ -14,13 +14,14 @@ from typing import Any
 from apache_beam.io.filesystems import FileSystems
 
 from pipelines.deployments import absorb, current
+from pipelines.last_run import LastRun, read_last_run
 from pipelines.state_directory import StateDirectory
 from pipelines.table_repair import with_table_loaded
 from transforms import storage
 from transforms.deployment.folder import DeploymentFolder
 from transforms.deployment.generations import read_generation
 from transforms.deployment.stops import read_stops
-from transforms.errors import StateError
+from transforms.errors import StateError, StateInUseError
 from transforms.export.elements import DONE
 from transforms.metrics import SHARDS_PER_TABLE
 from transforms.sinks.membership import KnownSink
@@ -28,7 +29,15 @@ from transforms.stream.freshness import RETENTION_US, furthest_behind
 from transforms.stream.frontier import Frontier
 from transforms.telemetry.figures import SeenReader
 
-__all__ = ["ShardStatus", "SinkStatus", "SnapshotStatus", "Status", "TableStatus", "read_status"]
+__all__ = [
+    "RunStatus",
+    "ShardStatus",
+    "SinkStatus",
+    "SnapshotStatus",
+    "Status",
+    "TableStatus",
+    "read_status",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +101,7 @@ class TableStatus:
         shards: Shards that are read.
         shards_behind: Those that were known to have changes waiting.
         oldest_shards: At most 10: those with the oldest unread changes.
+        in_last_run: Whether the last run in rounds read it; True if that is not known.
     """
 
     table: str
@@ -114,6 +124,25 @@ class TableStatus:
     shards: int
     shards_behind: int
     oldest_shards: tuple[ShardStatus, ...]
+    in_last_run: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class RunStatus:
+    """How the last run in rounds is, or how it ended.
+
+    Attributes:
+        outcome: `running`, `caught_up`, `interrupted`, `failed`, or `died`: it has not ended, and
+            nobody holds the state directory.
+        began_us: When it began, microseconds since 1970.
+        ended_us: When it ended; 0 if it has not.
+        reason: Why it failed; else empty.
+    """
+
+    outcome: str
+    began_us: int
+    ended_us: int
+    reason: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,6 +184,7 @@ class Status:
         at_us: When this was read, microseconds since 1970.
         tables: Its tables, by name.
         sinks: Its sinks, by place; none if the state directory does not know them yet.
+        run: The last run in rounds; None if there was none, or a continuous run has taken over.
     """
 
     state_dir: str
@@ -164,6 +194,7 @@ class Status:
     at_us: int
     tables: tuple[TableStatus, ...]
     sinks: tuple[SinkStatus, ...] = ()
+    run: RunStatus | None = None
 
 
 def read_status(directory: StateDirectory, at_us: int) -> Status:
@@ -197,6 +228,7 @@ def read_status(directory: StateDirectory, at_us: int) -> Status:
             stored[name] = _changed_us(folder.positions_path(name)) or stored.get(name, 0)
             if name in begun and _is_loaded(folder, name, begun[name]):
                 state.sinks = with_table_loaded(state, name)
+    run = None if state.deployment else read_last_run(directory)
     return Status(
         state_dir=directory.path,
         mode="continuous" if state.deployment else "rounds",
@@ -204,11 +236,26 @@ def read_status(directory: StateDirectory, at_us: int) -> Status:
         deployment=state.deployment,
         at_us=at_us,
         tables=tuple(
-            _table_status(name, table, stored.get(name, 0), at_us, stops.get(name, ""))
+            dataclasses.replace(
+                _table_status(name, table, stored.get(name, 0), at_us, stops.get(name, "")),
+                in_last_run=run is None or not run.tables or name in run.tables,
+            )
             for name, table in sorted(state.tables.items())
         ),
         sinks=tuple(_sink_status(each) for _, each in sorted((state.sinks or {}).items())),
+        run=None if run is None else _run_status(run, directory),
     )
+
+
+def _run_status(run: LastRun, directory: StateDirectory) -> RunStatus:
+    outcome: str = run.outcome
+    if outcome == "running":
+        try:
+            directory.check_free()
+            outcome = "died"
+        except StateInUseError:
+            pass
+    return RunStatus(outcome, run.began_us, run.ended_us, run.reason)
 
 
 def _is_loaded(folder: DeploymentFolder, name: str, table: dict[str, Any]) -> bool:

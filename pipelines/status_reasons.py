@@ -21,18 +21,25 @@ class Limits:
 
     Attributes:
         max_lag: Seconds that the reading may be behind; 0 for any.
-        max_quiet: Seconds since positions were stored; 0 for any, as with runs from cron.
+        max_quiet: Seconds since positions were stored; 0 for any, as with runs from cron. Of a
+            run that ended as it should only if somebody asks for it.
+        asked_quiet: Whether somebody asks for it.
     """
 
     max_lag: float
     max_quiet: float
+    asked_quiet: bool = False
 
 
 def reasons(status: Status, job: FlinkJob | None, limits: Limits) -> list[str]:
     """Why the replication is not healthy; empty if it is."""
     found = [] if status.tables else [f"{status.state_dir}: no table has been read yet"]
+    found += _of_run(status)
+    ended = status.run is not None and status.run.outcome == "caught_up"
+    over = ended and not limits.asked_quiet
+    of_tables = dataclasses.replace(limits, max_quiet=0) if over else limits
     for each in status.tables:
-        found += [f"{each.table}: {text}" for text in _of_table(each, status.at_us, limits)]
+        found += [f"{each.table}: {text}" for text in _of_table(each, status.at_us, of_tables)]
     found += [f"{each.uri}: {each.text}" for each in status.sinks if each.state == "loading"]
     if job is not None:
         found += [f"Flink: {text}" for text in _of_job(job, status.at_us, limits)]
@@ -53,6 +60,17 @@ def for_people(seconds: float) -> str:
             rest = whole % size // smaller
             return f"{whole // size} {unit} {rest} {name}" if rest else f"{whole // size} {unit}"
     return f"{whole} s"
+
+
+def _of_run(status: Status) -> list[str]:
+    run = status.run
+    if run is None or run.outcome not in ("failed", "died"):
+        return []
+    if run.outcome == "failed":
+        ago = for_people(max(0, status.at_us - run.ended_us) / 1e6)
+        return [f"the last run failed {ago} ago: {run.reason}"]
+    ago = for_people(max(0, status.at_us - run.began_us) / 1e6)
+    return [f"the run that began {ago} ago was killed: it has not ended, and no process runs it"]
 
 
 def _of_table(table: TableStatus, at_us: int, limits: Limits) -> Iterator[str]:

@@ -48,15 +48,29 @@ def as_lines(status: Status, job: FlinkJob | None, reasons: Sequence[str]) -> li
     return [printable(each) for each in [*lines, *_verdict(reasons)]]
 
 
-def as_table(status: Status, job: FlinkJob | None, reasons: Sequence[str]) -> RenderableType:
-    """The same as a table with colours."""
-    table = Table(title=_headline(status), title_justify="left", title_style="bold")
-    for name in _COLUMNS:
-        table.add_column(name, justify="left" if name in _WORDS else "right", no_wrap=True)
+def as_table(
+    status: Status, job: FlinkJob | None, reasons: Sequence[str], width: int = 0
+) -> RenderableType:
+    """The same as a table with colours.
+
+    Args:
+        status: The status.
+        job: Flink's job, None if it was not asked.
+        reasons: What needs attention.
+        width: Columns of the screen: where not all fit, those that matter least are left out; 0 for
+            as many as it takes.
+    """
+    rows = []
     for each in status.tables:
-        cells = [Text(printable(cell)) for cell in _cells(each, status.at_us)]
-        _colour(dict(zip(_COLUMNS, cells, strict=True)), each)
-        table.add_row(*cells)
+        cells = dict(zip(_COLUMNS, map(_as_text, _cells(each, status.at_us)), strict=True))
+        _colour(cells, each)
+        rows.append(cells)
+    shown = _that_fit(rows, width)
+    table = Table(title=_headline(status), title_justify="left", title_style="bold")
+    for name in shown:
+        table.add_column(name, justify="left" if name in _WORDS else "right", no_wrap=True)
+    for cells in rows:
+        table.add_row(*(cells[name] for name in shown))
     parts: list[RenderableType] = [table]
     parts += [Text(each) for each in _sink_lines(status)]
     if job is not None:
@@ -80,11 +94,42 @@ _COLUMNS = (
     "stored",
 )
 _WORDS = ("table", "snapshot")
+_LEFT_OUT_FIRST = ("generation", "stored", "shards", "changes", "snapshot")
+_FRAME = 3
+"""What a column takes beside its text; the table takes one more."""
+
+
+def _as_text(cell: str) -> Text:
+    return Text(printable(cell))
+
+
+def _that_fit(rows: Sequence[dict[str, Text]], width: int) -> list[str]:
+    """The columns that a screen has room for; losses are never left out."""
+    room = {
+        name: max(len(name), *(row[name].cell_len for row in rows), 0) + _FRAME for name in _COLUMNS
+    }
+    shown = list(_COLUMNS)
+    for name in _LEFT_OUT_FIRST:
+        if not width or sum(room[each] for each in shown) + 1 <= width:
+            break
+        shown.remove(name)
+    return shown
 
 
 def _headline(status: Status) -> str:
     how = f"continuous, deployment {status.deployment}" if status.deployment else "rounds"
-    return f"{status.state_dir}: {how}, round {status.round}"
+    return f"{status.state_dir}: {how}, round {status.round}{_run(status)}"
+
+
+def _run(status: Status) -> str:
+    run = status.run
+    if run is None:
+        return ""
+    if run.outcome in ("running", "died"):
+        word = "running since" if run.outcome == "running" else "killed, began"
+        return f", {word} {_ago((status.at_us - run.began_us) / 1e6)}"
+    word = run.outcome.replace("_", " ")
+    return f", ended {_ago((status.at_us - run.ended_us) / 1e6)}: {word}"
 
 
 def _sink_lines(status: Status) -> list[str]:
@@ -98,7 +143,7 @@ def _cells(table: TableStatus, at_us: int) -> tuple[str, ...]:
         table.table,
         _snapshot(table),
         f"{table.changes:,}" if table.streams else "-",
-        _lag(table),
+        _lag(table, at_us),
         "-" if table.time_to_loss_seconds is None else for_people(table.time_to_loss_seconds),
         f"{table.shards}{behind}" if table.streams else "-",
         f"{table.gaps:,}",
@@ -119,9 +164,11 @@ def _snapshot(table: TableStatus) -> str:
     return snapshot.status
 
 
-def _lag(table: TableStatus) -> str:
+def _lag(table: TableStatus, at_us: int) -> str:
     if table.lag_seconds is None:
         return "-"
+    if not table.in_last_run and table.seen_us is not None:
+        return f"not read for {for_people(max(0.0, (at_us - table.seen_us) / 1e6))}"
     return "caught up" if table.caught_up else for_people(table.lag_seconds)
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import os
 import shutil
@@ -17,12 +18,14 @@ from rich.console import Console
 from pipelines.command_line import main
 from pipelines.deployments import begin, current
 from pipelines.flink_rest import FlinkRestError, read_job
+from pipelines.rounds import Rounds
 from pipelines.state_directory import StateDirectory
 from pipelines.status_reading import read_status
 from pipelines.status_reasons import for_people
 from pipelines.status_text import as_table
 from tests.pipelines.runs import Place, World, orders
 from transforms.errors import ConfigurationError
+from transforms.gaps import Gap, GapKind
 from transforms.reports import Report
 from transforms.wall_clock import now_us
 
@@ -96,6 +99,77 @@ def gap():
     }
 
 
+def ended(world, **fields):
+    """Says how the last run ended."""
+    path = world.state_dir / "last_run.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+
+
+class TestLastRun:
+    def test_a_run_that_ended_is_healthy_for_longer_than_one_that_goes_on(self, ran, capsys):
+        os.utime(ran.state_dir / "state.json", (time.time() - 3600, time.time() - 3600))
+        code, out = status(ran, capsys)
+        assert (code, out.splitlines()[-1]) == (0, "healthy")
+        assert "ended" in out.splitlines()[0]
+        assert out.splitlines()[0].endswith("ago: caught up")
+        code, found = as_document(ran, capsys, "--max_quiet=5m")
+        assert code == 1
+        assert found["reasons"] == ["orders: nothing was stored for 1 h, more than --max_quiet=5 m"]
+
+    def test_a_run_that_failed(self, ran, capsys):
+        ended(ran, outcome="failed", reason="changes are lost", ended_us=now_us() - 90 * SECOND)
+        code, found = as_document(ran, capsys)
+        assert (code, found["healthy"]) == (1, False)
+        assert found["reasons"] == ["the last run failed 1 m 30 s ago: changes are lost"]
+        assert found["run"]["outcome"] == "failed"
+
+    def test_a_run_that_was_killed(self, ran, capsys):
+        ended(ran, outcome="running", ended_us=0, began_us=now_us() - 60 * SECOND)
+        code, found = as_document(ran, capsys)
+        assert (code, found["run"]["outcome"]) == (1, "died")
+        assert found["reasons"] == [
+            "the run that began 1 m ago was killed: it has not ended, and no process runs it"
+        ]
+        with StateDirectory(str(ran.state_dir)).locked():
+            code, found = as_document(ran, capsys)
+            assert (code, found["run"]["outcome"]) == (0, "running")
+
+    def test_a_table_that_the_last_run_did_not_read(self, ran, capsys):
+        ended(ran, tables=["customers"])
+        code, out = status(ran, capsys)
+        assert code == 0
+        assert "lag not read for " in out
+        assert "caught up," not in out.splitlines()[1]
+        assert as_document(ran, capsys)[1]["tables"][0]["in_last_run"] is False
+
+    def test_what_a_run_leaves(self, world, capsys, monkeypatch):
+        def lose(*_):
+            raise Gap(table="orders", kind=GapKind.TRIMMED, **lost).error()
+
+        lost = {name: value for name, value in gap().items() if name != "kind"}
+        world.sim.put_many("orders", orders(2))
+        world.age()
+        world.catch_up()
+        run = world.run("--tables=orders", "--snapshot=never")
+        assert run.code == 0, run.err
+        found = as_document(world, capsys)[1]["run"]
+        assert (found["outcome"], found["reason"]) == ("caught_up", "")
+        assert 0 < found["began_us"] < found["ended_us"] <= now_us()
+        monkeypatch.setattr(Rounds, "run_one", lose)
+        stopped = world.run("--tables=orders", "--snapshot=never")
+        assert stopped.code == 1
+        code, found = as_document(world, capsys)
+        assert code == 1
+        (first, *_) = found["reasons"]
+        assert first.startswith("the last run failed ")
+        assert "changes" in first
+        assert "--gaps=heal" in first
+        # A command line that cannot work begins nothing.
+        refused = world.run("--tables=nothing*", "--snapshot=never")
+        assert refused.code == 1
+        assert as_document(world, capsys)[1]["run"]["outcome"] == "failed"
+
+
 class TestRounds:
     def test_healthy(self, ran, left, capsys):
         code, found = as_document(ran, capsys)
@@ -116,7 +190,7 @@ class TestRounds:
 
     def test_lines(self, ran, capsys):
         code, out = status(ran, capsys)
-        _, line, verdict = out.splitlines()
+        _, line, *_, verdict = out.splitlines()
         assert code == 0
         assert line.startswith("orders: snapshot none, changes 5, lag caught up, time to loss 23 h")
         assert verdict == "healthy"
@@ -125,7 +199,7 @@ class TestRounds:
         found = read_status(StateDirectory(str(ran.state_dir)), now_us())
         console = Console(width=160, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
         with console.file:
-            console.print(as_table(found, None, ["orders: a reason"]))
+            console.print(as_table(found, None, ["orders: a reason"], console.width))
         text = console.export_text()
         assert "time to loss" in text
         assert "attention: orders: a reason" in text
@@ -153,6 +227,20 @@ class TestRounds:
     def test_a_stray_word(self, capsys):
         assert main(["status", "orders"]) == 1
         assert "not an option; found 'orders'" in capsys.readouterr().err
+
+    @pytest.mark.parametrize("width", [80, 120, 200])
+    def test_losses_are_seen_on_any_screen(self, ran, width):
+        change(ran, totals={"gaps": 1234, "dead_letters": 5678})
+        found = read_status(StateDirectory(str(ran.state_dir)), now_us())
+        out = io.StringIO()
+        Console(file=out, width=width).print(as_table(found, None, [], width))
+        lines = out.getvalue().splitlines()
+        assert max(map(len, lines)) <= width
+        (row,) = [each for each in lines if each.startswith("│ orders")]
+        assert "1,234" in row
+        assert "5,678" in row
+        assert "caught up" in row
+        assert ("generation" in out.getvalue()) == (width > 80)
 
     def test_nothing_there(self, tmp_path, capsys):
         assert main(["status", f"--state_dir={tmp_path}/none"]) == 1

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How the last run in rounds on a state directory is, or how it ended: `last_run.json`.
+
+The position document says what is read, not whether anybody reads on: a run that a gap stopped
+leaves the same one as a run that caught up. So each run says beside it that it has begun, and how
+it ended. A run that was killed says nothing more, and whoever looks finds it neither ended nor
+holding the directory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Iterator
+from typing import Any, Literal
+
+from pipelines.failures import meant_for_people
+from pipelines.state_directory import StateDirectory
+from transforms import storage
+from transforms.errors import ConfigurationError, StateError, StateInUseError
+from transforms.stored_format import check_fields, check_format
+from transforms.telemetry.secrets import masked
+from transforms.wall_clock import now_us
+
+__all__ = ["LastRun", "Outcome", "read_last_run", "recorded"]
+
+FORMAT = 1
+
+Outcome = Literal["running", "caught_up", "interrupted", "failed"]
+
+_NAME = "last_run.json"
+_WHAT = "what the last run has left"
+
+
+@dataclasses.dataclass
+class LastRun:
+    """A run.
+
+    Attributes:
+        began_us: When it began, microseconds since 1970.
+        ended_us: When it ended; 0 while it runs, or if it was killed.
+        outcome: How it ended.
+        reason: Why, if it failed; secrets are masked.
+        tables: What it read; empty if it did not come that far.
+    """
+
+    began_us: int
+    ended_us: int = 0
+    outcome: Outcome = "running"
+    reason: str = ""
+    tables: list[str] = dataclasses.field(default_factory=list)
+
+
+@contextlib.contextmanager
+def recorded(directory: StateDirectory) -> Iterator[LastRun]:
+    """Writes down that a run has begun, and how it ends.
+
+    Args:
+        directory: The state directory, held by the run.
+
+    Yields:
+        The run; whoever runs it names the tables.
+    """
+    before = read_last_run(directory)
+    run = LastRun(now_us())
+    _write(directory, run)
+    try:
+        yield run
+    except ConfigurationError:
+        # Nothing was begun: what was so before is still so.
+        if before is None:
+            storage.delete([_path(directory)], StateError)
+        else:
+            _write(directory, before)
+        raise
+    except StateInUseError:
+        # Another run holds the directory by now: what is written there is its own.
+        raise
+    except Exception as problem:
+        error = meant_for_people(problem)
+        run.reason = masked(str(error) if error else f"{type(problem).__name__}: {problem}")
+        _end(directory, run, "failed")
+        raise
+    except BaseException:
+        _end(directory, run, "interrupted")
+        raise
+    _end(directory, run, "caught_up")
+
+
+def read_last_run(directory: StateDirectory) -> LastRun | None:
+    """The last run; None if none has said anything.
+
+    Raises:
+        StateError: The file is damaged, or of a newer version.
+    """
+    path = _path(directory)
+    if not storage.exists(path):
+        return None
+    try:
+        document: dict[str, Any] = json.loads(storage.read_bytes(path, StateError))
+        check_format(document, (FORMAT,), what=_WHAT, where=path)
+        fields = {each.name for each in dataclasses.fields(LastRun)}
+        check_fields(document, {"format", *fields}, what=_WHAT, where=path)
+        return LastRun(**{name: document[name] for name in fields})
+    except (ValueError, KeyError, TypeError) as problem:
+        raise StateError(
+            f"{_WHAT} is damaged: {problem!r}", where=path, mend="Delete the file: it is told anew"
+        ) from problem
+
+
+def _end(directory: StateDirectory, run: LastRun, outcome: Outcome) -> None:
+    run.outcome, run.ended_us = outcome, now_us()
+    _write(directory, run)
+
+
+def _write(directory: StateDirectory, run: LastRun) -> None:
+    document = {"format": FORMAT, **dataclasses.asdict(run)}
+    text = json.dumps(document, separators=(",", ":"), sort_keys=True)
+    storage.write_atomic(_path(directory), text.encode(), StateError)
+
+
+def _path(directory: StateDirectory) -> str:
+    return storage.join(directory.path, _NAME)
