@@ -9,7 +9,6 @@ brings the positions that it has stored into the position document, and only the
 from __future__ import annotations
 
 import dataclasses
-import time
 import uuid
 from collections.abc import Sequence
 from typing import Any
@@ -237,5 +236,4 @@ def absorb(folder: DeploymentFolder, state: State) -> None:
 
 
 def _seconds_since_last_store(folder: DeploymentFolder) -> float:
-    newest = storage.newest_change(storage.join(folder.path, "positions"))
-    return max(0.0, time.time() - newest)
+    return storage.seconds_since_change(storage.join(folder.path, "positions"))

@@ -126,6 +126,7 @@ class StateDirectory:
             seconds=self._lease_seconds,
             tell=_tell,
             on_lost=stop_signals.end_at_once,
+            asked_to_end=lambda: stop_signals.requested() != 0,
         )
         with lease.held(), stop_signals.before_the_end(lease.release):
             self._owner = lease.id
@@ -290,6 +291,8 @@ class StateDirectory:
             if document.get("deployment"):
                 check_name(document["deployment"], what="the deployment", where=self._document)
             check_name(document["state_id"], what="the state's identity", where=self._document)
+            if "" in document["tables"]:
+                raise StateError("a table of the state has no name", where=self._document)
         except (ValueError, KeyError, TypeError) as problem:
             raise StateError(
                 f"{_WHAT} is damaged: {problem!r}",

@@ -54,6 +54,28 @@ class TestHolding:
         assert path.rpartition("/")[0] in str(caught.value)
         assert "Wait for it or stop it" in caught.value.mend
 
+    @pytest.mark.parametrize("asked", [True, False])
+    def test_who_comes_while_it_is_held_is_refused_or_follows(self, path, asked):
+        """Two schedules are a mistake; the successor of one that was asked to end is none."""
+        waits = threading.Event()
+        one = lease(path, seconds=30.0, asked_to_end=lambda: asked)
+
+        def end():
+            waits.wait(30)
+            one.release()
+
+        one._take()
+        ends = threading.Thread(target=end)
+        ends.start()
+        other = lease(path, "b", seconds=30.0, tell=lambda line: waits.set())
+        if asked:
+            with other.held():
+                assert json.loads(read_with_tag(path).content)["holder"] == "process b"
+        else:
+            with pytest.raises(StateInUseError, match="process a"), other.held():
+                raise AssertionError
+        ends.join()
+
     def test_it_is_renewed(self, path):
         one = lease(path)
         with one.held():

@@ -22,8 +22,14 @@ says how old the document is, by its own clock alone, a waiter need not watch it
 | `renewal` | counts up |
 | `seconds` | for how long it holds |
 | `released` | the holder has given it back |
+| `handed_on` | with `released`: it was asked to end, so who waits goes on; see below |
 | `holder` | who it is, for people |
 | `at` | seconds since 1970 by the holder's clock, for those older versions alone; 0 if released |
+
+**Who comes while it is held** waits only to learn whether the holder is alive. One that is, because
+it renews the lease or ends by itself, has refused it: two schedules on one directory are a mistake,
+to be told and not to be played one after the other. A holder that was asked to end by a signal
+makes room for the one that waits, which most likely was started in its place.
 """
 
 from __future__ import annotations
@@ -54,7 +60,7 @@ LEASE_SECONDS = 30.0
 """How long a lease holds that is not renewed."""
 
 FORMAT = 2
-_FIELDS = frozenset({"format", "id", "renewal", "seconds", "released", "holder", "at"})
+_FIELDS = frozenset({"format", "id", "renewal", "seconds", "released", "handed_on", "holder", "at"})
 _OLD_SECONDS = 900
 """How long the versions without a format number believe in a lease, by wall clocks."""
 _SERVICE_MARGIN = 5.0
@@ -78,6 +84,7 @@ class _Found:
         holder: The holder, for people.
         seconds: How long it holds unless it is renewed.
         free: Nobody holds it.
+        handed_on: Nobody does because the holder was asked to end.
     """
 
     tagged: Tagged
@@ -85,6 +92,7 @@ class _Found:
     holder: str
     seconds: float
     free: bool
+    handed_on: bool = False
 
     @property
     def is_over(self) -> bool:
@@ -102,6 +110,7 @@ class Lease:
         seconds: How long it holds unless it is renewed.
         tell: Shows a line to a person.
         on_lost: Called once, by a thread of the lease, when it is lost.
+        asked_to_end: Whether the holder ends because it was asked to.
         clock: Gives seconds that never go back.
     """
 
@@ -113,6 +122,7 @@ class Lease:
         seconds: float = LEASE_SECONDS,
         tell: Callable[[str], None] = lambda line: None,
         on_lost: Callable[[DynabeamError], None] = lambda error: None,
+        asked_to_end: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = steady_seconds,
     ) -> None:
         self._path = path
@@ -120,6 +130,7 @@ class Lease:
         self._seconds = seconds
         self._tell = tell
         self._on_lost = on_lost
+        self._asked_to_end = asked_to_end
         self._clock = clock
         self._id = uuid.uuid4().hex
         self._tag = ""
@@ -188,6 +199,8 @@ class Lease:
         while True:
             found = _read(self._path)
             if found is None or found.free or found.is_over:
+                if seen is not None and found is not None and found.free and not found.handed_on:
+                    raise _in_use(self._path, seen)
                 if self._try(found):
                     return
                 continue
@@ -292,6 +305,7 @@ class Lease:
             "renewal": self._renewal,
             "seconds": self._seconds,
             "released": released,
+            "handed_on": released and self._asked_to_end(),
             "holder": self._holder,
             "at": 0 if released else int(time.time()),
         }
@@ -350,6 +364,7 @@ def _read(path: str) -> _Found | None:
             holder=str(document["holder"]),
             seconds=min(max(float(document["seconds"]), 0.0), _LONGEST),
             free=bool(document["released"]),
+            handed_on=bool(document["handed_on"]),
         )
     except (ValueError, KeyError, TypeError) as problem:
         raise StateError(

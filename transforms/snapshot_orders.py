@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 from transforms import storage
 from transforms.errors import StateError
+from transforms.stored_format import read_document
 
 __all__ = ["SnapshotOrder", "SnapshotOrders"]
 
@@ -62,24 +63,20 @@ class SnapshotOrders:
         path = self._path(table)
         if not storage.exists(path):
             return None
+        what, mend = "the order of a snapshot", "Remove the file and order the snapshot again"
+        fields = [each.name for each in dataclasses.fields(SnapshotOrder)]
+        document = read_document(
+            storage.read_bytes(path, StateError),
+            fields,
+            known=FORMAT,
+            what=what,
+            where=path,
+            mend=mend,
+        )
         try:
-            document = json.loads(storage.read_bytes(path, StateError))
-            known = document.pop("format") == FORMAT
-            order = SnapshotOrder(**document) if known else None
-        except (ValueError, KeyError, TypeError) as problem:
-            raise StateError(
-                f"the order of a snapshot is damaged: {problem!r}",
-                where=path,
-                mend="Remove the file and order the snapshot again",
-            ) from problem
-        if order is None:
-            raise StateError(
-                "the order of a snapshot has an unknown format",
-                where=path,
-                expected=FORMAT,
-                mend="Use the version of Dynabeam that wrote it, or a newer one",
-            )
-        return order
+            return SnapshotOrder(**document)
+        except TypeError as problem:
+            raise StateError(f"{what} is damaged: {problem!r}", where=path, mend=mend) from problem
 
     def remove(self, table: str) -> bool:
         """Removes the order of a table; False if there is none."""

@@ -13,19 +13,23 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
+import math
 import os
 import re
+import time
 import uuid
 from collections.abc import Iterable
+from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Any, BinaryIO, cast
 
 from apache_beam.io.aws.clients.s3.messages import S3ClientError
 from apache_beam.io.filesystem import BeamIOError, CompressionTypes
 from apache_beam.io.filesystems import FileSystems
+from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from transforms.aws.beam_s3 import s3_io
+from transforms.aws.beam_s3 import s3_client, s3_io
 from transforms.aws.errors import AwsErrorKind, classify, error_code, statement_to_add
 from transforms.errors import AwsAccessError, CredentialsError, DynabeamError
 from transforms.fence import check_fence
@@ -43,13 +47,13 @@ __all__ = [
     "make_folder",
     "move",
     "nearest_existing",
-    "newest_change",
     "open_for_reading",
     "open_for_writing",
     "open_private",
     "read_bytes",
     "read_end",
     "read_start",
+    "seconds_since_change",
     "size_of",
     "write_atomic",
 ]
@@ -60,6 +64,7 @@ _OWNERS_FOLDER = 0o700
 CHECK_PATH = "Check that the path is right and that this identity may read it"
 """The mend of a file that cannot be had, if no better one is known."""
 
+_USUAL = Config()
 _WRITE = "Give another place, or the right to write this one"
 _BUFFER = 1 << 20
 _KMS_ACTION = re.compile(r"not authorized to perform: (kms:\w+)(?: on resource: (arn:[^\s\"]+))?")
@@ -232,16 +237,34 @@ def list_files(folder: str) -> list[str]:
     return sorted(cast(str, each.path) for each in found)
 
 
-def newest_change(folder: str) -> float:
-    """When a file below a folder was changed last, seconds since 1970; 0 if there is none.
+def seconds_since_change(folder: str) -> float:
+    """How long ago a file below a folder was changed last; without end if there is none.
+
+    Of S3 both times are the service's: the clock of this machine may be minutes away from them.
 
     Raises:
         AwsAccessError: S3 refuses to list it.
     """
-    if _is_s3(folder):
-        return max(_list_s3(folder).values(), default=0.0)
-    found = FileSystems.match([folder.rstrip("/") + "/**"])[0].metadata_list
-    return max((float(each.last_updated_in_seconds or 0) for each in found), default=0.0)
+    if not _is_s3(folder):
+        found = FileSystems.match([folder.rstrip("/") + "/**"])[0].metadata_list
+        newest = max((float(each.last_updated_in_seconds or 0) for each in found), default=0.0)
+        return max(0.0, time.time() - newest) if newest else math.inf
+    bucket, _, below = folder.rstrip("/").removeprefix("s3://").partition("/")
+    youngest = math.inf
+    try:
+        pages = s3_client(_USUAL).get_paginator("list_objects_v2")
+        for page in pages.paginate(Bucket=bucket, Prefix=f"{below}/"):
+            now = parsedate_to_datetime(page["ResponseMetadata"]["HTTPHeaders"]["date"])
+            ages = (
+                (now - each["LastModified"]).total_seconds() for each in page.get("Contents", ())
+            )
+            youngest = min(youngest, *ages, math.inf)
+    except ClientError as problem:
+        status = problem.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        found = S3ClientError(str(problem), status)
+        _refuse_forbidden(found, folder, "s3:ListBucket")
+        raise BeamIOError("the folder cannot be listed", {folder: problem}) from problem
+    return max(0.0, youngest)
 
 
 def open_for_reading(path: str, error: type[DynabeamError]) -> BinaryIO:

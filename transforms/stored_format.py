@@ -9,13 +9,14 @@ nowhere else.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
 from transforms.errors import DynabeamError, StateError
 
-__all__ = ["check_fields", "check_format", "check_name"]
+__all__ = ["check_fields", "check_format", "check_name", "read_document"]
 
 _NEWER = "Use the version of Dynabeam that wrote it, or a newer one"
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
@@ -79,6 +80,32 @@ def check_fields(
         )
 
 
+def read_document(
+    content: bytes, fields: Collection[str], *, known: int, what: str, where: str, mend: str
+) -> dict[str, Any]:
+    """A document as it was written, without its format number.
+
+    Args:
+        content: A JSON object with `format`.
+        fields: Its other fields; the reader says which of them have to be there.
+        known: The format number that this version reads.
+        what: The document, for people.
+        where: Its path.
+        mend: What to do if it is damaged.
+
+    Raises:
+        StateError: It is damaged, or a newer version wrote it.
+    """
+    try:
+        document = dict(json.loads(content))
+        check_format(document, (known,), what=what, where=where)
+    except (ValueError, KeyError, TypeError) as problem:
+        raise StateError(f"{what} is damaged: {problem!r}", where=where, mend=mend) from problem
+    del document["format"]
+    check_fields(document, fields, what=what, where=where)
+    return document
+
+
 def check_name(
     name: Any, *, what: str, where: str = "", error: type[DynabeamError] = StateError
 ) -> str:
@@ -87,7 +114,7 @@ def check_name(
     Raises:
         DynabeamError: Of the given kind, if it could lead out of its folder.
     """
-    if isinstance(name, str) and _NAME.fullmatch(name) and ".." not in name:
+    if isinstance(name, str) and _NAME.fullmatch(name):
         return name
     raise error(
         f"{what} is no name: it could lead out of its folder",

@@ -19,6 +19,7 @@ from transforms.deployment.discovery import Needs
 from transforms.deployment.folder import Assignment, DeploymentFolder
 from transforms.errors import StateError
 from transforms.sinks.base import Round
+from transforms.stored_format import check_name, read_document
 from transforms.table_reading import (
     ReadingOptions,
     choose_readers,
@@ -117,16 +118,20 @@ class DiscoveryPlan:
         path = folder.discovery
         if not storage.exists(path):
             return None
+        what = "what to discover"
+        mend = "Stop the job behind a savepoint and give the command that started it again"
+        document = read_document(
+            storage.read_bytes(path, StateError),
+            [each.name for each in dataclasses.fields(cls)],
+            known=FORMAT,
+            what=what,
+            where=path,
+            mend=mend,
+        )
         try:
-            document: Mapping[str, Any] = json.loads(storage.read_bytes(path, StateError))
-            if document["format"] != FORMAT:
-                raise StateError(
-                    "what to discover is of an unknown format",
-                    where=path,
-                    expected=FORMAT,
-                    found=document["format"],
-                    mend="Use the version of Dynabeam that wrote it, or a newer one",
-                )
+            check_name(document["committed"]["state_id"], what="the state's identity", where=path)
+            if document["committed"]["attempt"]:
+                check_name(document["committed"]["attempt"], what="the attempt", where=path)
             return cls(
                 TableSelection.from_json(document["selection"]),
                 ReadingOptions.from_json(document["options"]),
@@ -135,11 +140,7 @@ class DiscoveryPlan:
                 document["every_seconds"],
             )
         except (ValueError, KeyError, TypeError) as problem:
-            raise StateError(
-                f"what to discover is damaged: {problem!r}",
-                where=path,
-                mend="Stop the job behind a savepoint and give the command that started it again",
-            ) from problem
+            raise StateError(f"{what} is damaged: {problem!r}", where=path, mend=mend) from problem
 
 
 def first_assignment(state: Mapping[str, Any]) -> str:

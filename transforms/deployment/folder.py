@@ -30,6 +30,7 @@ from transforms.errors import StateError
 from transforms.export.elements import SnapshotRequest, SnapshotRequestCoder
 from transforms.letter_box import LetterBox
 from transforms.reports import Report, ReportCoder
+from transforms.stored_format import check_name, read_document
 from transforms.stream.source import StreamSource
 
 __all__ = ["Assignment", "DeploymentFolder"]
@@ -66,27 +67,18 @@ class Assignment:
         Raises:
             StateError: It is damaged, or of an unknown format.
         """
+        what, mend = "an assignment", "Remove the file and give the command that wrote it again"
+        document = read_document(
+            content, ("sources", "requests"), known=FORMAT, what=what, where=path, mend=mend
+        )
         try:
-            document = json.loads(content)
-            if document["format"] != FORMAT:
-                raise StateError(
-                    "an assignment of an unknown format",
-                    where=path,
-                    expected=FORMAT,
-                    found=document["format"],
-                    mend="Use the version of Dynabeam that wrote it, or a newer one",
-                )
             coder = SnapshotRequestCoder()
             return cls(
                 [StreamSource.from_json(each) for each in document["sources"]],
                 [coder.decode(json.dumps(each).encode()) for each in document["requests"]],
             )
         except (ValueError, KeyError, TypeError) as problem:
-            raise StateError(
-                f"the assignment is damaged: {problem!r}",
-                where=path,
-                mend="Remove the file and give the command that wrote it again",
-            ) from problem
+            raise StateError(f"{what} is damaged: {problem!r}", where=path, mend=mend) from problem
 
 
 class DeploymentFolder:
@@ -110,14 +102,18 @@ class DeploymentFolder:
         Returns:
             The path of the file.
         """
-        path = storage.join(self.path, "assignments", f"{name}.json")
+        path = self._assignment(name)
         storage.write_atomic(path, assignment.to_json(), StateError)
         return path
 
     def assign_once(self, name: str, assignment: Assignment) -> str:
         """Writes an assignment unless there is one of this name; returns its path."""
-        path = storage.join(self.path, "assignments", f"{name}.json")
+        path = self._assignment(name)
         return path if storage.exists(path) else self.assign(name, assignment)
+
+    def _assignment(self, name: str) -> str:
+        check_name(name, what="an assignment", where=self.path)
+        return storage.join(self.path, "assignments", f"{name}.json")
 
     def assignments(self) -> list[str]:
         """Paths of all assignments, sorted."""

@@ -18,6 +18,7 @@ from typing import Any, Literal
 from transforms import storage
 from transforms.deployment.folder import DeploymentFolder
 from transforms.errors import StateError
+from transforms.stored_format import read_document
 from transforms.stream.generations import Known
 
 __all__ = ["CACHED_SECONDS", "FolderGenerations", "TableGeneration", "read_generation"]
@@ -75,14 +76,14 @@ def read_generation(folder: DeploymentFolder, table: str) -> TableGeneration:
     path = folder.generation_file(table)
     if not storage.exists(path):
         return TableGeneration()
-    document = json.loads(storage.read_bytes(path, StateError))
-    if document.pop("format", None) != FORMAT:
-        raise StateError(
-            "the file of a table's generation has an unknown format",
-            where=path,
-            expected=FORMAT,
-            mend="Use the version of Dynabeam that wrote it, or a newer one",
-        )
+    document = read_document(
+        storage.read_bytes(path, StateError),
+        [each.name for each in dataclasses.fields(TableGeneration)],
+        known=FORMAT,
+        what="the file of a table's generation",
+        where=path,
+        mend="Restore it from a copy, or take over with catch-up rounds",
+    )
     return TableGeneration(**document)
 
 

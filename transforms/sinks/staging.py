@@ -89,7 +89,7 @@ class StagedFile:
 
     @classmethod
     def from_json(cls, text: str) -> StagedFile:
-        """Reads what `to_json` wrote."""
+        """Reads what `to_json` wrote, in the same run."""
         return cls(**json.loads(text))
 
 
