@@ -297,6 +297,8 @@ def _whole(lines: Iterable[bytes], what: str, path: str) -> Iterator[bytes]:
     for line in lines:
         if end is not None:
             raise _lost(what, path, "something behind the end")
+        if not line.endswith(b"\n"):
+            raise _lost(what, path, "half a line")
         if line.startswith(_END):
             end = line
         else:

@@ -222,9 +222,11 @@ class TestCompareAndSwap:
         asleep = StateDirectory("s3://bucket/state")
         asleep.commit(STATE)
         asleep.load()
-        with StateDirectory("s3://bucket/state").locked():
-            with pytest.raises(StateInUseError, match="replaced the position document"):
-                asleep.commit(State(STATE.state_id, 8, "late", {}))
+        with (
+            StateDirectory("s3://bucket/state").locked(),
+            pytest.raises(StateInUseError, match="replaced the position document"),
+        ):
+            asleep.commit(State(STATE.state_id, 8, "late", {}))
         assert StateDirectory("s3://bucket/state").load() == STATE
 
     def test_a_new_directory_has_an_identity_once_it_is_held(self, sim):  # noqa: F811
