@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import json
 import sys
 import textwrap
@@ -25,7 +26,7 @@ from pipelines.checks.bucket import bucket_findings
 from pipelines.checks.budget import budget_findings
 from pipelines.checks.encryption import bucket_encryption
 from pipelines.checks.examination import Examination
-from pipelines.checks.finding import Finding, of_error
+from pipelines.checks.finding import Finding, failure, of_error
 from pipelines.checks.identity import identity_findings
 from pipelines.checks.keys import bucket_key_findings, table_key_findings
 from pipelines.checks.quick import staged_bytes
@@ -56,7 +57,8 @@ def main(arguments: Sequence[str]) -> int:
     given, rest = parse_known(parser, arguments)
     options = parse_replicate(rest, complete=False, command=parser)
     found = []
-    for each in examine(options, probe_writes=given.probe_writes):
+    examined = examine(options, probe_writes=given.probe_writes)
+    for each in itertools.chain(_of_no_sink(options), examined):
         found.append(each)
         if not given.json:
             _write(each, sys.stdout)
@@ -107,6 +109,17 @@ def _of_options(options: ReplicateOptions) -> Iterator[Finding]:
         check_located(options)
     except DynabeamError as error:
         yield of_error("options", "--s3_export_bucket", error, why="a snapshot is wanted")
+
+
+def _of_no_sink(options: ReplicateOptions) -> Iterator[Finding]:
+    if not options.sinks:
+        yield failure(
+            "sink",
+            "--sink",
+            "no sink is named",
+            why="rows have nowhere to go",
+            mend="Give e.g. --sink=duckdb:///mirror.duckdb",
+        )
 
 
 def _readable_state(path: str) -> State | None:

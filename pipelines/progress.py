@@ -16,6 +16,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from pipelines.options import ReplicateOptions
 from pipelines.rounds import RoundOutcome
 from pipelines.state_directory import State
+from transforms import storage
 from transforms.printable import printable, printable_lines
 from transforms.sinks.registry import open_sink
 from transforms.telemetry.logs import writes_json
@@ -148,7 +149,8 @@ def print_summary(state: State, options: ReplicateOptions, stream: TextIO) -> No
     for sink in map(open_sink, options.sinks):
         known = (state.sinks or {}).get(sink.place)
         more = f"; {known.describe()}" if known is not None and known.is_told else ""
-        place = "" if sink.place in sink.name else f" ({sink.resolved})"
+        short = storage.is_local(sink.place) and sink.place not in sink.name
+        place = f" ({sink.resolved})" if short else ""
         stream.write(f"  written to {sink.name}{place}{more}\n")
     for known in (state.sinks or {}).values():
         if known.state == "dropped":

@@ -133,7 +133,12 @@ def _run(status: Status) -> str:
 
 
 def _sink_lines(status: Status) -> list[str]:
-    return [f"{each.kind} {each.uri}: {each.text}" for each in status.sinks]
+    """Sinks that are not simply whole."""
+    return [
+        f"{each.kind} {each.uri}: {each.text}"
+        for each in status.sinks
+        if each.lacks or each.state != "active"
+    ]
 
 
 def _cells(table: TableStatus, at_us: int) -> tuple[str, ...]:

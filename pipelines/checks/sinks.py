@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pipelines.checks.finding import Finding, of_error, ok, warning
 from pipelines.sink_membership import check_members, plan_members
 from pipelines.state_directory import State
+from transforms import storage
 from transforms.errors import DynabeamError
 from transforms.sinks.base import Sink
 from transforms.sinks.registry import RunnerFacts, check_capabilities, open_sink
@@ -28,7 +29,7 @@ def sink_findings(
     """Findings of the sinks: one by one, together, and beside what the state directory knows.
 
     Args:
-        uris: As they were given.
+        uris: As they were given; that there is none is for the caller to say.
         facts: The run that they have to fit.
         state: What the state directory says; None for a new one.
         drop: Values of `--drop_sink`.
@@ -45,7 +46,8 @@ def sink_findings(
         yield from _of_sink(state, sink)
     try:
         if len(sinks) == len(uris):
-            check_capabilities(sinks, facts)
+            if sinks:
+                check_capabilities(sinks, facts)
             check_members(state, sinks, drop)
     except DynabeamError as error:
         yield of_error("sink", ", ".join(uris) or "--sink", error, why=_MISSING)
@@ -68,7 +70,7 @@ def _of_sink(state: State, sink: Sink) -> Iterator[Finding]:
         found = plan_members(alone, [sink])
         joins = sink.place in found.joins
         seen = sink.examine(tables, state.committed, joins=joins)
-        if sink.place not in sink.name:
+        if storage.is_local(sink.place) and sink.place not in sink.name:
             seen += f": {sink.resolved}"
     except DynabeamError as error:
         yield of_error("sink", sink.name, error, why=_WHY)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a continuous run prepares, and how others take over from it; its graph."""
 
+import dataclasses
 import json
 import os
 import time
@@ -15,15 +16,19 @@ from pipelines.deployments import current
 from pipelines.options import parse_replicate
 from pipelines.runners import continuous_runner
 from pipelines.state_directory import StateDirectory
+from pipelines.status_reading import read_status
 from tests.graphs import labels_of, pickled_places
 from tests.pipelines.runs import orders
+from tests.sinks.targets import postgresql_uri
 from transforms.aws.dynamodb import describe_table
 from transforms.aws.session import AwsAccess
 from transforms.deployment.discovery_plan import DiscoveryPlan
-from transforms.errors import StateError
+from transforms.deployment.generations import read_generation
+from transforms.errors import ConfigurationError, StateError
 from transforms.reports import Report
 from transforms.sinks.registry import open_sink
 from transforms.telemetry.worker import Telemetry
+from transforms.wall_clock import now_us
 
 LABELS = [
     "DeadLetters",
@@ -87,14 +92,14 @@ def job(world):
     world.sim.put_many("orders", orders(5))
     world.catch_up()
 
-    def start(*arguments, savepoint="", tables="orders"):
+    def start(*arguments, savepoint="", tables="orders", sinks=None):
         options = parse_replicate(
             [
                 "--mode=continuous",
                 f"--tables={tables}",
                 *world.options,
                 "--s3_export_bucket=exports",
-                f"--sink=file:///{world.changelog}",
+                *([f"--sink=file:///{world.changelog}"] if sinks is None else sinks),
                 f"--state_dir={world.state_dir}",
                 *arguments,
             ]
@@ -172,7 +177,8 @@ class TestPrepare:
 
 class TestBackToRounds:
     def test_positions_counts_and_dead_letters_are_taken_over(self, job, world):
-        ended = world.run("--tables=orders", "--snapshot=never")
+        log = world.sinks[1:]
+        ended = world.run("--tables=orders", "--snapshot=never", sinks=log)
         assert ended.code == 0, ended.err
         stored = json.loads((world.state_dir / "state.json").read_text())
         frontier = stored["tables"]["orders"]["stream"]["frontiers"][0]
@@ -190,17 +196,100 @@ class TestBackToRounds:
             **counts,
         }
         folder.write_positions("orders", [Report("stream", "orders", fields)])
-        refused = world.run("--tables=orders", "--snapshot=never")
+        refused = world.run("--tables=orders", "--snapshot=never", sinks=log)
         assert refused.code == 1
         assert "--take_over" in refused.err
         world.sim.put_many("orders", orders(2, start=90))
-        ended = world.run("--tables=orders", "--snapshot=never", "--take_over")
+        ended = world.run("--tables=orders", "--snapshot=never", "--take_over", sinks=log)
         assert ended.code == 0, ended.err
         after = json.loads((world.state_dir / "state.json").read_text())
         assert after["deployment"] == ""
         assert after["tables"]["orders"]["totals"]["changes"] == 5 + 7 + 2
         with pytest.raises(StateError, match="taken over: catch-up rounds"):
             folder.check_current()
+
+
+class TestSinks:
+    """A start, cold or from a savepoint, has the sinks of its state directory."""
+
+    def second(self, world):
+        return f"--sink=file:///{world.folder}/second"
+
+    def test_one_that_is_left_out(self, job, world):
+        job(self.second(world))
+        document = (world.state_dir / "state.json").read_text()
+        with pytest.raises(ConfigurationError, match="--drop_sink=file:///"):
+            job()
+        assert (world.state_dir / "state.json").read_text() == document
+        state, _ = job(self.second(world).replace("--sink", "--drop_sink"))
+        states = {place: each.state for place, each in state.sinks.items()}
+        assert states == {str(world.changelog): "active", f"{world.folder}/second": "dropped"}
+        assert [each.position for each in state.sinks.values()] == [1, 0]
+
+    def test_a_mirror_of_rounds_cannot_be_left_out_either(self, job, world):
+        assert world.run("--tables=orders", "--snapshot=never").code == 0
+        with pytest.raises(ConfigurationError, match="--drop_sink=duckdb:///"):
+            job()
+
+    def test_a_changelog_that_is_new(self, job, world):
+        job()
+        state, _ = job(self.second(world))
+        known = state.sinks[f"{world.folder}/second"]
+        assert (known.state, len(known.lacks), known.lacks[0].through_round) == ("active", 1, 0)
+        marker = json.loads((world.folder / "second" / "_dynabeam.json").read_text())
+        assert marker["lacks"][0]["text"].startswith("what continuous runs read")
+
+    def test_a_mirror_that_is_new_is_loaded(self, job, world, tmp_path):
+        sink = f"--sink={postgresql_uri('postgresql://SERVER', tmp_path)}"
+        job()
+        state, folder = job(sink)
+        (known,) = [each for each in state.sinks.values() if each.kind == "mirror"]
+        assert (known.state, known.loading) == ("loading", ("orders",))
+        at = read_generation(folder, "orders")
+        assert (at.generation, at.step) == (2, "loading")
+        # Every sink gets it: the job has one stream of blocks.
+        assert "sinks" not in state.tables["orders"]["repair"]
+        status = read_status(StateDirectory(str(world.state_dir)), now_us())
+        (mirror,) = [each for each in status.sinks if each.kind == "mirror"]
+        assert mirror.text.startswith("loading orders")
+        # The job has loaded and swept it.
+        dataclasses.replace(at, step="settled").write(folder, "orders")
+        status = read_status(StateDirectory(str(world.state_dir)), now_us())
+        assert {each.state for each in status.sinks} == {"active"}
+        state, _ = job(sink)
+        assert {each.state for each in state.sinks.values()} == {"active"}
+        assert state.tables["orders"]["generation"] == 2
+
+    def test_a_mirror_whose_load_was_not_ended(self, job, world, tmp_path):
+        sink = f"--sink={postgresql_uri('postgresql://SERVER', tmp_path)}"
+        job()
+        job(sink)
+        state, folder = job(sink)
+        (known,) = [each for each in state.sinks.values() if each.kind == "mirror"]
+        assert (known.state, known.loading) == ("loading", ("orders",))
+        assert read_generation(folder, "orders").step == "loading"
+
+    @pytest.mark.parametrize("how", ["fewer", "more", "another order", "dropped"])
+    def test_a_savepoint_and_other_sinks(self, job, world, how):
+        second = self.second(world)
+        first = f"--sink=file:///{world.changelog}"
+        _, folder = job(*([] if how == "more" else [second]))
+        options = {
+            "fewer": [],
+            "more": [second],
+            "another order": [second],
+            "dropped": [second.replace("--sink", "--drop_sink")],
+        }[how]
+        if how == "another order":
+            with pytest.raises(ConfigurationError, match="bound to the sinks"):
+                job(savepoint="/savepoint-1", sinks=[second, first])
+            return
+        with pytest.raises(ConfigurationError, match="bound to the sinks"):
+            job(*options, savepoint="/savepoint-1")
+        folder.check_current()
+        if how == "fewer":
+            _, again = job(second, savepoint="/savepoint-1")
+            assert again.path == folder.path
 
 
 class TestAdd:

@@ -256,9 +256,11 @@ class TestRowsThatASinkRefuses:
 
     def test_a_sink_that_is_not_given_is_left_alone(self, world, sink):
         assert world.run(*NEVER).code == 0
-        _, out, _ = run(
-            world, "retry", *world.options, f"--sink=file:///{world.changelog}", "--severe"
-        )
+        words = ["retry", *world.options, f"--sink=file:///{world.changelog}", "--severe"]
+        code, _, err = run(world, *words)
+        drop = f"--drop_sink={sink.name}"
+        assert (code, drop in err) == (1, True)
+        _, out, _ = run(world, *words, drop)
         assert "2 left alone: refused by postgresql://" in out
 
 
