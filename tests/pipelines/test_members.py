@@ -15,6 +15,7 @@ from tests.pipelines.time_machine import TimeMachine
 from tests.sinks.targets import Target, published, read_back, read_changes
 from transforms.sinks.duckdb_mirror import DuckDBMirror
 from transforms.sinks.file_changelog import FileChangelog
+from transforms.stream import records
 from transforms.tables import KeyAttribute, KeySchema, Table
 from transforms.values.keys import encode_key
 
@@ -419,3 +420,117 @@ class TestAhead:
         world.ok()
         world.assert_equal()
         assert world.document()["tables"]["orders"]["generation"] == 3
+
+
+class TestDeadLetters:
+    def test_put_back_to_who_lacks_them(self, world):
+        """What a snapshot of its own has shown already is not put back to that mirror."""
+        target = MIRRORS[0]
+        uri = world.uri(target)
+        world.ok()
+        with pytest.MonkeyPatch.context() as bug:
+            bug.setattr(records, "_fast_decoder", lambda _: None)
+            parse = records.PageParser._row
+
+            def row(parser, record):
+                if b'"letter' in record:
+                    raise records.ValueDecodeError("a bug")
+                return parse(parser, record)
+
+            bug.setattr(records.PageParser, "_row", row)
+            world.put("letter", "letter, deleted since", "letter, put since", value=1)
+            world.work()
+            world.ok()
+        assert len(world.dead_letters()) == 3
+        world.delete("letter, deleted since")
+        world.put("letter, put since", value=2)
+        world.work()
+        world.ok(extra=[uri])
+        assert world.held(target) == world.truth()
+        assert world.held(KEPT_MIRROR) != world.truth()
+        sinks = [f"--sink={each}" for each in [*world.kept, uri]]
+        code, out, err = world.command("retry", "--severe", *world.options, *sinks)
+        assert (code, out) == (0, "3 dead letters put back, 0 failed again\n"), err
+        world.assert_equal(target)
+        changes = world.changes(KEPT_LOG)
+        assert len(changes) == len(set(changes))
+        assert sum(name.startswith("letter") for name, *_ in changes) == 5
+        world.work()
+        world.ok(extra=[uri])
+        world.assert_equal(target)
+
+
+class TestTold:
+    """Status and audit while a mirror is loaded, and once one is dropped."""
+
+    def test_status_while_it_is_loaded(self, world, monkeypatch):
+        uri = world.uri(MIRRORS[0])
+        world.ok()
+        world.work()
+
+        def die(*_):
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(FileChangelog, "publish", die)
+            assert world.replicate(extra=[uri]).code == 130
+        sinks, reasons = world.status()
+        assert (sinks[uri]["state"], sinks[uri]["loading"]) == ("loading", ["orders"])
+        assert reasons == [f"{uri}: loading orders: not whole yet"]
+        code, out, _ = world.command("status", "--max_quiet=0")
+        assert (code, f"mirror {uri}: loading orders" in out) == (1, True)
+        # It is a sink like any other already.
+        assert f"--drop_sink={uri}" in world.replicate().err
+        world.ok(extra=[uri])
+        world.assert_equal(MIRRORS[0])
+        assert world.command("status", "--max_quiet=0")[0] == 0
+
+    def test_audit(self, place, export):
+        assert place.run(export.option).code == 0
+
+        def audit():
+            place.capsys.readouterr()
+            words = [*place.options, export.option, "--snapshot=only", place.sinks[0]]
+            main(["audit", *words, f"--state_dir={place.state_dir}"])
+            return "".join(place.capsys.readouterr())
+
+        assert "the sink is" not in audit()
+        path = place.state_dir / "state.json"
+        document = json.loads(path.read_text())
+        known = document["sinks"][str(place.mirror)]
+        known |= {"state": "loading", "loading": ["orders"]}
+        path.write_text(json.dumps(document))
+        assert "the sink is loading orders: not whole yet" in audit()
+        known |= {"state": "dropped", "loading": []}
+        path.write_text(json.dumps(document))
+        assert "the sink is dropped after round" in audit()
+        del document["sinks"][str(place.mirror)]
+        path.write_text(json.dumps(document))
+        assert "does not know this sink" in audit()
+
+
+class TestOldMeaning:
+    """Up to 0.1 `file:///x` was relative."""
+
+    def test_a_changelog_at_the_old_place_is_named(self, place, export, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        name = f"dynabeam-test-{tmp_path.name}"
+        assert place.run(export.option, sinks=[f"--sink=file:{name}/orders"]).code == 0
+        new = [f"--sink=file:///{name}/orders"]
+        ended = place.run(export.option, sinks=new)
+        assert ended.code == 1
+        assert f"--drop_sink=file:{name}/orders" in ended.err
+        path = place.state_dir / "state.json"
+        document = json.loads(path.read_text())
+        del document["sinks"]
+        path.write_text(json.dumps(document))
+        ended = place.run(export.option, sinks=new)
+        assert ended.code == 1
+        (line,) = ended.error_lines
+        assert f"{tmp_path}/{name}/orders" in line
+        assert f"expected '/{name}/orders'" in line
+        assert f"Write --sink=file:{name}/orders" in line
+        assert json.loads(path.read_text()) == document
+        ended = place.run(export.option, sinks=[f"--sink=./{name}/orders"])
+        assert ended.code == 0, ended.err
+        assert f"written to ./{name}/orders ({tmp_path}/{name}/orders)" in ended.out
