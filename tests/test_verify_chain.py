@@ -141,6 +141,22 @@ class TestMemory:
         (found,) = restored.breaks(FOREVER)
         assert found == (b"k", Link(one.version, b"1", one.event_us), three)
 
+    @given(st.permutations(range(6)), st.integers(1, 4))
+    def test_runs_of_a_bag_may_come_in_any_order(self, order, budget):
+        memory, runs = ChainMemory(budget), []
+        for number, key in enumerate((b"a", b"b", b"a", b"c", b"d", b"a")):
+            memory.add(key, Row(encode_version(1, 10 + number), b"", b"%d" % number, number))
+            runs.append(memory.encode_links([key]))
+        restored = ChainMemory(budget)
+        for place in order:
+            restored.load_links(runs[place])
+        restored.forget_oldest()
+        assert restored.encode_links() == memory.encode_links()
+        # The newest change of the key is the one that the next one has to go on from.
+        restored.add(b"a", Row(encode_version(1, 20), b"5", b"6", 20))
+        restored.add(b"a", Row(encode_version(1, 21), b"5", b"7", 21))
+        assert [each.before.digest for each in restored.breaks(FOREVER)] == [b"6"]
+
 
 def blocks(*steps):
     """A block for each list of changes `(key, sequence number, old, new)`."""

@@ -38,6 +38,7 @@ from transforms.arrow_stream import encoded, opened
 from transforms.errors import ValueDecodeError
 from transforms.tables import Table
 from transforms.values.keys import bucket_numbers
+from transforms.wall_clock import now_us
 
 __all__ = [
     "FORMAT",
@@ -47,11 +48,15 @@ __all__ = [
     "BlockHeader",
     "Source",
     "event_times",
+    "newest_credible_us",
     "split_by_bucket",
 ]
 
 FORMAT = 1
 Source = Literal["export", "stream"]
+
+_YEAR_US = 366 * 24 * 3_600 * 1_000_000
+_ANY_TIME = 2**63 - 1
 
 SCHEMA = pa.schema(
     [
@@ -149,7 +154,7 @@ class Block:
         """Time of a stream's newest change in it, microseconds since 1970; 0 for a snapshot's."""
         if self.header.source != "stream" or not self.rows.num_rows:
             return 0
-        return int(event_times(self.rows).max())
+        return newest_credible_us(event_times(self.rows), now_us() + _YEAR_US)
 
     def with_rows(self, rows: pa.RecordBatch) -> Block:
         """The same header over other rows."""
@@ -195,6 +200,23 @@ def event_times(rows: pa.RecordBatch) -> npt.NDArray[np.int64]:
     """Event times of a block's rows, microseconds since 1970: a view, nothing is computed."""
     times: npt.NDArray[np.int64] = rows.column("event_time").view(pa.int64()).to_numpy()
     return times
+
+
+def newest_credible_us(times: npt.NDArray[np.int64], latest_us: int = _ANY_TIME) -> int:
+    """Up to when times in the order of a shard may be believed; 0 if none may.
+
+    They hardly ever fall, so a record's time counts no further than that of the next one: one that
+    says the year 9999 would otherwise be the newest for good, and lag and watermark gone.
+
+    Args:
+        times: Event times, microseconds since 1970.
+        latest_us: No record is younger; later times do not count.
+    """
+    believed = times[times <= latest_us]
+    if not len(believed):
+        return 0
+    bounded = np.minimum(believed[:-1], believed[1:])
+    return max(int(believed[-1]), int(bounded.max()) if len(bounded) else 0)
 
 
 def split_by_bucket(header: BlockHeader, rows: pa.RecordBatch) -> Iterator[Block]:

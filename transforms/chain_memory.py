@@ -145,11 +145,21 @@ class ChainMemory:
         return encoded(pa.record_batch(arrays, schema=RUN_SCHEMA), RUN_SCHEMA)
 
     def load_links(self, stream: bytes) -> None:
-        """Reads what `encode_links` wrote; runs in the order in which they were written."""
+        """Reads what `encode_links` wrote; the runs may come in any order, as bags have none.
+
+        Of each key the newest link counts. `forget_oldest` is to be called behind the last run.
+        """
         with opened(stream) as reader:
             columns = [each.to_pylist() for each in reader.read_next_batch().columns]
-        for key, *link in zip(*columns, strict=True):
-            self._remember(key, Link(*link))
+        for key, *values in zip(*columns, strict=True):
+            link = Link(*values)
+            standing = self._known.get(key)
+            if standing is None or standing.version < link.version:
+                self._known[key] = link
+
+    def forget_oldest(self) -> None:
+        """Keeps as many keys as are remembered: those whose newest change is the latest."""
+        self._known = dict(sorted(self._known.items(), key=_changed)[-self._budget :])
 
     def encode_windows(self) -> bytes:
         """The rows that wait, as JSON; empty if none do."""
@@ -170,8 +180,14 @@ class ChainMemory:
     def _remember(self, key: bytes, link: Link) -> None:
         self._known.pop(key, None)
         self._known[key] = link
-        if len(self._known) > self._budget:
+        while len(self._known) > self._budget:
             del self._known[next(iter(self._known))]
+
+
+def _changed(entry: tuple[bytes, Link]) -> tuple[int, bytes]:
+    """What orders keys by when they changed; the same whoever sorts them."""
+    key, link = entry
+    return link.event_us, key
 
 
 def _generation(row: Link | Row) -> bytes:

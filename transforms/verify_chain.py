@@ -206,6 +206,7 @@ class _ChainFn(beam.DoFn):
                 for run in runs.read():
                     memory.load_links(run)
                     count += 1
+                memory.forget_oldest()
                 memory.load_windows((windows.read() or b"\n").partition(b"\n")[2])
             known = _Known(stored, memory, count)
         self._groups[group] = known

@@ -79,7 +79,7 @@ class TestRows:
         assert (page.records, page.next_iterator, page.last_sequence) == (0, "", "")
         assert page.newest_event_us == 0
         assert rows(page) == []
-        assert PageParser(TABLE, 1, ARN).parse(b"{}", SHARD).next_iterator == ""
+        assert PageParser(TABLE, 1, ARN).parse(b'{"Records":[]}', SHARD).next_iterator == ""
         assert parse(NextShardIterator=None, iterator="").next_iterator == ""
 
     def test_a_composite_key_is_canonical(self):

@@ -64,11 +64,15 @@ class ShardInfo:
         shard_id: Its id.
         parent_id: Its parent's id, empty for none; the parent may not be listed any more.
         closed: True once it has an ending sequence number.
+        start: Its starting sequence number, empty if not told. No record need have it.
+        end: Its ending sequence number, empty for none. No record need have it.
     """
 
     shard_id: str
     parent_id: str = ""
     closed: bool = False
+    start: str = ""
+    end: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -259,10 +263,13 @@ class Boto3Streams:
 
 def shard_info(shard: Mapping[str, Any]) -> ShardInfo:
     """Reads one entry of `Shards` of a DescribeStream answer."""
+    numbers = shard.get("SequenceNumberRange") or {}
     return ShardInfo(
         shard_id=shard["ShardId"],
         parent_id=shard.get("ParentShardId") or "",
-        closed="EndingSequenceNumber" in (shard.get("SequenceNumberRange") or {}),
+        closed="EndingSequenceNumber" in numbers,
+        start=numbers.get("StartingSequenceNumber") or "",
+        end=numbers.get("EndingSequenceNumber") or "",
     )
 
 

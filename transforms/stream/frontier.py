@@ -93,6 +93,18 @@ class ShardPosition:
         return self.kind == "ended"
 
     @property
+    def reopened(self) -> ShardPosition:
+        """The position of a shard that is not at its end after all: behind what was read."""
+        kind: PositionKind = "at_timestamp" if self.at_us else "trim_horizon"
+        return dataclasses.replace(
+            self,
+            kind="after" if self.sequence else kind,
+            iterator="",
+            polled_us=0,
+            ended_us=0,
+        )
+
+    @property
     def known_us(self) -> int:
         """Up to when the content of the shard is known to be read: what a gap is measured from."""
         return self.low_us if self.sequence else max(self.low_us, self.since_us)
@@ -124,6 +136,7 @@ class Counts:
         throttles: Requests that the service refused as too many.
         children: Shards that replaced a parent.
         newest_event_us: Time of the newest record.
+        repeats: Records that were read before, and dropped.
     """
 
     changes: int = 0
@@ -133,6 +146,7 @@ class Counts:
     throttles: int = 0
     children: int = 0
     newest_event_us: int = 0
+    repeats: int = 0
 
     def plus(self, other: Counts) -> Counts:
         """Both together."""
@@ -145,6 +159,7 @@ class Counts:
             throttles=self.throttles + other.throttles,
             children=self.children + other.children,
             newest_event_us=max(self.newest_event_us, other.newest_event_us),
+            repeats=self.repeats + other.repeats,
         )
 
     def since(self, earlier: Counts) -> Counts:
@@ -157,7 +172,15 @@ class Counts:
             throttles=self.throttles - earlier.throttles,
             children=self.children - earlier.children,
             newest_event_us=self.newest_event_us,
+            repeats=self.repeats - earlier.repeats,
         )
+
+    def to_json(self) -> dict[str, int]:
+        """The counts as a JSON-able dict; what was added later only if there is any."""
+        counts = dict(vars(self))
+        if not self.repeats:
+            del counts["repeats"]
+        return counts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -232,7 +255,7 @@ class Frontier:
             "foreign_before_ms": self.foreign_before_ms,
             "swept_us": self.swept_us,
             "closed": self.closed,
-            "counts": dict(vars(self.counts)),
+            "counts": self.counts.to_json(),
         }
 
     @classmethod

@@ -15,7 +15,7 @@ parent is no longer listed once it is older than the retention of 24 hours.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from transforms.aws.streams import ShardInfo
 from transforms.stream.frontier import (
@@ -149,7 +149,11 @@ def adopt_listing(
 
 
 def drop_childless(
-    frontier: Frontier, *, disabled: bool, now_us: int
+    frontier: Frontier,
+    *,
+    disabled: bool,
+    now_us: int,
+    is_sure: Callable[[str], bool] = lambda _: True,
 ) -> tuple[Frontier, tuple[ShardPosition, ...]]:
     """Drops ended shards that can have no children any more, after a complete listing.
 
@@ -157,6 +161,8 @@ def drop_childless(
         frontier: A frontier that has adopted a complete listing.
         disabled: True if the stream is switched off: then no shard will have a child.
         now_us: Wall clock, microseconds since 1970.
+        is_sure: Says of a shard whether its end is certain: of a stream that is switched off only
+            such are dropped.
 
     Returns:
         The frontier without them, and those that were dropped for their age.
@@ -166,7 +172,8 @@ def drop_childless(
         for each in frontier.ended
         if not disabled and now_us - each.ended_us > CHILDLESS_KEPT_US
     )
-    dropped = frontier.ended if disabled else aged
+    sure = tuple(each for each in frontier.ended if is_sure(each.shard_id))
+    dropped = sure if disabled else aged
     for each in dropped:
         frontier = _without(frontier, each.shard_id, [], now_us)
     return frontier, aged

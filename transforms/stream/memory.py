@@ -34,6 +34,11 @@ class ShardWork:
         gone: When the service said that the shard does not exist, monotonic; None if it did not.
         asks: How often the children were asked for.
         behind: The last page held old records, or there was none yet.
+        end: Where the shard was said to end: the last number read of it; None if it was not.
+        ended: When that was, monotonic.
+        sure: That end was confirmed by enough answers.
+        confirmed: By how many so far.
+        refuted: How often an end was refuted since the last record was read.
     """
 
     due: float = 0.0
@@ -46,6 +51,11 @@ class ShardWork:
     gone: float | None = None
     asks: int = 0
     behind: bool = True
+    end: str | None = None
+    ended: float = 0.0
+    sure: bool = False
+    confirmed: int = 0
+    refuted: int = 0
 
 
 @dataclasses.dataclass
@@ -65,6 +75,7 @@ class Listing:
         done: When the last complete listing of this run was begun, monotonic.
         enabling: Consecutive listings of a stream that is only being switched on.
         status: The stream's status in the last complete listing.
+        ends: Ending sequence numbers of closed shards, as listed last.
     """
 
     due: float = 0.0
@@ -79,6 +90,7 @@ class Listing:
     done: float = -math.inf
     enabling: int = 0
     status: str = ""
+    ends: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def restart(self, due: float) -> None:
         """Forgets what was listed; the next listing begins at `due`."""

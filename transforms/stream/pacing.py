@@ -59,6 +59,8 @@ class Pacing:
         quick_sweep: The same while a parent was replaced in the last `sweep`: a sibling of the
             children may be listed late.
         sweep_page: Between two pages of a listing: the account has 10 such calls a second.
+        end_asks: How often the end of a shard is asked for again before it is believed, unless the
+            last record has the shard's ending number.
         child_asks: How often the children of an ended shard are asked for.
         child_backoff: Before the second ask; doubles, up to a second.
         retries: Consecutive failures of one kind of request that are borne.
@@ -87,6 +89,7 @@ class Pacing:
     bare_sweep: float = 10.0
     quick_sweep: float = 1.0
     sweep_page: float = 0.15
+    end_asks: int = 3
     child_asks: int = 5
     child_backoff: float = 0.1
     retries: int = 8

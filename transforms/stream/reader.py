@@ -147,6 +147,10 @@ class SliceReader:
             self._memory.forget(shard_id)
             return
         work = self._memory.work(shard_id)
+        if position.ended and not work.sure:
+            work.running = True
+            self._memory.requests.begin(ReadPage(position, fresh=True))
+            return
         if position.ended:
             if work.asks < self._pacing.child_asks:
                 work.running = True

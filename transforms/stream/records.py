@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import re
 from collections.abc import Iterable
 from decimal import Decimal, InvalidOperation
@@ -25,7 +26,7 @@ from typing import Any
 import msgspec
 import pyarrow as pa
 
-from transforms.block import SCHEMA, event_times
+from transforms.block import SCHEMA, event_times, newest_credible_us
 from transforms.dead_letters import DeadLetter
 from transforms.errors import StreamError, ValueDecodeError
 from transforms.tables import Table
@@ -34,7 +35,7 @@ from transforms.values.keys import encode_key, encode_keys
 from transforms.version import SEQUENCE_DIGITS, encode_version, encode_versions
 from transforms.wall_clock import now_us
 
-__all__ = ["Page", "PageParser", "event_time_us"]
+__all__ = ["Page", "PageParser", "event_time_us", "leaps"]
 
 _OPS = {"INSERT": "c", "MODIFY": "u", "REMOVE": "d"}
 _OP_NAMES = ("c", "u", "d")
@@ -45,6 +46,9 @@ _SEQUENCE = re.compile(r"[0-9]{1,40}")
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_]+")
 _MILLIS_FROM, _MICROS_FROM = 10**11, 10**14
 _RECORD_LEVEL = 3  # brackets open in a record of {"Records":[{
+_BODY_NAMES = (b'"Records":', b'"NextShardIterator":')
+_LEAP_DIGITS = 10
+_LEAST_DIGITS = 21
 _LATEST_US = 253_402_300_799 * 10**6
 
 Raw = msgspec.Raw
@@ -59,10 +63,13 @@ class Page:
         rows: A batch with the columns of `transforms.block.SCHEMA`, in the page's order.
         dead: Records that could not be parsed.
         last_sequence: The highest sequence number of the page, dead letters' included if they
-            name one; empty for none.
-        newest_event_us: Latest event time, microseconds since 1970, 0 for none.
+            name a credible one; empty for none.
+        newest_event_us: Up to when the page's times are credible, microseconds since 1970, 0 for
+            none: a record's time counts no further than that of the next one.
         next_iterator: Where the shard goes on; empty if this was its last page.
         bytes: Size of the body.
+        last_row_sequence: The highest sequence number of `rows`. Positions follow this one: what a
+            broken record says of itself must not make later ones look like repeats.
     """
 
     rows: pa.RecordBatch
@@ -71,6 +78,7 @@ class Page:
     newest_event_us: int
     next_iterator: str
     bytes: int
+    last_row_sequence: str = ""
 
     @property
     def records(self) -> int:
@@ -79,7 +87,9 @@ class Page:
 
 
 class _Body(msgspec.Struct):
-    Records: list[Raw] = []
+    # Required: an answer without records has an empty list, and any other body is none of
+    # GetRecords, though its status may be 200 (a proxy's, or half of one).
+    Records: list[Raw]
     NextShardIterator: str | None = None
 
 
@@ -130,10 +140,25 @@ class PageParser:
             shard_id: The shard, for the places of dead letters.
 
         Raises:
-            StreamError: If the body as a whole is no answer of GetRecords.
+            StreamError: If the body as a whole is no answer of GetRecords. It says nothing then of
+                where the shard ends.
         """
+        self._check_names(body, shard_id)
         fast = self._parse_fast(body)
         return fast if fast is not None else self._parse_carefully(body, shard_id)
+
+    def _check_names(self, body: bytes, shard_id: str) -> None:
+        """Refuses a body that says twice which records it has, or where the shard goes on."""
+        for name in _BODY_NAMES:
+            if body.count(name) > 1 and not _is_said_once(body):
+                raise self._not_an_answer("a member comes twice", body, shard_id)
+
+    def _not_an_answer(self, why: str, body: bytes, shard_id: str) -> StreamError:
+        return StreamError(
+            f"the answer of GetRecords is not what the service sends: {why}",
+            where=f"stream {self._stream_arn}, shard {shard_id}",
+            found=body[:200],
+        )
 
     def _parse_fast(self, body: bytes) -> Page | None:
         """The page if all of it is of the known shape and good, else None."""
@@ -150,8 +175,11 @@ class PageParser:
             return None
         if rows is None:
             return None
-        last = _highest(each.dynamodb.SequenceNumber for each in page.Records)
-        return _page(rows, (), last, page.NextShardIterator or "", len(body))
+        sequences = [each.dynamodb.SequenceNumber for each in page.Records]
+        if page.NextShardIterator == "" or _leaping(sequences):
+            return None
+        last = _highest(sequences)
+        return _page(rows, (), last, last, page.NextShardIterator or "", len(body))
 
     def _columns(self, records: list[Any]) -> pa.RecordBatch | None:
         if not records:
@@ -194,25 +222,33 @@ class PageParser:
         try:
             page, deep = _decode_page(body)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            raise StreamError(
-                f"the answer of GetRecords is not what the service sends: {error}",
-                where=f"stream {self._stream_arn}, shard {shard_id}",
-                found=body[:200],
-            ) from error
+            raise self._not_an_answer(str(error), body, shard_id) from error
+        if page.NextShardIterator == "":
+            raise self._not_an_answer(
+                "an iterator is a text of one character or more", body, shard_id
+            )
         rows: list[dict[str, Any]] = []
         dead: list[DeadLetter] = []
-        sequences: list[str] = []
-        for number, raw in enumerate(page.Records):
-            record = bytes(raw)
-            sequence = _sequence_of(record)
-            sequences.append(sequence)
+        good: list[str] = []
+        records = [bytes(raw) for raw in page.Records]
+        sequences = [_sequence_of(record) for record in records]
+        leaping = _leaping(sequences)
+        for number, (record, sequence) in enumerate(zip(records, sequences, strict=True)):
             try:
                 if record in deep:
-                    record = deep[record].pop(0)
+                    record = deep[record].pop(0)  # noqa: PLW2901 - what the service sent
                     raise ValueDecodeError(
                         f"the record nests deeper than {MAX_IMAGE_DEPTH} brackets"
                     )
-                rows.append(self._row(record))
+                row = self._row(record)
+                if sequence in leaping:
+                    raise ValueDecodeError(
+                        "a sequence number that leaps away from the others of its page",
+                        found=sequence,
+                        expected=f"about {min(filter(None, sequences), key=_rank)}",
+                    )
+                rows.append(row)
+                good.append(sequence)
             except (
                 *(msgspec.MsgspecError, ValueDecodeError, UnicodeDecodeError),
                 RecursionError,
@@ -221,7 +257,8 @@ class PageParser:
                 dead.append(self._dead_letter(record, shard_id, sequence, place, error))
         columns = pa.RecordBatch.from_pylist(rows, schema=SCHEMA) if rows else _empty_rows()
         iterator = page.NextShardIterator or ""
-        return _page(columns, tuple(dead), _highest(sequences), iterator, len(body))
+        highest = _highest(each for each in sequences if each not in leaping)
+        return _page(columns, tuple(dead), highest, _highest(good), iterator, len(body))
 
     def _dead_letter(
         self, record: bytes, shard_id: str, sequence: str, place: str, error: Exception
@@ -424,13 +461,46 @@ def _sequence_of(record: bytes) -> str:
 
 def _highest(sequences: Iterable[str]) -> str:
     """The highest number, as the service wrote it; empty for none."""
+    return max(sequences, key=_rank, default="")
 
-    def rank(digits: str) -> tuple[int, str]:
-        # Widths differ, so numbers rank by length first; quicker than making integers of them.
-        significant = digits.lstrip("0")
-        return len(significant), significant
 
-    return max(sequences, key=rank, default="")
+def _rank(digits: str) -> tuple[int, str]:
+    # Widths differ, so numbers rank by length first; quicker than making integers of them.
+    significant = digits.lstrip("0")
+    return len(significant), significant
+
+
+def _leaping(sequences: list[str]) -> frozenset[str]:
+    """Numbers that cannot belong where the others are: more than ten digits longer.
+
+    Numbers of a shard grow together, from 21 digits on. One that leaps (forty nines) would make all
+    that follows it look like a repeat. Shorter numbers are not the service's own: no rule is known.
+    """
+    lengths = {len(each.lstrip("0")) for each in sequences if each}
+    if not lengths or max(lengths) - min(lengths) <= _LEAP_DIGITS or min(lengths) < _LEAST_DIGITS:
+        return frozenset()
+    most = min(lengths) + _LEAP_DIGITS
+    return frozenset(each for each in sequences if len(each.lstrip("0")) > most)
+
+
+def leaps(before: str, after: str) -> bool:
+    """True if a number cannot follow the other one in a shard."""
+    return after in _leaping([before, after])
+
+
+def _is_said_once(body: bytes) -> bool:
+    """False if a member of the body's own object comes twice: readers differ in which they take."""
+    names: list[str] = []
+
+    def see(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        names[:] = [name for name, _ in pairs]  # the outermost object is the last to be closed
+        return {}
+
+    try:
+        json.loads(body, object_pairs_hook=see)
+    except (ValueError, RecursionError):
+        return True  # no JSON, or none of the service's: the parser says so
+    return len(names) == len(set(names))
 
 
 @functools.cache
@@ -439,10 +509,15 @@ def _empty_rows() -> pa.RecordBatch:
 
 
 def _page(
-    rows: pa.RecordBatch, dead: tuple[DeadLetter, ...], last: str, iterator: str, size: int
+    rows: pa.RecordBatch,
+    dead: tuple[DeadLetter, ...],
+    last: str,
+    last_row: str,
+    iterator: str,
+    size: int,
 ) -> Page:
-    newest = int(event_times(rows).max()) if rows.num_rows else 0
-    return Page(rows, dead, last, newest, iterator, size)
+    newest = newest_credible_us(event_times(rows)) if rows.num_rows else 0
+    return Page(rows, dead, last, newest, iterator, size, last_row)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -491,6 +566,6 @@ def _fast_decoder(table: Table) -> Any:
     )
     page = msgspec.defstruct(
         "FastPage",
-        [("Records", list[record], []), ("NextShardIterator", str | None, None)],  # type: ignore[valid-type]
+        [("Records", list[record]), ("NextShardIterator", str | None, None)],  # type: ignore[valid-type]
     )
     return msgspec.json.Decoder(page)

@@ -63,12 +63,15 @@ class Answer:
         value: The page or the description; None if it failed.
         error: Why it failed.
         began_us: Wall clock when it was begun, microseconds since 1970.
+        went_on: A page that was read with the iterator that the page before gave, so that it begins
+            behind that page and repeats nothing.
     """
 
     request: Request
     value: Page | StreamDescription | None
     error: Exception | None
     began_us: int
+    went_on: bool = False
 
 
 class Requests:
@@ -132,7 +135,7 @@ class Requests:
     def _begin_page(self, request: ReadPage) -> bool:
         """Asks for a page without a thread of its own, if its iterator and the client allow it."""
         began_us = self._clock.now_us()
-        iterator = "" if request.fresh else usable_iterator(request.position, began_us)
+        iterator = _iterator_to_go_on(request, began_us)
         if not iterator:
             return False
 
@@ -164,8 +167,9 @@ class Requests:
     def _answer(
         self, request: Request, began_us: int, work: Callable[[], Page | StreamDescription]
     ) -> None:
+        went_on = isinstance(request, ReadPage) and bool(_iterator_to_go_on(request, began_us))
         try:
-            answer = Answer(request, work(), None, began_us)
+            answer = Answer(request, work(), None, began_us, went_on)
         except Exception as error:  # noqa: BLE001 - handed to the calling thread, which raises it
             answer = Answer(request, None, error, began_us)
         self._answers.put(answer)
@@ -176,13 +180,13 @@ class Requests:
         if isinstance(request, AskChildren):
             return self._client.describe(self._stream_arn, children_of=request.shard_id)
         position = request.position
-        iterator = "" if request.fresh else usable_iterator(position, began_us)
-        if not iterator:
-            iterator = self._iterator(position, began_us)
+        iterator = _iterator_to_go_on(request, began_us) or self._iterator(position, began_us)
         body = self._client.get_records(self._stream_arn, iterator)
         return self._parser.parse(body, position.shard_id)
 
     def _iterator(self, position: ShardPosition, now_us: int) -> str:
+        if position.ended:
+            position = position.reopened
         if position.kind == "after":
             return self._client.shard_iterator(
                 self._stream_arn, position.shard_id, after=position.sequence
@@ -194,6 +198,10 @@ class Requests:
             position.shard_id,
             at_us=at_us if position.kind == "at_timestamp" else 0,
         )
+
+
+def _iterator_to_go_on(request: ReadPage, now_us: int) -> str:
+    return "" if request.fresh else usable_iterator(request.position, now_us)
 
 
 def usable_iterator(position: ShardPosition, now_us: int) -> str:

@@ -11,6 +11,7 @@ asked again within bounds, and everything else is raised. No error finishes a sh
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from typing import Any
 
 import pyarrow as pa
@@ -18,6 +19,7 @@ import pyarrow.compute as pc
 
 from transforms.aws.errors import AwsErrorKind, classify, error_code
 from transforms.aws.streams import StreamDescription
+from transforms.block import event_times, newest_credible_us
 from transforms.dead_letters import DeadLetter
 from transforms.errors import StreamError
 from transforms.gaps import Gap, GapKind, GapPolicy
@@ -32,7 +34,7 @@ from transforms.stream.lineage import (
 )
 from transforms.stream.memory import Listing, ReaderMemory, ShardWork
 from transforms.stream.pacing import Clock, Pacing
-from transforms.stream.records import Page
+from transforms.stream.records import Page, leaps
 from transforms.stream.requests import (
     Answer,
     AskChildren,
@@ -42,7 +44,7 @@ from transforms.stream.requests import (
 )
 from transforms.stream.source import StreamSource
 from transforms.stream.tracker import ChildrenFound, Claim, Moved, PageRead, Polled, Step
-from transforms.version import encode_version
+from transforms.version import decode_version, encode_version
 
 __all__ = ["IDLE_MARGIN_US", "Steps"]
 
@@ -140,17 +142,121 @@ class Steps:
         if self.frontier.shard(shard_id) != position:
             self._memory.schedule(shard_id, 0.0)
         elif isinstance(answer.value, Page):
-            work.failures = work.throttles = 0
+            error = self._disorder(position, answer.value, went_on=answer.went_on)
+            if error is not None:
+                self._retry_page(position, work, error)
+                return
+            work.throttles = 0
             work.gone = None
             work.fresh = False
+            if position.ended:
+                self._take_end(position, work, answer.value, answer.began_us)
+                return
+            work.failures = 0
             self._claim_page(position, work, answer.value, answer.began_us)
+        elif position.ended:
+            self._take_end_error(answer, work, position)
         else:
             self._take_page_error(answer, request, work)
+
+    def _disorder(
+        self, position: ShardPosition, page: Page, *, went_on: bool
+    ) -> StreamError | None:
+        """Why a page cannot be the shard's next: its numbers do not rise, or from too far below.
+
+        A new iterator may begin before what was read, so that records come again. The iterator of
+        a page goes on behind that page, so that nothing comes again.
+        """
+        versions = page.rows.column("version").to_pylist()
+        start = position.sequence if versions and position.sequence else ""
+        if start:
+            first = str(decode_version(versions[0])[1])
+            if went_on and versions[0] <= encode_version(self._source.generation, start):
+                return self._fall(position, start, first, "the page before ended with")
+            if leaps(start, first):
+                return self._fall(position, start, first, "one that leaps away from it follows")
+        for before, after in itertools.pairwise(versions):
+            if after <= before:
+                numbers = (str(decode_version(each)[1]) for each in (before, after))
+                return self._fall(position, *numbers, "within a page")
+        return None
+
+    def _fall(self, position: ShardPosition, one: str, other: str, why: str) -> StreamError:
+        return StreamError(
+            f"the sequence numbers of a shard do not rise as they have to ({why}): "
+            f"{one} is followed by {other}",
+            where=f"shard {position.shard_id}, stream {self._source.stream_arn}",
+            mend="Run again; if it stays, something between here and the service changes answers",
+        )
+
+    # Ends.
+
+    def _take_end(
+        self, position: ShardPosition, work: ShardWork, page: Page, began_us: int
+    ) -> None:
+        """A second answer about the end of a shard, asked for anew from where the first stood.
+
+        One answer without an iterator is not enough: whatever is cut or made up between here and
+        the service looks like it, and a shard that is finished is never asked again.
+        """
+        unread = _behind(page, position, self._source.generation).rows.num_rows
+        if not page.next_iterator and not unread and not page.dead:
+            work.failures = 0
+            self._confirm_end(position, work)
+            return
+        after = position.reopened
+        if not unread and not page.dead:
+            # It may be at its end all the same; the next page will say so.
+            after = dataclasses.replace(after, iterator=page.next_iterator, polled_us=began_us)
+        else:
+            work.end = None
+        self._reopen(position, work, after)
+
+    def _confirm_end(self, position: ShardPosition, work: ShardWork) -> None:
+        """Counts one more answer that the shard ends where it was read to."""
+        work.confirmed += 1
+        work.sure = work.confirmed >= self._pacing.end_asks
+        delay = 0.0 if work.sure else self._pacing.after_ask(work.confirmed)
+        self._memory.schedule(position.shard_id, self._clock.monotonic() + delay)
+
+    def _reopen(self, position: ShardPosition, work: ShardWork, after: ShardPosition) -> None:
+        work.refuted += 1
+        if work.refuted > self._pacing.retries:
+            raise StreamError(
+                f"GetRecords said {work.refuted} times that the shard is at its end, and it is not",
+                where=f"shard {position.shard_id}, stream {self._source.stream_arn}",
+                mend="See what answers in the service's place: a proxy, an endpoint of your own",
+            )
+        if self.claim(Moved(self.frontier, self.frontier.with_shard(after))):
+            work.sure = work.caught_up = False
+            work.confirmed = work.confirmed if after.iterator else 0
+            work.asks = work.empties = 0
+            delay = self._pacing.after_failures(work.refuted)
+            self._memory.schedule(position.shard_id, self._clock.monotonic() + delay)
+
+    def _take_end_error(self, answer: Answer, work: ShardWork, position: ShardPosition) -> None:
+        error = answer.error
+        assert error is not None
+        if classify(error) in (AwsErrorKind.TRIMMED, AwsErrorKind.GONE):
+            # Too old to be asked: then its end is as the first answer said.
+            work.sure = True
+            self._memory.schedule(position.shard_id, 0.0)
+            return
+        self._retry_page(position, work, error)
+
+    def _retry_page(self, position: ShardPosition, work: ShardWork, error: Exception) -> None:
+        if classify(error) is AwsErrorKind.EXPIRED_ITERATOR:
+            self._bear(work, error, "GetRecords")
+            delay = self._pacing.after_failures(work.failures)
+        else:
+            delay = self._retry_delay(work, error, "GetRecords")
+        self._memory.schedule(position.shard_id, self._clock.monotonic() + delay)
 
     def _claim_page(
         self, position: ShardPosition, work: ShardWork, page: Page, began_us: int
     ) -> None:
-        page = _behind(page, position, self._source.generation)
+        read = page.rows.num_rows
+        page = self._credible(_behind(page, position, self._source.generation))
         empties = 0 if page.records else work.empties + 1
         after = self._behind_page(position, page, empties, began_us)
         counts = Counts(
@@ -159,32 +265,51 @@ class Steps:
             pages=1 if page.records else 0,
             empty_polls=0 if page.records else 1,
             newest_event_us=page.newest_event_us,
+            repeats=read - page.rows.num_rows,
         )
         if not self.claim(PageRead(position, after, counts)):
             return
         self.gathered.add(position.shard_id, page.rows, page.bytes, last=after.ended)
         self.notes.extend(page.dead)
         work.empties = empties
+        work.refuted = 0 if page.rows.num_rows else work.refuted
+        if after.ended:
+            listed = self._memory.listing.ends.get(position.shard_id, "")
+            at_end = bool(listed and after.sequence) and int(after.sequence) >= int(listed)
+            # Confirmed if it ended here before and nothing has come since.
+            work.confirmed = work.confirmed + 1 if work.end == after.sequence else 0
+            work.sure = at_end or work.confirmed >= self._pacing.end_asks
+            work.end, work.ended = after.sequence, self._clock.monotonic()
         self._judge_tip(position.shard_id, work, page, began_us)
         self._memory.schedule(position.shard_id, self._next_poll(after, work, page, began_us))
 
     def _behind_page(
         self, before: ShardPosition, page: Page, empties: int, began_us: int
     ) -> ShardPosition:
-        sequence = page.last_sequence or before.sequence
+        sequence = page.last_row_sequence or before.sequence
+        # From a new iterator that began before what was read: the next one shall begin behind it.
+        again = sequence == before.sequence and page.last_row_sequence and before.kind != "after"
         low_us = max(before.low_us, page.newest_event_us)
         if empties >= self._pacing.tip_empties:
             low_us = max(low_us, began_us - IDLE_MARGIN_US)
         ended = not page.next_iterator
         return dataclasses.replace(
             before,
-            kind="ended" if ended else "after" if page.last_sequence else before.kind,
+            kind="ended" if ended else "after" if page.last_row_sequence else before.kind,
             sequence=sequence,
-            iterator=page.next_iterator,
+            iterator="" if again else page.next_iterator,
             polled_us=began_us,
             low_us=low_us,
             ended_us=self._clock.now_us() if ended else 0,
         )
+
+    def _credible(self, page: Page) -> Page:
+        """The page without a newest time that lies in the future: no watermark may follow it."""
+        latest_us = self._clock.now_us() + _CLOCK_SKEW_US
+        if page.newest_event_us <= latest_us:
+            return page
+        newest_us = newest_credible_us(event_times(page.rows), latest_us)
+        return dataclasses.replace(page, newest_event_us=newest_us)
 
     def _judge_tip(self, shard_id: str, work: ShardWork, page: Page, began_us: int) -> None:
         started_us = self._source.started_us
@@ -321,6 +446,7 @@ class Steps:
         if not request.after:
             listing.shards, listing.began_us = [], answer.began_us
         listing.shards.extend(found.shards)
+        listing.ends.update((each.shard_id, each.end) for each in found.shards if each.end)
         listing.after = found.next_after
         listing.due = now + self._pacing.sweep_page
         if found.status == "ENABLING" and not listing.shards and not found.next_after:
@@ -368,7 +494,23 @@ class Steps:
                 self._memory.schedule(position.shard_id, self._clock.monotonic() + delay)
             else:
                 self._pass_vanished(position, listed)
+        listing.ends = {k: v for k, v in listing.ends.items() if k in listed}
+        self._check_ends(listing)
         self._drop_childless(disabled=listing.status == "DISABLED", began_us=listing.began_us)
+
+    def _check_ends(self, listing: Listing) -> None:
+        """A shard that is listed as open, by a listing begun after its end, has no end yet.
+
+        A closed shard is listed with an ending sequence number. Whether a record has that number is
+        not said, so the last one that was read need not be it.
+        """
+        are_open = {each.shard_id for each in listing.shards if not each.closed}
+        parents = {each.parent_id for each in listing.shards}
+        for position in self.frontier.ended:
+            work = self._memory.work(position.shard_id)
+            fresh = listing.began is not None and listing.began > work.ended
+            if work.sure and fresh and position.shard_id in are_open - parents:
+                self._reopen(position, work, position.reopened)
 
     def _pass_vanished(self, position: ShardPosition, listed: set[str]) -> None:
         after = replace_vanished(self.frontier, position.shard_id, listed, self._clock.now_us())
@@ -378,7 +520,12 @@ class Steps:
 
     def _drop_childless(self, *, disabled: bool, began_us: int) -> None:
         absent_us = began_us - self._memory.last_swept_us
-        after, aged = drop_childless(self.frontier, disabled=disabled, now_us=began_us)
+        after, aged = drop_childless(
+            self.frontier,
+            disabled=disabled,
+            now_us=began_us,
+            is_sure=lambda shard_id: self._memory.work(shard_id).sure,
+        )
         self._memory.last_swept_us = began_us
         if after == self.frontier:
             return
@@ -456,5 +603,9 @@ def _behind(page: Page, position: ShardPosition, generation: int) -> Page:
     if min(versions.to_pylist()) > claimed:
         return page
     new = pc.greater(versions, pa.scalar(claimed, pa.binary()))
-    last = max(page.last_sequence, position.sequence, key=lambda digits: int(digits or 0))
-    return dataclasses.replace(page, rows=page.rows.filter(new), last_sequence=last)
+    last, last_row = (
+        max(each, position.sequence, key=lambda digits: int(digits or 0))
+        for each in (page.last_sequence, page.last_row_sequence)
+    )
+    rows = page.rows.filter(new)
+    return dataclasses.replace(page, rows=rows, last_sequence=last, last_row_sequence=last_row)

@@ -48,6 +48,9 @@ class Faults:
         max_empty_run: At most so many such pages in a row at one position.
         short_page: GetRecords answers fewer records than it could.
         late_end: The last page of a closed shard still carries an iterator, to an empty page.
+        hollow_page: GetRecords answers 200 and a body that is none of its own, as a proxy may.
+        false_end: GetRecords answers no records and no iterator, though the shard goes on.
+        repeated_page: GetRecords answers with the page before the one that was asked for.
         expired_iterator: GetRecords says that a fresh iterator has expired.
         latest_slack: LATEST may start up to so many records early.
         e_notation_times: A record's time is written like `1.7000000E9`.
@@ -83,6 +86,9 @@ class Faults:
     max_empty_run: int = 3
     short_page: float = 0.0
     late_end: float = 0.0
+    hollow_page: float = 0.0
+    false_end: float = 0.0
+    repeated_page: float = 0.0
     expired_iterator: float = 0.0
     latest_slack: int = 0
     e_notation_times: float = 0.0

@@ -192,6 +192,12 @@ class StreamApi:
             )
         if position < shard.first:
             raise _trimmed()
+        if dice.chance(faults.hollow_page):
+            return b'{"message":"Service Unavailable"}'
+        if dice.chance(faults.false_end):
+            return b'{"Records":[]}'
+        if dice.chance(faults.repeated_page):
+            position = max(shard.first, position - limit)
         page, end = self._page(shard, position, limit)
         ended = shard.closed and end == shard.total
         if ended and not (page and dice.chance(faults.late_end)):
