@@ -139,6 +139,11 @@ def print_summary(state: State, options: ReplicateOptions, stream: TextIO) -> No
             f"{totals['stale']:,} stale dropped, {totals['dead_letters']:,} dead letters, "
             f"{totals['gaps']:,} gaps{_mended(table)}{_lag(table)}\n"
         )
+        for sink, count in sorted(table.get("unfit_numbers", {}).items()):
+            stream.write(
+                f"  {name}: {count:,} numbers did not fit their decimal columns in {sink} and "
+                f"stand in _other, exactly; a new mirror with numbers=text holds all\n"
+            )
     letters = sum(each["totals"]["dead_letters"] for each in state.tables.values())
     if letters:
         place = f"{options.state_dir.rstrip('/')}/dead_letters"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from apache_beam.io.filesystems import FileSystems
@@ -98,6 +99,8 @@ class TableStatus:
         newest_gap: The last one, in words; empty if there is none.
         dead_letters: Records that could not be handled.
         stale: Snapshot rows that a change had superseded.
+        unfit_numbers: Numbers in `_other` because their columns' decimal type is too narrow, by
+            sink; the sink's option `numbers=text` holds all.
         shards: Shards that are read.
         shards_behind: Those that were known to have changes waiting.
         oldest_shards: At most 10: those with the oldest unread changes.
@@ -121,6 +124,7 @@ class TableStatus:
     newest_gap: str
     dead_letters: int
     stale: int
+    unfit_numbers: Mapping[str, int]
     shards: int
     shards_behind: int
     oldest_shards: tuple[ShardStatus, ...]
@@ -310,6 +314,7 @@ def _table_status(
         newest_gap=f"{gaps[-1]['kind']}: {gaps[-1]['detail']}" if gaps else "",
         dead_letters=totals["dead_letters"],
         stale=totals["stale"],
+        unfit_numbers=dict(table.get("unfit_numbers", {})),
         shards=sum(len(each.frontier.shards) for each in readers),
         shards_behind=sum(each.behind for each in readers),
         oldest_shards=_oldest_shards(readers, stream, at_us),

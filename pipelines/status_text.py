@@ -42,6 +42,7 @@ def as_lines(status: Status, job: FlinkJob | None, reasons: Sequence[str]) -> li
         name = cells.pop("table")
         lines.append(f"{name}: " + ", ".join(f"{key} {value}" for key, value in cells.items()))
     lines += _sink_lines(status)
+    lines += _notes(status)
     if job is not None:
         lines.append(_job_line(job, status.at_us))
         lines += [f"  {each}" for each in _vertex_lines(job)]
@@ -73,6 +74,7 @@ def as_table(
         table.add_row(*(cells[name] for name in shown))
     parts: list[RenderableType] = [table]
     parts += [Text(each) for each in _sink_lines(status)]
+    parts += [Text(line, style="yellow") for line in _notes(status)]
     if job is not None:
         parts.append(Text(printable(_job_line(job, status.at_us))))
         parts += [Text(printable(f"  {each}"), style="dim") for each in _vertex_lines(job)]
@@ -220,6 +222,16 @@ def _percent(share: float | None) -> str:
 
 def _short(name: str) -> str:
     return name if len(name) <= 60 else f"{name[:59]}…"
+
+
+def _notes(status: Status) -> list[str]:
+    """What is no reason for alarm and yet should be known."""
+    return [
+        f"{table.table}: {count:,} numbers do not fit their decimal columns in {sink}: exact in "
+        "_other; numbers=text for a new mirror holds all"
+        for table in status.tables
+        for sink, count in sorted(table.unfit_numbers.items())
+    ]
 
 
 def _verdict(reasons: Sequence[str]) -> list[str]:

@@ -172,6 +172,15 @@ def _merge_gap(state: dict[str, Any], report: Report) -> None:
     state.setdefault("gaps", []).append(dict(report.fields))
 
 
+def _merge_sink(state: dict[str, Any], report: Report) -> None:
+    unfit = report.fields.get("unfit_numbers", 0)
+    if unfit:
+        # By sink, because each has its own type of numbers. Older documents do not have it.
+        counts = state.setdefault("unfit_numbers", {})
+        sink = report.fields["sink"]
+        counts[sink] = counts.get(sink, 0) + unfit
+
+
 def _ignore(state: dict[str, Any], report: Report) -> None:
     """Reports that change no position."""
 
@@ -182,6 +191,7 @@ _MERGE = {
     "file": _merge_file,
     "reconcile": _merge_reconcile,
     "gap": _merge_gap,
+    "sink": _merge_sink,
 }
 
 

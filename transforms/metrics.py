@@ -145,6 +145,12 @@ METRICS: tuple[Metric, ...] = (
     _counter("sink_rows", "rows", "rows that arrived at a sink", _SINK),
     _counter("sink_written", "rows", "rows that changed it", _SINK),
     _counter("sink_stale", "rows", "rows that lost there against a newer version", _SINK),
+    _counter(
+        "sink_unfit_numbers",
+        "values",
+        "numbers in `_other` because their column's decimal type is too narrow",
+        _SINK,
+    ),
     Metric(
         "write_lag_seconds",
         "gauge",

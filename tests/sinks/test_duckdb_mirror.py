@@ -58,7 +58,7 @@ class TestWhatPeopleSee:
         described = query(sink, "DESCRIBE orders")
         assert [row[:2] for row in described] == [
             ("id", "VARCHAR"),
-            ("n", "DECIMAL(38,9)"),
+            ("n", "DECIMAL(38,18)"),
             ("s", "VARCHAR"),
             ("m", "JSON"),
             ("flag", "BOOLEAN"),

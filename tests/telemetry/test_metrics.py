@@ -177,6 +177,8 @@ class TestFigures:
             2,
             1,
         ]
+        source.take(Report("sink", "orders", {**counts, "unfit_numbers": 5}))
+        assert values_of(source)["sink_unfit_numbers", ("orders", "s")] == 5
         assert found["write_lag_seconds", ("orders", "s")] == 4
 
     def test_samples_have_the_labels_of_the_table(self, source):

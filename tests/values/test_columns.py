@@ -64,7 +64,7 @@ def repack(unpacked, types):
 
 column_types = st.dictionaries(names, st.sampled_from([*TAGS, "NULL"]), max_size=4).map(ColumnTypes)
 number_types = st.sampled_from(
-    ["decimal(38,9)", "decimal(38,0)", "decimal(5,5)", "decimal(38,38)", "text"]
+    ["decimal(38,18)", "decimal(38,9)", "decimal(38,0)", "decimal(5,5)", "decimal(38,38)", "text"]
 )
 spellings = st.sampled_from(
     [

@@ -16,7 +16,14 @@ from transforms.values.few_columns import FEW_ROWS, unpack_few
 from .strategies import items, number_texts, texts, wire_values
 
 NAMES = ["a", "A", "b.c", "x/y", "~0", "", "nul\x00", "é", 'q"', "S", "back\\", "\x1f"]
-NUMBERS = ["decimal(38,9)", "decimal(38,0)", "decimal(5,5)", "decimal(38,38)", "text"]
+NUMBERS = [
+    "decimal(38,18)",
+    "decimal(38,9)",
+    "decimal(38,0)",
+    "decimal(5,5)",
+    "decimal(38,38)",
+    "text",
+]
 
 names = st.sampled_from(NAMES)
 column_types = st.dictionaries(names, st.sampled_from(ATTRIBUTE_TAGS), max_size=6).map(ColumnTypes)

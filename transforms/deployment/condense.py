@@ -73,6 +73,8 @@ def _newer(before: Report | None, report: Report) -> Report:
     fields = dict(report.fields)
     for name in _SUMS.get(report.kind, ()):
         fields[name] = before.fields[name] + report.fields[name]
+    if "unfit_numbers" in before.fields:
+        fields["unfit_numbers"] = before.fields["unfit_numbers"] + fields.get("unfit_numbers", 0)
     if report.kind == "stream":
         fields["newest_event_us"] = max(
             before.fields["newest_event_us"], report.fields["newest_event_us"]

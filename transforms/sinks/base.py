@@ -220,8 +220,9 @@ class Sink(abc.ABC):
         Report fields: `sink` (display name), `rows` (rows of blocks that arrived), `written`
         (rows that changed the sink), `stale` (rows that the version guard dropped), and, from a
         sink of continuous runs that was given changes of a stream, `newest_event_us` (time of the
-        newest of them, microseconds since 1970). A row that the sink refuses for what is in it is a
-        report of kind `refused`: `transforms.sinks.refused`.
+        newest of them, microseconds since 1970). Where numbers stand in `_other` because their
+        column's decimal type is too narrow, also `unfit_numbers`, how many. A row that the sink
+        refuses for what is in it is a report of kind `refused`: `transforms.sinks.refused`.
         """
 
     def write_continuously(self, state_id: str) -> beam.PTransform[Any, Any]:

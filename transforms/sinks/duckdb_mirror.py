@@ -24,14 +24,16 @@ costs little more than key and version, because its other columns are null. Ther
 because DuckDB keeps such an index in memory and it grows with the table: a merge looks the round's
 keys up by a hash of 32 bits (see `transforms.sinks.duckdb_rows`).
 
-Options: `layout` unpacked | packed; `numbers` decimal(38,9) | decimal(p,s) | text; `nested`
-dynamodb | plain; `memory_limit` 128MB (DuckDB's; what exceeds it is spilled beside the file);
+Options: `layout` unpacked | packed; `numbers` decimal(38,18) | decimal(p,s) | text; `nested`
+dynamodb | plain; `memory_limit` 128MB (DuckDB's; what exceeds it is spilled beside the file; if it
+is not given, a round of very large items may take up to 1 GB);
 `threads` 2; `retry_seconds` 300: how long a run waits for others that hold the file, readers too.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import os
 import re
@@ -74,6 +76,7 @@ __all__ = ["DuckDBMirror"]
 _OPTIONS = frozenset({"memory_limit", "threads", "retry_seconds", *LAYOUT_OPTIONS})
 _MEMORY = re.compile(r"[0-9]+ ?([KMGT]i?B)", re.IGNORECASE)
 _RETRY_SECONDS = "300"
+_MEMORY_MB = 128
 _MARK = b""
 """Stands beside the blocks, so that a round without changes is recorded too."""
 
@@ -184,13 +187,17 @@ class DuckDBMirror(Sink):
     ) -> int:
         """Marks live rows of older generations as deleted, see `Sink.remove_older_generations`."""
         with open_database(self._settings) as connection, transaction(connection):
-            tables = MirrorTables(connection, self._options, self.name)
+            tables = self._tables(connection)
             return tables.open(table).remove_older_generations(
                 generation, changed_since_us, key_range
             )
 
     def apply(
-        self, blocks: Iterable[Block], current: Round, piece_bytes: int | None = None
+        self,
+        blocks: Iterable[Block],
+        current: Round,
+        piece_bytes: int | None = None,
+        memory_limit: str = "",
     ) -> list[Report]:
         """Applies blocks and records the round, in one transaction.
 
@@ -198,6 +205,7 @@ class DuckDBMirror(Sink):
             blocks: In any order; taken one at a time, so they may be decoded on the way.
             current: The round.
             piece_bytes: How much is merged at once, see `RoundRows`.
+            memory_limit: Another limit than the sink's.
 
         Returns:
             One report of kind `sink` per table.
@@ -205,10 +213,12 @@ class DuckDBMirror(Sink):
         Raises:
             SinkError: If the file cannot be written or holds another state directory's rows.
         """
-        with open_database(self._settings) as connection:
+        limit = memory_limit or self._settings.memory_limit
+        settings = dataclasses.replace(self._settings, memory_limit=limit)
+        with open_database(settings) as connection:
             self._check_owner(read_round(connection), current)
             with transaction(connection):
-                tables = MirrorTables(connection, self._options, self.name)
+                tables = self._tables(connection)
                 rows = RoundRows(tables, piece_bytes)
                 for block in blocks:
                     rows.add(block)
@@ -252,29 +262,37 @@ class DuckDBMirror(Sink):
         """Applies blocks; where memory does not suffice, all of them again in smaller pieces.
 
         An error aborts DuckDB's transaction, so it is the whole round that is tried again. What the
-        pieces are changes nothing of what the rows become.
+        pieces are changes nothing of what the rows become. A commit takes up to 2,048 rows of a
+        round at once, whatever the pieces, and 2,048 rows of 400 KB are 800 MB; so a limit that
+        nobody gave is raised too, up to `_MOST_MEMORY_MB`.
         """
-        piece_bytes = duckdb_rows.PIECE_BYTES
+        piece_bytes, memory_mb = duckdb_rows.PIECE_BYTES, _MEMORY_MB
+        limit_is_given = self.uri.option("memory_limit", "") != ""
         while True:
+            limit = self._settings.memory_limit if limit_is_given else f"{memory_mb}MB"
             try:
-                return self.apply(blocks(), current, piece_bytes)
+                return self.apply(blocks(), current, piece_bytes, limit)
             except SinkError as error:
                 if not _lacked_memory(error):
                     raise
-                if piece_bytes <= _SMALLEST_PIECE:
+                if piece_bytes <= _SMALLEST_PIECE and (
+                    limit_is_given or memory_mb >= _MOST_MEMORY_MB
+                ):
                     raise SinkError(
-                        f"memory_limit={self._settings.memory_limit} is too little: {error.what}",
+                        f"memory_limit={limit} is too little: {error.what}",
                         where=f"--sink={self.name}",
-                        mend="Give more, as in ?memory_limit=1GB",
+                        mend="Give more, as in ?memory_limit=2GB",
                     ) from error
-                _LOGGER.warning(
-                    "--sink=%s: memory_limit=%s is too little for pieces of %d KiB; trying "
-                    "smaller ones",
-                    self.name,
-                    self._settings.memory_limit,
-                    piece_bytes >> 10,
-                )
-                piece_bytes //= 4
+            piece_bytes = max(piece_bytes // 4, _SMALLEST_PIECE)
+            memory_mb = min(memory_mb * 2, _MOST_MEMORY_MB)
+            _LOGGER.warning(
+                "--sink=%s: memory_limit=%s is too little for this round; trying again with "
+                "pieces of %d KiB and %s",
+                self.name,
+                limit,
+                piece_bytes >> 10,
+                "the same limit" if limit_is_given else f"{memory_mb}MB",
+            )
 
     def connect(self) -> duckdb.DuckDBPyConnection:
         """A read-only connection to the mirror, for looking at it between rounds."""
@@ -296,10 +314,14 @@ class DuckDBMirror(Sink):
         create_meta(connection)
         if held is None or joins:
             write_round(connection, committed)
-        known = MirrorTables(connection, self._options, self.name)
+        known = self._tables(connection)
         for table in tables:
             known.open(table)
         return known
+
+    def _tables(self, connection: duckdb.DuckDBPyConnection) -> MirrorTables:
+        given = self.uri.option("numbers", "") != ""
+        return MirrorTables(connection, self._options, self.name, numbers_given=given)
 
     def _check_folder(self, committed: Round, *, joins: bool) -> None:
         where = f"--sink={self.name}"
@@ -378,10 +400,15 @@ class DuckDBMirror(Sink):
 
 _LOGGER = logging.getLogger(__name__)
 _SMALLEST_PIECE = 512 << 10
+_MOST_MEMORY_MB = 1024
 
 
 def _lacked_memory(error: BaseException) -> bool:
-    return isinstance(error.__cause__, duckdb.OutOfMemoryException)
+    cause = error.__cause__
+    # A commit that lacks memory fails as a transaction; its text is that of lacking memory.
+    return isinstance(cause, duckdb.OutOfMemoryException) or (
+        isinstance(cause, duckdb.Error) and "Increasing the memory limit" in str(cause)
+    )
 
 
 _WRITABLE = "Give a file in another folder, or the right to write this one"
@@ -448,7 +475,7 @@ def _settings(uri: SinkUri) -> DatabaseSettings:
             mend="Write duckdb:///m.duckdb (relative) or duckdb:////folder/m.duckdb (absolute)",
         )
     refuse_home(uri)
-    memory = uri.option("memory_limit", "128MB")
+    memory = uri.option("memory_limit", f"{_MEMORY_MB}MB")
     if not _MEMORY.fullmatch(memory):
         raise ConfigurationError(
             "memory_limit is no size",

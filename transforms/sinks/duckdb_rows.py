@@ -15,6 +15,7 @@ of the table. An index would find it at once, but DuckDB has to keep all of an i
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -92,7 +93,8 @@ class RoundRows:
 
         Returns:
             Per table `rows` that arrived, `written` rows that changed the mirror, and `stale` rows
-            that lost against a higher version, stored or in the same round.
+            that lost against a higher version, stored or in the same round; and, if there are any,
+            `unfit_numbers`: numbers in `_other` because their column's type is too narrow.
         """
         for name in list(self._waiting):
             self._merge(name)
@@ -102,11 +104,14 @@ class RoundRows:
         table, batches = self._waiting.pop(name)
         del self._bytes[name]
         rows = batches[0] if len(batches) == 1 else pa.concat_batches(batches)
-        written = self._tables.open(table).merge(rows)
+        opened = self._tables.open(table)
+        written = opened.merge(rows)
         counts = self._counts.setdefault(name, {"rows": 0, "written": 0, "stale": 0})
         counts["rows"] += rows.num_rows
         counts["written"] += written
         counts["stale"] += rows.num_rows - written
+        if opened.unfit_numbers:
+            counts["unfit_numbers"] = opened.unfit_numbers
 
 
 def _cut(rows: pa.RecordBatch, piece_bytes: int) -> Iterator[pa.RecordBatch]:
@@ -121,10 +126,16 @@ class MirrorTables:
     """The tables of a mirror; all work is part of the caller's transaction."""
 
     def __init__(
-        self, connection: duckdb.DuckDBPyConnection, options: RowOptions, sink: str
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        options: RowOptions,
+        sink: str,
+        *,
+        numbers_given: bool = True,
     ) -> None:
         self._connection = connection
         self._options = options
+        self._numbers_given = numbers_given
         self._where = f"--sink={sink}"
         self._open: dict[str, MirrorTable] = {}
 
@@ -137,8 +148,8 @@ class MirrorTables:
         """
         if table.name not in self._open:
             known = self._known(table)
-            opened = MirrorTable(self._connection, table, self._options)
-            if known:
+            opened = MirrorTable(self._connection, table, known or self._options)
+            if known is not None:
                 opened.load()
             else:
                 self._refuse_foreign(table)
@@ -146,18 +157,24 @@ class MirrorTables:
             self._open[table.name] = opened
         return self._open[table.name]
 
-    def _known(self, table: Table) -> bool:
+    def _known(self, table: Table) -> RowOptions | None:
+        """The options of a table that the mirror holds; None if it holds none of this name."""
         row = first_row(
             self._connection,
             f"SELECT name, keys, options FROM {META}.tables WHERE lower(name) = lower(?)",
             [table.name],
         )
         if row is None:
-            return False
+            return None
+        options = self._options
+        if not self._numbers_given:
+            # The default was another one once; a column's type stays.
+            numbers = RowOptions.from_json(row[2]).numbers
+            options = dataclasses.replace(options, numbers=numbers)
         asked = {
             "name": table.name,
             "key": json.dumps(table.keys.to_json()),
-            "options": self._options.to_json(),
+            "options": options.to_json(),
         }
         for (what, expected), found in zip(asked.items(), row, strict=True):
             if expected != found:
@@ -168,7 +185,7 @@ class MirrorTables:
                     found=found,
                     mend="Mirror it to a new file, with a new state directory",
                 )
-        return True
+        return options
 
     def _refuse_foreign(self, table: Table) -> None:
         row = first_row(
@@ -258,6 +275,11 @@ class MirrorTable:
     def _attribute_has_hash_name(self) -> bool:
         """Whether a table of format 1 gave an attribute the column's name."""
         return any(name.lower() == KEY_HASH for name in self._layout.columns())
+
+    @property
+    def unfit_numbers(self) -> int:
+        """See `RowLayout.unfit_numbers`."""
+        return self._layout.unfit_numbers
 
     def merge(self, rows: pa.RecordBatch) -> int:
         """Applies rows under the version guard.

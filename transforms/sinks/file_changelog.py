@@ -29,7 +29,7 @@ then be there twice, with one `_version`; no change is ever missing. See
 Options: `format` jsonl | parquet; `compression` none | gzip (jsonl), zstd | snappy | none
 (parquet); `max_file_bytes`, default 256 MiB, and 32 MiB of changes at most in a continuous run;
 `writers`, files that a continuous run gathers per table at a time, default 4; for Parquet also
-`layout` unpacked | packed, `numbers` decimal(38,9) | decimal(p,s) | text, `nested` dynamodb |
+`layout` unpacked | packed, `numbers` decimal(38,18) | decimal(p,s) | text, `nested` dynamodb |
 plain.
 """
 

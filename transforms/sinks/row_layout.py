@@ -21,7 +21,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterable, Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -66,6 +66,12 @@ class RowOptions:
     def to_json(self) -> str:
         """The options as JSON, to be compared with those of an earlier run."""
         return json.dumps(dataclasses.asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> RowOptions:
+        """Reads what `to_json` wrote."""
+        document: dict[str, Any] = json.loads(text)
+        return cls(**{**document, "numbers": NumberType(**document["numbers"])})
 
 
 def row_options(uri: SinkUri) -> RowOptions:
@@ -116,12 +122,18 @@ class RowLayout:
         own = ITEM if options.layout == "packed" else OTHER
         self._taken = {name.lower() for name in (*reserved, own)}
         self._types = ColumnTypes()
+        self._unfit_numbers = 0
         self._add((each.name, each.type) for each in table.keys.attributes)
 
     @property
     def types(self) -> ColumnTypes:
         """All attributes known, those that were only ever NULL with that tag."""
         return self._types
+
+    @property
+    def unfit_numbers(self) -> int:
+        """Numbers laid out so far that their decimal column could not hold; they are in `rest`."""
+        return self._unfit_numbers
 
     @property
     def rest(self) -> str:
@@ -160,6 +172,7 @@ class RowLayout:
             return _table(batch, ITEM, images.cast(pa.string()))
         images = _with_keys(keys, images, self._keys)
         unpacked = self._unpack_all(images) if grow else self._unpack(images)
+        self._unfit_numbers += unpacked.unfit_numbers
         return _table(unpacked.batch, OTHER, unpacked.other)
 
     def _unpack_all(self, images: pa.Array) -> UnpackedColumns:

@@ -179,7 +179,8 @@ class PageParser:
         if page.NextShardIterator == "" or _leaping(sequences):
             return None
         last = _highest(sequences)
-        return _page(rows, (), last, last, page.NextShardIterator or "", len(body))
+        iterator = page.NextShardIterator or ""
+        return _page(rows, (), last=last, last_row=last, iterator=iterator, size=len(body))
 
     def _columns(self, records: list[Any]) -> pa.RecordBatch | None:
         if not records:
@@ -258,7 +259,14 @@ class PageParser:
         columns = pa.RecordBatch.from_pylist(rows, schema=SCHEMA) if rows else _empty_rows()
         iterator = page.NextShardIterator or ""
         highest = _highest(each for each in sequences if each not in leaping)
-        return _page(columns, tuple(dead), highest, _highest(good), iterator, len(body))
+        return _page(
+            columns,
+            tuple(dead),
+            last=highest,
+            last_row=_highest(good),
+            iterator=iterator,
+            size=len(body),
+        )
 
     def _dead_letter(
         self, record: bytes, shard_id: str, sequence: str, place: str, error: Exception
@@ -511,6 +519,7 @@ def _empty_rows() -> pa.RecordBatch:
 def _page(
     rows: pa.RecordBatch,
     dead: tuple[DeadLetter, ...],
+    *,
     last: str,
     last_row: str,
     iterator: str,

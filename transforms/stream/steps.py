@@ -177,8 +177,8 @@ class Steps:
                 return self._fall(position, start, first, "one that leaps away from it follows")
         for before, after in itertools.pairwise(versions):
             if after <= before:
-                numbers = (str(decode_version(each)[1]) for each in (before, after))
-                return self._fall(position, *numbers, "within a page")
+                one, other = (str(decode_version(each)[1]) for each in (before, after))
+                return self._fall(position, one, other, "within a page")
         return None
 
     def _fall(self, position: ShardPosition, one: str, other: str, why: str) -> StreamError:

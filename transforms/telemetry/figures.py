@@ -124,6 +124,8 @@ def increments(report: Report) -> Iterator[Sample]:
     elif report.kind == "sink":
         for name in ("rows", "written", "stale"):
             yield Sample(f"sink_{name}", (report.table, fields["sink"]), fields[name])
+        unfit = fields.get("unfit_numbers", 0)
+        yield Sample("sink_unfit_numbers", (report.table, fields["sink"]), unfit)
 
 
 class Figures:

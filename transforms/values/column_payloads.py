@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from transforms.errors import ValueDecodeError
 from transforms.values.base64_columns import decode_base64
 from transforms.values.column_types import NumberType
-from transforms.values.numbers import normalise_numbers
+from transforms.values.numbers import normalise_number, normalise_numbers
 from transforms.values.plain_json import plain_value_json
 from transforms.values.value_texts import (
     json_strings,
@@ -24,7 +24,7 @@ from transforms.values.value_texts import (
     text_payload,
 )
 
-__all__ = ["column_type", "payload_column"]
+__all__ = ["column_type", "is_number_value", "payload_column"]
 
 
 def column_type(tag: str, numbers: NumberType) -> pa.DataType:
@@ -33,6 +33,21 @@ def column_type(tag: str, numbers: NumberType) -> pa.DataType:
         return pa.list_(column_type(tag[0], numbers))
     simple = {"B": pa.binary(), "BOOL": pa.bool_(), "N": numbers.arrow}
     return simple.get(tag, pa.string())
+
+
+def is_number_value(value: object, tag: str) -> bool:
+    """Whether a parsed value is a number, or with tag "NS" a set of numbers, of whatever size."""
+    if not isinstance(value, dict) or list(value) != [tag]:
+        return False
+    members = value[tag] if tag == "NS" else [value[tag]]
+    if not isinstance(members, list):
+        return False
+    try:
+        for each in members:
+            normalise_number(each)
+    except ValueDecodeError:
+        return False
+    return True
 
 
 def payload_column(texts: pa.Array, tag: str, numbers: NumberType, nested: str) -> pa.Array:

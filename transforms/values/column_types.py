@@ -28,7 +28,11 @@ ATTRIBUTE_TAGS = ("S", "N", "B", "BOOL", "NULL", "SS", "NS", "BS", "L", "M")
 MAX_COLUMNS = 1000
 """Attributes that are looked for in a table unless told otherwise; more of them go to `other`."""
 
-DEFAULT_NUMBERS = "decimal(38,9)"
+DEFAULT_NUMBERS = "decimal(38,18)"
+"""20 digits before the point, so any integer of 64 bits, leave 18 after it. Floats as people store
+them have 15 to 17 digits: of uniform numbers in [0, 1) 99.6 % fit, of coordinates, prices and times
+all; with scale 9 it is none of the floats, with 20 only one in twenty of the 64-bit integers. What
+does not fit is exact in `other` and counted."""
 
 
 @dataclass(frozen=True)
@@ -143,11 +147,11 @@ class NumberType:
     """
 
     precision: int = 38
-    scale: int = 9
+    scale: int = 18
 
     @classmethod
     def parse(cls, text: str) -> NumberType:
-        """Read an option's value: `decimal(38,9)` or `text`.
+        """Read an option's value: `decimal(38,18)` or `text`.
 
         Raises:
             ConfigurationError: It is neither, or the decimal is impossible.

@@ -4,7 +4,7 @@
 | tag | column | note |
 |---|---|---|
 | S | string | |
-| N | decimal128(38, 9) | or another decimal, or canonical text: `numbers` |
+| N | decimal128(38, 18) | or another decimal, or canonical text: `numbers` |
 | B | binary | |
 | BOOL | bool | |
 | SS, NS, BS | list of string, of number, of binary | in the order of the image |
@@ -37,7 +37,7 @@ import pyarrow.compute as pc
 from transforms.errors import ValueDecodeError
 from transforms.values.byte_columns import offsets_and_bytes
 from transforms.values.column_bounds import name_fits
-from transforms.values.column_payloads import payload_column
+from transforms.values.column_payloads import is_number_value, payload_column
 from transforms.values.column_types import (
     ATTRIBUTE_TAGS,
     DEFAULT_NUMBERS,
@@ -139,12 +139,16 @@ def _unpack_many(
     values = extract_values(images, names)
     columns: dict[str, pa.Array] = {}
     misfits: list[_Flags | None] = []
+    unfit_numbers = 0
     for name, texts in zip(names, values, strict=True):
         if types.tags[name] == "NULL":
             misfits.append(_valid(texts) if texts.null_count < len(texts) else None)
             continue
         columns[name] = payload_column(texts, types.tags[name], number_type, nested)
-        misfits.append(_misfit(texts, columns[name]))
+        misfit = _misfit(texts, columns[name])
+        misfits.append(misfit)
+        if misfit is not None and types.tags[name] in ("N", "NS") and not number_type.is_text:
+            unfit_numbers += _count_numbers(texts, misfit, types.tags[name])
     other = _other(names, values, misfits, len(images))
     incomplete = _incomplete_rows(images, types, values)
     unknown = ColumnTypes()
@@ -152,7 +156,7 @@ def _unpack_many(
         exact, unknown = _exact_others(images, incomplete, types, columns)
         other = _with_rows(other, incomplete, exact)
     batch = batch_of(list(columns.values()), types, number_type, len(images))
-    return UnpackedColumns(batch, other, unknown)
+    return UnpackedColumns(batch, other, unknown, unfit_numbers)
 
 
 def _misfit(texts: pa.Array, column: pa.Array) -> _Flags | None:
@@ -161,6 +165,12 @@ def _misfit(texts: pa.Array, column: pa.Array) -> _Flags | None:
         return None
     flags: _Flags = pc.and_(pc.is_valid(texts), pc.is_null(column)).to_numpy(zero_copy_only=False)
     return flags
+
+
+def _count_numbers(texts: pa.Array, misfit: _Flags, tag: str) -> int:
+    """Count the values that are of the column's tag and yet not in it: its type is too narrow."""
+    misfits = texts.filter(pa.array(misfit)).to_pylist()
+    return sum(is_number_value(msgspec.json.decode(text), tag) for text in misfits)
 
 
 def _other(

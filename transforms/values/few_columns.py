@@ -25,7 +25,7 @@ import pyarrow as pa
 from transforms.errors import ValueDecodeError
 from transforms.values.base64_columns import base64_or_none
 from transforms.values.column_bounds import MAX_DEPTH
-from transforms.values.column_payloads import column_type
+from transforms.values.column_payloads import column_type, is_number_value
 from transforms.values.column_types import ATTRIBUTE_TAGS, ColumnTypes, NumberType
 from transforms.values.json_texts import compact_json
 from transforms.values.nesting import is_deeper_than
@@ -56,11 +56,13 @@ class FewCells:
         columns: One list per attribute of `ColumnTypes.columns`, in their order; None for null.
         other: As in `UnpackedColumns`.
         unknown: As in `UnpackedColumns`.
+        unfit_numbers: As in `UnpackedColumns`.
     """
 
     columns: dict[str, list[Any]]
     other: list[str | None]
     unknown: ColumnTypes
+    unfit_numbers: int = 0
 
 
 class FewDecoder:
@@ -74,6 +76,8 @@ class FewDecoder:
 
     def __init__(self, types: ColumnTypes, numbers: NumberType, nested: NestedForm) -> None:
         self._types = types
+        columns = {} if numbers.is_text else types.columns
+        self._numbers = {name: tag for name, tag in columns.items() if tag in ("N", "NS")}
         self._decoders = {
             name: _to_cell(tag, numbers, nested) for name, tag in types.columns.items()
         }
@@ -87,12 +91,18 @@ class FewDecoder:
         cells: dict[str, list[Any]] = {name: [None] * len(items) for name in self._decoders}
         others: list[str | None] = []
         unknown = ColumnTypes()
+        unfit_numbers = 0
         for row, item in enumerate(items):
             rest = _fill(cells, self._decoders, row, item) if item else None
             others.append(compact_json(rest) if rest else None)
             if rest and (found := _without_column(rest, self._types)):
                 unknown = unknown.with_attributes(found)
-        return FewCells(cells, others, unknown)
+            unfit_numbers += sum(
+                is_number_value(value, self._numbers[name])
+                for name, value in (rest or {}).items()
+                if name in self._numbers
+            )
+        return FewCells(cells, others, unknown, unfit_numbers)
 
 
 def unpack_few(
@@ -111,7 +121,7 @@ def unpack_few(
         for name, tag in types.columns.items()
     ]
     batch = batch_of(columns, types, numbers, len(images))
-    return UnpackedColumns(batch, pa.array(few.other, pa.string()), few.unknown)
+    return UnpackedColumns(batch, pa.array(few.other, pa.string()), few.unknown, few.unfit_numbers)
 
 
 def _fill(

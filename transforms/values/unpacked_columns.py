@@ -26,11 +26,14 @@ class UnpackedColumns:
         other: String: JSON object of what did not fit, null where everything did.
         unknown: Attributes that have no column although they could: merge them into the types and
             unpack again to give them one.
+        unfit_numbers: Values that are numbers, or sets of them, as their column is, and stand in
+            `other` because the column's decimal type is too narrow.
     """
 
     batch: pa.RecordBatch
     other: pa.Array
     unknown: ColumnTypes
+    unfit_numbers: int = 0
 
 
 def batch_of(
