@@ -123,7 +123,7 @@ class TestNames:
         changes = [Change(1, item("a", **{fit: {"S": "1"}, too_long: {"S": "2"}}))]
         run_round(sink, [ORDERS], blocks(ORDERS, changes), round_number(1), NO_ROUND)
         with sink.connect() as connection:
-            row = connection.sql(f'SELECT "{fit}", _other FROM orders').fetchone()
+            (row,) = connection.sql(f'SELECT "{fit}", _other FROM orders').fetchall()
         assert row == ("1", f'{{"{too_long}":{{"S":"2"}}}}')
 
     def test_no_two_letters_are_one_to_duckdb_that_are_two_here(self):
@@ -194,9 +194,9 @@ class TestMemory:
         assert report.fields["written"] == 1000
         assert "memory_limit=128MB is too little for this round" in caplog.text
         with sink.connect() as connection:
-            found = connection.sql(
+            (found,) = connection.sql(
                 "SELECT count(*), sum(len(v)), count_if(v[1] = id[2:]) FROM orders"
-            ).fetchone()
+            ).fetchall()
         assert found == (1000, 4_001_000, 1000)
 
     def test_too_little_memory_says_so(self, tmp_path):
