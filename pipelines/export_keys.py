@@ -65,17 +65,13 @@ class ExportKeys:
             path = write_digests(folder, list(map(read_digests, paths)), f"{number:012}.keys")
             digests = read_digests(path)
             if again := repeated_in(digests):
-                raise repeated_error(
-                    table, location, len(digests), len(digests) - again, is_written=number > 1
-                )
+                raise repeated_error(table, location, len(digests), len(digests) - again)
             if state["snapshot"]["status"] == "done":
                 # Of this round and those before it: one that was not committed left none behind it.
                 every = [each for each in storage.list_files(folder) if each <= path]
                 lines, again = count_repeated(every)
                 if again:
-                    raise repeated_error(
-                        table, location, lines, lines - again, is_written=number > 1
-                    )
+                    raise repeated_error(table, location, lines, lines - again)
 
     def clear(self, tables: Mapping[str, dict[str, Any]]) -> None:
         """Removes those of exports that are loaded, after the commit."""

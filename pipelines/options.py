@@ -17,6 +17,7 @@ from pipelines.state_options import state_path
 from transforms.aws.roles import Role
 from transforms.aws.session import AwsAccess
 from transforms.errors import ConfigurationError
+from transforms.export.destination import parse_destination
 from transforms.gaps import GapPolicies, GapPolicy
 from transforms.letter_limit import DEFAULT_LIMIT
 from transforms.sinks.uri import resolve_secrets
@@ -147,13 +148,16 @@ def parse_replicate(
         )
     _set_credentials(given)
     _check_exports(given.export)
+    destination = parse_destination(
+        given.s3_export_bucket, given.s3_export_prefix, given.s3_export_bucket_owner
+    )
     options = ReplicateOptions(
         name=given.name,
         tables=tables,
         access=_access(given, [*tables, *tags]),
-        bucket=given.s3_export_bucket,
-        prefix=given.s3_export_prefix,
-        bucket_owner=given.s3_export_bucket_owner,
+        bucket=destination.bucket,
+        prefix=destination.prefix,
+        bucket_owner=destination.owner,
         exports=tuple(given.export),
         keys=tuple(given.keys),
         snapshot=given.snapshot,

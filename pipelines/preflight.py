@@ -26,12 +26,13 @@ from transforms.errors import (
     TableError,
 )
 from transforms.export.acquire import Acquisition, open_export
+from transforms.export.destination import Destination, try_destination
 from transforms.export.distinct import keys_option
 from transforms.export.keys import find_keys, parse_keys
 from transforms.export.location import newest_age_us
 from transforms.export.manifest import ExportManifest
 from transforms.table_readiness import describe_ready
-from transforms.table_reading import new_table_state
+from transforms.table_reading import new_table_state, open_loads
 from transforms.table_selection import is_glob
 from transforms.tables import Table
 
@@ -79,7 +80,20 @@ def check_tables(options: ReplicateOptions, state: State, *, new: bool = False) 
             found=sorted(unknown),
             mend="Name the table in --tables, or leave its policy out",
         )
-    return [name for name in names if _check_or_leave(name, options, state, manifests.get(name))]
+    checked = [name for name in names if _check_or_leave(name, options, state, manifests.get(name))]
+    _try_destination(options, [state.tables[name] for name in checked])
+    return checked
+
+
+def _try_destination(options: ReplicateOptions, tables: Sequence[dict[str, Any]]) -> None:
+    """Tries the bucket if an export is to be requested: one that fails there is paid for."""
+    if options.access is None or not options.bucket:
+        return
+    to_come = [each for state in tables for each in open_loads(state)]
+    new = (each for each in to_come if not each["reuse"] or newest_age_us(each["reuse"]))
+    if any(load["manifest"] is None for load in new):
+        to = Destination(options.bucket, options.prefix, options.bucket_owner)
+        try_destination(options.access, to)
 
 
 def _check_or_leave(

@@ -30,6 +30,7 @@ from transforms.aws.session import AwsAccess
 from transforms.coverage import FUZZ_US, REQUEST_MARGIN_US, covered_since_us, uncovered
 from transforms.errors import ConfigurationError, TableError
 from transforms.export.acquire import Acquisition, open_export
+from transforms.export.destination import parse_destination
 from transforms.export.elements import SnapshotRequest
 from transforms.export.manifest import Verify
 from transforms.gaps import GapPolicy
@@ -115,7 +116,8 @@ class ReadFromDynamoDB(beam.PTransform):
         self._access = access
         self._snapshot = snapshot
         self._export = export
-        self._destination = (s3_export_bucket, s3_export_prefix, s3_export_bucket_owner)
+        to = parse_destination(s3_export_bucket, s3_export_prefix, s3_export_bucket_owner)
+        self._destination = (to.bucket, to.prefix, to.owner)
         self._start = start
         self._until: Until = until
         self._readers = readers

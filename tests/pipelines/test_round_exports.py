@@ -149,6 +149,8 @@ class TestKeys:
         for part in ("ExportIntegrityError", "more than once", "--keys=orders:no", "'cust'"):
             assert part in error
         place.assert_nothing_visible()
+        assert not place.mirror.exists()
+        # What the error says does.
         ended = place.run(export.option, "--keys=orders:cust,no")
         assert ended.code == 0, ended.err
         assert len(place.rows("orders", "cust")) == 50
@@ -187,25 +189,24 @@ class TestKeys:
 
     def test_an_audit_counts_lines_and_keys(self, place, tmp_path, capsys):
         """A mirror that lost rows to a wrong key, as older releases made it, is not equal."""
-        items = by_customer(50)
-        seen = {each["cust"]["S"]: each for each in items}
-        few = ExportFolder(tmp_path / "few", items=list(seen.values()), hash_key="cust")
-        place.options = []
-        assert place.run(few.option, "--keys=orders:cust").code == 0
-        whole = ExportFolder(tmp_path / "whole", items=items, hash_key="cust")
+        items = wide(60, 300)
+        few = ExportFolder(tmp_path / "few", items=items)
+        assert place.run(few.option).code == 0
+        lines = [json.dumps({"Item": each}).encode() for each in [*items, items[0]]]
+        whole = ExportFolder(tmp_path / "whole", lines=lines, files=3)
         capsys.readouterr()
         code = main(
             [
                 "audit",
                 whole.option,
-                "--keys=orders:cust",
+                "--keys=orders:id",
                 place.sinks[0],
                 f"--state_dir={tmp_path / 'none'}",
             ]
         )
         out, err = capsys.readouterr()
         assert code == 2, out
-        assert "50 lines and 10 keys" in err
+        assert "61 lines and 60 keys" in err
         assert "EQUAL" not in out
 
 
@@ -275,6 +276,22 @@ class TestFailedExports:
 
 
 class TestMendedOptions:
+    def test_a_wrong_bucket_costs_nothing_and_the_mended_one_works(self, world):
+        world.sim.put_many("orders", orders(20))
+        world.age()
+        first = world.run("--tables=orders", "--s3_export_bucket=not-there")
+        assert first.code == 1
+        (error,) = first.error_lines
+        assert "there is no such bucket" in error
+        assert "--s3_export_bucket=not-there" in error
+        assert world.sim.client("dynamodb").list_exports()["ExportSummaries"] == []
+        second = world.run("--tables=orders", "--s3_export_bucket=exports", "--s3_export_prefix=/p")
+        assert second.code == 0, second.err
+        assert len(world.rows()) == 20
+        arn = world.committed()["tables"]["orders"]["snapshot"]["reuse"]
+        described = world.sim.client("dynamodb").describe_export(ExportArn=arn)
+        assert described["ExportDescription"]["S3Prefix"] == "p"
+
     def test_another_bucket_after_a_failure(self, world):
         world.sim.put_many("orders", orders(20))
         world.age()

@@ -151,7 +151,7 @@ def repeated_error(
     *,
     example: bytes = b"",
     items: Sequence[bytes] = (),
-    is_written: bool = False,
+    begun: bool = True,
 ) -> ExportIntegrityError:
     """The error for an export that holds a key more than once.
 
@@ -162,7 +162,7 @@ def repeated_error(
         keys: How many keys these have.
         example: A key that is there again, if one is known.
         items: Some items as DynamoDB JSON, to say which attributes would be unique.
-        is_written: Rows with such keys have been committed.
+        begun: Sinks may have tables with such keys.
     """
     names = [each.name for each in table.keys.attributes]
     found = f"{lines:,} lines and {keys:,} keys"
@@ -173,8 +173,8 @@ def repeated_error(
     if unique:
         options = ", ".join(_option(table, each) for each in unique[:_SHOWN])
         better = f" Unique among {len(items)} items would be: {options}."
-    if is_written:
-        better += " Start with a new --state_dir and new sinks: rows with these keys are written."
+    if begun:
+        better += " Start with a new --state_dir and new sinks then: theirs have these keys."
     return ExportIntegrityError(
         f"the export holds a key more than once, with {' and '.join(map(repr, names))} as its key",
         where=f"table {table.name}, {where}",

@@ -15,6 +15,7 @@ Types (`S`, `N` or `B`) are seen in the export's first items.
 
 from __future__ import annotations
 
+import collections
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -26,11 +27,12 @@ from transforms.aws import dynamodb
 from transforms.aws.session import AwsAccess
 from transforms.errors import ConfigurationError, ExportError, ExportIntegrityError, TableError
 from transforms.errors import ValueDecodeError as _BadValue
-from transforms.export.distinct import keys_option
+from transforms.export.distinct import keys_option, repeated_error
 from transforms.export.inflate import inflate_start
 from transforms.export.manifest import ExportManifest
-from transforms.tables import KeyAttribute, KeySchema, KeyType
+from transforms.tables import KeyAttribute, KeySchema, KeyType, Table
 from transforms.values.ion_text import ion_lines_to_json
+from transforms.values.keys import encode_key
 from transforms.values.python_values import parse_json
 
 __all__ = ["find_keys", "parse_keys"]
@@ -89,6 +91,7 @@ def find_keys(
         ConfigurationError: Neither AWS nor `--keys` tells the keys, or `--keys` names an attribute
             that cannot be a key; the attributes that could are listed.
         ExportError: There is no item in which to see the types.
+        ExportIntegrityError: A few items show that `--keys` names no key.
     """
     names = (given or {}).get(manifest.table_name)
     if access is not None:
@@ -112,7 +115,25 @@ def find_keys(
     for name in names:
         if name not in candidates:
             raise _no_candidate(name, names, candidates, manifest.table_name)
-    return KeySchema(*(KeyAttribute(name, candidates[name]) for name in names))
+    schema = KeySchema(*(KeyAttribute(name, candidates[name]) for name in names))
+    if manifest.export_type == "FULL_EXPORT":
+        _check_unique(items, Table(manifest.table_name, schema, manifest.table_arn), manifest)
+    return schema
+
+
+def _check_unique(items: list[Item], table: Table, manifest: ExportManifest) -> None:
+    """Finds what is no key at once, if a few items show it; all are compared when they are read."""
+    keys = collections.Counter(encode_key(each, table.keys) for each in items)
+    if len(keys) < len(items):
+        raise repeated_error(
+            table,
+            manifest.location,
+            len(items),
+            len(keys),
+            example=keys.most_common(1)[0][0],
+            items=[json.dumps(each).encode() for each in items],
+            begun=False,
+        )
 
 
 def _no_candidate(
