@@ -29,6 +29,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from pipelines import stop_signals
+from pipelines.kept_manifests import KeptManifests
 from transforms import storage
 from transforms.conditional_writes import Tagged, put_if_absent, put_if_match, read_with_tag
 from transforms.errors import StateError, StateInUseError
@@ -179,6 +180,7 @@ class StateDirectory:
             return State(uuid.uuid4().hex, 0, "", {})
         document = self._parsed(found)
         self._revision = int(document.get("revision", 0))
+        KeptManifests(self.path).bring_back(document["tables"])
         return State(
             check_name(document["state_id"], what="the state's identity", where=self._document),
             document["round"],
@@ -208,16 +210,18 @@ class StateDirectory:
         if not self._seen:
             found = self._read()
             self._seen, self._tag = True, None if found is None else found.tag
+        manifests = KeptManifests(self.path)
         document = {
             "state_id": state.state_id,
             "round": state.number,
             "attempt": state.attempt,
-            "tables": state.tables,
+            "tables": manifests.put_aside(state.tables),
             "deployment": state.deployment,
         }
         if state.sinks is not None:
             document["sinks"] = {place: each.to_json() for place, each in state.sinks.items()}
         self._write(document)
+        manifests.clear(state.tables.values())
 
     def attempt_file(self, attempt: str, name: str) -> str:
         """Path of a file of a running round."""

@@ -5,11 +5,17 @@ Keys start at the root of the bucket that AWS wrote to. As long as a copied expo
 its files lie at the same place relative to the manifest's folder: `data/…` for full exports,
 `../data/…` for incremental ones. Flattened copies, and manifests copied without their data, are
 recognised by looking for a few of the files, never by listing a folder.
+
+A manifest is text that somebody may have changed: whatever it says, in an object store nothing
+outside of its bucket is read, and on a disk nothing outside of the folder that holds the export's
+`AWSDynamoDB` folder; of an export that lies in no such folder, nothing outside of its own folder
+and the `data` beside it. The root of a disk is never taken for a bucket.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Iterable, Sequence
 
 from apache_beam.io.filesystem import BeamIOError
@@ -20,6 +26,7 @@ from transforms.errors import AwsAccessError, ExportIntegrityError
 __all__ = ["DataFolder"]
 
 _LOOKED_FOR = 3
+_TREE = re.compile(r"(?P<prefix>(?:.*/)?)(?P<own>AWSDynamoDB/[^/]+)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,13 +35,17 @@ class DataFolder:
 
     Attributes:
         folder: The folder in which the summary lies now.
-        root: What its bucket root is now: a path that keys can be put behind.
+        root: The bucket, in an object store; on a disk the folder that holds `AWSDynamoDB`, if the
+            export has kept its tree; else empty.
         origin: The folder's own key at the time of writing, without a final slash.
+        prefix: The part of keys, with a final slash, that has its place in `root`: the export's own
+            prefix on a disk.
     """
 
     folder: str
     root: str
     origin: str
+    prefix: str = ""
 
     @classmethod
     def of(cls, summary_path: str, files_key: str) -> DataFolder:
@@ -44,11 +55,12 @@ class DataFolder:
         if not storage.is_local(folder):
             scheme, _, rest = folder.partition("://")
             root = f"{scheme}://{rest.partition('/')[0]}"
-        elif f"{folder}/".endswith(f"/{origin}/"):
-            root = folder.removesuffix(origin).rstrip("/") or "/"
-        else:
-            root = ""
-        return cls(folder, root, origin)
+            return cls(folder, root, origin)
+        tree = _TREE.fullmatch(origin)
+        if tree is None or not f"{folder}/".endswith(f"/{origin}/"):
+            return cls(folder, "", origin)
+        root = folder.removesuffix(f"/{tree['own']}")
+        return cls(folder, root, origin, tree["prefix"])
 
     def sibling(self, key: str) -> str:
         """The path of the other manifest: beside the summary, wherever that lies now."""
@@ -66,7 +78,7 @@ class DataFolder:
         clean = {key: _clean(key, self.folder) for key in keys}
         rules: list[Callable[[str], str]] = [self._relative]
         if self.root:
-            rules.append(lambda key: storage.join(self.root, key))
+            rules.append(self._from_root)
         rules.append(lambda key: storage.join(self.folder, "data", key.rpartition("/")[2]))
         rules.append(lambda key: storage.join(self.folder, key.rpartition("/")[2]))
         looked_for = [clean[key] for key in _spread(keys)]
@@ -75,20 +87,25 @@ class DataFolder:
         )
         return {key: chosen(cleaned) for key, cleaned in clean.items()}
 
+    def _from_root(self, key: str) -> str:
+        if not key.startswith(self.prefix):
+            return storage.join(self.folder, "data", key.rpartition("/")[2])
+        return storage.join(self.root, *key[len(self.prefix) :].split("/"))
+
     def _relative(self, key: str) -> str:
         parent, _, own = self.origin.rpartition("/")
         if key.startswith(f"{self.origin}/"):
             return storage.join(self.folder, *key[len(self.origin) + 1 :].split("/"))
-        shared = f"{parent}/" if parent else ""
+        shared = f"{parent}/data/" if parent else "data/"
         if own and key.startswith(shared):
             above = self.folder.rpartition("/")[0]
-            return storage.join(above, *key[len(shared) :].split("/"))
+            return storage.join(above, "data", *key[len(shared) :].split("/"))
         return storage.join(self.folder, "data", key.rpartition("/")[2])
 
 
 def _clean(key: str, where: str) -> str:
-    parts = key.split("/")
-    if ".." in parts or key.startswith("/") or "://" in key:
+    parts = key.replace("\\", "/").split("/")
+    if ".." in parts or "." in parts or key.startswith("/") or "://" in key or not parts[-1]:
         raise ExportIntegrityError(
             "a key in the manifest leads out of the export", where=where, found=key
         )

@@ -15,9 +15,12 @@ they exist, against the summary's sum of items, and against what was asked for.
 from __future__ import annotations
 
 import base64
+import codecs
+import collections
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from datetime import datetime, timedelta, timezone
 from typing import Any, Literal
@@ -37,6 +40,9 @@ _TYPES: dict[str, ExportType] = {
     "2023-08-01": "INCREMENTAL_EXPORT",
 }
 _FORMATS = ("DYNAMODB_JSON", "ION")
+_TABLE_ARN = re.compile(r"arn:[^:/\s]+:dynamodb:[^:/\s]*:[^:/\s]*:table/[A-Za-z0-9_.-]{1,255}")
+_MOST_ITEMS = (1 << 63) - 1
+_SHOWN = 100
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 REPACKED = (
@@ -199,18 +205,21 @@ def load_manifest(summary_path: str, *, verify: Verify = "strict") -> ExportMani
         item_count,
         total,
     )
+    from_us = _time(summary, "exportFromTime", summary_path) if incremental else 0
+    time_name = "exportToTime" if incremental else "exportTime"
+    export_time_us = _time(summary, time_name, summary_path)
+    if from_us >= export_time_us:
+        raise _unreadable(summary_path, "exportFromTime must be before exportToTime")
     return ExportManifest(
         location=summary_path,
         export_arn=_text(summary, "exportArn", summary_path),
-        table_arn=_text(summary, "tableArn", summary_path),
-        table_id=str(summary.get("tableId") or ""),
+        table_arn=_table_arn(summary, summary_path),
+        table_id=_optional_text(summary, "tableId", summary_path),
         export_type=export_type,
         export_format=export_format,
-        view=str(summary.get("outputView") or ""),
-        from_us=_time(summary, "exportFromTime", summary_path) if incremental else 0,
-        export_time_us=_time(
-            summary, "exportToTime" if incremental else "exportTime", summary_path
-        ),
+        view=_optional_text(summary, "outputView", summary_path),
+        from_us=from_us,
+        export_time_us=export_time_us,
         item_count=item_count,
         files=files,
         warnings=tuple(checks.warnings),
@@ -236,19 +245,34 @@ class _Checks:
 
 
 def _read_summary(path: str, checks: _Checks) -> dict[str, Any]:
-    content = _read_checked(path, checks)
+    return _object(_read_checked(path, checks), path)
+
+
+def _object(text: bytes, where: str) -> dict[str, Any]:
+    """Parses one JSON object; whatever else the text is, the error names the place."""
     try:
-        summary = json.loads(content)
-    except ValueError as problem:
-        raise _unreadable(path, problem) from problem
-    if not isinstance(summary, dict):
-        raise _unreadable(path, f"a JSON object was expected, not {type(summary).__name__}")
-    return summary
+        found = json.loads(text, object_pairs_hook=_each_once, parse_constant=_no_number)
+    except (ValueError, RecursionError) as problem:
+        raise _unreadable(where, problem) from problem
+    if not isinstance(found, dict):
+        raise _unreadable(where, f"a JSON object was expected, not {type(found).__name__}")
+    return found
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a member is there twice")
+    return found
+
+
+def _no_number(text: str) -> Any:
+    raise ValueError(f"{text} is no JSON")
 
 
 def _type_of(summary: Mapping[str, Any], path: str) -> ExportType:
     version = summary.get("version")
-    if version not in _TYPES:
+    if not isinstance(version, str) or version not in _TYPES:
         raise ExportIntegrityError(
             "the manifest is of an unknown version",
             where=path,
@@ -281,25 +305,22 @@ def _read_files(
     files_key = _text(summary, "manifestFilesS3Key", summary_path)
     folder = DataFolder.of(summary_path, files_key)
     files_path = folder.sibling(files_key)
-    lines = _read_checked(files_path, checks).splitlines()
+    lines = _read_checked(files_path, checks).removeprefix(codecs.BOM_UTF8).split(b"\n")
     entries = [
-        _entry(line, f"{files_path}:{number}") for number, line in enumerate(lines, 1) if line
+        _entry(line, f"{files_path}:{number}")
+        for number, line in enumerate(lines, 1)
+        if line.strip()
     ]
     keys = [key for key, _, _ in entries]
     if len(set(keys)) != len(keys):
-        twice = next(key for key in keys if keys.count(key) > 1)
+        twice, _ = collections.Counter(keys).most_common(1)[0]
         raise ExportIntegrityError("a data file is listed twice", where=files_path, found=twice)
     path_of = folder.data_paths(keys)
     return tuple(DataFile(path_of[key], count, md5) for key, count, md5 in entries)
 
 
 def _entry(line: bytes, where: str) -> tuple[str, int, str]:
-    try:
-        entry = json.loads(line)
-    except ValueError as problem:
-        raise _unreadable(where, problem) from problem
-    if not isinstance(entry, dict):
-        raise _unreadable(where, f"a JSON object was expected, not {type(entry).__name__}")
+    entry = _object(line, where)
     return (
         _text(entry, "dataFileS3Key", where),
         _count(entry, "itemCount", where),
@@ -312,7 +333,9 @@ def _read_checked(path: str, checks: _Checks) -> bytes:
     content = storage.read_bytes(path, ExportIntegrityError)
     checksum_path = path.removesuffix(".json") + ".md5"
     if storage.exists(checksum_path):
-        expected = storage.read_bytes(checksum_path, ExportIntegrityError).strip().decode("latin-1")
+        expected = (
+            storage.read_bytes(checksum_path, ExportIntegrityError).strip().decode("latin-1")[:64]
+        )
         digest = hashlib.md5(content, usedforsecurity=False).digest()
         found = base64.b64encode(digest).decode("ascii")
         checks.agree("the manifest's MD5 is not that of its .md5 file", path, expected, found)
@@ -322,14 +345,33 @@ def _read_checked(path: str, checks: _Checks) -> bytes:
 def _text(document: Mapping[str, Any], name: str, where: str) -> str:
     value = document.get(name)
     if not isinstance(value, str) or not value:
-        raise _unreadable(where, f"{name} must be text, found {value!r}")
+        raise _unreadable(where, f"{name} must be text, found {_short(value)}")
+    if not value.isprintable():
+        # Neither AWS's names nor its times have such: control characters, halves of surrogates.
+        raise _unreadable(where, f"{name} has characters that it cannot have: {_short(value)}")
     return value
+
+
+def _optional_text(document: Mapping[str, Any], name: str, where: str) -> str:
+    return _text(document, name, where) if document.get(name) not in (None, "") else ""
+
+
+def _table_arn(document: Mapping[str, Any], where: str) -> str:
+    arn = _text(document, "tableArn", where)
+    if not _TABLE_ARN.fullmatch(arn) or arn.rpartition("/")[2] in (".", ".."):
+        raise _unreadable(where, f"tableArn must be the ARN of a table, found {_short(arn)}")
+    return arn
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 
 def _count(document: Mapping[str, Any], name: str, where: str) -> int:
     value = document.get(name)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise _unreadable(where, f"{name} must be a count, found {value!r}")
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _MOST_ITEMS:
+        raise _unreadable(where, f"{name} must be a count, found {_short(value)}")
     return value
 
 
@@ -338,9 +380,12 @@ def _time(document: Mapping[str, Any], name: str, where: str) -> int:
     try:
         # Python 3.10 does not read the Z of ISO 8601.
         moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
-        return (moment - _EPOCH) // timedelta(microseconds=1)
-    except (ValueError, TypeError) as problem:
-        raise _unreadable(where, f"{name} must be a time in UTC, found {text!r}") from problem
+        found = (moment - _EPOCH) // timedelta(microseconds=1)
+    except (ValueError, TypeError, OverflowError) as problem:
+        raise _unreadable(where, f"{name} must be a time in UTC, found {_short(text)}") from problem
+    if found <= 0:
+        raise _unreadable(where, f"{name} must be a time after 1970, found {_short(text)}")
+    return found
 
 
 def _unreadable(where: str, problem: object) -> ExportIntegrityError:

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Contract of kept manifests: written once, named by the document, read as they were."""
+
+import copy
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from pipelines.kept_manifests import KeptManifest
+from pipelines.state_directory import State, StateDirectory
+from tests.pipelines.runs import ExportFolder, orders
+from transforms.errors import StateError
+from transforms.export.elements import DONE
+
+FILES = [[f"/x/{n:05}.json.gz", 10, "md5"] for n in range(2000)]
+MANIFEST = {"location": "/x/manifest-summary.json", "export_arn": "arn", "files": FILES}
+
+
+def load_of(manifest, files):
+    return {"status": "loading", "manifest": manifest, "files": files, "bytes": 5, "rows": 9}
+
+
+def tables(files):
+    return {
+        "orders": {
+            "table": {"name": "orders"},
+            "snapshot": load_of(copy.deepcopy(MANIFEST), files),
+            "heal": [load_of(None, {})],
+        }
+    }
+
+
+def kept(path):
+    return sorted(Path(path, "manifests").glob("*.json"))
+
+
+def test_once_for_many_rounds(tmp_path):
+    directory = StateDirectory(str(tmp_path))
+    state = State("id", 1, "a", tables({}))
+    directory.commit(state)
+    (manifest,) = kept(tmp_path)
+    written = os.stat(manifest).st_mtime_ns
+    for number in range(2, 30):
+        state = State("id", number, "a", copy.deepcopy(state.tables))
+        state.tables["orders"]["snapshot"]["files"][FILES[number - 2][0]] = DONE
+        directory.commit(state)
+        assert (tmp_path / "state.json").stat().st_size < 1000
+    assert kept(tmp_path) == [manifest]
+    assert os.stat(manifest).st_mtime_ns == written
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {},
+        {FILES[0][0]: DONE, FILES[1][0]: 5},
+        {FILES[0][0]: 7, FILES[3][0]: DONE},
+        {each[0]: DONE for each in FILES},
+    ],
+)
+def test_read_as_it_was(tmp_path, files):
+    directory = StateDirectory(str(tmp_path))
+    directory.commit(State("id", 1, "a", tables(dict(files))))
+    again = StateDirectory(str(tmp_path)).load()
+    assert again.tables == tables(files)
+    assert isinstance(again.tables["orders"]["snapshot"]["manifest"], KeptManifest)
+    # And again, from what was read.
+    directory.commit(again)
+    assert StateDirectory(str(tmp_path)).load().tables == tables(files)
+
+
+def test_documents_of_older_releases_hold_it_themselves(tmp_path):
+    document = {"format": 1, "state_id": "id", "round": 1, "attempt": "a"}
+    before = tables({FILES[0][0]: DONE, FILES[1][0]: 5})
+    (tmp_path / "state.json").write_text(json.dumps({**document, "tables": before}))
+    assert StateDirectory(str(tmp_path)).load().tables == before
+
+
+def test_a_manifest_that_nobody_has_any_more_goes(tmp_path):
+    directory = StateDirectory(str(tmp_path))
+    state = State("id", 1, "a", tables({}))
+    directory.commit(state)
+    (old,) = kept(tmp_path)
+    state.tables["orders"]["snapshot"] = load_of({**MANIFEST, "export_arn": "newer"}, {})
+    directory.commit(state)
+    (new,) = kept(tmp_path)
+    assert new != old
+
+
+@pytest.mark.parametrize("name", ["../../etc/passwd", "", 5, "A" * 64, "0" * 63])
+def test_a_name_that_leads_elsewhere(tmp_path, name):
+    directory = StateDirectory(str(tmp_path))
+    directory.commit(State("id", 1, "a", tables({})))
+    path = tmp_path / "state.json"
+    document = json.loads(path.read_text())
+    document["tables"]["orders"]["snapshot"]["manifest"] = {"kept": name}
+    path.write_text(json.dumps(document))
+    with pytest.raises(StateError, match="names a manifest that cannot be"):
+        directory.load()
+
+
+@pytest.mark.parametrize("damage", [b"{}", None])
+def test_one_that_is_lost_or_changed(tmp_path, damage):
+    directory = StateDirectory(str(tmp_path))
+    directory.commit(State("id", 1, "a", tables({})))
+    (manifest,) = kept(tmp_path)
+    if damage is None:
+        manifest.unlink()
+    else:
+        manifest.write_bytes(damage)
+    with pytest.raises(StateError, match=manifest.name):
+        directory.load()
+
+
+def test_rounds_go_on_with_it(place, tmp_path):
+    export = ExportFolder(tmp_path / "e", files=4, items=orders(400))
+    assert place.run(export.option).code == 0
+    snapshot = place.committed()["tables"]["orders"]["snapshot"]
+    assert set(snapshot["manifest"]) == {"kept"}
+    assert place.run(export.option).code == 0
+    assert len(place.rows()) == 400
