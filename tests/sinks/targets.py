@@ -234,8 +234,13 @@ def published(target, sink):
     return {
         name: each
         for name, each in names.items()
-        if not name.startswith("_staging/") and name != "_dynabeam.json"
+        if not name.startswith("_staging/") and name != "_dynabeam.json" and not is_schema(name)
     }
+
+
+def is_schema(name):
+    """Whether a file is the list of a table's columns, or the guard of it."""
+    return name.rpartition("/")[2] in ("_schema.json", "._schema.json.guard")
 
 
 def read_changes(target, sink):

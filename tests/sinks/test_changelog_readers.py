@@ -1,18 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """What programs see that read a changelog's folder as they read any: no option of ours, a glob."""
 
+import itertools
 import json
 import pathlib
+from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
 
 import duckdb
 import pyarrow.dataset
 import pyarrow.parquet as pq
 import pytest
 
-from tests.sinks.changes import NO_ROUND, Change, blocks, newest, round_number, table
+from tests.sinks.changes import NO_ROUND, STATE, Change, blocks, newest, round_number, table
+from tests.sinks.continuous_worker import NOON
 from tests.sinks.hostile_names import HOSTILE_NAMES
-from tests.sinks.targets import Target, published, read_back, run_round
+from tests.sinks.targets import Target, deliver, published, read_back, run_round
+from transforms.errors import SinkError
 from transforms.sinks.change_parquet import METADATA
+from transforms.sinks.continuous_files import ContinuousFiles
 
 ORDERS = table()
 PARQUET = Target("file:///FOLDER/out?format=parquet")
@@ -115,3 +121,153 @@ class TestChangelogsOfEarlierReleases:
         assert {name.split("/")[1] for name in published(target, sink)} == {"round=0000000001"}
         marker = json.loads((pathlib.Path(sink.place) / "_dynabeam.json").read_bytes())
         assert marker == {"format": 1, "state_id": "state-1", "round": 1}
+
+
+VALUES = [
+    {"N": "1.5"},
+    {"S": "x"},
+    {"M": {"a": {"N": "1"}}},
+    {"L": []},
+    {"BOOL": True},
+    {"B": "QQ=="},
+    {"NS": ["1"]},
+    {"SS": ["a"]},
+    {"N": "1E-130"},
+    {"NULL": True},
+]
+
+
+def schemas(sink):
+    return [pq.read_schema(path) for _, path in sorted(published(PARQUET, sink).items())]
+
+
+def assert_one_schema(sink):
+    """A column has one type everywhere, and of two files one has all columns of the other."""
+    found = schemas(sink)
+    types = {}
+    for schema in found:
+        for field in schema:
+            assert types.setdefault(field.name, field.type) == field.type
+    by_size = sorted(found, key=len)
+    for less, more in itertools.pairwise(by_size):
+        assert set(less.names) <= set(more.names)
+    return by_size[-1]
+
+
+class TestOneSchema:
+    def test_an_attribute_of_every_type_in_every_order(self, tmp_path):
+        """A round each; plain globs read them all."""
+        sink, changes = PARQUET.open(tmp_path), []
+        for number, value in enumerate(VALUES, start=1):
+            more = [Change(1, item(f"k{number}", v=value, **{f"only {number}": value}))]
+            one_round(sink, more, number=number)
+            changes += more
+        assert_one_schema(sink)
+        assert [len(each) for each in schemas(sink)] == sorted(len(each) for each in schemas(sink))
+        files = f"{sink.place}/orders/*/*.parquet"
+        plain = duckdb.sql(f"SELECT id, v, _other FROM '{files}' ORDER BY id").fetchall()
+        assert len(plain) == len(VALUES)
+        assert [v for _, v, _ in plain if v is not None] == [Decimal("1.5")]
+        others = {key: json.loads(other)["v"] for key, v, other in plain if v is None}
+        assert others == {f"k{at}": value for at, value in enumerate(VALUES, 1) if at > 1}
+        by_name = duckdb.sql(f"SELECT * FROM read_parquet('{files}', union_by_name = true)")
+        assert by_name.to_arrow_table().num_rows == len(VALUES)
+        table_of_all = pyarrow.dataset.dataset(
+            f"{sink.place}/orders", partitioning="hive"
+        ).to_table()
+        assert table_of_all.num_rows == len(VALUES)
+        assert pq.read_table(f"{sink.place}/orders").num_rows == len(VALUES)
+        assert read_back(PARQUET, sink, [ORDERS])["orders"] == newest(ORDERS, changes)
+
+    def test_workers_of_one_round_that_meet_other_types(self, tmp_path):
+        sink = PARQUET.open(tmp_path)
+        sink.check([ORDERS], NO_ROUND)
+        current = round_number(1)
+        changes = [
+            [
+                Change(
+                    1, item(f"{at} {n}", v=VALUES[(at + n) % len(VALUES)], **{f"of {n}": {"S": ""}})
+                )
+                for n in range(12)
+            ]
+            for at in range(6)
+        ]
+
+        def stage(of_worker):
+            writer = sink.writer(sink.files().staging_folder(current.attempt))
+            files = []
+            for each in of_worker:
+                for block in blocks(ORDERS, [each]):
+                    writer.add(block)
+                files = writer.finish()
+            return files
+
+        with ThreadPoolExecutor(6) as pool:
+            staged = [file for files in pool.map(stage, changes) for file in files]
+        sink.commit_list(staged, current)
+        sink.publish(current)
+        assert_one_schema(sink)
+        every = [each for of_worker in changes for each in of_worker]
+        files = f"{sink.place}/orders/*/*.parquet"
+        count = duckdb.sql(f"SELECT count(*) FROM (SELECT * FROM '{files}')").fetchall()
+        assert count == [(len(every),)]
+        assert read_back(PARQUET, sink, [ORDERS])["orders"] == newest(ORDERS, every)
+
+    def test_rounds_and_a_continuous_run(self, tmp_path):
+        sink = PARQUET.open(tmp_path)
+        one_round(sink, [Change(1, item("a", v={"N": "1"}))])
+        files = ContinuousFiles(sink.files(), sink.name, STATE, sink.one_file_writer)
+        later = [Change(2, item("b", v={"S": "x"}, w={"S": "x"}))]
+        files.write(blocks(ORDERS, later), NOON)
+        files.write(blocks(ORDERS, [Change(3, item("c", w={"N": "1"}))]), NOON)
+        one_round(sink, [Change(4, item("d", v={"L": []}, w={"B": "QQ=="}))], number=2)
+        assert_one_schema(sink)
+        assert len(read_back(PARQUET, sink, [ORDERS])["orders"]) == 4
+
+    def test_a_round_that_failed_leaves_columns_and_no_harm(self, tmp_path):
+        sink = PARQUET.open(tmp_path)
+        sink.check([ORDERS], NO_ROUND)
+        deliver(sink, blocks(ORDERS, [Change(1, item(v={"S": "x"}))]), round_number(1, "dead"))
+        changes = [Change(1, item(v={"N": "1"}))]
+        one_round(sink, changes)
+        one_round(sink, [], number=2)
+        assert read_back(PARQUET, sink, [ORDERS])["orders"] == newest(ORDERS, changes)
+        assert_one_schema(sink)
+
+    def test_a_changelog_of_an_earlier_release_keeps_its_columns(self, tmp_path):
+        asked = Target("file:///FOLDER/out?format=parquet&numbers=decimal(30,4)")
+        sink = asked.open(tmp_path)
+        kinds = {f"v{at}": value for at, value in enumerate(VALUES[:8])}
+        changes = [Change(1, item("a", **kinds, text={"S": "x"}, nothing={"NULL": True}))]
+        one_round(sink, changes)
+        for path in pathlib.Path(sink.place, "orders").glob("*schema*"):
+            path.unlink()
+        as_begun_by_an_earlier_release(sink)
+        (before,) = schemas(sink)
+        # Whoever has not said what numbers he wants gets those that there are.
+        sink = PARQUET.open(tmp_path)
+        turned = dict(zip(kinds, reversed(kinds.values()), strict=True))
+        more = [Change(2, item("b", **kinds, text={"L": []})), Change(2, item("c", **turned))]
+        one_round(sink, more, number=2)
+        assert assert_one_schema(sink) == before
+        held = read_back(PARQUET, sink, [ORDERS])["orders"]
+        assert held == newest(ORDERS, changes + more)
+        listed = json.loads(pathlib.Path(sink.place, "orders", "_schema.json").read_bytes())
+        tags = {
+            "id": "S",
+            **{name: next(iter(value)) for name, value in kinds.items()},
+            "text": "S",
+        }
+        assert dict(listed["columns"]) == tags
+        assert listed["numbers"] == "decimal(30,4)"
+        other = Target("file:///FOLDER/out?format=parquet&numbers=text").open(tmp_path)
+        with pytest.raises(SinkError, match=r"decimal\(30,4\)"):
+            one_round(other, more, number=3)
+
+    @pytest.mark.parametrize("content", ["", "[]", '{"format":99}', '{"format":1,"columns":7}'])
+    def test_a_list_that_is_none(self, tmp_path, content):
+        sink = PARQUET.open(tmp_path)
+        one_round(sink, [Change(1, item())])
+        pathlib.Path(sink.place, "orders", "_schema.json").write_text(content)
+        with pytest.raises(SinkError, match=r"_schema\.json"):
+            one_round(sink, [Change(2, item())], number=2)

@@ -37,7 +37,7 @@ from transforms.sinks.file_changelog import FileChangelog
 from transforms.sinks.row_layout import ITEM, OTHER, RowLayout, RowOptions, row_options
 from transforms.sinks.staging import table_folder
 from transforms.tables import Table
-from transforms.values.column_types import ColumnTypes
+from transforms.values.column_types import ColumnTypes, NumberType
 from transforms.values.lines import keys_of_images
 
 __all__ = ["PART_ROWS", "ParquetReader"]
@@ -187,7 +187,7 @@ class _TypedColumns:
         self._keys = keys
         self._images = rows.column("_new").cast(pa.binary())
         self._table = table
-        self._options = RowOptions("unpacked", options.numbers, options.nested)
+        self._options = RowOptions("unpacked", _numbers_of(rows.schema, options), options.nested)
 
     def contradictions(self) -> pa.Array:
         """Per row, as JSON, what its columns hold against its image; null if nothing."""
@@ -235,6 +235,15 @@ class _TypedColumns:
 
     def _laid_out(self, shape: MirrorShape) -> pa.Table:
         return shape.layout().rows(self._keys, self._images, grow=False)
+
+
+def _numbers_of(schema: pa.Schema, options: RowOptions) -> NumberType:
+    """The type of numbers in a file, which may be older than the sink's options."""
+    for field in schema:
+        kind = field.type.value_type if pa.types.is_list(field.type) else field.type
+        if pa.types.is_decimal(kind):
+            return NumberType(kind.precision, kind.scale)
+    return options.numbers
 
 
 def _unlike(one: pa.ChunkedArray, other: pa.ChunkedArray, live: pa.Array) -> list[int]:

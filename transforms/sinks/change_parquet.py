@@ -15,10 +15,10 @@ attribute of the new image, and `_other` (see `transforms.sinks.row_layout`), wi
 | `_old`, `_new` | string | the images as the service sent them (`_new` only if unpacked) |
 | `_envelope` | string | what else the record says, as JSON |
 
-A file's schema is made of what the file holds and what its worker met before it in the bundle; a
-new attribute begins a new file. An attribute that has different types in different items can have
-different types in different files: `_new` is the exact word. Read several files by name
-(`union_by_name` in DuckDB).
+A column has one type in all files of a table, and columns are only ever added, in files that come
+later (`transforms.sinks.changelog_columns`); a new attribute begins a new file. What does not fit
+its column stands in `_other`, and `_new` is the exact word. Read several files by name
+(`union_by_name` in DuckDB): an earlier file lacks the columns that came later.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ from transforms.sinks.change_writer import (
     StagedOutput,
     write_failed,
 )
-from transforms.sinks.row_layout import RowLayout, RowOptions
+from transforms.sinks.changelog_columns import ChangelogColumns
+from transforms.sinks.row_layout import RowOptions
 from transforms.sinks.staging import StagedFile
 from transforms.sinks.unfit_images import refused_images, without_unfit
 from transforms.tables import Table
@@ -75,7 +76,7 @@ class ParquetWriter(ChangeWriter):
         compression: `zstd`, `snappy` or `none`.
         piece_bytes: Rows are written once so many bytes have gathered, default `PIECE_BYTES`.
         place: The sink's place, which dead letters name.
-        reserved: Names besides `METADATA` that no attribute's column may have.
+        columns_of: Gives the agreed columns of a table.
     """
 
     def __init__(
@@ -87,12 +88,12 @@ class ParquetWriter(ChangeWriter):
         *,
         piece_bytes: int | None = None,
         place: str = "",
-        reserved: Sequence[str] = (),
+        columns_of: Callable[[Table], ChangelogColumns],
     ) -> None:
         super().__init__(folder, max_file_bytes, place)
         self._piece_bytes = PIECE_BYTES if piece_bytes is None else piece_bytes
         self._options = options
-        self._reserved = (*METADATA, *reserved)
+        self._columns_of = columns_of
         self._compression = compression
         self._tables: dict[str, _TableFiles] = {}
         self._closed: list[StagedFile] = []
@@ -101,7 +102,7 @@ class ParquetWriter(ChangeWriter):
         """Takes one block; writes the largest gathered piece if enough is gathered."""
         table = block.header.table
         if table.name not in self._tables:
-            self._tables[table.name] = _TableFiles(table, self._options, self._reserved)
+            self._tables[table.name] = _TableFiles(table, self._options, self._columns_of(table))
         self._tables[table.name].gather(block)
         while sum(each.waiting_bytes for each in self._tables.values()) >= self._piece_bytes:
             self._write(max(self._tables.values(), key=lambda each: each.waiting_bytes))
@@ -124,7 +125,11 @@ class ParquetWriter(ChangeWriter):
         if files.file is None:
             self._close_some()
             files.file = _ParquetFile(
-                StagedOutput(self.folder, files.table.name, "parquet"),
+                # Of one commit the files with fewer columns come first: readers that take the first
+                # file's columns for the table's find them in all others.
+                StagedOutput(
+                    self.folder, files.table.name, "parquet", prefix=f"{len(rows.schema):05d}-"
+                ),
                 rows.schema,
                 self._compression,
             )
@@ -159,11 +164,12 @@ class ParquetWriter(ChangeWriter):
 class _TableFiles:
     """What one table has waiting, and its open file."""
 
-    def __init__(self, table: Table, options: RowOptions, reserved: Sequence[str]) -> None:
+    def __init__(self, table: Table, options: RowOptions, columns: ChangelogColumns) -> None:
         self.table = table
         self.file: _ParquetFile | None = None
         self.waiting_bytes = 0
-        self._layout = RowLayout(table, options, reserved)
+        self._columns = columns
+        self._layout = columns.layout()
         self._packed = options.layout == "packed"
         self._waiting: list[Block] = []
 
@@ -198,10 +204,24 @@ class _TableFiles:
         }
         if self._packed:
             del metadata["_new"]  # it is `item`
-        table = self._layout.rows(rows.column("key"), rows.column("new"))
+        table = self._lay_out(rows.column("key"), rows.column("new"))
         for name, column in metadata.items():
             table = table.append_column(name, column)
         return table
+
+    def _lay_out(self, keys: pa.Array, images: pa.Array) -> pa.Table:
+        while True:
+            known = self._layout.types
+            table = self._layout.rows(keys, images)
+            found = self._layout.types
+            if found is known:
+                return table
+            # No file has a column before all writers of the table have agreed on it.
+            self._layout = self._columns.agree(found)
+            if self._layout.types.tags == found.tags and list(self._layout.types.tags) == list(
+                found.tags
+            ):
+                return table
 
 
 def _constants(blocks: Sequence[Block], of: Callable[[Block], str]) -> pa.Array:

@@ -41,10 +41,10 @@ class StagedOutput:
         SinkError: From any method, if the file cannot be written.
     """
 
-    def __init__(self, folder: str, table: str, extension: str) -> None:
+    def __init__(self, folder: str, table: str, extension: str, prefix: str = "") -> None:
         self.table = table
         self.rows = 0
-        self.path = storage.join(folder, f"{uuid.uuid4().hex}.{extension}")
+        self.path = storage.join(folder, f"{prefix}{uuid.uuid4().hex}.{extension}")
         self.file: BinaryIO = storage.open_for_writing(self.path, SinkError)
 
     @property

@@ -52,8 +52,9 @@ from transforms.block import Block
 from transforms.errors import ConfigurationError, DynabeamError, SinkError
 from transforms.reports import Report
 from transforms.sinks.base import Capabilities, Round, Sink, SinkPosition
-from transforms.sinks.change_parquet import ParquetWriter
+from transforms.sinks.change_parquet import METADATA, ParquetWriter
 from transforms.sinks.change_writer import ChangeWriter, LineWriter
+from transforms.sinks.changelog_columns import ChangelogColumns
 from transforms.sinks.continuous_files import GATHER_BYTES, ContinuousFiles, WriteContinuously
 from transforms.sinks.membership import Lack
 from transforms.sinks.row_layout import LAYOUT_OPTIONS, row_options
@@ -312,7 +313,16 @@ class FileChangelog(Sink):
             compression,
             piece_bytes=piece_bytes,
             place=self.place,
-            reserved=(self._files.partition,),
+            columns_of=self._columns_of,
+        )
+
+    def _columns_of(self, table: Table) -> ChangelogColumns:
+        return ChangelogColumns(
+            self._files.table_path(table.name),
+            table,
+            self._row_options,
+            numbers_asked=any(name == "numbers" for name, _ in self.uri.options),
+            reserved=(*METADATA, self._files.partition),
         )
 
     def files(self) -> RoundFiles:

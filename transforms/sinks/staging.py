@@ -7,6 +7,7 @@ Layout below a changelog's root:
 |---|---|
 | `_dynabeam.json` | marker: the state directory of the files, the last round published |
 | `_staging/<attempt>/<uuid>.<ext>` | written by workers; a retried bundle leaves one unlisted |
+| `<table>/_schema.json` | columns of a Parquet changelog (`transforms.sinks.changelog_columns`) |
 | `_staging/<attempt>/files.json` | the commit list: staged files that count, their final names |
 | `<table>/dynabeam_round=<10 digits>/part-<5 digits>-<attempt>.<ext>` | published |
 | `_staging/continuous/<uuid>.<ext>` | a file that a continuous run is writing |
@@ -175,6 +176,10 @@ class RoundFiles:
     def continuous_staging_folder(self) -> str:
         """Where a continuous run writes a file before it gets its name."""
         return storage.join(self.root, _STAGING, _CONTINUOUS)
+
+    def table_path(self, table: str) -> str:
+        """The folder of a table."""
+        return storage.join(self.root, table_folder(table))
 
     def continuous_path(self, table: str, day: datetime.date, name: str) -> str:
         """The final path of a file of a continuous run."""
