@@ -45,8 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The words after `dynabeam`; None for those of the process.
 
     Returns:
-        The exit code: 0 done, 1 failed, 2 not understood, 130 interrupted (SIGINT), 143 ended by
-        SIGTERM. A process of its own that detaches from its job does not return but ends.
+        The exit code: 0 done, 1 failed, 2 not understood, 3 done but for some of the tables, 130
+        interrupted (SIGINT), 143 ended by SIGTERM. A process of its own that detaches from its job
+        does not return but ends.
     """
     put_back = stop_signals.install() if arguments is None else lambda: None
     # What a command writes is data of tables: it is for its owner, whichever library writes it.

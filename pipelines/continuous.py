@@ -50,6 +50,7 @@ from pipelines.sink_membership import (
     refuse_joins,
 )
 from pipelines.state_directory import State, StateDirectory
+from pipelines.table_findings import TableFindings
 from transforms.deployment.discovery import read_findings
 from transforms.deployment.folder import DeploymentFolder
 from transforms.deployment.generations import read_generation
@@ -169,7 +170,8 @@ def prepare(
     if runner.savepoint:
         refuse_joins(found, "replicate with --savepoint_path")
     known = set(state.tables)
-    names = check_tables(options, state)
+    findings = TableFindings()
+    names = check_tables(options, state, findings=findings)
     directory.keep_identity(state)
     _prepare_sinks(options, directory, state, found=found, sinks=sinks, names=names)
     if runner.savepoint:
@@ -181,6 +183,7 @@ def prepare(
     if names:
         assign_tables(folder, state, names, options)
     tell_discovery(folder, state, options)
+    findings.keep_in(folder.findings, names)
     directory.commit(state)
     return state, folder
 

@@ -23,10 +23,12 @@ from transforms.deployment.discovery_plan import first_assignment
 from transforms.deployment.folder import Assignment, DeploymentFolder
 from transforms.deployment.generations import TableGeneration, read_generation
 from transforms.deployment.repairs import repair_assignment
+from transforms.deployment.stream_ends import read_followed
 from transforms.errors import StateError, StateInUseError
 from transforms.gaps import GapPolicies, GapPolicy
 from transforms.repair import Repair
 from transforms.reports import Report
+from transforms.stream.source import TRIM_HORIZON
 from transforms.table_reading import (
     choose_readers,
     list_for_readers,
@@ -127,6 +129,7 @@ def _tell_generation(folder: DeploymentFolder, name: str, table: dict[str, Any])
         generation=table["generation"],
         snapshot_us=snapshot["manifest"]["export_time_us"] if loaded else 0,
         asked=table.get("asked", ""),
+        table_id=table["table_id"],
     )
     if repair is not None:
         told = dataclasses.replace(
@@ -222,12 +225,37 @@ def _expect_snapshot(table: dict[str, Any], reports: Sequence[Report]) -> None:
             table["snapshot"] = new_load("pending", generation=report.fields["generation"])
 
 
+def _follow_streams(
+    folder: DeploymentFolder, name: str, table: dict[str, Any], reports: Sequence[Report]
+) -> None:
+    """Makes room for the positions in a stream that a deployment has begun behind another one."""
+    stream = table["stream"]
+    streams = [each.fields for each in reports if each.kind == "stream"]
+    if stream is None or not streams:
+        return
+    arn = max(each["stream_arn"] for each in streams)
+    found = [each for each in read_followed(folder, name) if each.arn == arn]
+    table["generation"] = max(table["generation"], *(int(each["generation"]) for each in streams))
+    if not found or arn == stream["arn"]:
+        return
+    (followed,) = found
+    table["table"], table["table_id"] = dict(followed.table), followed.table_id
+    table.pop("end", None)
+    table["stream"] = {
+        "arn": arn,
+        "since_us": followed.created_us,
+        "start": TRIM_HORIZON,
+        "frontiers": [None] * max(each["readers"] for each in streams),
+    }
+
+
 def absorb(folder: DeploymentFolder, state: State) -> None:
     """Brings the tables that a deployment found, its positions and its counts into the state."""
     adopt_tables(folder, state)
     for table, reports in folder.read_positions().items():
         if table in state.tables:
             _expect_snapshot(state.tables[table], reports)
+            _follow_streams(folder, table, state.tables[table], reports)
             # Gaps were judged where they were met; here they are only written down.
             merge_reports(state.tables, reports, GapPolicies(GapPolicy.CONTINUE))
     counts = folder.letters.counts()

@@ -12,9 +12,13 @@ from typing import Any
 
 from pipelines.options import ReplicateOptions
 from pipelines.state_directory import State
-from pipelines.table_repair import meet_gap, resume_repair
+from pipelines.table_findings import TableFindings, finding_of
+from pipelines.table_repair import meet_gap, resume_repair, switch_stream
+from pipelines.table_sequels import ended_error
 from pipelines.table_state import (
     check_coverage,
+    is_over,
+    raise_or_record,
     stream_changed,
 )
 from transforms.aws import dynamodb
@@ -31,7 +35,9 @@ from transforms.export.distinct import keys_option
 from transforms.export.keys import find_keys, parse_keys
 from transforms.export.location import newest_age_us
 from transforms.export.manifest import ExportManifest
-from transforms.table_readiness import describe_ready
+from transforms.gaps import GapPolicy
+from transforms.stream_sequel import Sequel, find_sequel
+from transforms.table_readiness import readiness_problem, recovery_problem, stream_problem
 from transforms.table_reading import new_table_state, open_loads
 from transforms.table_selection import is_glob
 from transforms.tables import Table
@@ -41,22 +47,32 @@ __all__ = ["check_tables", "given_exports", "table_names"]
 _SHOWN = 20
 
 
-def check_tables(options: ReplicateOptions, state: State, *, new: bool = False) -> list[str]:
+def check_tables(
+    options: ReplicateOptions,
+    state: State,
+    *,
+    new: bool = False,
+    findings: TableFindings | None = None,
+) -> list[str]:
     """Brings every table asked for into the state, checked.
 
     Args:
         options: What was asked for.
         state: Changed in place: new tables are added.
         new: The tables may all be new to a state that has others.
+        findings: Takes up what is the matter with single tables, while the others go on; without
+            it that is an error.
 
     Returns:
         The names of the tables of this run.
 
     Raises:
-        DynabeamError: Something is missing or does not fit; the error names it.
+        DynabeamError: Something is missing or does not fit, or there is no table that can be read;
+            the error names it.
     """
     manifests = given_exports(options)
     names = _names(options, manifests)
+    names += _ended_tables(names, options, state)
     if not names and not options.discovers:
         raise ConfigurationError(
             "no table is left",
@@ -80,9 +96,15 @@ def check_tables(options: ReplicateOptions, state: State, *, new: bool = False) 
             found=sorted(unknown),
             mend="Name the table in --tables, or leave its policy out",
         )
-    checked = [name for name in names if _check_or_leave(name, options, state, manifests.get(name))]
-    _try_destination(options, [state.tables[name] for name in checked])
-    return checked
+    taken = TableFindings() if findings is None else findings
+    read = [
+        name for name in names if _check_or_leave(name, options, state, manifests.get(name), taken)
+    ]
+    problems = taken.of(names)
+    if problems and (findings is None or not (read or options.discovers)):
+        raise next(iter(problems.values()))
+    _try_destination(options, [state.tables[name] for name in read])
+    return read
 
 
 def _try_destination(options: ReplicateOptions, tables: Sequence[dict[str, Any]]) -> None:
@@ -96,21 +118,56 @@ def _try_destination(options: ReplicateOptions, tables: Sequence[dict[str, Any]]
         try_destination(options.access, to)
 
 
+def _ended_tables(names: Sequence[str], options: ReplicateOptions, state: State) -> list[str]:
+    """Tables of the state that were found by pattern and are listed no longer.
+
+    What their streams still hold is read; one that is read to its end is left out.
+    """
+    selection = options.selection
+    if not selection.is_open:
+        return []
+    return [
+        name
+        for name, each in state.tables.items()
+        if name not in names
+        and not selection.excludes(name)
+        and selection.has_name(name)
+        and not ("end" in each and is_over(each))
+    ]
+
+
 def _check_or_leave(
     name: str,
     options: ReplicateOptions,
     state: State,
     given: tuple[str, ExportManifest] | None,
+    findings: TableFindings,
 ) -> bool:
-    """Checks a table; false if it is new, found by pattern, not ready, and discovery waits for it.
+    """Checks a table; false if nothing of it can be read now, which is a finding.
 
-    Discovery tells what is the matter, and takes it up when it is mended.
+    Of one that is new and not ready discovery, if there is one, tells what is the matter, and takes
+    it up when it is mended.
     """
-    try:
-        _check_table(name, options, state, given)
-    except (TableError, AwsAccessError):
-        if name in state.tables or name in options.tables or not options.discovers:
+    description = None
+    if name not in state.tables and _describes(options):
+        assert options.access is not None
+        try:
+            description = dynamodb.describe_table(options.access, name)
+        except (TableError, AwsAccessError):
+            # A name that no table has was mistyped rather than deleted: it stops the run.
+            if options.discovers:
+                return False
             raise
+    try:
+        if name in state.tables:
+            return _check_known(name, options, state, findings)
+        _check_new(name, options, state, given, description)
+    except (TableError, AwsAccessError, ExportError) as problem:
+        empty = given is not None and not given[1].item_count
+        if isinstance(problem, ExportError) and not empty:
+            raise
+        if name in state.tables or not options.discovers:
+            findings.add(finding_of(name, "not_ready", problem), problem)
         return False
     return True
 
@@ -194,33 +251,30 @@ def _check_patterns(
         )
 
 
-def _check_table(
+def _check_new(
     name: str,
     options: ReplicateOptions,
     state: State,
     given: tuple[str, ExportManifest] | None,
+    description: dynamodb.TableDescription | None,
 ) -> None:
-    description = _describe(name, options)
-    known = state.tables.get(name)
-    if known is None:
-        table = description.table if description else _table_of_export(options, given)
-        known = new_table_state(table, description, options)
-        if description is None and table.name in parse_keys(options.keys):
-            # Nobody but people says what the key is: it has to tell all items apart.
-            known["keys_given"] = True
-        _set_export(name, known, options, given)
-        state.tables[name] = known
-        return
-    _check_keys(name, known, options)
-    resume_repair(known, options.gaps, options.access)
     if description is not None:
-        _check_identity(name, known, description, options)
-        stream = known["stream"]
-        if stream is not None and stream["arn"] != description.stream_arn:
-            gap = stream_changed(name, known, description.stream_arn)
-            meet_gap(gap, known, options.gaps, options.access)
-            stream["arn"] = description.stream_arn
-            stream["frontiers"] = [None] * len(stream["frontiers"])
+        assert options.access is not None
+        problem = readiness_problem(
+            options.access,
+            description,
+            stream=options.snapshot != "only",
+            export=_needs_exports(name, options),
+        )
+        if problem is not None:
+            raise problem
+    table = description.table if description else _table_of_export(options, given)
+    known = new_table_state(table, description, options)
+    if description is None and table.name in parse_keys(options.keys):
+        # Nobody but people says what the key is: it has to tell all items apart.
+        known["keys_given"] = True
+    _set_export(name, known, options, given)
+    state.tables[name] = known
 
 
 def _check_keys(name: str, known: dict[str, Any], options: ReplicateOptions) -> None:
@@ -237,37 +291,103 @@ def _check_keys(name: str, known: dict[str, Any], options: ReplicateOptions) -> 
         )
 
 
-def _describe(name: str, options: ReplicateOptions) -> dynamodb.TableDescription | None:
-    if options.access is None or (options.snapshot == "only" and options.exports):
-        return None
+def _describes(options: ReplicateOptions) -> bool:
+    """False if exports are all that is read."""
+    return options.access is not None and not (options.snapshot == "only" and options.exports)
+
+
+def _needs_exports(name: str, options: ReplicateOptions) -> bool:
     repairs = options.snapshot != "only" and options.gaps.of(name).repairs
-    return describe_ready(
-        options.access,
-        name,
-        stream=options.snapshot != "only",
-        export=repairs or (options.snapshot != "never" and not options.exports),
-    )
+    return repairs or (options.snapshot != "never" and not options.exports)
 
 
-def _check_identity(
+def _check_known(
+    name: str, options: ReplicateOptions, state: State, findings: TableFindings
+) -> bool:
+    """Checks a table that was read before; its identity before anything is done about it.
+
+    What its stream still holds is read in any case, also if the table was deleted meanwhile, or
+    its stream was switched off: what comes behind it is found when it is read to its end.
+    """
+    known, stream = state.tables[name], state.tables[name]["stream"]
+    _check_keys(name, known, options)
+    if options.access is None or not _describes(options):
+        resume_repair(known, options.gaps, options.access)
+        return True
+    sequel = find_sequel(options.access, name, known["table_id"], stream["arn"] if stream else "")
+    if sequel.description is not None:
+        _check_arn(name, known, sequel.description, options)
+    first = "end" not in known
+    known.pop("end", None)
+    if sequel.kind in ("deleted", "recreated"):
+        known["end"] = sequel.kind
+    else:
+        resume_repair(known, options.gaps, options.access)
+    if not sequel.readable and stream is not None and not is_over(known):
+        _pass_unread(name, known, sequel, options, first=first)
+    if "end" in known:
+        error = ended_error(name, known, sequel, options)
+        findings.add(finding_of(name, known["end"], error), error)
+        # Without a stream there is nothing to be read, and nobody to ask what follows.
+        return stream is not None and (sequel.readable or sequel.kind == "recreated")
+    problem = None
+    if sequel.kind == "off" and stream is not None and sequel.description is not None:
+        problem = stream_problem(name, sequel.description)
+        if problem is not None:
+            findings.add(finding_of(name, "stream_off", problem), problem)
+    if _needs_exports(name, options):
+        problem = recovery_problem(name, dynamodb.continuous_backups(options.access, name))
+        if problem is not None:
+            findings.add(finding_of(name, "not_ready", problem), problem)
+            return not open_loads(known)
+    return True
+
+
+def _pass_unread(
+    name: str, known: dict[str, Any], sequel: Sequel, options: ReplicateOptions, *, first: bool
+) -> None:
+    """The stream is gone before it was read to its end.
+
+    Args:
+        name: The table.
+        known: Its state, changed in place.
+        sequel: What follows the stream.
+        options: What was asked for.
+        first: It was not known before that the table has ended.
+
+    Raises:
+        GapError: The policy is `fail`, and the table goes on.
+    """
+    stream, policy = known["stream"], options.gaps.of(name)
+    latest = sequel.description.stream_arn if sequel.description is not None else ""
+    gap = stream_changed(name, known, latest)
+    if sequel.next_stream is not None:
+        switch_stream(known, sequel.next_stream, gap, policy, options.access)
+    elif "end" not in known:
+        raise_or_record(gap, known, policy)
+    elif first:
+        raise_or_record(gap, known, GapPolicy.CONTINUE)
+    if sequel.kind in ("off", "recreated"):
+        # Nothing is left of it, and it never comes back: what follows is asked for.
+        for reader in range(len(stream["frontiers"])):
+            stream.setdefault("seen", {}).setdefault(str(reader), {})["over"] = True
+
+
+def _check_arn(
     name: str,
     known: dict[str, Any],
     description: dynamodb.TableDescription,
     options: ReplicateOptions,
 ) -> None:
-    pairs = (
-        ("table ARN", known["table"]["arn"], description.table.arn),
-        ("table id", known["table_id"], description.table_id),
-    )
-    for what, expected, found in pairs:
-        if expected and expected != found:
-            raise StateError(
-                f"the state directory is that of another table of this name: its {what} differs",
-                where=f"{options.state_dir}, table {name}",
-                expected=expected,
-                found=found,
-                mend="Give another --state_dir",
-            )
+    expected, found = known["table"]["arn"], description.table.arn
+    if expected and expected != found:
+        raise StateError(
+            "the state directory is that of another table of this name: its table ARN differs",
+            where=f"{options.state_dir}, table {name}",
+            expected=expected,
+            found=found,
+            mend="Give another --state_dir",
+        )
 
 
 def _table_of_export(options: ReplicateOptions, given: tuple[str, ExportManifest] | None) -> Table:

@@ -23,6 +23,7 @@ from pipelines.rounds import RoundOutcome, Rounds, beam_options, publish
 from pipelines.runners import round_runner
 from pipelines.sink_membership import begin_loads, check_members, check_sinks, plan_members
 from pipelines.state_directory import State, StateDirectory
+from pipelines.table_findings import TableFindings
 from pipelines.table_repair import repair_lines, sweep
 from transforms.aws.beam_s3 import hand_down
 from transforms.sinks.base import Sink
@@ -32,7 +33,10 @@ from transforms.telemetry.endpoint import Endpoint
 from transforms.telemetry.figures import figures
 from transforms.telemetry.logs import set_up_logs, writes_json
 
-__all__ = ["main", "replicate"]
+__all__ = ["NOT_ALL", "main", "replicate"]
+
+NOT_ALL = 3
+"""The exit code of a run that ended, while something is the matter with some of its tables."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -43,13 +47,20 @@ def main(arguments: Sequence[str]) -> int:
         hand_down(options.access, os.environ)
         FileSystems.set_options(beam_options(options))
         return replicate_continuously(options)
-    state = replicate(options)
+    findings = TableFindings(StateDirectory(options.state_dir).path)
+    state = replicate(options, findings)
     print_summary(state, options, sys.stdout)
-    return 0
+    for line in findings.lines():
+        sys.stdout.write(f"  NOT REPLICATED  {line}\n")
+    return NOT_ALL if findings.lines() else 0
 
 
-def replicate(options: ReplicateOptions) -> State:
+def replicate(options: ReplicateOptions, findings: TableFindings | None = None) -> State:
     """Replicates until caught up (or for ever) and returns the last committed state.
+
+    Args:
+        options: What was asked for.
+        findings: Takes up what is the matter with single tables, while the others go on.
 
     Raises:
         DynabeamError: Something stops the run; sinks and state stay at the last committed round.
@@ -67,7 +78,8 @@ def replicate(options: ReplicateOptions) -> State:
         check_members(state, sinks, options.drop_sinks)
         take_over(directory, state, successor="catch-up rounds", forced=options.take_over)
         found = plan_members(state, sinks, options.drop_sinks)
-        names = run.tables = check_tables(options, state)
+        findings = findings or TableFindings(directory.path)
+        names = run.tables = check_tables(options, state, findings=findings)
         # Before any sink binds itself to it: a crash in the first round must not change it.
         directory.keep_identity(state)
         # Sinks are examined before the state changes, and bound after it says that they join.
@@ -79,7 +91,8 @@ def replicate(options: ReplicateOptions) -> State:
         check_sinks(sinks, found, _tables(state, names), state.committed)
         ended = publish_committed(directory, state, sinks)
         printer = RoundLogger() if writes_json() else RoundPrinter(sys.stderr)
-        printer.say([*found.notes, *ended, *repair_lines(state.tables)])
+        told = findings.keep(name for name in names if not findings.holds(name))
+        printer.say([*found.notes, *ended, *repair_lines(state.tables), *told])
         figures_of_run = RoundFigures(names, state, figures())
         discovery = None
         if options.discovers:
@@ -93,7 +106,8 @@ def replicate(options: ReplicateOptions) -> State:
             Endpoint(options.telemetry.metrics_port, options.telemetry.metrics_host),
             contextlib.closing(printer),
         ):
-            return Rounds(options, directory, names, sinks, discovery).run(state, on_round)
+            rounds = Rounds(options, directory, names, sinks, discovery, findings)
+            return rounds.run(state, on_round)
 
 
 def publish_committed(directory: StateDirectory, state: State, sinks: Sequence[Sink]) -> list[str]:

@@ -24,7 +24,7 @@ from transforms.export.plan import plan_round
 from transforms.export.request import export_report, failed_look, retry_seconds
 from transforms.export.sizes import FileSizes
 from transforms.reports import Report
-from transforms.table_reading import open_loads, snapshot_requests
+from transforms.table_reading import readable_loads, snapshot_requests
 from transforms.tables import Table
 from transforms.wall_clock import now_us
 
@@ -83,7 +83,7 @@ class RoundExports:
         reports = []
         for state in tables:
             requests = snapshot_requests(state, self._options, state_id, 0)
-            for load, request in zip(open_loads(state), requests, strict=True):
+            for load, request in zip(readable_loads(state), requests, strict=True):
                 if load["manifest"] is not None or self._is_aside(state, load):
                     continue
                 try:
@@ -152,7 +152,7 @@ class RoundExports:
         return {
             state["table"]["name"]: self._aside[_key(state, load)].error
             for state in tables
-            for load in open_loads(state)
+            for load in readable_loads(state)
             if _key(state, load) in self._aside
         }
 
@@ -160,7 +160,7 @@ class RoundExports:
         self, tables: Sequence[dict[str, Any]]
     ) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
         for state in tables:
-            for load in open_loads(state):
+            for load in readable_loads(state):
                 if load["manifest"] is not None and not self._is_aside(state, load):
                     yield state, load
 

@@ -28,11 +28,13 @@ from pipelines.round_exports import RoundExports
 from pipelines.round_graph import RoundPlan, build_round
 from pipelines.sink_membership import after_round, share_of
 from pipelines.state_directory import State, StateDirectory
+from pipelines.table_findings import TableFindings
 from pipelines.table_repair import begin_repairs, mark_sweeps, sweep, take_orders
-from pipelines.table_state import is_caught_up, merge_reports
+from pipelines.table_sequels import TableSequels
+from pipelines.table_state import is_caught_up, is_over, merge_reports
 from transforms.aws.beam_s3 import s3_arguments
 from transforms.aws.session import AwsAccess
-from transforms.errors import DynabeamError, ExportError, StateError
+from transforms.errors import DynabeamError, ExportError, GapError, StateError
 from transforms.letter_limit import LetterLimit, too_many
 from transforms.reports import Report
 from transforms.round_files import DEAD_LETTERS, REPORTS, read_dead_letters, read_reports
@@ -66,6 +68,7 @@ class RoundOutcome:
         letters: How many new dead letters it left, by table and stage.
         notes: Lines for people: what was lost, and what was mended.
         missing: Table → why its export cannot be had; set aside, while the others go on.
+        stop: What stops the run after this round; None for nothing.
     """
 
     state: State
@@ -76,6 +79,7 @@ class RoundOutcome:
     letters: Mapping[tuple[str, str], int]
     notes: Sequence[str] = ()
     missing: Mapping[str, DynabeamError] = dataclasses.field(default_factory=dict)
+    stop: GapError | None = None
 
     @property
     def only_missing_left(self) -> bool:
@@ -112,6 +116,7 @@ class Rounds:
         names: The tables of this run; all are in the state. Discovery adds to them.
         sinks: Checked and recovered sinks.
         discovery: Looks for new tables between rounds; None if nobody does.
+        findings: What is the matter with single tables.
     """
 
     options: ReplicateOptions
@@ -119,6 +124,11 @@ class Rounds:
     names: list[str]
     sinks: Sequence[Sink]
     discovery: RoundDiscovery | None = None
+    findings: TableFindings = dataclasses.field(default_factory=TableFindings)
+
+    @functools.cached_property
+    def _sequels(self) -> TableSequels:
+        return TableSequels(self.options, self.findings)
 
     @functools.cached_property
     def exports(self) -> RoundExports:
@@ -136,17 +146,25 @@ class Rounds:
             The state after the last round.
 
         Raises:
-            DynabeamError: A round failed; or all that is left to read are exports that cannot be
-                had, and the run is to end.
+            DynabeamError: A round failed, changes are lost that are not to be, or no table is left
+                that could go on; or all that is left to read are exports that cannot be had, and
+                the run is to end.
         """
         options = self.options
         while True:
             if self.discovery is not None:
-                self.names.extend(self.discovery.look(state))
+                found = self.discovery.look(state)
+                self.names.extend(found)
+                for name in found:
+                    self.findings.clear(name)
             with stop_signals.finishing("this round"):
                 outcome = self.run_one(state)
                 state = outcome.state
                 on_round(outcome)
+            if outcome.stop is not None:
+                raise outcome.stop
+            if outcome.caught_up:
+                self._check_left(state)
             if outcome.caught_up and options.until == "caught_up":
                 return state
             if outcome.only_missing_left and options.until == "caught_up":
@@ -156,6 +174,18 @@ class Rounds:
             elif not outcome.progressed:
                 # What is awaited (an export) is not there yet: asking at once brings nothing.
                 time.sleep(min(options.every, _WAIT_SECONDS))
+
+    def _check_left(self, state: State) -> None:
+        """Stops a run that has read all and has no table that could bring anything more.
+
+        Raises:
+            DynabeamError: What is the matter with the first of its tables.
+        """
+        problems = self.findings.of(self.names)
+        waits = self.options.until != "caught_up"
+        ends = all("end" in state.tables[name] for name in self.names)
+        if len(problems) == len(self.names) and self.discovery is None and (ends or not waits):
+            raise next(iter(problems.values()))
 
     def run_one(self, state: State) -> RoundOutcome:
         """Runs one round, commits and publishes it, and ends the repairs that are loaded."""
@@ -179,6 +209,8 @@ class Rounds:
         keys.take(tables, read, current.number)
         # Only now: every reader of the old generation has ended.
         notes = ordered + begin_repairs(tables, gaps, self.options.gaps, self.options.access)
+        followed, stops = self._sequels.follow(tables, self.names, reports)
+        notes += followed
         mark_sweeps(tables.values())
         letters = self._count_dead_letters(tables, plan.dead_letters_path)
         for sink in self.sinks:
@@ -189,6 +221,7 @@ class Rounds:
         keys.clear(tables)
         publish(self.directory, state, self.sinks)
         notes += sweep(self.directory, state, self.sinks)
+        notes += self.findings.keep(name for name in self.names if not self.findings.holds(name))
         caught_up = all(is_caught_up(tables[name], reports) for name in self.names)
         progressed = any(
             each.fields.get("changes") or each.fields.get("rows")
@@ -202,7 +235,15 @@ class Rounds:
             if name not in known_missing
         ]
         return RoundOutcome(
-            state, reports, tuple(self.names), caught_up, progressed, letters, notes, missing
+            state=state,
+            reports=reports,
+            names=tuple(self.names),
+            caught_up=caught_up,
+            progressed=progressed,
+            letters=letters,
+            notes=notes,
+            missing=missing,
+            stop=stops[0] if stops else None,
         )
 
     def _count_dead_letters(
@@ -243,7 +284,8 @@ class Rounds:
     ) -> RoundPlan:
         options, directory, started = self.options, self.directory, now_us()
         tables = [states[name] for name in self.names]
-        streaming = [each for each in tables if each["stream"] is not None]
+        # Of a stream that is read to its end nothing more comes.
+        streaming = [each for each in tables if each["stream"] is not None and not is_over(each)]
         # Both branches fill the same memory. Streams share their part evenly, as all have to be
         # read within 24 h; exports are read one after the other.
         for_exports = 0

@@ -121,7 +121,7 @@ def _order(name: str, directory: StateDirectory, state: State, *, key_range: str
 
 
 def _cancel(name: str, directory: StateDirectory, state: State) -> str:
-    if SnapshotOrders(directory.path).remove(name):
+    if SnapshotOrders(directory.path).cancel(name):
         return f"{name}: the order is cancelled"
     return f"{name}: nothing to cancel; {_how_far(name, directory, state)}"
 

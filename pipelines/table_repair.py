@@ -6,15 +6,17 @@
    the new generation, and all rows of the old one were read before: what `transforms.repair` asks.
 2. Rounds load the exports, while the stream goes on.
 3. The round that ends it marks the sweep in `repair`. After that round was published, rows of older
-   generations are removed from the mirrors, and only then the mark goes.
+   generations are removed from the mirrors, changelogs are given their deletes, and only then the
+   mark goes.
 
 Each step is one commit. A crash before it repeats the step, which changes nothing: the sweep of a
-mirror may be repeated at any time, because what came later is of the new generation.
+sink may be repeated at any time, because what came later is of the new generation.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timezone
 from typing import Any
 
 from pipelines.options import ReplicateOptions
@@ -25,9 +27,12 @@ from transforms.aws.session import AwsAccess
 from transforms.errors import ConfigurationError
 from transforms.gaps import Gap, GapKind, GapPolicies, GapPolicy
 from transforms.repair import Lost, Repair, plan_repair
+from transforms.repair_sweep import sweep_sinks
 from transforms.sinks.base import Sink
 from transforms.sinks.membership import KnownSink
 from transforms.snapshot_orders import SnapshotOrders
+from transforms.stream.source import TRIM_HORIZON
+from transforms.stream_sequel import NextStream
 from transforms.table_reading import loads_of, new_load, open_loads
 from transforms.tables import Table
 from transforms.wall_clock import now_us
@@ -42,6 +47,7 @@ __all__ = [
     "repair_lines",
     "resume_repair",
     "sweep",
+    "switch_stream",
     "take_orders",
     "with_table_loaded",
 ]
@@ -174,6 +180,57 @@ def is_for(repair: Mapping[str, Any], sink: Sink) -> bool:
     return sink.place in repair.get("sinks", (sink.place,))
 
 
+def switch_stream(
+    state: dict[str, Any],
+    following: NextStream,
+    gap: Gap,
+    policy: GapPolicy,
+    access: AwsAccess | None,
+) -> list[str]:
+    """Goes on with another stream of a table, behind one that was read to its end.
+
+    Sequence numbers of two streams mean nothing to each other. So the generation goes up, under
+    every policy, and what the other stream brings wins.
+
+    Args:
+        state: The table's state, changed in place.
+        following: The other stream; it is read from its beginning.
+        gap: What was written between the two.
+        policy: Not `fail`.
+        access: AWS.
+
+    Returns:
+        Lines for people.
+    """
+    raise_or_record(gap, state, policy)
+    state["stream"] = {
+        "arn": following.arn,
+        "since_us": following.created_us,
+        "start": TRIM_HORIZON,
+        "frontiers": [None] * len(state["stream"]["frontiers"]),
+    }
+    line = (
+        f"{gap.table}: the stream was switched off and on; the old one is read to its end, and "
+        f"changes between {_moment(gap.from_us)} and {_moment(gap.to_us)} are lost"
+    )
+    if policy.repairs:
+        plan = begin_repair(state, state["gaps"][-1:], policy, access)
+        return [line, f"{gap.table}: {plan}"]
+    state["generation"] += 1
+    snapshot = state["snapshot"]
+    if snapshot["status"] == "pending" and not snapshot["reuse"]:
+        # It is requested so late that the other stream covers it, and wins over the first one.
+        snapshot["generation"] = state["generation"]
+    # What it does not cover is the gap, which is recorded.
+    state["coverage_checked"] = True
+    return [line]
+
+
+def _moment(us: int) -> str:
+    moment = datetime.fromtimestamp(us // 1_000_000, timezone.utc)
+    return moment.isoformat().replace("+00:00", "Z")
+
+
 def take_orders(
     directory: StateDirectory, state: State, names: Sequence[str], options: ReplicateOptions
 ) -> list[str]:
@@ -194,10 +251,11 @@ def take_orders(
     orders = SnapshotOrders(directory.path)
     lines = []
     for name in names:
-        order = orders.pending(name)
+        table = state.tables[name]
+        # An export of a table that ended would be another table's: the order waits.
+        order = None if "end" in table else orders.pending(name)
         if order is None:
             continue
-        table = state.tables[name]
         if table.get("asked") != order.order_id:
             if not options.bucket:
                 raise ConfigurationError(
@@ -210,7 +268,7 @@ def take_orders(
             directory.commit(state)
             lines.append(f"{name}: {plan}, as ordered; generation {table['generation']}")
         # Only now: a crash before it finds an order that was taken up, and does not do it twice.
-        orders.remove(name)
+        orders.remove(name, order.order_id)
     return lines
 
 
@@ -270,13 +328,8 @@ def sweep(directory: StateDirectory, state: State, sinks: Sequence[Sink]) -> lis
         directory.check_held()
         plan = Repair.from_json(repair["plan"])
         described = Table.from_json(table["table"])
-        rows = sum(
-            sink.remove_older_generations(
-                described, table["generation"], plan.swept_since_us, plan.swept_keys(described.keys)
-            )
-            for sink in sinks
-            if is_for(repair, sink)
-        )
+        for_whom = [sink for sink in sinks if is_for(repair, sink)]
+        rows = sweep_sinks(for_whom, described, table["generation"], plan, state.committed)
         if plan.loads_all:
             state.sinks = with_table_loaded(state, name, repair.get("sinks"))
         healed = sum(each["rows"] for each in table.pop("heal", ()))

@@ -16,19 +16,22 @@ from transforms.export.manifest import ExportManifest
 from transforms.gaps import Gap, GapKind, GapPolicies, GapPolicy
 from transforms.reports import Report
 from transforms.stream.frontier import Frontier
-from transforms.table_reading import loads_of, open_loads
+from transforms.stream_sequel import read_us
+from transforms.table_reading import loads_of, readable_loads
 from transforms.wall_clock import now_us
 
 __all__ = [
     "check_coverage",
     "generation_of",
     "is_caught_up",
+    "is_over",
     "merge_reports",
     "raise_or_record",
+    "read_until_us",
     "stream_changed",
 ]
 
-_SEEN = ("at_us", "caught_up", "behind", "behind_shards", "newest_event_us")
+_SEEN = ("at_us", "caught_up", "behind", "behind_shards", "newest_event_us", "over")
 
 
 def check_coverage(name: str, state: dict[str, Any], manifest: ExportManifest) -> Gap | None:
@@ -39,8 +42,26 @@ def check_coverage(name: str, state: dict[str, Any], manifest: ExportManifest) -
     return uncovered(name, stream["arn"], stream["since_us"], manifest.export_time_us)
 
 
+def is_over(state: dict[str, Any]) -> bool:
+    """True if a table's stream was switched off and is read to its end by all of its readers."""
+    stream = state["stream"]
+    if stream is None:
+        return False
+    seen = stream.get("seen", {})
+    return all(seen.get(str(at), {}).get("over") for at in range(len(stream["frontiers"])))
+
+
+def read_until_us(state: dict[str, Any]) -> int:
+    """Up to when a stream that is over was read, microseconds since 1970; 0 if that is not known.
+
+    It was switched off at this time or later, so nothing older is lost.
+    """
+    stream = state["stream"]
+    return int(stream.get("read_us", 0) or stream["since_us"])
+
+
 def stream_changed(name: str, state: dict[str, Any], arn: str) -> Gap:
-    """The gap of a table whose stream is another one than the stored positions are of."""
+    """The gap of a table whose stream is gone before it was read to its end."""
     stored = [Frontier.from_json(each) for each in state["stream"]["frontiers"] if each is not None]
     known = [shard.known_us for each in stored for shard in each.shards]
     known += [each.swept_us for each in stored if not each.shards]
@@ -52,7 +73,10 @@ def stream_changed(name: str, state: dict[str, Any], arn: str) -> Gap:
         last_sequence="",
         from_us=min(known, default=0),
         to_us=now_us(),
-        detail=f"the table's stream is now {arn}",
+        detail=(
+            "the table's stream was switched off, and is gone before it was read to its end; its "
+            f"stream is now {arn or 'none'}"
+        ),
     )
 
 
@@ -88,18 +112,29 @@ def merge_reports(
 def is_caught_up(
     state: dict[str, Any], reports: Iterable[Report], *, without_exports: bool = False
 ) -> bool:
-    """True if nothing of a table is known to be left unread.
+    """True if nothing of a table is known to be left unread, or nothing more can be read of it.
 
     Args:
         state: The table's state.
         reports: The round's.
         without_exports: Look at the stream alone: the table's exports are not to be had.
     """
-    name = state["table"]["name"]
-    streams = [each for each in reports if each.kind == "stream" and each.table == name]
-    readers = len(state["stream"]["frontiers"]) if state["stream"] else 0
+    name, stream = state["table"]["name"], state["stream"]
+    streams = [
+        each
+        for each in reports
+        if each.kind == "stream"
+        and each.table == name
+        and each.fields["stream_arn"] == (stream or {}).get("arn")
+    ]
+    readers = len(stream["frontiers"]) if stream else 0
     read = len(streams) == readers and all(each.fields["caught_up"] for each in streams)
-    return read and (without_exports or (not open_loads(state) and "repair" not in state))
+    loaded = without_exports or not (readable_loads(state) or _is_repaired(state))
+    return (read or is_over(state)) and loaded
+
+
+def _is_repaired(state: dict[str, Any]) -> bool:
+    return "repair" in state and "end" not in state
 
 
 def _merge_stream(state: dict[str, Any], report: Report) -> None:
@@ -112,7 +147,9 @@ def _merge_stream(state: dict[str, Any], report: Report) -> None:
         )
     state["stream"]["frontiers"][report.fields["reader"]] = report.fields["frontier"]
     seen = {each: report.fields[each] for each in _SEEN if each in report.fields}
-    state["stream"].setdefault("seen", {})[str(report.fields["reader"])] = seen
+    stream = state["stream"]
+    stream.setdefault("seen", {})[str(report.fields["reader"])] = seen
+    stream["read_us"] = max(stream.get("read_us", 0), read_us(report))
     totals = state["totals"]
     totals["changes"] += report.fields["changes"]
     totals["newest_us"] = max(totals["newest_us"], report.fields["newest_event_us"])

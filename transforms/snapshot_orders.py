@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Orders of new snapshots: one small file a table in the state directory, `requests/<table>.json`.
+"""Orders of new snapshots: small files in the state directory, `requests/<table>/<order>.json`.
 
-`dynabeam snapshot` writes it, and whoever replicates the table (the next round, or the run that
+`dynabeam snapshot` writes one, and whoever replicates the table (the next round, or the run that
 never ends) takes it up, remembers its id with the table, and only then removes it: so an order is
 carried out once, whenever a process dies. Before that it can be cancelled.
+
+Each order is a file of its own, named by time and id. So whoever removes one that was taken up can
+never remove one that was given meanwhile.
 """
 
 from __future__ import annotations
@@ -49,42 +52,69 @@ class SnapshotOrders:
         self._folder = storage.join(state_dir, "requests")
 
     def give(self, order: SnapshotOrder) -> None:
-        """Writes an order; a second one for a table takes the place of the first."""
+        """Writes an order; of several for a table only the newest counts."""
         document = {"format": FORMAT, **dataclasses.asdict(order)}
         content = json.dumps(document, separators=(",", ":"), sort_keys=True).encode()
-        storage.write_atomic(self._path(order.table), content, StateError)
+        name = f"{order.at_us:020d}-{quote(order.order_id, safe='')}.json"
+        storage.write_atomic(storage.join(self._of(order.table), name), content, StateError)
 
     def pending(self, table: str) -> SnapshotOrder | None:
-        """The order of a table that was not taken up yet.
+        """The newest order of a table that was not taken up yet.
 
         Raises:
             StateError: It is damaged or of an unknown format.
         """
-        path = self._path(table)
-        if not storage.exists(path):
-            return None
-        what, mend = "the order of a snapshot", "Remove the file and order the snapshot again"
-        fields = [each.name for each in dataclasses.fields(SnapshotOrder)]
-        document = read_document(
-            storage.read_bytes(path, StateError),
-            fields,
-            known=FORMAT,
-            what=what,
-            where=path,
-            mend=mend,
-        )
-        try:
-            return SnapshotOrder(**document)
-        except TypeError as problem:
-            raise StateError(f"{what} is damaged: {problem!r}", where=path, mend=mend) from problem
+        paths = self._paths(table)
+        return _read(paths[-1]) if paths else None
 
-    def remove(self, table: str) -> bool:
-        """Removes the order of a table; False if there is none."""
-        path = self._path(table)
-        if not storage.exists(path):
+    def remove(self, table: str, order_id: str) -> bool:
+        """Removes an order that was taken up, and those that it took the place of.
+
+        Args:
+            table: The table.
+            order_id: The order; newer ones stay.
+
+        Returns:
+            False if it is not there.
+        """
+        paths = self._paths(table)
+        ids = [_read(path).order_id for path in paths]
+        if order_id not in ids:
             return False
-        storage.delete([path], StateError)
+        # The newest goes last: a crash in between leaves none that it has taken the place of.
+        storage.delete(paths[: ids.index(order_id) + 1], StateError)
         return True
 
-    def _path(self, table: str) -> str:
-        return storage.join(self._folder, f"{quote(table, safe='')}.json")
+    def cancel(self, table: str) -> bool:
+        """Removes all orders of a table; False if there is none."""
+        paths = self._paths(table)
+        storage.delete(paths, StateError)
+        return bool(paths)
+
+    def _of(self, table: str) -> str:
+        return storage.join(self._folder, quote(table, safe=""))
+
+    def _paths(self, table: str) -> list[str]:
+        """The orders of a table, oldest first."""
+        below = storage.join(self._of(table), "")
+        # As orders were written when a table had one file:
+        former = f"{self._of(table)}.json"
+        found = storage.list_files(self._folder)
+        mine = [each for each in found if each.startswith(below) and each.endswith(".json")]
+        return [*(each for each in found if each == former), *sorted(mine)]
+
+
+def _read(path: str) -> SnapshotOrder:
+    what, mend = "the order of a snapshot", "Remove the file and order the snapshot again"
+    document = read_document(
+        storage.read_bytes(path, StateError),
+        [each.name for each in dataclasses.fields(SnapshotOrder)],
+        known=FORMAT,
+        what=what,
+        where=path,
+        mend=mend,
+    )
+    try:
+        return SnapshotOrder(**document)
+    except TypeError as problem:
+        raise StateError(f"{what} is damaged: {problem!r}", where=path, mend=mend) from problem

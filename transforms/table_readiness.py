@@ -12,7 +12,7 @@ from transforms.aws.dynamodb import (
 from transforms.aws.session import AwsAccess
 from transforms.errors import TableError
 
-__all__ = ["describe_ready", "recovery_problem", "stream_problem"]
+__all__ = ["describe_ready", "readiness_problem", "recovery_problem", "stream_problem"]
 
 _VIEW = "NEW_AND_OLD_IMAGES"
 _NOT_YET = ("CREATING", "DELETING")
@@ -33,8 +33,30 @@ def describe_ready(access: AwsAccess, name: str, *, stream: bool, export: bool) 
         CredentialsError: There are no usable credentials.
     """
     description = describe_table(access, name)
+    problem = readiness_problem(access, description, stream=stream, export=export)
+    if problem is not None:
+        raise problem
+    return description
+
+
+def readiness_problem(
+    access: AwsAccess, description: TableDescription, *, stream: bool, export: bool
+) -> TableError | None:
+    """What a table lacks that is needed of it; None for nothing.
+
+    Args:
+        access: Where and as whom AWS is called.
+        description: The table.
+        stream: Its stream is to be read.
+        export: An export of it is to be requested.
+
+    Raises:
+        AwsAccessError: A right is missing.
+        CredentialsError: There are no usable credentials.
+    """
+    name = description.table.name
     if description.status in _NOT_YET:
-        raise TableError(
+        return TableError(
             "the table cannot be read at present",
             where=f"table {name}, status",
             expected="ACTIVE",
@@ -44,9 +66,7 @@ def describe_ready(access: AwsAccess, name: str, *, stream: bool, export: bool) 
     problem = stream_problem(name, description) if stream else None
     if problem is None and export:
         problem = recovery_problem(name, continuous_backups(access, name))
-    if problem is not None:
-        raise problem
-    return description
+    return problem
 
 
 def stream_problem(name: str, description: TableDescription) -> TableError | None:

@@ -3,13 +3,15 @@
 
 The command line and the graph of a continuous run both begin tables, so both use this. A state is
 what the position document says of one table, JSON-able: `table` (name, keys, ARN), `table_id`,
-`generation`, `stream` (None, or `arn`, `since_us`, one frontier per reader, and `seen`: what each
-saw when it looked last), `snapshot` (`status` none | pending | loading | done, `generation`,
+`generation`, `stream` (None, or `arn`, `since_us`, one frontier per reader, `seen`: what each saw
+when it looked last, `read_us`: up to when it was read, and, of one that came after another one,
+`start`: where it is begun), `snapshot` (`status` none | pending | loading | done, `generation`,
 `reuse`, `manifest`, `files` path → lines or "done", `bytes`, `rows`; and if exports have failed,
 `attempt`, how many, and `failed`, what the last one said), `totals`; `keys_given` if the key is
 what `--keys` says. A table that is
 repaired (`pipelines.table_repair`) also has `repair`, and while it is healed `heal`: its windows,
-each like `snapshot` with `from_us` and `to_us`.
+each like `snapshot` with `from_us` and `to_us`. One that was deleted has `end`: `deleted`, or
+`recreated` if there is another table of its name.
 """
 
 from __future__ import annotations
@@ -45,6 +47,7 @@ __all__ = [
     "new_load",
     "new_table_state",
     "open_loads",
+    "readable_loads",
     "readers_of_each",
     "snapshot_requests",
     "stream_sources",
@@ -164,6 +167,15 @@ def open_loads(state: dict[str, Any]) -> list[dict[str, Any]]:
     return [each for each in loads_of(state) if each["status"] in ("pending", "loading")]
 
 
+def readable_loads(state: dict[str, Any]) -> list[dict[str, Any]]:
+    """The open loads that can still be read: of a table that ended, those whose export is there.
+
+    An export that would be requested now would be of another table of the same name.
+    """
+    ended = "end" in state
+    return [each for each in open_loads(state) if not ended or each["manifest"] is not None]
+
+
 def stream_sources(
     state: dict[str, Any], options: ReadingOptions, max_bytes: int, started_us: int
 ) -> list[StreamSource]:
@@ -182,7 +194,7 @@ def stream_sources(
             readers=len(frontiers),
             generation=state["generation"],
             buckets=options.buckets,
-            start=options.start,
+            start=stream.get("start", options.start),
             frontier=None if frontier is None else Frontier.from_json(frontier),
             gap_policy=options.gaps.of(state["table"]["name"]),
             snapshot_until_us=started_us + FUZZ_US if pending else 0,
@@ -276,7 +288,9 @@ def snapshot_requests(
     return [
         SnapshotRequest(
             table=Table.from_json(state["table"]),
-            generation=state["generation"],
+            # That of the load: rows of a snapshot do not win over changes that came after it, also
+            # if the generation went up meanwhile because the stream was switched off and on.
+            generation=int(load.get("generation", 1)),
             buckets=options.buckets,
             reuse=load["reuse"],
             bucket=options.bucket,
@@ -292,6 +306,7 @@ def snapshot_requests(
             to_us=load.get("to_us", 0),
             key_range=load.get("key_range", ""),
             attempt=load.get("attempt", 0),
+            table_id=state["table_id"],
         )
-        for load in open_loads(state)
+        for load in readable_loads(state)
     ]

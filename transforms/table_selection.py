@@ -64,6 +64,10 @@ class TableSelection:
         """True for a table that is to be left out."""
         return any(fnmatch.fnmatchcase(name, each) for each in self.exclude)
 
+    def has_name(self, name: str) -> bool:
+        """True for a table that is named or matches a glob; tags are not looked at."""
+        return self._matches(name, None) or name in self.patterns
+
     def find(self, access: AwsAccess | None) -> Found:
         """Asks AWS which tables it means now; a selection of names alone asks nobody.
 

@@ -54,7 +54,9 @@ class Discovering:
             # Restored from a savepoint, as it were.
             coder = self.fn.restriction_coder()
             self.state = coder.decode(coder.encode(split[1]))
-        return [(each.value.table, each.value.fields["what"]) for each in outputs]
+        self.reports = [each.value for each in outputs]
+        found = [each for each in self.reports if each.kind == "discovery"]
+        return [(each.table, each.fields["what"]) for each in found]
 
     def look(self, **options):
         self.now += 60 * SECOND

@@ -59,6 +59,7 @@ class TableDescription:
         size_bytes: Bytes of the items, some six hours old.
         table_id: The table's UUID; a table created again under its name has another.
         key_arn: The KMS key that encrypts it, if that is not one of DynamoDB's own; or empty.
+        created_us: When it was created, microseconds since 1970; 0 if not told.
     """
 
     table: Table
@@ -70,6 +71,7 @@ class TableDescription:
     size_bytes: int
     table_id: str
     key_arn: str = ""
+    created_us: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,6 +145,7 @@ class ExportDescription:
         failure_code: Why it failed, e.g. `S3NoSuchBucket`.
         failure_message: The same as a sentence.
         filtered: True if it has a filter or projection: it is only a part of the table.
+        table_id: The UUID of the table; empty if not told.
     """
 
     arn: str
@@ -163,6 +166,7 @@ class ExportDescription:
     failure_code: str
     failure_message: str
     filtered: bool
+    table_id: str = ""
 
 
 class TokenUsedError(ExportError):
@@ -193,6 +197,7 @@ def describe_table(access: AwsAccess, name: str) -> TableDescription:
         size_bytes=answer.get("TableSizeBytes", 0),
         table_id=answer.get("TableId", ""),
         key_arn=(answer.get("SSEDescription") or {}).get("KMSMasterKeyArn", ""),
+        created_us=_micros(answer.get("CreationDateTime")),
     )
 
 
@@ -374,6 +379,7 @@ def _description(answer: Mapping[str, Any]) -> ExportDescription:
         failure_code=answer.get("FailureCode") or "",
         failure_message=answer.get("FailureMessage") or "",
         filtered=bool(answer.get("FilterSpecification")),
+        table_id=answer.get("TableId", ""),
     )
 
 

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Many reports of one table as few: what its positions are.
 
-Of a reader's positions the last one counts, with the counts of all; of a file the last report; of
-an export the last look that knew something; gaps are all kept. Of full exports that of the newest
-generation is kept, of the windows of a heal those of the newest generation of all, and of files
-those of what is kept. Order matters only among the reports of one reader, one file and one export.
+Of a reader's positions the last one counts, with the counts of all; of several streams of a table
+those of the newest, whose readers begin when all of the one before have ended; of a file the last
+report; of an export the last look that knew something; gaps are all kept. Of full exports that of
+the newest generation is kept, of the windows of a heal those of the newest generation of all, and
+of files those of what is kept. Order matters only among the reports of one reader, one file and one
+export.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from transforms.reports import Report
+from transforms.stream_sequel import read_us
 
 __all__ = ["condense"]
 
@@ -42,7 +45,25 @@ def condense(reports: Iterable[Report]) -> list[Report]:
             # As its own, so that a late look at an older export hides none of a newer one.
             subject = report.kind, (_generation(report), _window(report))
         kept[subject] = _newer(kept.get(subject), report)
-    return [*_without_older(list(kept.values())), *gaps]
+    return [*_without_older(_of_newest_stream(list(kept.values()))), *gaps]
+
+
+def _of_newest_stream(reports: list[Report]) -> list[Report]:
+    """The reports without positions in streams that have ended; what they count stays."""
+    # An ARN ends with the time at which its stream was switched on.
+    arns = {each.fields.get("stream_arn", "") for each in reports if each.kind == "stream"}
+    if len(arns) < 2:
+        return reports
+    over = [
+        each
+        for each in reports
+        if each.kind == "stream" and each.fields.get("stream_arn", "") != max(arns)
+    ]
+    left = [each for each in reports if each not in over]
+    at = next(at for at, each in enumerate(left) if each.kind == "stream")
+    for each in over:
+        left[at] = _counted(each, left[at])
+    return left
 
 
 def _without_older(reports: list[Report]) -> list[Report]:
@@ -70,16 +91,31 @@ def _window(report: Report) -> int:
 def _newer(before: Report | None, report: Report) -> Report:
     if before is None:
         return report
+    if report.kind == "stream":
+        return _counted(before, report)
     fields = dict(report.fields)
     for name in _SUMS.get(report.kind, ()):
         fields[name] = before.fields[name] + report.fields[name]
     if "unfit_numbers" in before.fields:
         fields["unfit_numbers"] = before.fields["unfit_numbers"] + fields.get("unfit_numbers", 0)
-    if report.kind == "stream":
-        fields["newest_event_us"] = max(
-            before.fields["newest_event_us"], report.fields["newest_event_us"]
-        )
     if report.kind == "export" and fields["manifest"] is None:
         # Only the look that read the manifest has it.
         fields["manifest"] = before.fields["manifest"]
+    return Report(report.kind, report.table, fields)
+
+
+def _counted(before: Report, report: Report) -> Report:
+    """A reader's report with the counts of an earlier one.
+
+    Behind the last shard of a stream nothing says any more up to when it was read: so that is kept.
+    """
+    fields = dict(report.fields)
+    for name in _SUMS["stream"]:
+        fields[name] = before.fields[name] + report.fields[name]
+    fields["newest_event_us"] = max(
+        before.fields["newest_event_us"], report.fields["newest_event_us"]
+    )
+    same = before.fields.get("stream_arn") == report.fields.get("stream_arn")
+    if same and fields.get("over"):
+        fields["read_us"] = max(read_us(before), read_us(report))
     return Report(report.kind, report.table, fields)

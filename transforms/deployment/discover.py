@@ -6,13 +6,15 @@ for (`discovery_plan`), looks (`discovery`), and writes an assignment for each n
 `WatchAssignments` takes up as if a person had added the table. The name of an assignment follows
 from the table, so a look that is repeated after a failure changes nothing. A table that is not
 ready is a report and a line in the folder's `findings.json`, and the others go on.
+
+It also looks after the tables whose streams have ended: see `transforms.deployment.follow`.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import apache_beam as beam
@@ -21,9 +23,12 @@ from apache_beam.transforms.window import TimestampedValue
 from apache_beam.utils.timestamp import Duration, Timestamp
 
 from transforms.aws.session import AwsAccess
-from transforms.deployment.discovery import Discovery, read_findings, write_findings
+from transforms.deployment.discovery import Discovery, Finding, read_findings, write_findings
 from transforms.deployment.discovery_plan import DiscoveryPlan
 from transforms.deployment.folder import DeploymentFolder
+from transforms.deployment.follow import Follow, Follower
+from transforms.deployment.stream_ends import read_ends
+from transforms.gap_rules import GapRules
 from transforms.look_tracker import HeldWatermark, LookState, LookStateCoder, LookTracker
 from transforms.reports import Report
 from transforms.sinks.base import Sink
@@ -40,19 +45,26 @@ _ESTIMATOR = beam.DoFn.WatermarkEstimatorParam(HeldWatermark())
 
 
 class DiscoverTables(beam.PTransform):
-    """`PCollection[str]` (paths of deployment folders) → `PCollection[Report]`, kind `discovery`.
+    """`PCollection[str]` (paths of deployment folders) → `PCollection[Report]`.
+
+    The reports are of kind `discovery`, and `gap` for what was written between two streams.
 
     Args:
         access: Where and as whom AWS is called.
         sinks: A table that one of them cannot hold is not begun.
         clock: Gives the time in microseconds since 1970; picklable.
+        gap_rules: What gaps do; None to read on in any case.
     """
 
     def __init__(
-        self, access: AwsAccess, sinks: Sequence[Sink] = (), clock: WallClock = now_us
+        self,
+        access: AwsAccess,
+        sinks: Sequence[Sink] = (),
+        clock: WallClock = now_us,
+        gap_rules: GapRules | None = None,
     ) -> None:
         super().__init__()
-        self._fn = _DiscoverFn(access, sinks, clock)
+        self._fn = _DiscoverFn(access, sinks, clock, gap_rules)
 
     def expand(self, folders: Any) -> Any:
         """Looks until the pipeline is stopped.
@@ -76,11 +88,13 @@ class Discovered(LookState):
         assignments: File names of the assignments whose tables are known, sorted.
         tables: Names of the tables that are read, sorted.
         next_look_us: Not to look again before this time, whatever the runner does with delays.
+        followed: Streams that have ended, and behind which another one is read, sorted.
     """
 
     assignments: tuple[str, ...] = ()
     tables: tuple[str, ...] = ()
     next_look_us: int = 0
+    followed: tuple[str, ...] = ()
 
 
 class DiscoveredCoder(LookStateCoder):
@@ -93,8 +107,15 @@ class DiscoveredCoder(LookStateCoder):
 class _DiscoverFn(beam.DoFn, RestrictionProvider):
     """Looks, writes assignments, defers."""
 
-    def __init__(self, access: AwsAccess, sinks: Sequence[Sink], clock: WallClock) -> None:
+    def __init__(
+        self,
+        access: AwsAccess,
+        sinks: Sequence[Sink],
+        clock: WallClock,
+        gap_rules: GapRules | None = None,
+    ) -> None:
         self._access = access
+        self._follower = Follower(access, gap_rules)
         self._sinks = sinks
         self._clock = clock
 
@@ -128,26 +149,35 @@ class _DiscoverFn(beam.DoFn, RestrictionProvider):
             return
         folder = DeploymentFolder(element.decode())
         folder.check_current()
-        plan = DiscoveryPlan.read(folder)
-        state, pause = _with_assigned(state, folder), _UNTOLD_SECONDS
+        plan, before = DiscoveryPlan.read(folder), read_findings(folder.findings)
+        state, pause, found = _with_assigned(state, folder), _UNTOLD_SECONDS, None
         if plan is not None:
-            before = read_findings(folder.findings)
             found = self._discovery(plan).look(state.tables, before)
             begun = [each.table.name for each in found.ready]
             state = dataclasses.replace(state, tables=tuple(sorted({*state.tables, *begun})))
             pause = _SOON_SECONDS if found.unfinished else plan.every_seconds
-        state = dataclasses.replace(state, next_look_us=now + pause * 1_000_000)
+        follows = self._follow(folder, state.followed, now)
+        state = dataclasses.replace(
+            state,
+            followed=tuple(sorted({*state.followed, *_followed(follows)})),
+            next_look_us=now + pause * 1_000_000,
+        )
         if not tracker.try_claim(state):
             return
-        if plan is not None:
+        if plan is not None and found is not None:
             for each in found.ready:
                 plan.begin(folder, self._access, each, len(state.tables))
-            if found.findings != before:
-                write_findings(folder.findings, found.findings)
-            for finding in found.news:
-                yield TimestampedValue(finding.report(), Timestamp(micros=now))
+        findings = _with_follows(before if found is None else found.findings, follows)
+        for report in _carried_out(folder, before, findings, follows):
+            yield TimestampedValue(report, Timestamp(micros=now))
         _advance(estimator, now)
         tracker.defer_remainder(Duration(seconds=pause))
+
+    def _follow(
+        self, folder: DeploymentFolder, followed: Collection[str], now: int
+    ) -> list[Follow]:
+        ends = [each for each in read_ends(folder) if each.stream_arn not in followed]
+        return [self._follower.follow(folder, each, now) for each in ends]
 
     def _discovery(self, plan: DiscoveryPlan) -> Discovery:
         def check(table: Table) -> None:
@@ -155,6 +185,43 @@ class _DiscoverFn(beam.DoFn, RestrictionProvider):
                 sink.check([table], plan.committed)
 
         return Discovery(self._access, plan.selection, plan.needs, check)
+
+
+def _with_follows(findings: Mapping[str, Finding], follows: Sequence[Follow]) -> dict[str, Finding]:
+    """The findings with what is the matter behind the ends of streams."""
+    after = dict(findings)
+    for follow in follows:
+        name, finding = follow.end.table, follow.finding
+        known = after.pop(name, None)
+        if finding is not None:
+            # What discovery has told already is not told again in other words.
+            again = known is not None and known.what == finding.what
+            after[name] = known if again and known is not None else finding
+    return after
+
+
+def _followed(follows: Sequence[Follow]) -> set[str]:
+    """The ended streams behind which another one is read now."""
+    return {each.end.stream_arn for each in follows if each.followed is not None}
+
+
+def _carried_out(
+    folder: DeploymentFolder,
+    before: Mapping[str, Finding],
+    findings: Mapping[str, Finding],
+    follows: Sequence[Follow],
+) -> Iterator[Report]:
+    """Reads what follows, keeps the findings, and gives the reports of both."""
+    for follow in follows:
+        follow.carry_out(folder)
+    if findings != before:
+        write_findings(folder.findings, findings)
+    for name, finding in findings.items():
+        if before.get(name) != finding:
+            yield finding.report()
+    for follow in follows:
+        if follow.gap is not None:
+            yield follow.gap.report()
 
 
 def _with_assigned(state: Discovered, folder: DeploymentFolder) -> Discovered:

@@ -39,7 +39,7 @@ FORMAT = 1
 MOST_AT_ONCE = 20
 """New tables that one look describes: each costs two or three calls, and the others wait."""
 
-What = Literal["not_ready", "deleted", "recreated", "not_listed"]
+What = Literal["not_ready", "stream_off", "deleted", "recreated", "not_listed"]
 _ENDS = ("deleted", "recreated")
 _PASSING = (AwsErrorKind.THROTTLED, AwsErrorKind.UNREACHABLE)
 
@@ -63,8 +63,8 @@ class Finding:
 
     Attributes:
         table: The table; empty if the listing of all tables fails.
-        what: `not_ready`, `deleted`, `recreated` (another table under a name that was deleted) or
-            `not_listed`.
+        what: `not_ready`, `stream_off` (it was switched off, and not on again), `deleted`,
+            `recreated` (another table under a name that was deleted) or `not_listed`.
         detail: The reason, for people; one line.
     """
 
@@ -132,11 +132,13 @@ class Discovery:
             finding = Finding("", "not_listed", _reason(problem))
             return _outcome((), {**before, "": finding}, before, unfinished=False)
         listed = set(found.listed or ())
-        ended = {name: each for name, each in before.items() if each.what in _ENDS}
-        findings = {name: each for name, each in ended.items() if name in known}
-        findings |= self._ends([each for each in known if each not in {*listed, *findings}])
-        for name in listed & findings.keys():
-            findings[name] = Finding(name, "recreated", _RECREATED)
+        # What is the matter with a table that is read was found by whoever reads it.
+        findings = {name: each for name, each in before.items() if name in known}
+        ended = {name for name, each in findings.items() if each.what in _ENDS}
+        findings |= self._ends([each for each in known if each not in listed | ended])
+        for name in listed & ended:
+            if findings[name].what == "deleted":
+                findings[name] = Finding(name, "recreated", _recreated(name))
         candidates = [each for each in found.selected if each not in known]
         # Those of which nothing is known come first, then those that wait longest.
         order = {name: place for place, name in enumerate(before)}
@@ -165,8 +167,7 @@ class Discovery:
             try:
                 describe_table(self.access, name)
             except TableError:
-                detail = "its stream is read to its end, within the 24 hours that it is kept"
-                found[name] = Finding(name, "deleted", detail)
+                found[name] = Finding(name, "deleted", _deleted(name))
             except (AwsAccessError, CredentialsError, BotoCoreError, ClientError) as problem:
                 # Passing trouble: the next look asks again. Anything else is raised.
                 _reason(problem)
@@ -206,10 +207,19 @@ def read_findings(path: str) -> dict[str, Finding]:
     return {each["table"]: Finding(**each) for each in document["findings"]}
 
 
-_RECREATED = (
-    "the table was deleted, and there is another one of its name, which is not read; replicate it "
-    "with a --state_dir and sinks of its own"
-)
+def _deleted(name: str) -> str:
+    return (
+        "its stream is read to its end, within the 24 hours that it is kept, and its rows stay in "
+        f"the sinks as they are. Leave it out with --exclude_tables={name}"
+    )
+
+
+def _recreated(name: str) -> str:
+    return (
+        "the table was deleted, and there is another one of its name, which is not read. Take it "
+        f"in the old one's place with --gaps={name}:resnapshot, replicate it with a --state_dir "
+        f"and sinks of its own, or leave it out with --exclude_tables={name}"
+    )
 
 
 def _reason(problem: Exception) -> str:

@@ -9,6 +9,7 @@
 | `tables/<table>.json` | the run | the first state of a table that it found by itself |
 | `findings.json` | the run | what keeps tables from being read, see `discovery` |
 | `generations/<table>.json` | first the command line, then the run | see `generations` |
+| `ends/`, `followed/` | the run | streams that have ended, see `stream_ends` |
 | `stops/<table>.json` | the run | why it cannot go on, see `stops` |
 | `over` | the command line | the run has a successor: it must not go on |
 
@@ -167,6 +168,14 @@ class DeploymentFolder:
             if path.endswith(".json"):
                 state = json.loads(storage.read_bytes(path, StateError))
                 found[state["table"]["name"]] = state
+        return found
+
+    def read_table(self, table: str) -> dict[str, Any] | None:
+        """The first state of one table that the run found; None if it did not find it."""
+        path = self._table(table)
+        if not storage.exists(path):
+            return None
+        found: dict[str, Any] = json.loads(storage.read_bytes(path, StateError))
         return found
 
     @property

@@ -46,6 +46,7 @@ class TableGeneration:
         asked: The last request for a new snapshot that was taken up; empty for none.
         key_range: Until there is a plan: the range of keys that it is of, empty for all.
         ended: The last repair that ended: `generation`, `kind`, `rows`, `swept`; None for none.
+        table_id: The id of the table when the run began; empty if nobody said.
     """
 
     generation: int = 0
@@ -59,6 +60,7 @@ class TableGeneration:
     asked: str = ""
     key_range: str = ""
     ended: Mapping[str, Any] | None = None
+    table_id: str = ""
 
     def write(self, folder: DeploymentFolder, table: str) -> None:
         """Replaces the file of a table."""

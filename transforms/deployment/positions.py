@@ -33,6 +33,7 @@ from transforms.deployment.condense import condense
 from transforms.deployment.fewer import FewerReports
 from transforms.deployment.folder import DeploymentFolder
 from transforms.deployment.repairs import Repairs, RepairSettings
+from transforms.deployment.stream_ends import stream_end, write_end
 from transforms.event_timers import not_before
 from transforms.reports import Report, ReportCoder
 from transforms.sinks.base import HELD_SECONDS
@@ -133,6 +134,10 @@ class _StoreFn(beam.DoFn):
         reports = condense([*_reports(stored.read()), *(r for at, r in decoded if at <= passed_us)])
         self._folder.check_current()
         self._folder.write_positions(table, reports)
+        end = stream_end(table, reports) if table else None
+        if end is not None:
+            # Behind the positions: all that the stream held is in the sinks.
+            write_end(self._folder, end)
         figures().put("stored_seconds", self._clock() / 1e6, table)
         stored.write(_dump(reports))
         waiting.clear()

@@ -9,7 +9,7 @@ the next step of the table's repair here, if there is one to be taken:
 | settled → switching | a gap was stored, or a snapshot was asked for | the generation goes up |
 | switching → loading | every reader has reported the new generation | exports are planned |
 | loading → sweeping | every file of the exports is in the sinks | |
-| sweeping → settled | | rows of older generations are removed from the mirrors |
+| sweeping → settled | | rows of older generations go (`transforms.repair_sweep`) |
 
 A gap of the new generation begins the repair anew, over all that is lost. Each step is one file
 that is replaced, and what it does besides (an assignment under a fixed name, a sweep) may be
@@ -27,19 +27,20 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from transforms.aws.dynamodb import continuous_backups
+from transforms.aws.dynamodb import continuous_backups, describe_table
 from transforms.aws.session import AwsAccess
 from transforms.coverage import FUZZ_US
 from transforms.deployment.folder import Assignment, DeploymentFolder
 from transforms.deployment.generations import TableGeneration, read_generation
-from transforms.errors import StateError
+from transforms.deployment.stream_ends import source_of, table_id_of
+from transforms.errors import TableError
 from transforms.export.elements import SnapshotRequest
 from transforms.gaps import GapPolicies, GapPolicy
 from transforms.repair import Lost, Repair, plan_repair
+from transforms.repair_sweep import sweep_sinks
 from transforms.reports import Report
 from transforms.sinks.base import Sink
 from transforms.snapshot_orders import SnapshotOrder, SnapshotOrders
-from transforms.stream.source import StreamSource
 from transforms.wall_clock import WallClock, now_us
 
 __all__ = ["RepairSettings", "Repairs", "next_step", "repair_assignment", "step_line"]
@@ -100,7 +101,6 @@ class Repairs:
             reports: Its condensed reports, as they were stored.
 
         Raises:
-            TableError: Point-in-time recovery cannot be looked at, as there is no such table.
             AwsAccessError: A right is missing.
             SinkError: A mirror cannot be swept.
             StateError: A file cannot be written.
@@ -127,7 +127,7 @@ class Repairs:
         if asked is not None and after.asked == asked.order_id:
             # Written before the order goes, so that it is neither lost nor taken up again.
             after.write(self._folder, table)
-            SnapshotOrders(self._settings.state_dir).remove(table)
+            SnapshotOrders(self._settings.state_dir).remove(table, asked.order_id)
         if at.step == after.step == "switching" and at == after and _switched(at, reports):
             return self._plan(table, at, reports, now)
         return after
@@ -146,6 +146,9 @@ class Repairs:
         self, table: str, at: TableGeneration, reports: Sequence[Report], now: int
     ) -> TableGeneration:
         lost = _lost(at, reports)
+        if not self._is_there(table):
+            # What is exported under its name now would be another table.
+            return at
         recovery = continuous_backups(self._settings.access, table)
         plan = plan_repair(GapPolicy(at.policy), lost, now, recovery, at.key_range)
         return dataclasses.replace(
@@ -164,7 +167,7 @@ class Repairs:
         paths = self._folder.assignments()
         if any(path.endswith(f"/{name}.json") for path in paths):
             return
-        source = self._source(table, paths)
+        source = source_of(self._folder, table)
         plan = Repair.from_json(at.plan)
         requests = [
             SnapshotRequest(
@@ -179,32 +182,26 @@ class Repairs:
                 from_us=begin,
                 to_us=end,
                 key_range=plan.key_range,
+                table_id=table_id_of(self._folder, table),
             )
             for begin, end in plan.windows or ((0, 0),)
         ]
         self._folder.assign(name, Assignment([], requests))
 
-    def _source(self, table: str, paths: Sequence[str]) -> StreamSource:
-        for path in paths:
-            for source in self._folder.read_assignment(path).sources:
-                if source.table.name == table:
-                    return source
-        raise StateError(
-            "a table is to be repaired that the run was never told to read",
-            where=f"{self._folder.path}, table {table}",
-            found=list(paths),
-        )
+    def _is_there(self, table: str) -> bool:
+        """False if the table was deleted, whether or not there is another one of its name."""
+        try:
+            found = describe_table(self._settings.access, table)
+        except TableError:
+            return False
+        known = table_id_of(self._folder, table)
+        return found.status != "DELETING" and (not known or known == found.table_id)
 
     def _sweep(self, table: str, at: TableGeneration, reports: Sequence[Report]) -> TableGeneration:
         assert at.plan is not None
         plan = Repair.from_json(at.plan)
-        described = self._source(table, self._folder.assignments()).table
-        swept = sum(
-            sink.remove_older_generations(
-                described, at.generation, plan.swept_since_us, plan.swept_keys(described.keys)
-            )
-            for sink in self._settings.sinks
-        )
+        described = source_of(self._folder, table).table
+        swept = sweep_sinks(self._settings.sinks, described, at.generation, plan)
         rows = sum(
             each.fields["rows"]
             for each in reports

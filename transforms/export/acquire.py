@@ -23,6 +23,7 @@ from transforms.errors import (
     DynabeamError,
     ExportError,
     ExportIntegrityError,
+    TableError,
 )
 from transforms.export.elements import SnapshotRequest
 from transforms.export.location import (
@@ -37,7 +38,7 @@ __all__ = ["Acquisition", "ExportFailedError", "Look", "acquire", "client_token"
 
 _LOGGER = logging.getLogger(__name__)
 
-Status = Literal["waiting_for_stream", "IN_PROGRESS", "FAILED", "COMPLETED"]
+Status = Literal["waiting_for_stream", "table_ended", "IN_PROGRESS", "FAILED", "COMPLETED"]
 
 _JUST_NOW_US = 60_000_000
 
@@ -118,8 +119,9 @@ class Look:
     """What one look found.
 
     Attributes:
-        status: `waiting_for_stream` (nothing requested yet), `IN_PROGRESS` or `COMPLETED`; `FAILED`
-            of whoever goes on after an `ExportFailedError`.
+        status: `waiting_for_stream` (nothing requested yet), `table_ended` (the table was deleted;
+            an export under its name would be another table's), `IN_PROGRESS` or `COMPLETED`;
+            `FAILED` of whoever goes on after an `ExportFailedError`.
         export_arn: The export; empty while nothing is requested.
         description: What DescribeExport says, if it was asked.
         manifest: The manifest, once the export is complete.
@@ -193,13 +195,31 @@ def acquire(request: SnapshotRequest, known_arn: str, how: Acquisition, *, now_u
             where=f"table {request.table.name}",
             mend="Give --s3_export_bucket, or --export with an export that exists",
         )
+    return _look_at_new(access, request, how, now_us)
+
+
+def _look_at_new(
+    access: AwsAccess, request: SnapshotRequest, how: Acquisition, now_us: int
+) -> Look:
+    """Requests an export, or finds the one that an earlier look requested."""
     if now_us < max(request.not_before_us, request.to_us):
         return Look("waiting_for_stream")
+    if request.table_id and not _is_there(access, request):
+        return Look("table_ended")
     description = _request(access, _order(request, how))
     if 0 < description.started_us < now_us - _JUST_NOW_US:
         # An earlier request's export: what it is now, not what it was when it was requested.
         description = dynamodb.describe_export(access, description.arn)
     return _judge(description, request, how)
+
+
+def _is_there(access: AwsAccess, request: SnapshotRequest) -> bool:
+    """False if the table was deleted, whether or not there is another one of its name."""
+    try:
+        found = dynamodb.describe_table(access, request.table.name)
+    except TableError:
+        return False
+    return found.status != "DELETING" and found.table_id in ("", request.table_id)
 
 
 def open_export(location: str, how: Acquisition) -> ExportManifest:
@@ -282,6 +302,14 @@ def _judge(
             expected=request.table.arn,
             found=described,
             mend="Give an export of this table",
+        )
+    if request.table_id and description.table_id not in ("", request.table_id):
+        raise ExportError(
+            "the export is of another table, which was made under the same name",
+            where=description.arn,
+            expected=request.table_id,
+            found=description.table_id,
+            mend="Run again: that the table was made again is seen when a run begins",
         )
     if description.status != "COMPLETED":
         return Look("IN_PROGRESS", description.arn, description)

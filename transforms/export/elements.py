@@ -48,6 +48,8 @@ class SnapshotRequest:
         to_us: End of that window (exclusive); the export is not requested before it.
         key_range: The range of keys that is loaded (`transforms.key_range`); empty for all.
         attempt: How many exports that were requested for it have failed: each has its own token.
+        table_id: The table's UUID, which another table of its name does not have; empty if it is
+            not known.
     """
 
     table: Table
@@ -67,6 +69,7 @@ class SnapshotRequest:
     to_us: int = 0
     key_range: str = ""
     attempt: int = 0
+    table_id: str = ""
 
     @property
     def export_type(self) -> Literal["FULL_EXPORT", "INCREMENTAL_EXPORT"]:
@@ -123,6 +126,9 @@ class SnapshotRequestCoder(beam.coders.Coder):
             del document["from_us"], document["to_us"]
         if not value.attempt:
             del document["attempt"]
+        if not value.table_id:
+            # As they were before they named the table's id.
+            del document["table_id"]
         return dump_element(_as_before_ranges(document))
 
     def decode(self, encoded: bytes) -> SnapshotRequest:

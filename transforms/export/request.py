@@ -219,7 +219,8 @@ class _WaitForExportFn(beam.DoFn, RestrictionProvider):
             look = failed_look(problem)
             request = dataclasses.replace(request, attempt=request.attempt + 1)
         claim = WaitState(
-            look.manifest is not None,
+            # For an export of a table that is no more nobody need wait.
+            look.manifest is not None or look.status == "table_ended",
             look.export_arn if look.status != "FAILED" else "",
             now + wait_seconds * 1_000_000,
             request.attempt - element.attempt,

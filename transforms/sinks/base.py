@@ -281,12 +281,47 @@ class Sink(abc.ABC):
             key_range: Only rows of these keys; None for all.
 
         Returns:
-            How many rows were removed; a changelog keeps its history and returns 0.
+            How many rows were removed; a changelog keeps its history and returns 0, see
+            `append_swept`.
 
         Raises:
             SinkError: If the sink cannot be written.
         """
         del table, generation, changed_since_us, key_range
+        return 0
+
+    def append_swept(
+        self,
+        table: Table,
+        generation: int,
+        changed_since_us: int = 0,
+        key_range: KeyRange | None = None,
+        *,
+        committed: Round | None = None,
+    ) -> int:
+        """Appends a delete to a changelog for each key that `remove_older_generations` removes.
+
+        So the newest row of each key remains what the table holds. The row is a `d` of the version
+        `(generation, 0)`, which wins over all older generations and loses to every change of this
+        one; its event time is that of the repair, its old image is not known.
+
+        To be called when `remove_older_generations` is. Repeating it appends nothing.
+
+        Args:
+            table: The table.
+            generation: The generation whose exports are applied.
+            changed_since_us: As for `remove_older_generations`.
+            key_range: As for `remove_older_generations`.
+            committed: The committed and published round that the rows belong to; None in a run that
+                never ends.
+
+        Returns:
+            How many rows were appended; a mirror returns 0.
+
+        Raises:
+            SinkError: If the sink cannot be read or written.
+        """
+        del table, generation, changed_since_us, key_range, committed
         return 0
 
     @property

@@ -14,7 +14,8 @@ QUALIFY row_number() OVER (PARTITION BY id ORDER BY _version DESC) = 1 AND _op <
 ```
 
 (`_op` is `version`'s neighbour `op` in JSON lines.) A healed or repeated snapshot has a higher
-generation, the first part of the version.
+generation, the first part of the version. What a repair sweeps from mirrors gets a `d` row of that
+generation here (`Sink.append_swept`), in the folder of the round that ended the repair.
 
 How a round is written: each bundle stages its own files, so the rows cross no shuffle and any
 number of workers write; the list of closed files goes through one grouped element, which writes the
@@ -36,31 +37,39 @@ plain.
 from __future__ import annotations
 
 import dataclasses
+import datetime
+import hashlib
 import os
 import sys
+import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, ClassVar
 
 import apache_beam as beam
+import pyarrow as pa
 from apache_beam.io.filesystem import BeamIOError
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
 from transforms import storage
-from transforms.block import Block
+from transforms.block import SCHEMA, Block, BlockHeader
 from transforms.errors import ConfigurationError, DynabeamError, SinkError
+from transforms.key_range import KeyRange
 from transforms.reports import Report
 from transforms.sinks.base import Capabilities, Round, Sink, SinkPosition
 from transforms.sinks.change_parquet import METADATA, ParquetWriter
 from transforms.sinks.change_writer import ChangeWriter, LineWriter
 from transforms.sinks.changelog_columns import ChangelogColumns
+from transforms.sinks.changelog_sweep import CHANGE_FILES, swept_keys
 from transforms.sinks.continuous_files import GATHER_BYTES, ContinuousFiles, WriteContinuously
 from transforms.sinks.membership import Lack
 from transforms.sinks.row_layout import LAYOUT_OPTIONS, row_options
-from transforms.sinks.staging import Marker, RoundFiles, StagedFile
+from transforms.sinks.staging import Marker, RoundFiles, StagedFile, table_folder
 from transforms.sinks.uri import SinkUri, refuse_home, uri_of_path
 from transforms.tables import Table
+from transforms.version import constant_versions
+from transforms.wall_clock import now_us
 
 __all__ = ["DEFAULT_MAX_FILE_BYTES", "DEFAULT_WRITERS", "FileChangelog"]
 
@@ -260,6 +269,58 @@ class FileChangelog(Sink):
         """Moves the staged files of a committed round to their final places."""
         self._files.publish(current)
 
+    def append_swept(
+        self,
+        table: Table,
+        generation: int,
+        changed_since_us: int = 0,
+        key_range: KeyRange | None = None,
+        *,
+        committed: Round | None = None,
+    ) -> int:
+        """Appends deletes of what a repair swept, see `Sink.append_swept`.
+
+        What is to be swept is found in the files themselves. A file of deletes is named by its
+        keys and appears whole; a key whose delete is there is not found again. So whenever the
+        process dies, each delete ends up there once.
+        """
+        files = self.files()
+        folder = storage.join(files.root, table_folder(table.name))
+        paths = [each for each in storage.list_files(folder) if each.endswith(CHANGE_FILES)]
+        appended = 0
+        for keys in swept_keys(paths, table, generation, changed_since_us, key_range):
+            rows = _deletes(keys, generation)
+            header = BlockHeader(table, 0, 1, generation, "export", {"reason": "swept"})
+            self._publish_swept(Block(header, rows), committed)
+            appended += len(keys)
+        return appended
+
+    def _publish_swept(self, block: Block, committed: Round | None) -> None:
+        files, name = self.files(), block.header.table.name
+        attempt = f"swept-{uuid.uuid4().hex}"
+        staging = (
+            files.continuous_staging_folder()
+            if committed is None
+            else files.staging_folder(attempt)
+        )
+        writer = self.one_file_writer(staging)
+        writer.add(block)
+        (staged,) = writer.finish()
+        extension = os.path.basename(staged.path).partition(".")[2]
+        digest = hashlib.blake2b(digest_size=16)
+        for key in block.rows.column("key"):
+            digest.update(key.as_buffer())
+        part = f"part-swept-{block.header.generation}-{digest.hexdigest()}.{extension}"
+        if committed is None:
+            today = datetime.datetime.fromtimestamp(now_us() // 1_000_000, datetime.timezone.utc)
+            target = files.continuous_path(name, today.date(), part)
+        else:
+            files.claim_round(committed)
+            target = files.swept_path(name, committed, part)
+        storage.move(staged.path, target, SinkError)
+        if committed is not None:
+            files.clear_attempt(attempt)
+
     def stage(self, blocks: Iterable[Block], current: Round) -> list[Report]:
         """Stages blocks without a graph, as one bundle.
 
@@ -328,6 +389,24 @@ class FileChangelog(Sink):
     def files(self) -> RoundFiles:
         """The files of this changelog."""
         return self._files
+
+
+def _deletes(keys: pa.Array, generation: int) -> pa.RecordBatch:
+    """Rows that say of keys that the table does not have them any more."""
+    count = len(keys)
+    nothing = pa.nulls(count, pa.binary())
+    time_type = SCHEMA.field("event_time").type
+    columns = [
+        keys,
+        constant_versions(generation, count),
+        pa.repeat(pa.scalar("d"), count),
+        pa.repeat(pa.scalar(now_us(), pa.int64()).cast(time_type), count),
+        nothing,
+        nothing,
+        pa.repeat(pa.scalar(False), count),
+        nothing,
+    ]
+    return pa.record_batch(columns, schema=SCHEMA)
 
 
 class _StageChanges(beam.PTransform):

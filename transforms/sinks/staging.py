@@ -10,6 +10,7 @@ Layout below a changelog's root:
 | `<table>/_schema.json` | columns of a Parquet changelog (`transforms.sinks.changelog_columns`) |
 | `_staging/<attempt>/files.json` | the commit list: staged files that count, their final names |
 | `<table>/dynabeam_round=<10 digits>/part-<5 digits>-<attempt>.<ext>` | published |
+| `<table>/dynabeam_round=<10 digits>/part-swept-<digest>.<ext>` | deletes that a repair brought |
 | `_staging/continuous/<uuid>.<ext>` | a file that a continuous run is writing |
 | `_staging/set_aside-<time>/<table>/…` | was published in rounds that are run again, see below |
 | `<table>/dynabeam_round=continuous-<day>/part-<digest>.<ext>` | written by a continuous run |
@@ -196,6 +197,11 @@ class RoundFiles:
             self._partition = marker.partition
         return self._partition
 
+    def swept_path(self, table: str, current: Round, name: str) -> str:
+        """The final path of a file that a repair adds to a published round."""
+        folder = f"{self.partition}={current.number:010d}"
+        return storage.join(self.root, table_folder(table), folder, name)
+
     def read_marker(self) -> Marker | None:
         """The marker, None if there is none.
 
@@ -244,11 +250,7 @@ class RoundFiles:
         path = self._list_path(current.attempt)
         if storage.exists(path):
             document = _parse(path, storage.read_bytes(path, SinkError))
-            marker = self.read_marker()
-            if marker is None:
-                self.write_marker(Marker(current.state_id, current.number))
-            elif marker.round < current.number:
-                self.write_marker(dataclasses.replace(marker, round=current.number))
+            self.claim_round(current)
             for each in self._checked_files(document, current):
                 self._move(current, each["staged"], each["final"])
             # The list goes last but for orphans: as long as it is there, publishing is repeated.
@@ -266,6 +268,18 @@ class RoundFiles:
             return None
         document = _parse(path, storage.read_bytes(path, SinkError))
         return sum(int(each["rows"]) for each in self._checked_files(document, current))
+
+    def claim_round(self, current: Round) -> None:
+        """Has the marker name a round, before there is any file of it."""
+        marker = self.read_marker()
+        if marker is None:
+            self.write_marker(Marker(current.state_id, current.number))
+        elif marker.round < current.number:
+            self.write_marker(dataclasses.replace(marker, round=current.number))
+
+    def clear_attempt(self, attempt: str) -> None:
+        """Removes what an attempt has staged."""
+        self._clear(self.staging_folder(attempt))
 
     def discard_other_attempts(self, attempt: str) -> None:
         """Removes what other attempts have staged; with an empty name, what any has."""

@@ -1,0 +1,255 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Catch-up rounds: what follows when the stream of a table has ended.
+
+A stream that was switched off is read to its end first, whatever the table's policy is. Only the
+round that has committed that asks what comes next:
+
+* Another stream of the table: the time between the two is a gap. The policy decides, and the next
+  round reads on from the beginning of the other stream, at a higher generation.
+* No stream, or no table any more: told, and the table's rows stay as they are.
+* Another table of its name: told. Under `resnapshot` it takes the place of the old one from
+  scratch: a new generation, after which the old table's rows are swept.
+
+The other tables of the run go on. All that is changed is part of the round's commit, so a crash
+before it repeats the round, and the question.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from pipelines.options import ReplicateOptions
+from pipelines.table_findings import TableFindings, finding_of
+from pipelines.table_repair import begin_repair, switch_stream
+from pipelines.table_state import is_over, read_until_us
+from transforms.aws.dynamodb import TableDescription, continuous_backups
+from transforms.aws.errors import AwsErrorKind, classify
+from transforms.deployment.discovery import What
+from transforms.errors import (
+    AwsAccessError,
+    ConfigurationError,
+    DynabeamError,
+    GapError,
+    StateError,
+    TableError,
+)
+from transforms.gaps import GapPolicy
+from transforms.reports import Report
+from transforms.stream.source import TRIM_HORIZON
+from transforms.stream_sequel import Sequel, find_sequel, switch_gap
+from transforms.table_readiness import recovery_problem, stream_problem
+from transforms.tables import Table
+from transforms.wall_clock import now_us
+
+__all__ = ["TableSequels", "ended_error"]
+
+_AGAIN_US = 10 * 1_000_000
+_PASSING = (AwsErrorKind.THROTTLED, AwsErrorKind.UNREACHABLE)
+
+
+class TableSequels:
+    """Asks, and does what follows.
+
+    Args:
+        options: What was asked for.
+        findings: Where it is told what is the matter with a table.
+        clock: Gives the time in microseconds since 1970.
+    """
+
+    def __init__(
+        self,
+        options: ReplicateOptions,
+        findings: TableFindings,
+        clock: Callable[[], int] = now_us,
+    ) -> None:
+        self._options = options
+        self._findings = findings
+        self._clock = clock
+        self._again_us: dict[str, int] = {}
+
+    def follow(
+        self,
+        tables: Mapping[str, dict[str, Any]],
+        names: Sequence[str],
+        reports: Sequence[Report],
+    ) -> tuple[list[str], list[GapError]]:
+        """Follows every table whose stream, or whose export, has come to an end.
+
+        Args:
+            tables: The states behind the round, changed in place.
+            names: The tables of the run.
+            reports: The round's reports.
+
+        Returns:
+            Lines for people, and what stops the run once the round is committed.
+
+        Raises:
+            CredentialsError: There are no usable credentials.
+            ClientError: AWS answered what is not understood.
+        """
+        lines: list[str] = []
+        stops: list[GapError] = []
+        no_export = {each.table for each in reports if _is_end(each)}
+        for name in names:
+            state = tables[name]
+            if not (is_over(state) or name in no_export) or not self._is_due(name):
+                continue
+            sequel = self._ask(name, state)
+            if sequel is not None:
+                self._follow_one(name, state, sequel, lines, stops)
+        return lines, stops
+
+    def _is_due(self, name: str) -> bool:
+        now = self._clock()
+        if now < self._again_us.get(name, 0):
+            return False
+        self._again_us[name] = now + _AGAIN_US
+        return True
+
+    def _ask(self, name: str, state: dict[str, Any]) -> Sequel | None:
+        access, stream = self._options.access, state["stream"]
+        if access is None:
+            return None
+        try:
+            arn = stream["arn"] if stream else ""
+            return find_sequel(access, name, state["table_id"], arn)
+        except AwsAccessError as problem:
+            self._findings.add(finding_of(name, "not_ready", problem), problem)
+        except (BotoCoreError, ClientError) as problem:
+            # Asked again soon, and by the next run at the latest.
+            if classify(problem) not in _PASSING:
+                raise
+        return None
+
+    def _follow_one(
+        self,
+        name: str,
+        state: dict[str, Any],
+        sequel: Sequel,
+        lines: list[str],
+        stops: list[GapError],
+    ) -> None:
+        options = self._options
+        if sequel.kind in ("deleted", "recreated"):
+            state["end"] = sequel.kind
+        if sequel.kind == "next" and is_over(state):
+            assert sequel.next_stream is not None
+            gap = switch_gap(
+                name,
+                state["stream"]["arn"],
+                sequel.next_stream,
+                read_us=read_until_us(state),
+                now_us=self._clock(),
+                generation=state["generation"] + 1,
+            )
+            policy = options.gaps.of(name)
+            self._findings.clear(name)
+            if policy is GapPolicy.FAIL:
+                stops.append(gap.error())
+                return
+            self._again_us.pop(name, None)
+            lines.extend(switch_stream(state, sequel.next_stream, gap, policy, options.access))
+        elif sequel.kind == "off":
+            self._tell(name, "stream_off", _stream_off(name, sequel))
+        elif sequel.kind == "deleted":
+            self._tell(name, "deleted", ended_error(name, state, sequel, options))
+        elif sequel.kind == "recreated" and (is_over(state) or state["stream"] is None):
+            self._take_anew(name, state, sequel, lines)
+
+    def _tell(self, name: str, what: What, error: DynabeamError) -> None:
+        self._findings.add(finding_of(name, what, error), error)
+
+    def _take_anew(
+        self, name: str, state: dict[str, Any], sequel: Sequel, lines: list[str]
+    ) -> None:
+        """Reads another table of the old one's name, if the policy says so."""
+        options, description = self._options, sequel.description
+        assert description is not None
+        problem: DynabeamError | None = ended_error(name, state, sequel, options)
+        if options.gaps.of(name) is GapPolicy.RESNAPSHOT:
+            problem = self._why_not_anew(name, state, description)
+        if problem is not None:
+            self._tell(name, "recreated", problem)
+            return
+        stream = state["stream"]
+        state["table"] = description.table.to_json()
+        state["table_id"] = description.table_id
+        for each in ("end", "repair", "heal", "unrepaired"):
+            state.pop(each, None)
+        if stream is not None:
+            state["stream"] = {
+                "arn": description.stream_arn,
+                "since_us": description.created_us,
+                "start": TRIM_HORIZON,
+                "frontiers": [None] * len(stream["frontiers"]),
+            }
+        plan = begin_repair(state, [], GapPolicy.RESNAPSHOT, options.access)
+        self._findings.clear(name)
+        self._again_us.pop(name, None)
+        lines.append(
+            f"{name}: the table was deleted and made again; {plan}, and nothing of the old table "
+            f"stays; generation {state['generation']}"
+        )
+
+    def _why_not_anew(
+        self, name: str, state: dict[str, Any], description: TableDescription
+    ) -> DynabeamError | None:
+        options = self._options
+        assert options.access is not None
+        old = Table.from_json(state["table"])
+        if description.status != "ACTIVE" and not description.table_id:
+            return ended_error(name, state, Sequel("recreated", description), options)
+        if description.table.keys != old.keys:
+            return TableError(
+                "the table was deleted and made again with another primary key, which the sinks' "
+                "rows of it do not have",
+                where=f"table {name}",
+                expected=str(old.keys),
+                found=str(description.table.keys),
+                mend="Replicate it with a --state_dir and sinks of its own",
+            )
+        if not options.bucket:
+            return ConfigurationError(
+                "the table was deleted and made again, and there is no bucket for its export",
+                where=f"table {name}",
+                mend="Give --s3_export_bucket",
+            )
+        problem = stream_problem(name, description) if state["stream"] is not None else None
+        return problem or recovery_problem(name, continuous_backups(options.access, name))
+
+
+def _is_end(report: Report) -> bool:
+    return report.kind == "export" and report.fields["status"] == "table_ended"
+
+
+def _stream_off(name: str, sequel: Sequel) -> TableError:
+    assert sequel.description is not None
+    problem = stream_problem(name, sequel.description)
+    assert problem is not None
+    return problem
+
+
+def ended_error(
+    name: str, state: Mapping[str, Any], sequel: Sequel, options: ReplicateOptions
+) -> DynabeamError:
+    """What a run of a table alone ends with that was deleted, or made again."""
+    if sequel.kind == "deleted" or sequel.description is None:
+        return TableError(
+            "the table was deleted; its rows stay in the sinks as they are",
+            where=f"table {name}",
+            mend=f"Leave it out: --exclude_tables={name}",
+        )
+    return StateError(
+        "the state directory is that of another table of this name: its table id differs",
+        where=f"{options.state_dir}, table {name}",
+        expected=state["table_id"],
+        found=sequel.description.table_id,
+        mend=(
+            f"Take the table that was made again in its place with --gaps={name}:resnapshot (rows "
+            f"of the old one are removed), give another --state_dir and other sinks, or leave it "
+            f"out: --exclude_tables={name}"
+        ),
+    )

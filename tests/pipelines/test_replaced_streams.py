@@ -1,0 +1,344 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Streams that are switched off and on, tables that are deleted and made again, in rounds.
+
+What the old stream holds is read under every policy, what was written between two streams is the
+gap, and the other tables go on.
+"""
+
+import json
+from datetime import timedelta
+
+import duckdb
+import pytest
+
+import pipelines.rounds
+from tests.pipelines.test_gaps import Kept
+from transforms.testing.clock import micros_of
+
+OFF = {"StreamEnabled": False}
+ON = {"StreamEnabled": True, "StreamViewType": "NEW_AND_OLD_IMAGES"}
+HOUR = timedelta(hours=1)
+
+
+class Replaced(Kept):
+    """A world whose table has a second one beside it, and runs that read both."""
+
+    def switch(self, on):
+        self.sim.client("dynamodb").update_table(
+            TableName="orders", StreamSpecification=ON if on else OFF
+        )
+
+    def write(self, number):
+        """Puts, updates and deletes, each name of one number."""
+        self.put(f"put{number}", f"gone{number}", value=number)
+        self.put(f"put{number}", value=number + 100)
+        self.delete(f"gone{number}")
+
+    def replicate(self, *options, tables="orders,others"):
+        return self.run(f"--tables={tables}", "--s3_export_bucket=exports", "--buckets=2", *options)
+
+    def changes(self, table="orders"):
+        """All changes that streams brought into the changelog: `(op, id, version)`."""
+        found = []
+        for path in sorted(self.changelog.rglob("*.jsonl")):
+            for line in path.read_text().splitlines():
+                change = json.loads(line)
+                if change["table"] == table and change["source"] == "stream":
+                    found.append((change["op"], change["keys"]["id"]["S"], change["version"]))
+        return found
+
+    def newest(self, table="orders"):
+        """What a reader of the changelog takes for the table: id → total."""
+        rows = {}
+        for path in sorted(self.changelog.rglob("*.jsonl")):
+            for line in path.read_text().splitlines():
+                change = json.loads(line)
+                if change["table"] == table:
+                    name = change["keys"]["id"]["S"]
+                    if name not in rows or change["version"] > rows[name]["version"]:
+                        rows[name] = change
+        return {
+            name: int(each["new"]["total"]["N"]) for name, each in rows.items() if each["op"] != "d"
+        }
+
+    def mirrored(self, table="orders"):
+        with duckdb.connect(str(self.mirror), read_only=True) as connection:
+            return dict(connection.execute(f'SELECT id, total::int FROM "{table}"').fetchall())
+
+    def table(self, name="orders"):
+        return {each["id"]["S"]: int(each["total"]["N"]) for each in self.sim.items(name)}
+
+    def state(self, name="orders"):
+        return self.committed()["tables"][name]
+
+    def findings(self):
+        path = self.state_dir / "findings.json"
+        if not path.exists():
+            return {}
+        return {each["table"]: each for each in json.loads(path.read_text())["findings"]}
+
+    def assert_written(self, number):
+        """All that `write` did is in the changelog, once."""
+        ops = sorted(
+            (op, name)
+            for op, name, _ in self.changes()
+            if name in (f"put{number}", f"gone{number}")
+        )
+        put, gone = f"put{number}", f"gone{number}"
+        assert ops == [("c", gone), ("c", put), ("d", gone), ("u", put)]
+
+
+@pytest.fixture
+def world(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "simulated")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "simulated")
+    world = Replaced(tmp_path, capsys, monkeypatch)
+    with world.sim:
+        world.create("others")
+        world.put(*(f"k{n}" for n in range(5)))
+        world.time.let_pass(timedelta(days=2))
+        world.put("last")
+        ended = world.replicate()
+        assert ended.code == 0, ended.err
+        world.time.let_pass(HOUR)
+        yield world
+
+
+class TestStreamsSwitchedOffAndOn:
+    @pytest.mark.parametrize("policy", ["continue", "heal", "resnapshot"])
+    def test_what_the_old_one_holds_is_read_first(self, world, policy):
+        world.write(1)
+        world.time.let_pass(HOUR)
+        world.switch(on=False)
+        world.put("between")
+        world.delete("k1")
+        world.time.let_pass(HOUR)
+        world.switch(on=True)
+        created = world.sim.table("orders").streams[-1].created_micros
+        world.write(2)
+        world.time.let_pass(HOUR)
+        ended = world.replicate(f"--gaps={policy}", "--start=latest")
+        assert ended.code == 0, ended.err
+        world.assert_written(1)
+        world.assert_written(2)
+        (gap,) = world.state()["gaps"]
+        assert (gap["kind"], gap["to_us"]) == ("stream_changed", created)
+        # Since the last change that the old one held, to the second, and not since the last run.
+        history = world.sim.table("orders").history
+        (_, deleted, *_) = (each for each in history if each.keys["id"]["S"][0] == "g")
+        assert gap["from_us"] == deleted.micros // 1_000_000 * 1_000_000
+        expected = world.table()
+        if policy == "continue":
+            expected = {**expected, "k1": 0}
+            del expected["between"]
+        assert world.mirrored() == expected
+        assert world.newest() == expected
+
+    def test_fail_delivers_what_the_old_one_holds_and_stops(self, world):
+        world.write(1)
+        world.switch(on=False)
+        world.switch(on=True)
+        world.write(2)
+        for _ in range(2):
+            ended = world.replicate()
+            assert ended.code == 1
+            (line,) = ended.error_lines
+            assert "GapError: table orders" in line
+            assert "--gaps=heal" in line
+            world.assert_written(1)
+            assert "gone1" not in world.mirrored()
+            assert world.mirrored()["put1"] == 101
+        ended = world.replicate("--gaps=continue")
+        assert ended.code == 0, ended.err
+        world.assert_written(1)
+        world.assert_written(2)
+        assert world.mirrored() == world.table() == world.newest()
+
+    def test_several_times_within_a_day(self, world):
+        for number in range(1, 5):
+            world.write(number)
+            world.switch(on=False)
+            world.time.let_pass(HOUR)
+            world.switch(on=True)
+        world.write(5)
+        ended = world.replicate("--gaps=continue")
+        assert ended.code == 0, ended.err
+        for number in range(1, 6):
+            world.assert_written(number)
+        assert len(world.state()["gaps"]) == 4
+        assert world.state()["generation"] == 5
+        assert world.mirrored() == world.table() == world.newest()
+
+    def test_the_last_of_them_is_off(self, world):
+        world.write(1)
+        world.switch(on=False)
+        world.switch(on=True)
+        world.write(2)
+        world.switch(on=False)
+        ended = world.replicate("--gaps=continue")
+        assert ended.code == 3
+        world.assert_written(1)
+        world.assert_written(2)
+        assert world.findings()["orders"]["what"] == "stream_off"
+
+    def test_while_rounds_run(self, world):
+        """The run sees it by itself, as it would have gone on for ever."""
+        world.write(1)
+        switched = []
+
+        def work(_):
+            world.time.let_pass(timedelta(seconds=20))
+            if not switched:
+                switched.append(True)
+                world.write(2)
+                world.switch(on=False)
+                world.switch(on=True)
+                world.write(3)
+            elif len(world.state().get("gaps", ())) and "put3" in world.mirrored():
+                raise KeyboardInterrupt
+
+        pipelines.rounds.time.sleep = work
+        ended = world.replicate("--gaps=continue", "--every=1s")
+        assert ended.code == 130
+        for number in (1, 2, 3):
+            world.assert_written(number)
+        assert world.mirrored() == world.table()
+
+    def test_off_and_not_on_again(self, world):
+        world.write(1)
+        world.switch(on=False)
+        world.sim.put_many("others", [{"id": {"S": "new"}, "total": {"N": "7"}}])
+        ended = world.replicate()
+        assert ended.code == 3
+        world.assert_written(1)
+        assert world.mirrored("others") == {"new": 7}
+        assert world.state().get("gaps", []) == []
+        finding = world.findings()["orders"]
+        assert finding["what"] == "stream_off"
+        assert "StreamEnabled=true" in finding["detail"]
+        assert "--exclude_tables=orders" in finding["detail"]
+        assert ended.err.count("stream off") == 1
+        world.put("lost")
+        world.switch(on=True)
+        world.write(2)
+        ended = world.replicate("--gaps=heal")
+        assert ended.code == 0, ended.err
+        world.assert_written(2)
+        assert world.mirrored() == world.table() == world.newest()
+        assert world.findings() == {}
+
+    @pytest.mark.parametrize("policy", ["continue", "heal"])
+    def test_an_old_one_that_is_gone_is_a_gap_since_the_last_position(self, world, policy):
+        begun = micros_of(world.clock.now())
+        world.write(1)
+        world.switch(on=False)
+        world.time.let_pass(timedelta(hours=30))
+        world.switch(on=True)
+        world.write(2)
+        ended = world.replicate(f"--gaps={policy}")
+        assert ended.code == 0, ended.err
+        (gap,) = world.state()["gaps"]
+        assert gap["kind"] == "stream_changed"
+        assert 0 < gap["from_us"] <= begun
+        world.assert_written(2)
+        if policy == "heal":
+            assert world.mirrored() == world.table() == world.newest()
+
+
+class TestTablesDeletedAndMadeAgain:
+    def drop(self, world, name="orders"):
+        world.sim.client("dynamodb").delete_table(TableName=name)
+
+    def test_deleted_its_last_changes_are_read_and_the_others_go_on(self, world):
+        world.write(1)
+        expected = world.table()
+        self.drop(world)
+        world.sim.put_many("others", [{"id": {"S": "new"}, "total": {"N": "7"}}])
+        for _ in range(2):
+            ended = world.replicate()
+            assert ended.code == 3
+            assert ended.err.count("orders: deleted") == 1
+            assert "--exclude_tables=orders" in ended.err
+            assert "NOT REPLICATED  orders: deleted" in ended.out
+            world.assert_written(1)
+            assert world.mirrored() == expected == world.newest()
+            assert world.mirrored("others") == {"new": 7}
+            assert world.findings()["orders"]["what"] == "deleted"
+        ended = world.replicate("--exclude_tables=orders")
+        assert ended.code == 0, ended.err
+
+    def test_deleted_and_found_by_pattern(self, world):
+        world.write(1)
+        expected = world.table()
+        self.drop(world)
+        ended = world.replicate(tables="o*")
+        assert ended.code == 3
+        world.assert_written(1)
+        assert world.mirrored() == expected
+        assert world.replicate(tables="o*").code == 0
+
+    def test_alone(self, world):
+        world.write(1)
+        self.drop(world)
+        ended = world.replicate(tables="orders")
+        assert ended.code == 1
+        (line,) = ended.error_lines
+        assert "TableError: table orders: the table was deleted" in line
+        world.assert_written(1)
+
+    @pytest.mark.parametrize("policy", ["fail", "continue", "heal"])
+    def test_made_again_it_is_another_table(self, world, policy):
+        world.write(1)
+        expected = world.table()
+        self.drop(world)
+        world.create("orders")
+        world.put("other table", value=9)
+        world.sim.put_many("others", [{"id": {"S": "new"}, "total": {"N": "7"}}])
+        world.time.let_pass(HOUR)
+        for _ in range(2):
+            ended = world.replicate(f"--gaps={policy}")
+            assert ended.code == 3, ended.err
+            world.assert_written(1)
+            assert world.mirrored() == expected == world.newest()
+            assert world.mirrored("others") == {"new": 7}
+            assert world.findings()["orders"]["what"] == "recreated"
+            assert "--gaps=orders:resnapshot" in ended.out
+            assert world.state()["generation"] == 1
+
+    def test_made_again_and_taken_in_its_place(self, world):
+        world.write(1)
+        self.drop(world)
+        world.create("orders")
+        world.put("k1", "other table", value=9)
+        world.time.let_pass(HOUR)
+        world.put("k2", value=10)
+        ended = world.replicate("--gaps=resnapshot")
+        assert ended.code == 0, ended.err
+        world.assert_written(1)
+        assert world.table() == {"k1": 9, "other table": 9, "k2": 10}
+        assert world.mirrored() == world.table() == world.newest()
+        assert world.state()["table_id"] == world.sim.table("orders").table_id
+        assert world.state()["generation"] == 2
+        world.write(2)
+        assert world.replicate().code == 0
+        assert world.mirrored() == world.table() == world.newest()
+
+    def test_made_again_with_another_key(self, world):
+        self.drop(world)
+        world.sim.create_table("orders", "id:N")
+        ended = world.replicate("--gaps=resnapshot")
+        assert ended.code == 3
+        assert "another primary key" in ended.out
+        assert len(world.mirrored()) == 6
+
+    def test_long_ago(self, world):
+        self.drop(world)
+        world.time.let_pass(timedelta(days=3))
+        world.create("orders")
+        world.put("k1", value=9)
+        world.time.let_pass(HOUR)
+        assert world.replicate("--gaps=others:continue").code == 3
+        assert len(world.mirrored()) == 6
+        ended = world.replicate("--gaps=orders:resnapshot,others:continue")
+        assert ended.code == 0, ended.err
+        assert world.mirrored() == world.table() == world.newest() == {"k1": 9}

@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What follows in a run that never ends when the stream of a table has ended.
+
+`DiscoverTables` asks at each look, for each table whose stream is read to its end and in the sinks:
+
+* Another stream of the table is assigned, from its beginning and at a higher generation, and the
+  time between the two is reported as a gap; what that does is up to the table's policy.
+* No stream, or no table any more, is a finding; nothing of the table is touched.
+* Another table of its name is a finding too. Under `resnapshot` it takes the place of the old one:
+  its stream is assigned, and the gap has the table loaded from scratch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from transforms.aws.dynamodb import TableDescription
+from transforms.aws.errors import AwsErrorKind, classify
+from transforms.aws.session import AwsAccess
+from transforms.coverage import FUZZ_US
+from transforms.deployment.discovery import Finding, What
+from transforms.deployment.folder import Assignment, DeploymentFolder
+from transforms.deployment.stream_ends import (
+    Followed,
+    StreamEnd,
+    add_followed,
+    source_of,
+    table_id_of,
+)
+from transforms.errors import AwsAccessError, DynabeamError, TableError
+from transforms.gap_rules import GapRules
+from transforms.gaps import Gap, GapKind, GapPolicy
+from transforms.stream.source import TRIM_HORIZON, StreamSource
+from transforms.stream_sequel import find_sequel, switch_gap
+from transforms.table_readiness import readiness_problem
+from transforms.tables import Table
+
+__all__ = ["Follow", "Follower"]
+
+_PASSING = (AwsErrorKind.THROTTLED, AwsErrorKind.UNREACHABLE)
+
+
+@dataclasses.dataclass(frozen=True)
+class Follow:
+    """What is to be done behind the end of a stream.
+
+    Attributes:
+        end: The end.
+        finding: What is the matter with the table; None for nothing.
+        gap: What was lost; None if nothing follows yet.
+        followed: The stream that follows, if any.
+        sources: Its readers.
+    """
+
+    end: StreamEnd
+    finding: Finding | None = None
+    gap: Gap | None = None
+    followed: Followed | None = None
+    sources: tuple[StreamSource, ...] = ()
+
+    def carry_out(self, folder: DeploymentFolder) -> None:
+        """Has the run read the stream that follows; repeating it changes nothing.
+
+        Raises:
+            StateError: It cannot be written.
+        """
+        if self.followed is None:
+            return
+        add_followed(folder, self.end.table, self.followed)
+        label = self.followed.arn.rpartition("/")[2].replace(":", "")
+        folder.assign_once(f"stream-{self.end.table}-{label}", Assignment(self.sources, ()))
+
+
+@dataclasses.dataclass(frozen=True)
+class Follower:
+    """Asks what follows.
+
+    Attributes:
+        access: Where and as whom AWS is called.
+        rules: What gaps do; None to read on in any case.
+    """
+
+    access: AwsAccess
+    rules: GapRules | None = None
+
+    def follow(self, folder: DeploymentFolder, end: StreamEnd, now_us: int) -> Follow:
+        """What is to be done behind the end of a stream; does nothing by itself.
+
+        Args:
+            folder: The deployment's.
+            end: The end.
+            now_us: The time, microseconds since 1970.
+
+        Raises:
+            GapError: Changes are lost, and the table's policy is `fail`.
+            CredentialsError: There are no usable credentials.
+            ClientError: AWS answered what is not understood.
+        """
+        try:
+            return self._follow(folder, end, now_us)
+        except AwsAccessError as problem:
+            return Follow(end, _finding(end, "not_ready", problem))
+        except (BotoCoreError, ClientError) as problem:
+            # The next look asks again.
+            if classify(problem) not in _PASSING:
+                raise
+        return Follow(end)
+
+    def _follow(self, folder: DeploymentFolder, end: StreamEnd, now_us: int) -> Follow:
+        table_id = table_id_of(folder, end.table)
+        sequel = find_sequel(self.access, end.table, table_id, end.stream_arn)
+        found, following = sequel.description, sequel.next_stream
+        if found is None:
+            gone = TableError(
+                "the table was deleted; its rows stay in the sinks as they are",
+                where=f"table {end.table}",
+            )
+            return Follow(end, _finding(end, "deleted", gone))
+        if sequel.kind == "recreated":
+            return self._recreated(folder, end, found, now_us)
+        if following is not None:
+            gap = switch_gap(
+                end.table,
+                end.stream_arn,
+                following,
+                read_us=end.read_us,
+                now_us=now_us,
+                generation=end.generation + 1,
+            )
+            self._judge(gap)
+            table = found.table.to_json()
+            followed = Followed(following.arn, following.created_us, found.table_id, table)
+            return _read(folder, end, followed, gap, now_us)
+        problem = readiness_problem(self.access, found, stream=True, export=False)
+        return Follow(end, _finding(end, "stream_off", problem))
+
+    def _judge(self, gap: Gap) -> None:
+        """Stops the run if its rules say so."""
+        if self.rules is None or self.rules.of(gap.table) is not GapPolicy.FAIL:
+            return
+        error = gap.error()
+        self.rules.stopped(gap.table, error)
+        raise error
+
+    def _recreated(
+        self, folder: DeploymentFolder, end: StreamEnd, found: TableDescription, now_us: int
+    ) -> Follow:
+        problem: DynabeamError | None = TableError(
+            "the table was deleted, and there is another one of its name, which is not read",
+            where=f"table {end.table}",
+            mend=(
+                f"Take it in the old one's place with --gaps={end.table}:resnapshot (rows of the "
+                "old one are removed), or replicate it with a --state_dir and sinks of its own"
+            ),
+        )
+        if self.rules is not None and self.rules.of(end.table) is GapPolicy.RESNAPSHOT:
+            problem = self._why_not_anew(folder, end, found)
+        if problem is not None:
+            return Follow(end, _finding(end, "recreated", problem))
+        gap = Gap(
+            table=end.table,
+            kind=GapKind.STREAM_CHANGED,
+            stream_arn=end.stream_arn,
+            shard_id="",
+            last_sequence="",
+            from_us=0,
+            to_us=now_us,
+            detail=f"the table was deleted and made again; its stream is now {found.stream_arn}",
+            generation=end.generation + 1,
+        )
+        followed = Followed(
+            found.stream_arn, found.created_us, found.table_id, found.table.to_json()
+        )
+        return _read(folder, end, followed, gap, now_us)
+
+    def _why_not_anew(
+        self, folder: DeploymentFolder, end: StreamEnd, found: TableDescription
+    ) -> DynabeamError | None:
+        old = source_of(folder, end.table).table
+        if found.table.keys != old.keys:
+            return TableError(
+                "the table was deleted and made again with another primary key, which the sinks' "
+                "rows of it do not have",
+                where=f"table {end.table}",
+                expected=str(old.keys),
+                found=str(found.table.keys),
+                mend="Replicate it with a --state_dir and sinks of its own",
+            )
+        return readiness_problem(self.access, found, stream=True, export=True)
+
+
+def _read(
+    folder: DeploymentFolder, end: StreamEnd, followed: Followed, gap: Gap, now_us: int
+) -> Follow:
+    source = dataclasses.replace(
+        source_of(folder, end.table),
+        table=Table.from_json(followed.table),
+        stream_arn=followed.arn,
+        readers=end.readers,
+        generation=gap.generation,
+        start=TRIM_HORIZON,
+        frontier=None,
+        snapshot_until_us=now_us + FUZZ_US,
+        started_us=now_us,
+    )
+    sources = tuple(dataclasses.replace(source, reader=each) for each in range(end.readers))
+    return Follow(end, None, gap, followed, sources)
+
+
+def _finding(end: StreamEnd, what: What, problem: DynabeamError | None) -> Finding | None:
+    if problem is None:
+        return None
+    text = str(problem).replace("\n", " ")
+    return Finding(end.table, what, f"{text} Leave it out with --exclude_tables={end.table}")
