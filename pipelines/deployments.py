@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipelines.discovery import discovery_plan
@@ -207,6 +207,7 @@ def _take_generation(
     at = read_generation(folder, name)
     table["generation"] = max(table["generation"], at.generation)
     table["asked"] = at.asked or table.get("asked", "")
+    table["repaired"] = repaired_of(table, at)
     table.pop("repair", None)
     table.pop("heal", None)
     lowest = at.lost_in or max(at.generation, 1)
@@ -215,6 +216,12 @@ def _take_generation(
         if at.plan is not None:
             since.append(at.since_us)
         table["unrepaired"] = {"policy": at.policy, "since_us": min(since, default=0)}
+
+
+def repaired_of(table: Mapping[str, Any], at: TableGeneration) -> list[list[int]]:
+    """Generation and `since_us` of the repairs of a table that have ended, in rounds and since."""
+    since = [] if at.ended is None else at.ended.get("repaired", [])
+    return [*table.get("repaired", []), *since]
 
 
 def _expect_snapshot(table: dict[str, Any], reports: Sequence[Report]) -> None:
@@ -235,7 +242,9 @@ def _follow_streams(
         return
     arn = max(each["stream_arn"] for each in streams)
     found = [each for each in read_followed(folder, name) if each.arn == arn]
-    table["generation"] = max(table["generation"], *(int(each["generation"]) for each in streams))
+    table["generation"] = max(
+        table["generation"], *(int(each.get("generation", 0)) for each in streams)
+    )
     if not found or arn == stream["arn"]:
         return
     (followed,) = found

@@ -13,13 +13,13 @@ import contextlib
 import dataclasses
 import json
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Literal
 
 from pipelines.failures import meant_for_people
 from pipelines.state_directory import StateDirectory
 from transforms import storage
 from transforms.errors import ConfigurationError, StateError, StateInUseError
-from transforms.stored_format import check_fields, check_format
+from transforms.stored_format import read_document
 from transforms.telemetry.secrets import masked
 from transforms.wall_clock import now_us
 
@@ -97,16 +97,19 @@ def read_last_run(directory: StateDirectory) -> LastRun | None:
     path = _path(directory)
     if not storage.exists(path):
         return None
+    mend = "Delete the file: the next run writes it anew"
+    document = read_document(
+        storage.read_bytes(path, StateError),
+        [each.name for each in dataclasses.fields(LastRun)],
+        known=FORMAT,
+        what=_WHAT,
+        where=path,
+        mend=mend,
+    )
     try:
-        document: dict[str, Any] = json.loads(storage.read_bytes(path, StateError))
-        check_format(document, (FORMAT,), what=_WHAT, where=path)
-        fields = {each.name for each in dataclasses.fields(LastRun)}
-        check_fields(document, {"format", *fields}, what=_WHAT, where=path)
-        return LastRun(**{name: document[name] for name in fields})
-    except (ValueError, KeyError, TypeError) as problem:
-        raise StateError(
-            f"{_WHAT} is damaged: {problem!r}", where=path, mend="Delete the file: it is told anew"
-        ) from problem
+        return LastRun(**document)
+    except TypeError as problem:
+        raise StateError(f"{_WHAT} is damaged: {problem!r}", where=path, mend=mend) from problem
 
 
 def _end(directory: StateDirectory, run: LastRun, outcome: Outcome) -> None:

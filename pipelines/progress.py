@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import datetime, timezone
 from typing import Any, TextIO
 
@@ -17,6 +17,7 @@ from pipelines.options import ReplicateOptions
 from pipelines.rounds import RoundOutcome
 from pipelines.state_directory import State
 from transforms import storage
+from transforms.gap_events import gap_events
 from transforms.printable import printable, printable_lines
 from transforms.sinks.registry import open_sink
 from transforms.telemetry.logs import writes_json
@@ -129,15 +130,27 @@ def say(text: str, stream: TextIO) -> None:
     stream.flush()
 
 
-def print_summary(state: State, options: ReplicateOptions, stream: TextIO) -> None:
-    """Prints what a run ended with: rows, changes, stale rows, dead letters, gaps, lag."""
+def print_summary(
+    state: State, options: ReplicateOptions, stream: TextIO, names: Collection[str] = ()
+) -> None:
+    """Prints what a run ended with: rows, changes, stale rows, dead letters, gaps, lag.
+
+    Args:
+        state: The last committed state.
+        options: What was asked for.
+        stream: Where to.
+        names: The tables that the run read; none for all.
+    """
     stream.write(f"\nCaught up after round {state.number}.\n")
     for name, table in sorted(state.tables.items()):
+        if names and name not in names:
+            stream.write(f"  {name}: not read in this run\n")
+            continue
         totals = table["totals"]
         stream.write(
             f"  {name}: {totals['snapshot_rows']:,} snapshot rows, {totals['changes']:,} changes, "
             f"{totals['stale']:,} stale dropped, {totals['dead_letters']:,} dead letters, "
-            f"{totals['gaps']:,} gaps{_mended(table)}{_lag(table)}\n"
+            f"{_losses(table):,} gaps{_mended(table)}{_lag(table)}\n"
         )
         for sink, count in sorted(table.get("unfit_numbers", {}).items()):
             stream.write(
@@ -172,7 +185,7 @@ def table_line(state: dict[str, Any]) -> str:
     if state["stream"] is not None:
         parts.append(f"{totals['changes']:,} changes")
     if totals["gaps"]:
-        parts.append(f"{totals['gaps']:,} GAPS")
+        parts.append(f"{_losses(state):,} GAPS")
     windows = state.get("heal", ())
     if windows:
         done = sum(each["status"] == "done" for each in windows)
@@ -190,6 +203,13 @@ def _snapshot_share(state: dict[str, Any]) -> tuple[int | None, int]:
     if snapshot["manifest"] is None:
         return None, 0
     return max(1, sum(each[1] for each in snapshot["manifest"]["files"])), snapshot["rows"]
+
+
+def _losses(table: dict[str, Any]) -> int:
+    """Losses that were met; one that several shards met together counts once."""
+    gaps = table.get("gaps", [])
+    # Documents of earlier versions count gaps that they do not hold.
+    return len(gap_events(gaps)) + table["totals"]["gaps"] - len(gaps)
 
 
 def _mended(table: dict[str, Any]) -> str:

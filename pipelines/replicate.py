@@ -14,7 +14,7 @@ from pipelines.checks.quick import check_quickly
 from pipelines.continuous import replicate_continuously
 from pipelines.deployments import take_over
 from pipelines.discovery import RoundDiscovery
-from pipelines.last_run import recorded
+from pipelines.last_run import read_last_run, recorded
 from pipelines.options import ReplicateOptions, parse_replicate
 from pipelines.preflight import check_tables
 from pipelines.progress import RoundLogger, RoundPrinter, print_summary
@@ -49,7 +49,8 @@ def main(arguments: Sequence[str]) -> int:
         return replicate_continuously(options)
     findings = TableFindings(StateDirectory(options.state_dir).path)
     state = replicate(options, findings)
-    print_summary(state, options, sys.stdout)
+    run = read_last_run(StateDirectory(options.state_dir))
+    print_summary(state, options, sys.stdout, run.tables if run is not None else ())
     for line in findings.lines():
         sys.stdout.write(f"  NOT REPLICATED  {line}\n")
     return NOT_ALL if findings.lines() else 0

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.live import Live
 
 from pipelines import stop_signals
+from pipelines.acknowledged import acknowledge
 from pipelines.arguments import beam_arguments, option_strings, parse_known
 from pipelines.flink_rest import FlinkJob, read_job
 from pipelines.options import duration
@@ -41,6 +42,8 @@ def main(arguments: Sequence[str]) -> int:
         duration("--max_quiet", given.max_quiet or _MAX_QUIET),
         asked_quiet=bool(given.max_quiet),
     )
+    if given.acknowledge:
+        _acknowledge(directory, sys.stdout)
     shown = _Shown(given, directory, limits)
     if not given.watch:
         return shown.once(sys.stdout)
@@ -51,6 +54,14 @@ def main(arguments: Sequence[str]) -> int:
 
 
 _MAX_QUIET = "5m"
+
+
+def _acknowledge(directory: StateDirectory, stream: TextIO) -> None:
+    """Writes down that somebody knows of the losses that there are now."""
+    tables = read_status(directory, now_us()).tables
+    acknowledge(directory, {each.table: each.gaps_met for each in tables if each.gaps_met})
+    lost = sum(each.gaps_lost for each in tables)
+    stream.write(f"{lost:,} losses acknowledged: they are lost for good, and no cause for alarm\n")
 
 
 class _Shown:
@@ -127,6 +138,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--flink_rest", default="", help="Flink's REST interface, e.g. http://jobmanager:8081")
     add("--flink_job", default="", help="id or name of the job, if Flink has several")
     add("--json", action="store_true", help="one line of JSON")
+    add("--acknowledge", action="store_true", help="what is lost is known: only tell new losses")
     add("--watch", default="", help="look again and again, e.g. every 2s")
     add("--max_lag", default="5m", help="lag that is still healthy; 0 for any")
     add(

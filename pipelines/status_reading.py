@@ -9,22 +9,26 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections import Counter
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 from apache_beam.io.filesystems import FileSystems
 
-from pipelines.deployments import absorb, current
+from pipelines.acknowledged import read_acknowledged
+from pipelines.deployments import absorb, current, repaired_of
 from pipelines.last_run import LastRun, read_last_run
 from pipelines.state_directory import StateDirectory
 from pipelines.table_repair import with_table_loaded
 from transforms import storage
 from transforms.deployment.folder import DeploymentFolder
-from transforms.deployment.generations import read_generation
+from transforms.deployment.generations import TableGeneration, read_generation
 from transforms.deployment.stops import read_stops
 from transforms.errors import StateError, StateInUseError
 from transforms.export.elements import DONE
+from transforms.gap_events import EventState, Repaired, gap_events
 from transforms.metrics import SHARDS_PER_TABLE
+from transforms.repair import Repair
 from transforms.sinks.membership import KnownSink
 from transforms.stream.freshness import RETENTION_US, furthest_behind
 from transforms.stream.frontier import Frontier
@@ -95,8 +99,14 @@ class TableStatus:
         time_to_loss_seconds: What is left until the stream may lose it.
         stored_us: When the positions were stored.
         stopped: Why the run cannot go on, if it is because of this table; else empty.
-        gaps: Losses that were met.
-        newest_gap: The last one, in words; empty if there is none.
+        gaps: Losses that were met; one that several shards met together counts once.
+        gaps_lost: Those of them whose changes are missing, and nobody has acknowledged it.
+        gaps_repairing: Those that are being repaired.
+        gaps_repaired: Those that a repair has mended.
+        gaps_acknowledged: Those that are lost for good, and somebody knows.
+        gaps_met: How many the shards met, each by itself.
+        newest_gap: The last one that is neither repaired nor acknowledged, in words; empty if there
+            is none.
         dead_letters: Records that could not be handled.
         stale: Snapshot rows that a change had superseded.
         unfit_numbers: Numbers in `_other` because their columns' decimal type is too narrow, by
@@ -121,6 +131,11 @@ class TableStatus:
     stored_us: int | None
     stopped: str
     gaps: int
+    gaps_lost: int
+    gaps_repairing: int
+    gaps_repaired: int
+    gaps_acknowledged: int
+    gaps_met: int
     newest_gap: str
     dead_letters: int
     stale: int
@@ -222,16 +237,19 @@ def read_status(directory: StateDirectory, at_us: int) -> Status:
     begun = dict(state.tables)
     stored = {name: _changed_us(document) for name in state.tables} if state.number else {}
     stops: dict[str, str] = {}
+    generations: dict[str, TableGeneration] = {}
     if state.deployment:
         state = copy.deepcopy(state)
         folder = current(directory, state)
         absorb(folder, state)
         stops = read_stops(folder)
         for name in state.tables:
+            generations[name] = read_generation(folder, name)
             # A deployment that has stored nothing yet says nothing new.
             stored[name] = _changed_us(folder.positions_path(name)) or stored.get(name, 0)
             if name in begun and _is_loaded(folder, name, begun[name]):
                 state.sinks = with_table_loaded(state, name)
+    acknowledged = read_acknowledged(directory)
     run = None if state.deployment else read_last_run(directory)
     return Status(
         state_dir=directory.path,
@@ -242,6 +260,7 @@ def read_status(directory: StateDirectory, at_us: int) -> Status:
         tables=tuple(
             dataclasses.replace(
                 _table_status(name, table, stored.get(name, 0), at_us, stops.get(name, "")),
+                **_gaps(table, generations.get(name), acknowledged.get(name, 0)),
                 in_last_run=run is None or not run.tables or name in run.tables,
             )
             for name, table in sorted(state.tables.items())
@@ -295,7 +314,6 @@ def _table_status(
     readers = _readers(name, table)
     looked = readers if stream and len(readers) == len(stream["frontiers"]) else []
     age_us = max((each.unread_age_us(at_us) for each in looked), default=None)
-    gaps = table.get("gaps", [])
     return TableStatus(
         table=name,
         generation=table["generation"],
@@ -311,7 +329,12 @@ def _table_status(
         stored_us=stored_us or None,
         stopped=stopped,
         gaps=totals["gaps"],
-        newest_gap=f"{gaps[-1]['kind']}: {gaps[-1]['detail']}" if gaps else "",
+        gaps_lost=0,
+        gaps_repairing=0,
+        gaps_repaired=0,
+        gaps_acknowledged=0,
+        gaps_met=totals["gaps"],
+        newest_gap="",
         dead_letters=totals["dead_letters"],
         stale=totals["stale"],
         unfit_numbers=dict(table.get("unfit_numbers", {})),
@@ -319,6 +342,38 @@ def _table_status(
         shards_behind=sum(each.behind for each in readers),
         oldest_shards=_oldest_shards(readers, stream, at_us),
     )
+
+
+def _gaps(table: dict[str, Any], at: TableGeneration | None, acknowledged: int) -> dict[str, Any]:
+    """The fields of a table's status that tell what became of its losses."""
+    gaps = table.get("gaps", [])
+    ended = table.get("repaired", []) if at is None else repaired_of(table, at)
+    events = gap_events(
+        gaps,
+        [Repaired(*each) for each in ended],
+        _repairing(table, at),
+        acknowledged,
+    )
+    counts = Counter(each.state for each in events)
+    # Documents of earlier versions count gaps that they do not hold.
+    counts["lost"] += max(0, table["totals"]["gaps"] - max(len(gaps), acknowledged))
+    left = [each for each in events if each.state in ("lost", "repairing")]
+    return {
+        "gaps": sum(counts.values()),
+        **{f"gaps_{state}": counts[state] for state in get_args(EventState)},
+        "newest_gap": f"{left[-1].kind}: {left[-1].detail}" if left else "",
+    }
+
+
+def _repairing(table: dict[str, Any], at: TableGeneration | None) -> Repaired | None:
+    if at is not None and at.step != "settled":
+        whole = at.plan is not None and Repair.from_json(at.plan).loads_all
+        return Repaired(at.generation, 0 if whole else at.since_us)
+    repair = table.get("repair") if at is None else None
+    if repair is None:
+        return None
+    whole = Repair.from_json(repair["plan"]).loads_all
+    return Repaired(table["generation"], 0 if whole else repair["since_us"])
 
 
 def _readers(name: str, table: dict[str, Any]) -> list[SeenReader]:

@@ -76,9 +76,11 @@ def _of_run(status: Status) -> list[str]:
 def _of_table(table: TableStatus, at_us: int, limits: Limits) -> Iterator[str]:
     if table.stopped:
         yield f"the run cannot go on: {table.stopped}"
-    if table.gaps:
-        times = "once" if table.gaps == 1 else f"{table.gaps} times"
+    if table.gaps_lost:
+        times = "once" if table.gaps_lost == 1 else f"{table.gaps_lost} times"
         yield f"the stream lost changes {times}, the last: {table.newest_gap or 'not known'}"
+    if table.gaps_repairing:
+        yield f"lost changes are being repaired: {table.newest_gap}"
     if table.dead_letters:
         yield f"{table.dead_letters:,} dead letters: records that could not be handled"
     if table.streams and limits.max_lag and (table.lag_seconds or 0) > limits.max_lag:

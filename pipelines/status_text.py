@@ -153,11 +153,21 @@ def _cells(table: TableStatus, at_us: int) -> tuple[str, ...]:
         _lag(table, at_us),
         "-" if table.time_to_loss_seconds is None else for_people(table.time_to_loss_seconds),
         f"{table.shards}{behind}" if table.streams else "-",
-        f"{table.gaps:,}",
+        _losses(table),
         f"{table.dead_letters:,}",
         str(table.generation),
         stored,
     )
+
+
+def _losses(table: TableStatus) -> str:
+    parts = (
+        (table.gaps_lost, "lost"),
+        (table.gaps_repairing, "in repair"),
+        (table.gaps_repaired, "repaired"),
+        (table.gaps_acknowledged, "known"),
+    )
+    return ", ".join(f"{count:,} {word}" for count, word in parts if count) or "0"
 
 
 def _snapshot(table: TableStatus) -> str:
@@ -184,7 +194,7 @@ def _ago(seconds: float) -> str:
 
 
 def _colour(cells: dict[str, Text], table: TableStatus) -> None:
-    for name, bad in (("gaps", table.gaps), ("dead letters", table.dead_letters)):
+    for name, bad in (("gaps", table.gaps_lost), ("dead letters", table.dead_letters)):
         if bad:
             cells[name].stylize("bold red")
     if table.caught_up is not None:

@@ -333,6 +333,9 @@ def sweep(directory: StateDirectory, state: State, sinks: Sequence[Sink]) -> lis
         if plan.loads_all:
             state.sinks = with_table_loaded(state, name, repair.get("sinks"))
         healed = sum(each["rows"] for each in table.pop("heal", ()))
+        if "sinks" not in repair and not plan.key_range:
+            since_us = 0 if plan.loads_all else repair["since_us"]
+            table.setdefault("repaired", []).append([table["generation"], since_us])
         del table["repair"]
         totals = table["totals"]
         totals["swept"] = totals.get("swept", 0) + rows

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 from typing import Any
 
@@ -250,4 +251,6 @@ def raise_or_record(gap: Gap, state: dict[str, Any], policy: GapPolicy) -> None:
     """
     if policy is GapPolicy.FAIL:
         raise gap.error()
+    if not gap.generation:
+        gap = dataclasses.replace(gap, generation=state["generation"])
     _merge_gap(state, gap.report())

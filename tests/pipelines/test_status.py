@@ -263,6 +263,43 @@ class TestAttention:
             "orders: the stream lost changes once, the last: trimmed: nobody looked"
         ]
 
+    def lost(self, ran, *gaps, **fields):
+        directory = StateDirectory(str(ran.state_dir))
+        state = directory.load()
+        table = state.tables["orders"]
+        table["gaps"] = [{**gap(), "generation": 1, **each} for each in gaps]
+        table["totals"]["gaps"] = len(gaps)
+        table.update(fields)
+        directory.commit(state)
+
+    def test_one_loss_of_several_shards(self, ran, capsys):
+        self.lost(ran, *({"shard_id": f"s{n}", "from_us": n, "to_us": 9} for n in range(4)))
+        assert self.reasons(ran, capsys) == [
+            "orders: the stream lost changes once, the last: trimmed: nobody looked"
+        ]
+        (table,) = as_document(ran, capsys)[1]["tables"]
+        assert (table["gaps"], table["gaps_lost"], table["gaps_met"]) == (1, 1, 4)
+        assert ", gaps 1 lost, " in status(ran, capsys)[1]
+
+    def test_a_loss_that_was_repaired_is_no_cause_for_alarm(self, ran, capsys):
+        self.lost(ran, {"from_us": 5}, generation=2, repaired=[[2, 5]])
+        assert self.reasons(ran, capsys) == []
+        assert ", gaps 1 repaired, " in status(ran, capsys)[1]
+        self.lost(ran, {"from_us": 4}, generation=2, repaired=[[2, 5]])
+        assert len(self.reasons(ran, capsys)) == 1
+
+    def test_a_loss_that_is_acknowledged_and_a_new_one(self, ran, capsys):
+        self.lost(ran, {})
+        assert self.reasons(ran, capsys)
+        code, out = status(ran, capsys, "--acknowledge")
+        assert code == 0
+        assert out.startswith("1 losses acknowledged")
+        assert ", gaps 1 known, " in out
+        self.lost(ran, {}, {"from_us": 100, "to_us": 200})
+        assert self.reasons(ran, capsys) == [
+            "orders: the stream lost changes once, the last: trimmed: nobody looked"
+        ]
+
     def test_dead_letters(self, ran, capsys):
         change(ran, totals={"dead_letters": 3})
         (reason,) = self.reasons(ran, capsys)

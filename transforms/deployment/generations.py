@@ -45,7 +45,9 @@ class TableGeneration:
         snapshot_us: The moment that the snapshot shows which was loaded before the run, 0 for none.
         asked: The last request for a new snapshot that was taken up; empty for none.
         key_range: Until there is a plan: the range of keys that it is of, empty for all.
-        ended: The last repair that ended: `generation`, `kind`, `rows`, `swept`; None for none.
+        ended: The last repair that ended: `generation`, `kind`, `rows`, `swept`; and `repaired`,
+            generation and `since_us` of all that have ended (`transforms.gap_events`); None for
+            none.
         table_id: The id of the table when the run began; empty if nobody said.
     """
 

@@ -207,7 +207,15 @@ class Repairs:
             for each in reports
             if each.kind == "file" and each.fields["generation"] == at.generation
         )
-        ended = {"generation": at.generation, "kind": plan.kind, "rows": rows, "swept": swept}
+        before = list(at.ended.get("repaired", ())) if at.ended is not None else []
+        since_us = 0 if plan.loads_all else at.since_us
+        ended = {
+            "generation": at.generation,
+            "kind": plan.kind,
+            "rows": rows,
+            "swept": swept,
+            "repaired": before if plan.key_range else [*before, [at.generation, since_us]],
+        }
         return dataclasses.replace(
             at, step="settled", policy="", since_us=0, lost_in=0, plan=None, ended=ended
         )

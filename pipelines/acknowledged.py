@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The losses that somebody has acknowledged: `acknowledged.json` of a state directory.
+
+Changes that are lost under `--gaps=continue` are lost for good, and status says so until a person
+says that they know (`dynabeam status --acknowledge`). The file says how many of a table's gaps that
+were; those that are met later are told again. No run reads it, so it may be written beside one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from pipelines.state_directory import StateDirectory
+from transforms import storage
+from transforms.errors import StateError
+from transforms.stored_format import read_document
+
+__all__ = ["acknowledge", "read_acknowledged"]
+
+FORMAT = 1
+
+
+def read_acknowledged(directory: StateDirectory) -> dict[str, int]:
+    """Table → how many of its gaps are acknowledged.
+
+    Raises:
+        StateError: The file is damaged, or of a newer version.
+    """
+    path = _path(directory)
+    if not storage.exists(path):
+        return {}
+    what, mend = "the list of acknowledged losses", "Delete the file and acknowledge them again"
+    document = read_document(
+        storage.read_bytes(path, StateError),
+        ["tables"],
+        known=FORMAT,
+        what=what,
+        where=path,
+        mend=mend,
+    )
+    try:
+        return {name: int(count) for name, count in document["tables"].items()}
+    except (AttributeError, KeyError, TypeError, ValueError) as problem:
+        raise StateError(f"{what} is damaged: {problem!r}", where=path, mend=mend) from problem
+
+
+def acknowledge(directory: StateDirectory, gaps: Mapping[str, int]) -> None:
+    """Writes down that somebody knows of the gaps that there are.
+
+    Args:
+        directory: The state directory.
+        gaps: Table → how many gaps it has.
+
+    Raises:
+        StateError: The file cannot be written.
+    """
+    known = read_acknowledged(directory)
+    tables = {name: max(count, known.get(name, 0)) for name, count in gaps.items()}
+    text = json.dumps({"format": FORMAT, "tables": {**known, **tables}}, sort_keys=True)
+    storage.write_atomic(_path(directory), text.encode(), StateError)
+
+
+def _path(directory: StateDirectory) -> str:
+    return storage.join(directory.path, "acknowledged.json")
