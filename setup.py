@@ -22,7 +22,7 @@ setup(
     zip_safe=False,
     install_requires=[
         "apache-beam[aws]==2.77.*",
-        "boto3",
+        "boto3[crt]",
         "duckdb",
         "isal",
         "msgspec",

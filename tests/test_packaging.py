@@ -25,6 +25,7 @@ LOCKED_RELEASES = ("3.10", "3.11", "3.12", "3.13", "3.14")
 DISTRIBUTION_OF = {
     "apache_beam": "apache-beam",
     "amazon": "amazon-ion",
+    "awscrt": "boto3",
     "botocore": "boto3",
     "google": "google-cloud-dataflow-client",
     "grpc": "grpcio",

@@ -149,7 +149,12 @@ class Requests:
             else:
                 self._parse(request, found, began_us)
 
-        return self._client.begin_records(self._stream_arn, iterator, taken)
+        try:
+            return self._client.begin_records(self._stream_arn, iterator, taken)
+        except Exception as error:  # noqa: BLE001 - handed to the calling thread, which raises it
+            # The thread that sends does so for all readers.
+            self._answers.put(Answer(request, None, error, began_us))
+            return True
 
     def _on_pool(self, work: Callable[..., None], *arguments: object) -> None:
         # A pool that is closed takes nothing: the job is over, nobody waits.

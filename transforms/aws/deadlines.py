@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Deadlines of what is under way: one thread of the process looks after all of them.
+
+AWS's C runtime bounds how long a connection takes to be made, but not how long an answer takes to
+come, and an answer that comes byte by byte never ends.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from transforms.aws.forks import begin_anew_in_child
+
+__all__ = ["Deadlines", "deadlines"]
+
+_LOGGER = logging.getLogger(__name__)
+_LOOK_SECONDS = 1.0
+
+
+class Deadlines:
+    """Things to do unless they are taken back in time, to the second; safe for several threads."""
+
+    def __init__(self) -> None:
+        self.begin_anew()
+        begin_anew_in_child(self)
+
+    def begin_anew(self) -> None:
+        """Forgets everything."""
+        self._numbers = itertools.count()
+        self._pending: dict[int, tuple[float, Callable[[], None]]] = {}
+        self._added = threading.Event()
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def add(self, seconds: float, do: Callable[[], None]) -> int:
+        """Has something done in so many seconds, on a thread that must not be kept waiting.
+
+        Args:
+            seconds: From now.
+            do: What is to be done then.
+
+        Returns:
+            A number to take it back by.
+        """
+        number = next(self._numbers)
+        self._pending[number] = time.monotonic() + seconds, do
+        if not self._added.is_set():
+            self._added.set()
+        if self._thread is None:
+            self._start()
+        return number
+
+    def take_back(self, number: int) -> None:
+        """Leaves it undone, unless it is being done already."""
+        self._pending.pop(number, None)
+
+    def _start(self) -> None:
+        with self._lock:
+            if self._thread is None:
+                # A daemon, because the process ends without it: who waits is gone then as well.
+                self._thread = threading.Thread(
+                    target=self._watch, name="dynabeam-deadlines", daemon=True
+                )
+                self._thread.start()
+
+    def _watch(self) -> None:
+        while True:
+            self._added.clear()
+            if not self._pending:
+                self._added.wait()
+            now = time.monotonic()
+            for number, (at, do) in self._pending.copy().items():
+                if at <= now and self._pending.pop(number, None) is not None:
+                    try:
+                        do()
+                    except BaseException:
+                        # The others' deadlines have to be kept.
+                        _LOGGER.exception("a deadline could not be kept")
+            nearest = min((at for at, _ in self._pending.copy().values()), default=now)
+            time.sleep(min(_LOOK_SECONDS, max(0.01, nearest - now)))
+
+
+deadlines = Deadlines()
+"""Those of this process."""

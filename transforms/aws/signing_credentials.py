@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Credentials to sign with at once, looked up and renewed on a thread of their own.
+
+botocore renews credentials on whatever thread asks for them: a role is assumed, a process is run, a
+token is exchanged, which takes seconds or, if something is down, minutes. Here nobody but those who
+need just these credentials waits for that, and they only if what is there cannot be used any more.
+botocore's rules hold: for fifteen minutes before the end it tries to renew, in the last ten it
+must.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from botocore.exceptions import CredentialRetrievalError, NoCredentialsError
+
+from transforms.aws.deadlines import deadlines
+from transforms.aws.forks import begin_anew_in_child
+
+__all__ = ["SigningCredentials"]
+
+_LOOK_EVERY = 5.0
+_MUST_RENEW = 10 * 60
+"""Seconds; botocore's mandatory refresh."""
+_LONGEST_LOOK = 180.0
+"""botocore bounds its own requests, but not a process that it runs."""
+
+Then = Callable[[Any], None]
+"""Takes frozen credentials, or the exception why there are none."""
+
+
+class SigningCredentials:
+    """The credentials of one botocore request signer; safe to be used by several threads.
+
+    Args:
+        signer: The signer.
+        signing_name: Of the service.
+        region: Of the signature.
+        longest_look: Seconds until those who wait for a look are told that it failed.
+    """
+
+    def __init__(
+        self, signer: Any, signing_name: str, region: str, longest_look: float = _LONGEST_LOOK
+    ) -> None:
+        self._signer = signer
+        self._signing_name = signing_name
+        self._region = region
+        self._longest_look = longest_look
+        self._known: Any = None
+        self._of: Any = None
+        self._looked_at = 0.0
+        self.begin_anew()
+        begin_anew_in_child(self)
+
+    def begin_anew(self) -> None:
+        """Forgets a look that is under way."""
+        self._lock = threading.Lock()
+        self._looking = 0
+        self._looks = 0
+        self._waiting: list[Then] = []
+
+    def use(self, then: Then) -> None:
+        """Gives credentials; returns at once.
+
+        Args:
+            then: Called once, on this or another thread: with frozen credentials, or with the
+                exception of botocore or of the role (`NoCredentialsError` if there are none).
+        """
+        source = getattr(self._signer, "_credentials", None)
+        needed = getattr(source, "refresh_needed", _never)
+        with self._lock:
+            known = self._known if source is self._of else None
+            missing = known is None or needed(_MUST_RENEW)
+            aged = time.monotonic() - self._looked_at > _LOOK_EVERY
+            if not self._looking and (missing or aged or needed()):
+                self._look(source)
+            if missing:
+                self._waiting.append(then)
+                return
+        then(known)
+
+    def _look(self, source: Any) -> None:
+        self._looks += 1
+        self._looking = self._looks
+        name = "dynabeam-credentials"
+        threading.Thread(
+            target=self._find, args=(source, self._looks), name=name, daemon=True
+        ).start()
+
+    def _find(self, source: Any, look: int) -> None:
+        error = CredentialRetrievalError(
+            provider=getattr(source, "method", None) or "explicit",
+            error_msg=f"no answer within {self._longest_look:g} s",
+        )
+        deadline = deadlines.add(self._longest_look, lambda: self._found(source, look, error))
+        try:
+            auth = self._signer.get_auth_instance(self._signing_name, self._region)
+            found = auth.credentials or NoCredentialsError()
+        except BaseException as caught:  # noqa: BLE001 - handed to who waits
+            found = caught if isinstance(caught, Exception) else RuntimeError(repr(caught))
+        deadlines.take_back(deadline)
+        self._found(source, look, found)
+
+    def _found(self, source: Any, look: int, found: Any) -> None:
+        with self._lock:
+            if look != self._looking:
+                # It took too long: those who waited were told so.
+                return
+            self._looking = 0
+            self._known = None if isinstance(found, Exception) else found
+            self._of = source
+            self._looked_at = time.monotonic()
+            waiting, self._waiting = self._waiting, []
+        for then in waiting:
+            then(found)
+
+
+def _never(*_: Any) -> bool:
+    return False
