@@ -7,6 +7,8 @@ import os
 import pytest
 from hypothesis import HealthCheck, settings
 
+from transforms import wall_clock
+
 _SLOW_MACHINES = [HealthCheck.too_slow, HealthCheck.data_too_large]
 
 settings.register_profile(
@@ -17,6 +19,14 @@ settings.register_profile(
     "deep", max_examples=3000, deadline=None, suppress_health_check=_SLOW_MACHINES
 )
 settings.load_profile("ci" if os.environ.get("CI") else "dev")
+
+
+@pytest.fixture(autouse=True)
+def _own_clock():
+    """No test inherits the clock of a service that another one asked."""
+    wall_clock._Offset.us = 0
+    yield
+    wall_clock._Offset.us = 0
 
 
 @pytest.hookimpl(trylast=True)

@@ -18,13 +18,13 @@ those keep them. Who needs runs that go on where the last one ended uses `dynabe
 
 from __future__ import annotations
 
-import time
 import uuid
 from collections.abc import Sequence
 from typing import Any, Literal
 
 import apache_beam as beam
 
+from transforms import wall_clock
 from transforms.aws.dynamodb import TableDescription, describe_table
 from transforms.aws.session import AwsAccess
 from transforms.coverage import FUZZ_US, REQUEST_MARGIN_US, covered_since_us, uncovered
@@ -166,7 +166,7 @@ class ReadFromDynamoDB(beam.PTransform):
         )
 
     def _since_us(self, described: TableDescription) -> int:
-        return covered_since_us(described.stream_arn, self._start, time.time_ns() // 1000)
+        return covered_since_us(described.stream_arn, self._start, wall_clock.now_us())
 
     def _check_export(self, described: TableDescription) -> None:
         """An export that is older than what the stream holds leaves a gap."""
@@ -192,7 +192,7 @@ class ReadFromDynamoDB(beam.PTransform):
                 found=described.stream_view_type or "no stream",
                 mend="Turn it on with this view type, or give snapshot='only'",
             )
-        now_us = time.time_ns() // 1000
+        now_us = wall_clock.now_us()
         return [
             StreamSource(
                 table=described.table,

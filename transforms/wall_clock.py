@@ -1,18 +1,70 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The time now, and its type as an argument, so that tests can give another."""
+"""The time now: this machine's clock, set by that of the service.
+
+Times of records, shards, exports and recovery are the service's. AWS bears five minutes between its
+clock and a caller's, and another endpoint bears any, so whatever compares the two has to take the
+difference off: else a tip is taken for reached that is not, and a heal ends before the loss did.
+Every answer of DynamoDB says in its `Date` header what time it is there, to the second. From that
+and from when the request left and the answer came follows within which bounds the difference lies
+(`observe`); one that may be nought is nought, so that clocks that are right stay as they are.
+
+A process has one offset: all of AWS goes by one time. Before its first answer, and if the service
+sends no `Date`, it is nought.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from email.utils import parsedate_to_datetime
 from typing import TypeAlias
 
-__all__ = ["WallClock", "now_us"]
+__all__ = ["WallClock", "machine_us", "now_us", "observe", "offset_us"]
 
 WallClock: TypeAlias = Callable[[], int]
 """Gives the time in microseconds since 1970; picklable, because transforms hold one."""
 
+_SECOND_US = 1_000_000
+_TOLERATED_US = 1_000_000
+"""What NTP may leave between two machines, with a wide margin."""
+
+
+class _Offset:
+    """How far the service's clock is ahead of this machine's, microseconds."""
+
+    us = 0
+
 
 def now_us() -> int:
-    """The time in microseconds since 1970."""
+    """The time in microseconds since 1970, as the service counts it."""
+    return machine_us() + _Offset.us
+
+
+def machine_us() -> int:
+    """The time in microseconds since 1970 by this machine's own clock."""
     return time.time_ns() // 1000
+
+
+def offset_us() -> int:
+    """How far the service's clock is ahead of this machine's, microseconds; 0 if not known."""
+    return _Offset.us
+
+
+def observe(date: str, sent_us: int, received_us: int) -> None:
+    """Takes the offset from one answer of the service.
+
+    Args:
+        date: Its `Date` header; what is none is passed over.
+        sent_us: When the request was sent, by `machine_us`.
+        received_us: When the answer was there, by the same.
+    """
+    try:
+        said_us = int(parsedate_to_datetime(date).timestamp()) * _SECOND_US
+    except (TypeError, ValueError, OverflowError):
+        return
+    # The header has no fractions, and the answer was made at some moment between the two.
+    least = said_us - received_us - _TOLERATED_US
+    most = said_us + _SECOND_US - sent_us + _TOLERATED_US
+    if least <= _Offset.us <= most and (_Offset.us == 0 or not least <= 0 <= most):
+        return
+    _Offset.us = 0 if least <= 0 <= most else (least + most) // 2

@@ -14,6 +14,7 @@ import getpass
 import os
 import sys
 import threading
+from collections.abc import Mapping
 from typing import Any
 
 import boto3
@@ -25,6 +26,7 @@ from botocore.exceptions import BotoCoreError, IncompleteReadError, NoCredential
 from transforms.aws.log_secrets import keep_secrets_out_of_logs
 from transforms.aws.roles import NO_ROLE, Role, refreshing_credentials
 from transforms.errors import ConfigurationError, CredentialsError
+from transforms.wall_clock import machine_us, observe
 
 __all__ = ["AwsAccess", "client", "repeat_cut_answers"]
 
@@ -33,6 +35,9 @@ _READ_SECONDS = 30
 _ATTEMPTS = 5
 _POOL = 64
 _CUT_ANSWER_DELAY = 0.1
+_SENT = "dynabeam_sent_us"
+_TELL_TIME = frozenset({"dynamodb", "dynamodbstreams"})
+"""Services whose answers set the wall clock: theirs are the times that are compared with it."""
 
 # At import, because Beam's filesystems make clients of their own in every process that reads.
 keep_secrets_out_of_logs()
@@ -144,6 +149,10 @@ class AwsAccess:
         )
         event = f"needs-retry.{made.meta.service_model.service_id.hyphenize()}"
         made.meta.events.register(event, repeat_cut_answers, unique_id="dynabeam-cut-answers")
+        if service in _TELL_TIME:
+            name = made.meta.service_model.service_id.hyphenize()
+            made.meta.events.register(f"request-created.{name}", _note_sent)
+            made.meta.events.register(f"response-received.{name}", _take_time)
         return made
 
 
@@ -165,6 +174,23 @@ def _code_of_person(prompt: str) -> str:
             mend="Take a session beforehand, as 'aws sts get-session-token' does, or another role",
         )
     return getpass.getpass(prompt)
+
+
+def _note_sent(request: Any, **_: Any) -> None:
+    """Handler of `request-created`: when this try is sent."""
+    request.context[_SENT] = machine_us()
+
+
+def _take_time(
+    response_dict: Mapping[str, Any] | None = None,
+    context: Mapping[str, Any] | None = None,
+    **_: Any,
+) -> None:
+    """Handler of `response-received`: what time the service has; errors say it too."""
+    sent_us = (context or {}).get(_SENT)
+    date = (response_dict or {}).get("headers", {}).get("date")
+    if sent_us is not None and date:
+        observe(date, sent_us, machine_us())
 
 
 class _Given(CredentialProvider):

@@ -129,7 +129,7 @@ class Repairs:
             after.write(self._folder, table)
             SnapshotOrders(self._settings.state_dir).remove(table, asked.order_id)
         if at.step == after.step == "switching" and at == after and _switched(at, reports):
-            return self._plan(table, at, reports, now)
+            return self._plan(table, at, reports)
         return after
 
     def _asked(self, table: str) -> SnapshotOrder | None:
@@ -142,14 +142,14 @@ class Repairs:
             return None
         return order
 
-    def _plan(
-        self, table: str, at: TableGeneration, reports: Sequence[Report], now: int
-    ) -> TableGeneration:
+    def _plan(self, table: str, at: TableGeneration, reports: Sequence[Report]) -> TableGeneration:
         lost = _lost(at, reports)
         if not self._is_there(table):
             # What is exported under its name now would be another table.
             return at
         recovery = continuous_backups(self._settings.access, table)
+        # Only now: that answer may be this process's first, and tells what time the service has.
+        now = self._clock()
         plan = plan_repair(GapPolicy(at.policy), lost, now, recovery, at.key_range)
         return dataclasses.replace(
             at,

@@ -11,6 +11,8 @@ import dataclasses
 import random
 import time
 
+from transforms.wall_clock import now_us, offset_us
+
 __all__ = ["Clock", "Pacing"]
 
 
@@ -19,8 +21,12 @@ class Clock:
     """The two clocks of a reader; a subclass stands in for them in tests. Picklable."""
 
     def now_us(self) -> int:
-        """Wall clock, microseconds since 1970."""
-        return time.time_ns() // 1000
+        """Wall clock as the service counts it, microseconds since 1970."""
+        return now_us()
+
+    def offset_us(self) -> int:
+        """How far it was moved to be the service's; known from the first answer on."""
+        return offset_us()
 
     def monotonic(self) -> float:
         """Seconds of a clock that never runs back."""

@@ -173,8 +173,12 @@ class Requests:
         self, request: Request, began_us: int, work: Callable[[], Page | StreamDescription]
     ) -> None:
         went_on = isinstance(request, ReadPage) and bool(_iterator_to_go_on(request, began_us))
+        offset_us = self._clock.offset_us()
         try:
-            answer = Answer(request, work(), None, began_us, went_on)
+            value = work()
+            # This process's first answer may have set the clock.
+            began_us += self._clock.offset_us() - offset_us
+            answer = Answer(request, value, None, began_us, went_on)
         except Exception as error:  # noqa: BLE001 - handed to the calling thread, which raises it
             answer = Answer(request, None, error, began_us)
         self._answers.put(answer)

@@ -267,7 +267,7 @@ class _Handler(BaseHTTPRequestHandler):
     ) -> None:
         self.send_response_only(status)
         self.send_header("Server", "Server")
-        self.send_header("Date", self.date_time_string())
+        self.send_header("Date", self.date_time_string(self.sim.clock.micros() / 1e6))
         self.send_header("x-amzn-RequestId", uuid.uuid4().hex.upper())
         for name, value in headers.items():
             if name.lower() not in _OURS:
