@@ -34,6 +34,9 @@ class GapKind(str, enum.Enum):
     """A change begins with another image than the last known change of its key left behind."""
 
 
+_UNCERTAIN = "the stream may have lost changes; whether changes are lost cannot be told any more"
+
+
 class GapPolicy(str, enum.Enum):
     """What a table does about a gap."""
 
@@ -112,6 +115,16 @@ class Gap:
     detail: str
     generation: int = 0
 
+    @property
+    def is_certain(self) -> bool:
+        """True if changes are known to be missing, and not only that some may be.
+
+        Of a shard that was not read for a day, or that is no longer there, nobody can tell whether
+        it held anything that was not read.
+        """
+        unread = self.kind is GapKind.TRIMMED and not self.last_sequence
+        return not unread and self.kind is not GapKind.VANISHED
+
     def report(self) -> Report:
         """The gap as a report of kind `gap`."""
         fields: dict[str, Any] = dataclasses.asdict(self)
@@ -123,8 +136,9 @@ class Gap:
         """The error under the policy `fail`."""
         shard = f", shard {self.shard_id}" if self.shard_id else ""
         last = f" after sequence number {self.last_sequence}" if self.last_sequence else ""
+        what = f"changes are lost{last}" if self.is_certain else _UNCERTAIN
         return GapError(
-            f"changes are lost{last} ({self.kind.value}: {self.detail})",
+            f"{what} ({self.kind.value}: {self.detail})",
             where=f"table {self.table}{shard}, stream {self.stream_arn}",
             mend=(
                 "Have it mended with --gaps=heal (incremental exports of the lost time) or "

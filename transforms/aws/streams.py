@@ -122,7 +122,7 @@ class StreamsClient(Protocol):
         ...
 
     def shard_iterator(
-        self, stream_arn: str, shard_id: str, *, after: str = "", at_us: int = 0
+        self, stream_arn: str, shard_id: str, *, after: str = "", at_us: int = 0, at: str = ""
     ) -> str:
         """An iterator after a sequence number, at a timestamp, or at the trim horizon."""
         ...
@@ -191,7 +191,7 @@ class Boto3Streams:
         )
 
     def shard_iterator(
-        self, stream_arn: str, shard_id: str, *, after: str = "", at_us: int = 0
+        self, stream_arn: str, shard_id: str, *, after: str = "", at_us: int = 0, at: str = ""
     ) -> str:
         """An iterator after a sequence number, at a timestamp, or else at the trim horizon.
 
@@ -200,6 +200,7 @@ class Boto3Streams:
             shard_id: The shard.
             after: Sequence number behind which to read, empty for none.
             at_us: Time of the first record to read, microseconds since 1970, 0 for none.
+            at: Sequence number from which on to read, empty for none.
 
         Raises:
             AwsAccessError: If `dynamodb:GetShardIterator` is not allowed.
@@ -209,6 +210,8 @@ class Boto3Streams:
         arguments: dict[str, Any] = {"StreamArn": stream_arn, "ShardId": shard_id}
         if after:
             arguments.update(ShardIteratorType="AFTER_SEQUENCE_NUMBER", SequenceNumber=after)
+        elif at:
+            arguments.update(ShardIteratorType="AT_SEQUENCE_NUMBER", SequenceNumber=at)
         elif at_us:
             moment = _EPOCH + timedelta(microseconds=at_us)
             arguments.update(ShardIteratorType="AT_TIMESTAMP", Timestamp=moment)

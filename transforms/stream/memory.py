@@ -75,6 +75,7 @@ class Listing:
         done: When the last complete listing of this run was begun, monotonic.
         enabling: Consecutive listings of a stream that is only being switched on.
         status: The stream's status in the last complete listing.
+        starts: Starting sequence numbers of shards, as listed last.
         ends: Ending sequence numbers of closed shards, as listed last.
     """
 
@@ -90,6 +91,7 @@ class Listing:
     done: float = -math.inf
     enabling: int = 0
     status: str = ""
+    starts: dict[str, str] = dataclasses.field(default_factory=dict)
     ends: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def restart(self, due: float) -> None:

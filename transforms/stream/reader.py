@@ -158,11 +158,12 @@ class SliceReader:
             return
         if work.gone is not None or (self._bounded and work.caught_up):
             return
-        self._steps.check_unread(position)
+        start = self._steps.proof(position)
         position = self._steps.frontier.shard(shard_id)
-        if position is not None and not self._steps.refused:
+        if position is not None and start is not None and not self._steps.refused:
             work.running = True
-            self._memory.requests.begin(ReadPage(position, fresh=work.fresh))
+            fresh = work.fresh or bool(start)
+            self._memory.requests.begin(ReadPage(position, fresh=fresh, start=start))
 
     def _has_room(self) -> bool:
         requests, pacing = self._memory.requests, self._pacing

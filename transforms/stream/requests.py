@@ -31,10 +31,17 @@ _SMALL_PAGE = 1 << 15
 
 @dataclasses.dataclass(frozen=True)
 class ReadPage:
-    """One page of a shard; `fresh` asks for a new iterator though the position holds one."""
+    """One page of a shard.
+
+    Attributes:
+        position: From where.
+        fresh: A new iterator is to be used though the position holds one.
+        start: From this sequence number on, whatever the position says; empty for the position.
+    """
 
     position: ShardPosition
     fresh: bool = False
+    start: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,7 +196,12 @@ class Requests:
         if isinstance(request, AskChildren):
             return self._client.describe(self._stream_arn, children_of=request.shard_id)
         position = request.position
-        iterator = _iterator_to_go_on(request, began_us) or self._iterator(position, began_us)
+        iterator = _iterator_to_go_on(request, began_us)
+        if not iterator and request.start:
+            iterator = self._client.shard_iterator(
+                self._stream_arn, position.shard_id, at=request.start
+            )
+        iterator = iterator or self._iterator(position, began_us)
         body = self._client.get_records(self._stream_arn, iterator)
         return self._parser.parse(body, position.shard_id)
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from typing import Any
 
 import pyarrow as pa
@@ -51,6 +52,8 @@ __all__ = ["IDLE_MARGIN_US", "Steps"]
 IDLE_MARGIN_US = 30 * 1_000_000
 """How much older than the last empty poll a record may still be that comes later."""
 
+_UNREAD = "nothing was read of it within the 24 hours that are kept"
+_LISTING_SECONDS = 0.02
 _NEAR_TIP_US = 10 * 1_000_000
 _CLOCK_SKEW_US = 300 * 1_000_000
 
@@ -123,14 +126,38 @@ class Steps:
         else:
             self._take_listing(answer, request)
 
-    def check_unread(self, position: ShardPosition) -> None:
-        """A shard of which nothing was read for a day may have lost records unseen."""
+    def proof(self, position: ShardPosition) -> str | None:
+        """From where to read a shard of which nothing was read for a day; it may have lost records.
+
+        The trim horizon would pass over them unseen. The service refuses an iterator at a sequence
+        number that is older than what it still holds (TrimmedDataAccessException), so one at the
+        shard's starting number proves, if it is given, that no record of the shard is gone, and
+        nothing is lost. If it is refused, or the shard or its number is not listed, the shard may
+        have lost records, and that is a gap.
+
+        Returns:
+            The starting number to read from; empty to read from the position; None if that is not
+            known before the listing is complete.
+
+        Raises:
+            GapError: If changes may be lost and the table's policy is to stop.
+        """
         now_us = self._clock.now_us()
         if position.sequence or now_us - position.known_us <= DAY_US:
-            return
+            return ""
         if usable_iterator(position, now_us):
-            return
-        self._pass_trimmed(position, "nothing was read of it within the 24 hours that are kept")
+            return ""
+        listing = self._memory.listing
+        start = listing.starts.get(position.shard_id, "")
+        if start:
+            return start
+        if listing.done == -math.inf:
+            if listing.wanted == -math.inf:
+                self._want_listing()
+            self._memory.schedule(position.shard_id, self._clock.monotonic() + _LISTING_SECONDS)
+            return None
+        self._pass_trimmed(position, _UNREAD)
+        return ""
 
     # Pages.
 
@@ -335,8 +362,12 @@ class Steps:
         error = answer.error
         assert error is not None
         kind = classify(error)
-        if kind is AwsErrorKind.TRIMMED:
-            self._pass_trimmed(position, str(error))
+        refused = bool(request.start) and error_code(error) == "ValidationException"
+        if refused:
+            self._pass_trimmed(position, _UNREAD)
+            self._memory.schedule(position.shard_id, 0.0)
+        elif kind is AwsErrorKind.TRIMMED:
+            self._pass_trimmed(position, f"{_UNREAD}: {error}" if request.start else str(error))
             self._memory.schedule(position.shard_id, 0.0)
         elif kind is AwsErrorKind.EXPIRED_ITERATOR:
             self._bear(work, error, "GetRecords")
@@ -446,6 +477,7 @@ class Steps:
         if not request.after:
             listing.shards, listing.began_us = [], answer.began_us
         listing.shards.extend(found.shards)
+        listing.starts.update((each.shard_id, each.start) for each in found.shards if each.start)
         listing.ends.update((each.shard_id, each.end) for each in found.shards if each.end)
         listing.after = found.next_after
         listing.due = now + self._pacing.sweep_page
@@ -494,7 +526,9 @@ class Steps:
                 self._memory.schedule(position.shard_id, self._clock.monotonic() + delay)
             else:
                 self._pass_vanished(position, listed)
-        listing.ends = {k: v for k, v in listing.ends.items() if k in listed}
+        for numbers in (listing.starts, listing.ends):
+            for shard_id in numbers.keys() - listed:
+                del numbers[shard_id]
         self._check_ends(listing)
         self._drop_childless(disabled=listing.status == "DISABLED", began_us=listing.began_us)
 
