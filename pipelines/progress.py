@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime, timezone
 from typing import Any, TextIO
 
@@ -130,6 +130,11 @@ def say(text: str, stream: TextIO) -> None:
     stream.flush()
 
 
+def _repeats(totals: Mapping[str, int]) -> str:
+    repeats = totals.get("repeats", 0)
+    return f", {repeats:,} repeats dropped" if repeats else ""
+
+
 def print_summary(
     state: State, options: ReplicateOptions, stream: TextIO, names: Collection[str] = ()
 ) -> None:
@@ -150,7 +155,7 @@ def print_summary(
         stream.write(
             f"  {name}: {totals['snapshot_rows']:,} snapshot rows, {totals['changes']:,} changes, "
             f"{totals['stale']:,} stale dropped, {totals['dead_letters']:,} dead letters, "
-            f"{_losses(table):,} gaps{_mended(table)}{_lag(table)}\n"
+            f"{_losses(table):,} gaps{_repeats(totals)}{_mended(table)}{_lag(table)}\n"
         )
         for sink, count in sorted(table.get("unfit_numbers", {}).items()):
             stream.write(

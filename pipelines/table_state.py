@@ -153,6 +153,8 @@ def _merge_stream(state: dict[str, Any], report: Report) -> None:
     stream["read_us"] = max(stream.get("read_us", 0), read_us(report))
     totals = state["totals"]
     totals["changes"] += report.fields["changes"]
+    if repeats := report.fields.get("repeats", 0):
+        totals["repeats"] = totals.get("repeats", 0) + repeats
     totals["newest_us"] = max(totals["newest_us"], report.fields["newest_event_us"])
 
 

@@ -109,6 +109,7 @@ METRICS: tuple[Metric, ...] = (
     _counter("stream_pages", "pages", "such pages"),
     _counter("empty_polls", "requests", "reads of a shard that brought nothing"),
     _counter("throttles", "requests", "requests of readers that the service refused as too many"),
+    _counter("repeats", "changes", "changes that the stream gave again and that were dropped"),
     _counter("children_found", "shards", "shards that took the place of a parent"),
     _counter(
         "gaps", "gaps", "losses of the stream that were met and passed over", ("table", "kind")

@@ -20,7 +20,7 @@ from transforms.stream_sequel import read_us
 __all__ = ["condense"]
 
 _SUMS = {
-    "stream": ("changes", "bytes", "pages", "empty_polls", "throttles", "children"),
+    "stream": ("changes", "bytes", "pages", "empty_polls", "throttles", "children", "repeats"),
     "file": ("bytes", "rows"),
     "reconcile": ("stale", "kept"),
     "sink": ("rows", "written", "stale"),
@@ -95,7 +95,8 @@ def _newer(before: Report | None, report: Report) -> Report:
         return _counted(before, report)
     fields = dict(report.fields)
     for name in _SUMS.get(report.kind, ()):
-        fields[name] = before.fields[name] + report.fields[name]
+        # A report of an earlier release does not have what was counted later.
+        fields[name] = before.fields.get(name, 0) + report.fields.get(name, 0)
     if "unfit_numbers" in before.fields:
         fields["unfit_numbers"] = before.fields["unfit_numbers"] + fields.get("unfit_numbers", 0)
     if report.kind == "export" and fields["manifest"] is None:
@@ -111,7 +112,8 @@ def _counted(before: Report, report: Report) -> Report:
     """
     fields = dict(report.fields)
     for name in _SUMS["stream"]:
-        fields[name] = before.fields[name] + report.fields[name]
+        # A report of an earlier release does not have what was counted later.
+        fields[name] = before.fields.get(name, 0) + report.fields.get(name, 0)
     fields["newest_event_us"] = max(
         before.fields["newest_event_us"], report.fields["newest_event_us"]
     )

@@ -179,8 +179,7 @@ class PageParser:
         if page.NextShardIterator == "" or _leaping(sequences):
             return None
         last = _highest(sequences)
-        iterator = page.NextShardIterator or ""
-        return _page(rows, (), last=last, last_row=last, iterator=iterator, size=len(body))
+        return _page(rows, (), (last, last), page.NextShardIterator or "", len(body))
 
     def _columns(self, records: list[Any]) -> pa.RecordBatch | None:
         if not records:
@@ -242,12 +241,7 @@ class PageParser:
                         f"the record nests deeper than {MAX_IMAGE_DEPTH} brackets"
                     )
                 row = self._row(record)
-                if sequence in leaping:
-                    raise ValueDecodeError(
-                        "a sequence number that leaps away from the others of its page",
-                        found=sequence,
-                        expected=f"about {min(filter(None, sequences), key=_rank)}",
-                    )
+                _refuse_leap(sequence, leaping, sequences)
                 rows.append(row)
                 good.append(sequence)
             except (
@@ -259,14 +253,7 @@ class PageParser:
         columns = pa.RecordBatch.from_pylist(rows, schema=SCHEMA) if rows else _empty_rows()
         iterator = page.NextShardIterator or ""
         highest = _highest(each for each in sequences if each not in leaping)
-        return _page(
-            columns,
-            tuple(dead),
-            last=highest,
-            last_row=_highest(good),
-            iterator=iterator,
-            size=len(body),
-        )
+        return _page(columns, tuple(dead), (highest, _highest(good)), iterator, len(body))
 
     def _dead_letter(
         self, record: bytes, shard_id: str, sequence: str, place: str, error: Exception
@@ -491,6 +478,15 @@ def _leaping(sequences: list[str]) -> frozenset[str]:
     return frozenset(each for each in sequences if len(each.lstrip("0")) > most)
 
 
+def _refuse_leap(sequence: str, leaping: frozenset[str], sequences: list[str]) -> None:
+    if sequence in leaping:
+        raise ValueDecodeError(
+            "a sequence number that leaps away from the others of its page",
+            found=sequence,
+            expected=f"about {min(filter(None, sequences), key=_rank)}",
+        )
+
+
 def leaps(before: str, after: str) -> bool:
     """True if a number cannot follow the other one in a shard."""
     return after in _leaping([before, after])
@@ -519,12 +515,12 @@ def _empty_rows() -> pa.RecordBatch:
 def _page(
     rows: pa.RecordBatch,
     dead: tuple[DeadLetter, ...],
-    *,
-    last: str,
-    last_row: str,
+    highest: tuple[str, str],
     iterator: str,
     size: int,
 ) -> Page:
+    """The page; `highest` are the highest numbers of all records and of the rows alone."""
+    last, last_row = highest
     newest = newest_credible_us(event_times(rows)) if rows.num_rows else 0
     return Page(rows, dead, last, newest, iterator, size, last_row)
 

@@ -113,6 +113,7 @@ def increments(report: Report) -> Iterator[Sample]:
         yield Sample("stream_bytes", table, fields["bytes"])
         yield Sample("stream_pages", table, fields["pages"])
         yield Sample("children_found", table, fields["children"])
+        yield Sample("repeats", table, fields.get("repeats", 0))
     elif report.kind == "gap":
         yield Sample("gaps", (report.table, fields["kind"]), 1)
     elif report.kind == "file":

@@ -149,6 +149,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     do_POST = do_PUT = do_DELETE = do_HEAD = do_OPTIONS = do_GET  # noqa: N815 - as HTTP has them
 
+    @property
+    def _now(self) -> float:
+        """What time it is for the service that is asked, seconds: the tables go by their clock."""
+        tables = self.headers.get("X-Amz-Target") is not None
+        return self.sim.clock.micros() / 1e6 if tables else time.time()
+
     def _body(self) -> bytes:
         if "chunked" in self.headers.get("Transfer-Encoding", "").lower():
             parts = []
@@ -267,7 +273,7 @@ class _Handler(BaseHTTPRequestHandler):
     ) -> None:
         self.send_response_only(status)
         self.send_header("Server", "Server")
-        self.send_header("Date", self.date_time_string(self.sim.clock.micros() / 1e6))
+        self.send_header("Date", self.date_time_string(self._now))
         self.send_header("x-amzn-RequestId", uuid.uuid4().hex.upper())
         for name, value in headers.items():
             if name.lower() not in _OURS:
