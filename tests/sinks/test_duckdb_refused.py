@@ -46,6 +46,29 @@ def test_the_others_are_written(target, tmp_path):
     assert {(each.severity, each.origin["sink"]) for each in letters} == {("severe", sink.place)}
 
 
+@pytest.mark.parametrize("target", TARGETS, ids=lambda each: each.id)
+def test_a_deep_image_is_written_beside_unfit_ones(target, tmp_path):
+    """An edited export may nest deeper than the service and than recursive parsers go."""
+    deep = b'{"id":{"S":"deep"},"d":' + b'{"M":{"a":' * 800 + b'{"S":"x"}' + b"}}" * 800 + b"}"
+    sink, block = target.open(tmp_path), mixed()
+    row = {**block.rows.to_pylist()[0], "key": b"Sdeep", "new": deep}
+    broken = {**row, "key": b"Sbroken", "new": deep[:-1]}
+    given = block.with_rows(
+        pa.RecordBatch.from_pylist([*block.rows.to_pylist(), row, broken], schema=SCHEMA)
+    )
+    sink.check([ORDERS], NO_ROUND)
+    reports = sink.apply_what_fits(lambda: iter([given]), round_number(1))
+    refused = [each for each in reports if each.kind == "refused"]
+    assert len(refused) == len(UNFIT) + 1
+    with sink.connect() as connection:
+        rest = "item" if target.is_packed else "_other"
+        found = connection.sql(f"SELECT {rest} FROM orders WHERE id = 'deep'").fetchall()
+        value = connection.sql(f"SELECT {rest}->'d' FROM orders WHERE id = 'deep'").fetchall()
+        assert connection.sql("SELECT count(*) FROM orders").fetchall() == [(4,)]
+    assert len(found) == 1
+    assert value == [(deep[len(b'{"id":{"S":"deep"},"d":') : -1].decode(),)]
+
+
 def test_in_the_graph(tmp_path):
     sink = TARGETS[0].open(tmp_path)
     sink.check([ORDERS], NO_ROUND)

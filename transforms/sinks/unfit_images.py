@@ -27,6 +27,7 @@ from transforms.reports import Report
 from transforms.sinks.refused import refused_row
 from transforms.values.deep_json import MAX_IMAGE_DEPTH
 from transforms.values.nesting import is_deeper_than
+from transforms.values.value_texts import object_names
 
 __all__ = ["refused_images", "split_unfit", "without_unfit"]
 
@@ -123,14 +124,26 @@ def _unfit_texts(texts: pa.Array, name: str) -> dict[int, str]:
 
 
 def _undecodable(block: Block) -> dict[int, str]:
-    wrong = _unfit_texts(block.rows.column("new"), "new")
+    wrong: dict[int, str] = {}
     for row, image in enumerate(block.rows.column("new").to_pylist()):
-        if image is not None and row not in wrong:
-            try:
-                _decode(image)
-            except (msgspec.DecodeError, RecursionError) as error:
-                wrong[row] = f"the image cannot be decoded: {error}"
+        reason = "" if image is None else _why_undecodable(image)
+        if reason:
+            wrong[row] = reason
     return wrong
+
+
+def _why_undecodable(image: bytes) -> str:
+    if is_deeper_than(image, MAX_IMAGE_DEPTH):
+        # However deep it nests, a mirror that decodes no Python values can hold it.
+        is_object = object_names(pa.array([image]))[0].is_valid
+        return "" if is_object else f"the image {_NOT_JSON}"
+    reason = _wrong(image, "new")
+    if not reason:
+        try:
+            _decode(image)
+        except (msgspec.DecodeError, RecursionError) as error:
+            reason = f"the image cannot be decoded: {error}"
+    return reason
 
 
 def _is_json_with_half_pairs(text: bytes) -> bool:
