@@ -20,7 +20,7 @@ from transforms.errors import ConfigurationError
 from transforms.export.destination import parse_destination
 from transforms.gaps import GapPolicies, GapPolicy
 from transforms.letter_limit import DEFAULT_LIMIT
-from transforms.sinks.uri import resolve_secrets
+from transforms.sinks.uri import local_path, resolve_secrets
 from transforms.table_reading import ReadingOptions
 from transforms.table_selection import TableSelection
 from transforms.telemetry.endpoint import check_installed
@@ -132,6 +132,7 @@ def parse_replicate(
     given, rest = parse_known(parser, arguments)
     names = [*(option_strings(command) if command else []), *option_strings(parser)]
     passed_on = beam_arguments(rest, names)
+    given.export = [local_path(each) for each in given.export]
     tables, tags = _table_names(given), _table_tags(given.table_tags)
     if not tables and not tags and not given.export:
         raise ConfigurationError(

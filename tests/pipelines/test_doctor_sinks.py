@@ -74,6 +74,16 @@ class TestGood:
         assert sorted(os.listdir(tmp_path)) == sorted(["bucket", name, "state"])
         assert_same_verdict(place, export.option, [uri], good=True)
 
+    def test_state_and_export_by_uri(self, place, export, tmp_path):
+        """A `file:` URI is a path wherever one is asked for."""
+        words = [f"--sink={database(tmp_path)}"]
+        for state in (f"file:///{tmp_path}/a%23b/state", f"{tmp_path}/a#b/state"):
+            ended = place.run(f"--export=file://{export.root}", sinks=words, state_dir=state)
+            assert ended.code == 0, ended.err
+        assert json.loads((tmp_path / "a#b/state/state.json").read_text())["round"] > 0
+        with duckdb.connect(f"{tmp_path}/m.duckdb", read_only=True) as connection:
+            assert connection.execute("SELECT count(*) FROM orders").fetchone() == (40,)
+
     def test_a_question_mark(self, place, export, tmp_path):
         uri = f"file:{tmp_path}/what%3F?format=parquet"
         assert_same_verdict(place, export.option, [uri], good=True)

@@ -291,6 +291,34 @@ class TestBroughtUp:
         held = read_back(third, third.open(tmp_path), [ORDERS])["orders"]
         assert held == {encode_key(each, ORDERS.keys): each for each in orders(20, start=10)}
 
+    @pytest.mark.parametrize("taken", ["before", "after"])
+    def test_from_an_export_that_was_taken_by_hand(self, world, taken):
+        """It has to show all that was read: what came after it comes by the stream."""
+        client, uri = world.sim.client("dynamodb"), world.uri(MIRRORS[0])
+        world.ok()
+        arn = client.describe_table(TableName="orders")["Table"]["TableArn"]
+
+        def export():
+            world.time.let_pass(timedelta(minutes=3))
+            made = client.export_table_to_point_in_time(TableArn=arn, S3Bucket="exports")
+            world.time.let_pass(timedelta(minutes=30))
+            return made["ExportDescription"]["ExportArn"]
+
+        if taken == "before":
+            old = export()
+            away(world)
+            ended = world.replicate(f"--export={old}", extra=[uri])
+            assert ended.code == 1
+            assert "an --export of the table of a time after" in ended.err
+            return
+        away(world)
+        new = export()
+        world.delete("stays")
+        world.put("after the export")
+        world.work()
+        world.ok(f"--export={new}", extra=[uri])
+        world.assert_equal(MIRRORS[0])
+
     def test_a_file_that_was_restored_from_an_older_copy(self, world):
         world.ok()
         path = world.folder / "kept.duckdb"
