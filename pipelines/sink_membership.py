@@ -29,7 +29,7 @@ from transforms.export.location import newest_age_us
 from transforms.gaps import GapPolicy
 from transforms.repair import Repair
 from transforms.reports import Report
-from transforms.sinks.base import Round, Sink
+from transforms.sinks.base import Round, Sink, SinkPosition
 from transforms.sinks.membership import KnownSink, Lack, time_text
 from transforms.sinks.registry import open_sink
 from transforms.sinks.share import SinkShare
@@ -100,7 +100,10 @@ def check_members(state: State, sinks: Sequence[Sink], drop: Sequence[str]) -> s
                 where=f"--sink={each.uri}",
                 expected=place,
                 found=new or sorted(given),
-                mend=f"Give --sink={each.uri} too, or --drop_sink={each.uri} to go on without it",
+                mend=(
+                    f"Give --sink={each.uri} too, or --drop_sink={each.uri} to go on without it, "
+                    "also if it was moved and is given at its new place"
+                ),
             )
     return dropped
 
@@ -290,39 +293,83 @@ def _plan_sink(found: Membership, state: State, sink: Sink) -> None:
         # `check` says so, with what to do about it.
         found.sinks.setdefault(place, _new(sink))
         return
-    at = held.round if held is not None else 0
-    if not state.number and not state.tables:
+    if not number and not state.tables:
         # Nothing was read yet, so nobody can have missed anything.
         found.sinks[place] = _new(sink)
-    elif known is None and state.sinks is None and held is not None:
-        # The document is of a version that did not know its sinks; the sink knows whose it is.
-        sink.refuse_old_meaning(state.committed)
-        known = dataclasses.replace(_new(sink), applied=number, wrote=0)
-        found.sinks[place] = known
-        if sink.capabilities.kind == "mirror" and at < number and not held.continuous:
-            _join(found, state, sink, at, "behind")
     elif known is None:
-        if state.sinks is None:
-            sink.refuse_old_meaning(state.committed)
-        found.sinks[place] = _new(sink)
-        _join(found, state, sink, 0, "new")
+        _plan_unknown(found, state, sink, held)
     else:
         found.sinks[place] = dataclasses.replace(known, uri=sink.name)
-        missed = _missed(known, held is not None, at, number)
+        at = held.round if held is not None else 0
+        missed = not _without_rounds(held) and _missed(known, held is not None, at, number)
         if known.state == "dropped":
             # Rounds without rows leave no trace in a changelog.
-            kept = at if missed and held is not None else known.applied
+            kept = at if missed else known.applied
             _join(found, state, sink, kept if held is not None else 0, "given again")
-        elif missed and not (held is not None and held.continuous):
+        elif missed:
             _join(found, state, sink, at, "behind" if held is not None else "gone, and made anew")
-    ahead = number + (1 if sink.capabilities.kind == "mirror" else 0)
-    if at > ahead and not (held is not None and held.continuous):
-        found.joins.add(place)
-        found.set_back.add(place)
+    _plan_ahead(found, number, sink, held)
+
+
+def _plan_unknown(found: Membership, state: State, sink: Sink, held: SinkPosition | None) -> None:
+    """A sink that the state directory does not know: it was moved, or is new to it."""
+    at = held.round if held is not None else 0
+    if state.sinks is None:
+        sink.refuse_old_meaning(state.committed)
+        if held is not None:
+            # The document is of a version that did not know its sinks; the sink knows whose it is.
+            found.sinks[sink.place] = dataclasses.replace(_new(sink), applied=state.number)
+            mirror = sink.capabilities.kind == "mirror"
+            if mirror and at < state.number and not held.continuous:
+                _join(found, state, sink, at, "behind")
+            return
+    elif held is not None and _take_moved(found, state, sink, at):
+        return
+    found.sinks[sink.place] = _new(sink)
+    _join(found, state, sink, 0, "new")
+
+
+def _plan_ahead(found: Membership, number: int, sink: Sink, held: SinkPosition | None) -> None:
+    """A sink that holds rounds which the state directory does not know: it was set back."""
+    if held is None or held.continuous:
+        return
+    # A mirror is written before a round is committed.
+    if held.round > number + (1 if sink.capabilities.kind == "mirror" else 0):
+        found.joins.add(sink.place)
+        found.set_back.add(sink.place)
         found.notes.append(
-            f"{sink.name}: ahead: it holds round {at}, and the state directory, which was set "
-            f"back, round {number}"
+            f"{sink.name}: ahead: it holds round {held.round}, and the state directory, which was "
+            f"set back, round {number}"
         )
+
+
+def _without_rounds(held: SinkPosition | None) -> bool:
+    return held is not None and held.continuous
+
+
+def _take_moved(found: Membership, state: State, sink: Sink, at: int) -> bool:
+    """Takes a sink for one that is dropped in this run and lies elsewhere now.
+
+    It says itself that it belongs to this state directory and is as far as that one was. Only one
+    that was whole: a mirror that is being loaded says of its rounds what a whole one says.
+    """
+    kind = sink.capabilities.kind
+    fitting = [
+        each
+        for place, each in (state.sinks or {}).items()
+        if place in found.sinks
+        and found.sinks[place].state == "dropped"
+        and (each.state, each.kind) == ("active", kind)
+        if at in ((state.number, state.number + 1) if kind == "mirror" else (each.wrote,))
+    ]
+    if len(fitting) != 1:
+        return False
+    old = fitting[0]
+    del found.sinks[old.place]
+    found.notes = [each for each in found.notes if not each.startswith(f"{old.uri}: dropped")]
+    found.sinks[sink.place] = dataclasses.replace(old, place=sink.place, uri=sink.name)
+    found.notes.append(f"{sink.name}: moved from {old.uri}: nothing is missing")
+    return True
 
 
 def _missed(known: KnownSink, there: bool, at: int, number: int) -> bool:

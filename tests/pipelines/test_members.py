@@ -175,6 +175,26 @@ class TestLeftOut:
             assert "dropped after" not in ended.err
         assert world.changes(target) == before
 
+    def test_moved(self, world):
+        """Both say themselves whose they are and how far: nothing is loaded again."""
+        world.ok()
+        world.work()
+        names = [("kept.duckdb", "moved.duckdb"), ("out", "log")]
+        for old, new in names:
+            (world.folder / old).rename(world.folder / new)
+        old = world.kept
+        new = [each.replace(a, b) for each, (a, b) in zip(old, names, strict=True)]
+        assert "also if it was moved" in world.replicate(sinks=new).err
+        ended = world.ok(*(f"--drop_sink={each}" for each in old), sinks=new)
+        assert ended.err.count("moved from") == 2
+        assert "dropped after round" not in ended.err + ended.out
+        sinks, reasons = world.status()
+        assert (sorted(sinks), reasons) == (sorted(new), [])
+        assert {(each["state"], each["text"]) for each in sinks.values()} == {("active", "whole")}
+        assert world.document()["tables"]["orders"]["generation"] == 1
+        moved = Target("duckdb:///FOLDER/moved.duckdb")
+        assert world.held(moved) == world.truth()
+
     def test_what_cannot_be_dropped(self, world):
         world.ok()
         for uri, said in [("file:nowhere", "no such sink"), (world.kept[0], "given and dropped")]:

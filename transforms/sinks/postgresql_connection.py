@@ -133,9 +133,9 @@ class PostgresSettings:
 
     @property
     def place(self) -> str:
-        """Hosts, ports and database, without the user."""
+        """Hosts, ports and database, without the user; names of hosts ignore case."""
         known = dict(self.parameters)
-        hosts = known.get("host", "").split(",")
+        hosts = known.get("host", "").lower().split(",")
         ports = known.get("port", "5432").split(",")
         ports = ports if len(ports) == len(hosts) else ports[:1] * len(hosts)
         pairs = ",".join(f"{host}:{port}" for host, port in zip(hosts, ports, strict=True))
