@@ -178,11 +178,12 @@ def begin_loads(
     """
     state.sinks = found.sinks
     by_place = {each.place: each for each in sinks}
-    raised = _raise_generations(found, state, names, by_place)
+    _raise_generations(found, state, names, by_place)
     wanted: dict[str, list[str]] = {}
     for place, known in sorted(found.sinks.items()):
         for name in known.loading if known.state == "loading" else ():
-            begun = (place, name) not in raised and _is_begun(state.tables.get(name), place)
+            # What goes on does not bring again what a mirror that joins only now has lost of it.
+            begun = place not in found.joins and _is_begun(state.tables.get(name), place)
             if name in names and not begun:
                 wanted.setdefault(name, []).append(place)
     if not wanted:
@@ -450,13 +451,8 @@ def _is_begun(table: Mapping[str, Any] | None, place: str) -> bool:
 
 def _raise_generations(
     found: Membership, state: State, names: Sequence[str], sinks: Mapping[str, Sink]
-) -> set[tuple[str, str]]:
-    """Goes above the generations of mirrors that are ahead: older rows would win otherwise.
-
-    Returns:
-        Place and table of the mirrors for which that was needed.
-    """
-    raised: set[tuple[str, str]] = set()
+) -> None:
+    """Goes above the generations of mirrors that are ahead: older rows would win otherwise."""
     for place in sorted(found.joins):
         sink = sinks[place]
         if sink.capabilities.kind != "mirror":
@@ -469,7 +465,6 @@ def _raise_generations(
             # What begins the load makes it one higher.
             table.setdefault("whole_generation", table["generation"])
             table["generation"] = newest
-            raised.add((place, name))
             known = found.sinks[place]
             found.sinks[place] = dataclasses.replace(
                 known,
@@ -477,7 +472,6 @@ def _raise_generations(
                 loading=tuple(sorted({*known.loading, name})),
                 changed_us=now_us(),
             )
-    return raised
 
 
 def _begin_load(

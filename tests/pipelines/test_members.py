@@ -358,6 +358,23 @@ class TestBroughtUp:
         assert "gone, and made anew" in ended.err
         world.assert_equal()
 
+    def test_a_file_that_is_gone_while_it_is_loaded(self, world, monkeypatch):
+        """Its rows had all been loaded; only the sweep was missing."""
+        uri = world.uri(MIRRORS[0])
+        world.ok()
+        world.work()
+
+        def die(*_):
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(DuckDBMirror, "remove_older_generations", die)
+            assert world.replicate(extra=[uri]).code == 130
+        assert world.document()["tables"]["orders"]["repair"]["loaded"]
+        (world.folder / "new.duckdb").unlink()
+        world.ok(extra=[uri])
+        world.assert_equal(MIRRORS[0])
+
     def test_a_changelog_that_was_restored_from_an_older_copy(self, world):
         world.ok()
         first = world.document()["round"]
