@@ -129,6 +129,7 @@ class _Audit:
             self.warnings[name] = []
             if stored is not None:
                 known["generation"] = stored["generation"]
+                known["snapshot"]["generation"] = stored["generation"]
         self._get_exports(names)
         return [self._input(name) for name in names]
 

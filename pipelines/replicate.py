@@ -92,7 +92,10 @@ def replicate(options: ReplicateOptions, findings: TableFindings | None = None) 
         check_sinks(sinks, found, _tables(state, names), state.committed)
         ended = publish_committed(directory, state, sinks)
         printer = RoundLogger() if writes_json() else RoundPrinter(sys.stderr)
-        told = findings.keep(name for name in names if not findings.holds(name))
+        told = findings.keep(
+            [name for name in names if not findings.holds(name)],
+            left_out=[name for name in state.tables if options.selection.excludes(name)],
+        )
         printer.say([*found.notes, *ended, *repair_lines(state.tables), *told])
         figures_of_run = RoundFigures(names, state, figures())
         discovery = None

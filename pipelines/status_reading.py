@@ -21,6 +21,7 @@ from pipelines.last_run import LastRun, read_last_run
 from pipelines.state_directory import StateDirectory
 from pipelines.table_repair import with_table_loaded
 from transforms import storage
+from transforms.deployment.discovery import read_findings
 from transforms.deployment.folder import DeploymentFolder
 from transforms.deployment.generations import TableGeneration, read_generation
 from transforms.deployment.stops import read_stops
@@ -115,6 +116,8 @@ class TableStatus:
         shards_behind: Those that were known to have changes waiting.
         oldest_shards: At most 10: those with the oldest unread changes.
         in_last_run: Whether the last run in rounds read it; True if that is not known.
+        finding: What is the matter with it while the others go on, such as that it was deleted;
+            empty for nothing.
     """
 
     table: str
@@ -144,6 +147,7 @@ class TableStatus:
     shards_behind: int
     oldest_shards: tuple[ShardStatus, ...]
     in_last_run: bool = True
+    finding: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -238,11 +242,12 @@ def read_status(directory: StateDirectory, at_us: int) -> Status:
     stored = {name: _changed_us(document) for name in state.tables} if state.number else {}
     stops: dict[str, str] = {}
     generations: dict[str, TableGeneration] = {}
+    findings = storage.join(directory.path, "findings.json")
     if state.deployment:
         state = copy.deepcopy(state)
         folder = current(directory, state)
         absorb(folder, state)
-        stops = read_stops(folder)
+        stops, findings = read_stops(folder), folder.findings
         for name in state.tables:
             generations[name] = read_generation(folder, name)
             # A deployment that has stored nothing yet says nothing new.
@@ -251,6 +256,7 @@ def read_status(directory: StateDirectory, at_us: int) -> Status:
                 state.sinks = with_table_loaded(state, name)
     acknowledged = read_acknowledged(directory)
     run = None if state.deployment else read_last_run(directory)
+    told = read_findings(findings)
     return Status(
         state_dir=directory.path,
         mode="continuous" if state.deployment else "rounds",
@@ -262,6 +268,7 @@ def read_status(directory: StateDirectory, at_us: int) -> Status:
                 _table_status(name, table, stored.get(name, 0), at_us, stops.get(name, "")),
                 **_gaps(table, generations.get(name), acknowledged.get(name, 0)),
                 in_last_run=run is None or not run.tables or name in run.tables,
+                finding=str(told[name]) if name in told else "",
             )
             for name, table in sorted(state.tables.items())
         ),

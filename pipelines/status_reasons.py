@@ -76,6 +76,8 @@ def _of_run(status: Status) -> list[str]:
 def _of_table(table: TableStatus, at_us: int, limits: Limits) -> Iterator[str]:
     if table.stopped:
         yield f"the run cannot go on: {table.stopped}"
+    if table.finding:
+        yield table.finding.removeprefix(f"{table.table}: ")
     if table.gaps_lost:
         times = "once" if table.gaps_lost == 1 else f"{table.gaps_lost} times"
         yield f"the stream lost changes {times}, the last: {table.newest_gap or 'not known'}"

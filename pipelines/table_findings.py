@@ -67,12 +67,13 @@ class TableFindings:
         """All that is the matter now, for people."""
         return [str(each) for each in self._held.values()]
 
-    def keep(self, healthy: Iterable[str]) -> list[str]:
+    def keep(self, healthy: Iterable[str], left_out: Iterable[str] = ()) -> list[str]:
         """Brings the file up to date.
 
         Args:
             healthy: Tables of the run; what stands there of those that are in order goes, but for
                 the end of a table, which discovery has found and goes on to see.
+            left_out: Tables that are not to be replicated: nothing stays of them.
 
         Returns:
             A line for people for each that is new.
@@ -83,12 +84,14 @@ class TableFindings:
         news, self._news = self._news, []
         if not self._path:
             return [str(each) for each in news]
-        before = self.keep_in(self._path, healthy)
+        before = self.keep_in(self._path, healthy, left_out)
         # Each run tells all once; what stands there since it began was told by its discovery.
         told = {each for name, each in before.items() if self._at_start.get(name) != each}
         return [str(each) for each in news if each not in told]
 
-    def keep_in(self, path: str, healthy: Iterable[str]) -> dict[str, Finding]:
+    def keep_in(
+        self, path: str, healthy: Iterable[str], left_out: Iterable[str] = ()
+    ) -> dict[str, Finding]:
         """Brings a file up to date, as `keep` does; returns what stood there before.
 
         Raises:
@@ -101,6 +104,7 @@ class TableFindings:
             for name in healthy
             if name in before and name not in self._held and before[name].what not in ends
         }
+        gone |= set(left_out)
         after = {name: each for name, each in before.items() if name not in gone} | self._held
         if after != before:
             write_findings(path, after)

@@ -12,7 +12,11 @@ import duckdb
 import pytest
 
 import pipelines.rounds
+from pipelines.state_directory import StateDirectory
+from tests.pipelines.runs import ORDERS_ARN, ExportFolder, Place, orders
 from tests.pipelines.test_gaps import Kept
+from transforms.sinks.duckdb_mirror import DuckDBMirror
+from transforms.sinks.file_changelog import FileChangelog
 from transforms.testing.clock import micros_of
 
 OFF = {"StreamEnabled": False}
@@ -342,3 +346,123 @@ class TestTablesDeletedAndMadeAgain:
         ended = world.replicate("--gaps=orders:resnapshot,others:continue")
         assert ended.code == 0, ended.err
         assert world.mirrored() == world.table() == world.newest() == {"k1": 9}
+
+
+class Killed(BaseException):
+    """The process dies here."""
+
+
+def dying(step, at, when):
+    """The step, whose call number `at` dies before or after it is done."""
+    calls = []
+
+    def die(*arguments, **options):
+        calls.append(arguments)
+        if len(calls) != at:
+            return step(*arguments, **options)
+        if when == "after":
+            step(*arguments, **options)
+        raise Killed
+
+    return die
+
+
+class TestCrashes:
+    """Killed at one place after the other, and each time begun again: all ends the same."""
+
+    PLACES = (
+        (StateDirectory, "commit", 1),
+        (StateDirectory, "commit", 2),
+        (FileChangelog, "publish", 1),
+        (FileChangelog, "append_swept", 1),
+        (FileChangelog, "_publish_swept", 1),
+        (DuckDBMirror, "remove_older_generations", 1),
+        (StateDirectory, "commit", 3),
+    )
+
+    def run(self, world, monkeypatch, policy):
+        killed = 0
+        for place, name, at in self.PLACES:
+            for when in ("before", "after"):
+                with monkeypatch.context() as patch:
+                    patch.setattr(place, name, dying(getattr(place, name), at, when))
+                    try:
+                        world.replicate(f"--gaps={policy}")
+                    except Killed:
+                        killed += 1
+        ended = world.replicate(f"--gaps={policy}")
+        assert ended.code == 0, ended.err
+        assert killed >= 8
+        assert world.mirrored() == world.table() == world.newest()
+        assert world.state()["generation"] == 2
+
+    def test_a_stream_that_was_switched_off_and_on(self, world, monkeypatch):
+        world.write(1)
+        world.switch(on=False)
+        world.delete("k1")
+        world.put("between")
+        world.time.let_pass(HOUR)
+        world.switch(on=True)
+        world.write(2)
+        self.run(world, monkeypatch, "resnapshot")
+        for number in (1, 2):
+            world.assert_written(number)
+        assert len(world.state()["gaps"]) == 1
+
+    def test_a_table_that_was_made_again(self, world, monkeypatch):
+        world.write(1)
+        world.sim.client("dynamodb").delete_table(TableName="orders")
+        world.create("orders")
+        world.put("k1", "another", value=9)
+        world.time.let_pass(HOUR)
+        self.run(world, monkeypatch, "resnapshot")
+        world.assert_written(1)
+
+
+class TestTablesThatAreNotReady:
+    def test_new_ones_do_not_stop_the_others(self, world):
+        world.create("bare", recovery=False)
+        world.create("dumb", stream=None)
+        world.sim.put_many("others", [{"id": {"S": "new"}, "total": {"N": "7"}}])
+        ended = world.replicate(tables="bare,others,dumb")
+        assert ended.code == 3, ended.err
+        assert world.mirrored("others") == {"new": 7}
+        found = world.findings()
+        assert {name: each["what"] for name, each in found.items()} == {
+            "bare": "not_ready",
+            "dumb": "not_ready",
+        }
+        assert "update-continuous-backups" in found["bare"]["detail"]
+        assert "StreamEnabled=true" in found["dumb"]["detail"]
+        assert "--exclude_tables=dumb" in ended.out
+        assert world.replicate(tables="others").code == 0
+
+    def test_one_whose_recovery_was_switched_off_is_read_on(self, world):
+        world.sim.client("dynamodb").update_continuous_backups(
+            TableName="orders",
+            PointInTimeRecoverySpecification={"PointInTimeRecoveryEnabled": False},
+        )
+        world.write(1)
+        ended = world.replicate()
+        assert ended.code == 3
+        world.assert_written(1)
+        assert world.mirrored() == world.table()
+        assert "update-continuous-backups" in world.findings()["orders"]["detail"]
+
+    def test_one_that_was_mistyped_stops_the_run(self, world):
+        before = world.committed()
+        ended = world.replicate(tables="orders,ordres")
+        assert (ended.code, world.committed()) == (1, before)
+        assert "there is no such table" in ended.err
+
+
+def test_an_empty_export_among_others(tmp_path, capsys):
+    """Without AWS nobody knows the key of a table without items."""
+    place = Place(tmp_path, capsys)
+    full = ExportFolder(tmp_path / "full", orders(5))
+    empty = ExportFolder(tmp_path / "empty", [], table_arn=ORDERS_ARN.replace("orders", "nothing"))
+    ended = place.run(full.option, empty.option, "--keys=orders:id", "--keys=nothing:id")
+    assert ended.code == 3, ended.err
+    assert "nothing: not ready" in ended.err
+    assert "--exclude_tables=nothing" in ended.err
+    assert len(place.rows()) == 5

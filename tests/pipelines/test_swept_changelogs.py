@@ -88,7 +88,7 @@ class Logged(Kept):
                 "audit",
                 "--tables=orders",
                 *self.options,
-                "--export=newest:1h",
+                "--export=newest:3600",
                 f"--state_dir={self.state_dir}",
                 *self.sinks,
             ]
@@ -165,4 +165,4 @@ def test_our_own_audit_says_equal(world):
     assert world.replicate("--gaps=resnapshot").code == 0
     code, said = world.audit()
     assert code == 0, said
-    assert f"EQUAL ({len(world.table())} items" in said.out or "EQUAL" in said.out
+    assert f"EQUAL ({len(world.table())} items" in said.out
