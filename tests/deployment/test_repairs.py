@@ -2,6 +2,7 @@
 """Repairs of a run that never ends, step by step: from stored reports to files and sweeps."""
 
 import dataclasses
+import json
 import time
 
 import duckdb
@@ -142,7 +143,8 @@ class Deployment:
         )
         self.folder.assign("0", Assignment([source], []))
         TableGeneration(generation=1).write(self.folder, "orders")
-        settings = RepairSettings(
+        self.sim = sim
+        self.settings = settings = RepairSettings(
             access, GapPolicies(policy), "exports", "p", "", "state", str(folder), [self.sink]
         )
         self.repairs = Repairs(self.folder, settings, lambda: NOW)
@@ -244,3 +246,40 @@ class TestReaders:
         source = dataclasses.replace(source, snapshot_until_us=5)
         found = raised(source, Frontier(generation=frontier), Known(known, 9))
         assert (found.generation, found.snapshot_until_us) == expected
+
+    def test_nothing_is_planned_for_a_table_that_was_made_again(self, place):
+        at = dataclasses.replace(
+            read_generation(place.folder, "orders"), table_id="the id of the one before"
+        )
+        at.write(place.folder, "orders")
+        at = place.advance(gap(1))
+        assert at.step == "switching"
+        assert place.advance(gap(1), stream(0, 2), stream(1, 2)) == at
+        assert place.requests() == []
+
+    def test_nor_for_one_that_is_no_more(self, place):
+        at = place.advance(gap(1))
+        place.sim.client("dynamodb").delete_table(TableName="orders")
+        assert place.advance(gap(1), stream(0, 2), stream(1, 2)) == at
+        assert place.requests() == []
+
+    def test_a_changelog_is_given_the_deletes(self, place, tmp_path):
+        changelog = open_sink(f"file:///{tmp_path}/changes")
+        changelog.check([place.table], NO_ROUND)
+        gone = [Change(9, {"id": {"S": "gone"}}), Change(8, {"id": {"S": "kept"}})]
+        kept = [Change(0, {"id": {"S": "kept"}}, generation=2)]
+        changelog.stage(blocks(place.table, [*gone, *kept]), round_number(1))
+        changelog.publish(round_number(1))
+        settings = dataclasses.replace(place.settings, sinks=[changelog])
+        place.repairs = Repairs(place.folder, settings, lambda: NOW)
+        place.orders.give(SnapshotOrder("orders", "x", NOW))
+        place.advance()
+        place.advance(stream(0, 2), stream(1, 2))
+        for _ in range(2):
+            at = place.advance(stream(0, 2), stream(1, 2), export(2, "b"), file(2, "b"))
+            assert (at.step, at.ended["swept"]) == ("settled", 1)
+        (path,) = (tmp_path / "changes").rglob("*swept*.jsonl")
+        assert "continuous-" in path.parent.name
+        (line,) = path.read_text().splitlines()
+        change = json.loads(line)
+        assert (change["op"], change["keys"]) == ("d", {"id": {"S": "gone"}})

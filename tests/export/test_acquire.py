@@ -355,3 +355,49 @@ class TestKeys:
         sim.faults = Faults(denied_actions=frozenset({"s3:GetObject", "s3:ListBucket"}))
         with pytest.raises(AwsAccessError, match=r"s3://exports/p/.*403.*and s3:ListBucket on"):
             open_export("s3://exports/p", Acquisition())
+
+
+class TestTablesMadeAgain:
+    """Exports are found by ARN, which a table has in common with one that was made again."""
+
+    @pytest.fixture
+    def known(self, request_of_orders, access):
+        table_id = describe_table(access, "orders").table_id
+        return dataclasses.replace(request_of_orders, table_id=table_id)
+
+    def make_again(self, sim):
+        sim.client("dynamodb").delete_table(TableName="orders")
+        sim.create_table("orders", "id:S")
+        sim.put_many("orders", items(3))
+        recovery_on(sim)
+
+    def test_nothing_is_requested_of_the_other_one(self, sim, known, how, access):
+        assert look(sim, known, how).status == "IN_PROGRESS"
+        self.make_again(sim)
+        other = dataclasses.replace(known, generation=2)
+        found = look(sim, other, how)
+        assert (found.status, found.export_arn, found.manifest) == ("table_ended", "", None)
+        assert list(list_exports(access, known.table.arn)) == []
+
+    def test_nor_of_one_that_is_no_more(self, sim, known, how):
+        sim.client("dynamodb").delete_table(TableName="orders")
+        assert look(sim, known, how).status == "table_ended"
+
+    def test_an_export_of_the_other_one_is_refused(self, sim, known, how, access):
+        self.make_again(sim)
+        table_id = describe_table(access, "orders").table_id
+        other = look(sim, dataclasses.replace(known, table_id=table_id), how)
+        with pytest.raises(ExportError, match="made under the same name") as raised:
+            look(sim, known, how, other.export_arn)
+        assert known.table_id in str(raised.value)
+        assert table_id in str(raised.value)
+
+    def test_the_newest_is_one_of_the_table_itself(self, sim, known, how, access):
+        old = complete(sim, known, how)
+        sim.clock.advance(5 * MINUTE)
+        self.make_again(sim)
+        table_id = describe_table(access, "orders").table_id
+        again = dataclasses.replace(known, table_id=table_id, reuse="newest:3600", generation=2)
+        found = look(sim, again, how)
+        assert found.status == "IN_PROGRESS"
+        assert found.export_arn not in ("", old.export_arn)

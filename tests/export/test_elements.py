@@ -61,6 +61,13 @@ def test_golden_bytes(coder, value, golden):
     assert beam.coders.registry.get_coder(type(value)) == coder
 
 
+def test_a_request_names_the_id_of_its_table_if_it_is_known():
+    coder = SnapshotRequestCoder()
+    known = dataclasses.replace(REQUEST, table_id="11991185")
+    assert b'"table_id":"11991185"' in coder.encode(known)
+    assert coder.decode(coder.encode(known)) == known
+
+
 @pytest.mark.parametrize("coder", [FileSliceCoder(), SnapshotRequestCoder()])
 def test_unknown_format(coder):
     with pytest.raises(ValueDecodeError, match="unknown format; expected 1; found 2"):

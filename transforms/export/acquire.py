@@ -376,7 +376,10 @@ def _newest(
     young = [
         each
         for each in described
-        if each.export_time_us >= oldest_us and (how.allow_filtered or not each.filtered)
+        if each.export_time_us >= oldest_us
+        and (how.allow_filtered or not each.filtered)
+        # A table that was deleted leaves exports under the ARN of the one made again.
+        and (not request.table_id or each.table_id in ("", request.table_id))
     ]
     return max(young, key=lambda each: (each.export_time_us, each.arn), default=None)
 
