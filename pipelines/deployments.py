@@ -242,9 +242,8 @@ def _follow_streams(
         return
     arn = max(each["stream_arn"] for each in streams)
     found = [each for each in read_followed(folder, name) if each.arn == arn]
-    table["generation"] = max(
-        table["generation"], *(int(each.get("generation", 0)) for each in streams)
-    )
+    given = (int(each.get("generation", 0)) for each in streams)
+    table["generation"] = max(table["generation"], *given)
     if not found or arn == stream["arn"]:
         return
     (followed,) = found

@@ -387,9 +387,11 @@ class TestCrashes:
                 with monkeypatch.context() as patch:
                     patch.setattr(place, name, dying(getattr(place, name), at, when))
                     try:
-                        world.replicate(f"--gaps={policy}")
+                        ended = world.replicate(f"--gaps={policy}")
                     except Killed:
                         killed += 1
+                    else:
+                        assert ended.code == 0, (name, at, when, ended.err)
         ended = world.replicate(f"--gaps={policy}")
         assert ended.code == 0, ended.err
         assert killed >= 8
