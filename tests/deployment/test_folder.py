@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The folder of a deployment: assignments, positions, dead letters, its end."""
 
+from pathlib import Path
+
 import pytest
 
 from tests.stream.scripted import TABLE, source
 from transforms.deployment.folder import Assignment, DeploymentFolder
 from transforms.errors import StateError
 from transforms.export.elements import SnapshotRequest
-from transforms.reports import Report
+from transforms.reports import Report, ReportCoder
 
 
 @pytest.fixture
@@ -54,6 +56,33 @@ class TestPositions:
         reports = [Report("stream", "a.b-c", {"reader": n}) for n in range(2)]
         folder.write_positions("a.b-c", reports)
         assert folder.read_positions() == {"a.b-c": reports}
+
+    def test_a_manifest_is_written_once_and_read_with_them(self, folder, tmp_path):
+        files = [[f"s3://b/{n}.gz", 1, "md5"] for n in range(1000)]
+        manifest = {"export_arn": "arn", "location": "s3://b/m", "files": files}
+        report = Report("export", "a", {"manifest": manifest, "from_us": 0})
+        other = Report("export", "a", {"manifest": None, "from_us": 5})
+        folder.write_positions("a", [report, other])
+        (kept,) = (tmp_path / "continuous" / "abc" / "manifests").iterdir()
+        written = kept.stat().st_mtime_ns
+        for _ in range(5):
+            folder.write_positions("a", [report, other])
+        assert kept.stat().st_mtime_ns == written
+        assert (tmp_path / "continuous" / "abc" / "positions" / "a.jsonl").stat().st_size < 500
+        assert folder.read_positions() == {"a": [report, other]}
+
+    def test_positions_of_an_older_release_hold_their_manifest(self, folder):
+        folder.write_positions("a", [])
+        coder = ReportCoder()
+        report = Report("export", "a", {"manifest": {"files": []}})
+        Path(folder.positions_path("a")).write_bytes(coder.encode(report) + b"\n")
+        assert folder.read_positions() == {"a": [report]}
+
+    def test_a_manifest_elsewhere_is_refused(self, folder):
+        report = Report("export", "a", {"manifest": {"kept": "../../../x"}})
+        folder.write_positions("a", [report])
+        with pytest.raises(StateError, match="name a manifest that cannot be"):
+            folder.read_positions()
 
 
 class TestEnd:

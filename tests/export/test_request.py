@@ -6,6 +6,7 @@ import functools
 import itertools
 import json
 import pickle
+from datetime import timedelta
 
 import apache_beam as beam
 import pytest
@@ -17,10 +18,10 @@ from apache_beam.utils.timestamp import MIN_TIMESTAMP, Timestamp
 
 from tests.export.builders import BUCKET, SAMPLE, SAMPLE_TABLE, TABLE, items, write_full
 from tests.export.conftest import beam_options
-from transforms.aws.dynamodb import describe_table
+from transforms.aws.dynamodb import describe_export, describe_table, list_exports
 from transforms.errors import ExportError, ValueDecodeError
 from transforms.export import request as module
-from transforms.export.acquire import Acquisition
+from transforms.export.acquire import Acquisition, acquire
 from transforms.export.elements import DONE, FileSlice, SnapshotRequest
 from transforms.export.read import ReadExportFiles
 from transforms.export.request import EnsureExport, WaitState, WaitStateCoder
@@ -86,6 +87,8 @@ class TestCoder:
         assert coder.encode(WAITING) == golden
         assert coder.decode(golden) == WAITING
         assert coder.is_deterministic()
+        failed = WaitState(False, "", 7, attempt=2)
+        assert coder.decode(coder.encode(failed)) == failed
 
     def test_unknown_format(self):
         with pytest.raises(ValueDecodeError, match="unknown format; expected 1; found 2"):
@@ -193,6 +196,55 @@ class TestWaiting:
             statuses += waiting.bundle()[1]
             clock.now += 10_000_000
         assert statuses == ["waiting_for_stream", "waiting_for_stream", "IN_PROGRESS"]
+
+    def test_a_failed_export_is_requested_anew_with_pauses_that_grow(
+        self, sim, access, request_of_orders, caplog
+    ):
+        clock = Clock(sim.clock.micros())
+        waiting = Waiting(Acquisition(access), request_of_orders, clock)
+        for attempt, pause in ((1, 60), (2, 120)):
+            sim.exports.hold()
+            sim.exports.fail_next("S3AccessDenied", "Access denied to the bucket")
+            assert waiting.bundle()[1] == ["IN_PROGRESS"]
+            sim.exports.release()
+            clock.now += 10_000_000
+            assert waiting.bundle() == ([], ["FAILED"])
+            assert (waiting.state.attempt, waiting.state.export_arn) == (attempt, "")
+            assert waiting.delay.micros == pause * 1_000_000
+            assert "S3AccessDenied: Access denied to the bucket" in caplog.text
+            # Too early: no call, whatever the runner does.
+            clock.now += (pause - 1) * 1_000_000
+            assert waiting.bundle() == ([], [])
+            clock.now += 1_000_000
+        slices, statuses = [], []
+        while waiting.state is not None:
+            found, told = waiting.bundle()
+            slices, statuses = slices + found, statuses + told
+            clock.now += 10_000_000
+            sim.exports.release()
+        assert statuses[-1] == "COMPLETED"
+        assert sum(each.file.item_count for each in slices) == 10
+        assert len(list(list_exports(access, request_of_orders.table.arn))) == 3
+
+    def test_a_resumed_job_takes_the_bucket_that_was_mended(self, sim, access, request_of_orders):
+        """The request is what a savepoint has kept; the graph is new."""
+        sim.create_bucket("mended")
+        how = Acquisition(access, bucket="mended", prefix="p")
+        waiting = Waiting(how, request_of_orders, Clock(sim.clock.micros()))
+        waiting.state = WaitState(False, "", 0, attempt=1)
+        waiting.bundle()
+        (found,) = list_exports(access, request_of_orders.table.arn)
+        assert describe_export(access, found.arn).bucket == "mended"
+
+    def test_a_failed_export_that_was_given_stops_the_job(self, sim, access, request_of_orders):
+        sim.exports.fail_next("Odd", "Something odd")
+        acquire(request_of_orders, "", Acquisition(access), now_us=sim.clock.micros())
+        (found,) = list_exports(access, request_of_orders.table.arn)
+        given = dataclasses.replace(request_of_orders, bucket="", reuse=found.arn)
+        sim.clock.advance(timedelta(minutes=10))
+        waiting = Waiting(Acquisition(access), given, Clock(sim.clock.micros()))
+        with pytest.raises(ExportError, match=r"Something odd.*another export"):
+            waiting.bundle()
 
     def test_a_state_that_is_done_does_nothing(self):
         waiting = Waiting(Acquisition(), SnapshotRequest(TABLE, 1, 4), now_us)

@@ -5,6 +5,7 @@
 |---|---|---|
 | `assignments/<name>.json` | the command line | what to read: once there, never changed |
 | `positions/<table>.jsonl` | the run | up to where sinks hold everything, see `positions` |
+| `manifests/<SHA-256>.json` | the run | manifests of exports, which positions name |
 | `discovery.json` | the command line | which further tables to look for, and how to read them |
 | `tables/<table>.json` | the run | the first state of a table that it found by itself |
 | `findings.json` | the run | what keeps tables from being read, see `discovery` |
@@ -20,8 +21,10 @@ again, without a new graph and without a restart.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote, unquote
@@ -37,6 +40,10 @@ from transforms.stream.source import StreamSource
 __all__ = ["Assignment", "DeploymentFolder"]
 
 FORMAT = 1
+_NAME = re.compile(r"[0-9a-f]{64}")
+_MOST_KEPT = 10_000
+_kept: dict[tuple[str, Any, Any], str] = {}
+"""Folder, export and location → the manifest's file, of those that this process has written."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,7 +135,7 @@ class DeploymentFolder:
     def write_positions(self, table: str, reports: Sequence[Report]) -> None:
         """Replaces the stored positions of a table."""
         coder = ReportCoder()
-        content = b"".join(coder.encode(each) + b"\n" for each in reports)
+        content = b"".join(coder.encode(self._without_manifest(each)) + b"\n" for each in reports)
         storage.write_atomic(self.positions_path(table), content, StateError)
 
     def read_positions(self) -> dict[str, list[Report]]:
@@ -138,8 +145,48 @@ class DeploymentFolder:
             name = os.path.basename(path)
             if name.endswith(".jsonl"):
                 lines = storage.read_bytes(path, StateError).splitlines()
-                found[unquote(name.removesuffix(".jsonl"))] = [coder.decode(each) for each in lines]
+                found[unquote(name.removesuffix(".jsonl"))] = [
+                    self._with_manifest(coder.decode(each)) for each in lines
+                ]
         return found
+
+    def _without_manifest(self, report: Report) -> Report:
+        """The report with the name of its manifest's file: the list of files may have some 30 MB.
+
+        Positions are written every 20 seconds, a manifest once.
+        """
+        manifest = report.fields.get("manifest") if report.kind == "export" else None
+        if not manifest or "kept" in manifest:
+            return report
+        # What an export's manifest says never changes: it is not hashed again and again.
+        subject = self.path, manifest.get("export_arn"), manifest.get("location")
+        name = _kept.get(subject) if subject[1] else None
+        if name is None:
+            content = json.dumps(manifest, separators=(",", ":"), sort_keys=True).encode()
+            name = hashlib.sha256(content).hexdigest()
+            storage.write_atomic(self._manifest(name), content, StateError)
+            if len(_kept) >= _MOST_KEPT:
+                _kept.clear()
+            _kept[subject] = name
+        return Report(report.kind, report.table, {**report.fields, "manifest": {"kept": name}})
+
+    def _with_manifest(self, report: Report) -> Report:
+        manifest = report.fields.get("manifest") if report.kind == "export" else None
+        if not manifest or "kept" not in manifest:
+            return report
+        name = manifest["kept"]
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise StateError(
+                "the stored positions name a manifest that cannot be",
+                where=self.path,
+                found=name,
+                mend="Restore the state directory from a copy, or start with a new one",
+            )
+        document = json.loads(storage.read_bytes(self._manifest(name), StateError))
+        return Report(report.kind, report.table, {**report.fields, "manifest": document})
+
+    def _manifest(self, name: str) -> str:
+        return storage.join(self.path, "manifests", f"{name}.json")
 
     @property
     def stops(self) -> str:
