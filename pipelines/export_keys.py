@@ -39,6 +39,7 @@ class ExportKeys:
 
     def __init__(self, path: str) -> None:
         self._path = storage.join(path, _FOLDER)
+        self._taken: set[str] = set()
 
     def take(
         self, tables: Mapping[str, dict[str, Any]], reports: Iterable[Report], number: int
@@ -58,6 +59,7 @@ class ExportKeys:
         for report in reports:
             if report.kind == "file" and "digests" in report.fields:
                 left.setdefault(report.table, []).append(report.fields["digests"])
+        self._taken = set(left)
         for name, paths in left.items():
             state = tables[name]
             folder, table = self._folder(state), Table.from_json(state["table"])
@@ -74,9 +76,9 @@ class ExportKeys:
                     raise repeated_error(table, location, lines, lines - again)
 
     def clear(self, tables: Mapping[str, dict[str, Any]]) -> None:
-        """Removes those of exports that are loaded, after the commit."""
-        for state in tables.values():
-            if state.get("keys_given") and state["snapshot"]["status"] == "done":
+        """Removes those of exports that this round has loaded to their end, after its commit."""
+        for state in (tables[name] for name in self._taken):
+            if state["snapshot"]["status"] == "done":
                 storage.delete(storage.list_files(self._folder(state)), StateError)
 
     def _folder(self, state: Mapping[str, Any]) -> str:
