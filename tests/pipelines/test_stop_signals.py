@@ -307,3 +307,32 @@ assert main(["--help"]) == 0
 assert before == [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
 """
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True)
+
+
+@each_signal
+def test_while_the_lease_of_a_dead_run_is_awaited(sim, begin, tmp_path, sent):
+    held = {"format": 2, "id": "dead", "renewal": 1, "seconds": 30.0, "released": False}
+    held |= {"handed_on": False, "holder": "process 7 on elsewhere", "at": int(time.time())}
+    sim.s3_put("exports", "state/lock.json", json.dumps(held).encode())
+    command = [*replicate(sim, tmp_path, "--every=1s"), "--state_dir=s3://exports/state"]
+    run = begin(command)
+    run.wait_for("Waiting for the lease of process 7 on elsewhere")
+    run.send(sent)
+    assert_ended_well(run, sent, tmp_path)
+    assert json.loads(sim.s3_get("exports", "state/lock.json")) == held
+
+
+def test_twice_in_a_round_gives_the_lease_back(sim, begin, tmp_path):
+    sim.faults = Faults(actions=STREAM_ACTIONS, slow=1.0, slow_seconds=15.0)
+    run = begin([*replicate(sim, tmp_path), "--state_dir=s3://exports/state"])
+    deadline = time.monotonic() + 60
+    while not sim.stats.calls["DescribeStream"] and time.monotonic() < deadline:
+        time.sleep(0.01)
+    run.send(signal.SIGTERM)
+    run.wait_for("stopping after this round")
+    time.sleep(0.5)
+    run.send(signal.SIGTERM)
+    assert run.ended() == 143
+    lease = json.loads(sim.s3_get("exports", "state/lock.json"))
+    assert (lease["released"], lease["handed_on"]) == (True, True)
+    assert "round 1" not in run.said
