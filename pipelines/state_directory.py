@@ -268,6 +268,12 @@ class StateDirectory:
             except BlockingIOError as problem:
                 file.seek(0)
                 raise self._in_use(file.read().decode(errors="replace")) from problem
+            except OSError as problem:
+                raise StateError(
+                    f"the state directory cannot be locked: {problem.strerror}",
+                    where=path,
+                    mend="Give a --state_dir on a disk with locks, or in an object store",
+                ) from problem
             file.truncate(0)
             file.write(_this_process().encode())
             file.flush()

@@ -20,6 +20,7 @@ package, or calls a command as a function: there Ctrl-C is `KeyboardInterrupt`, 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import select
 import signal
@@ -187,9 +188,21 @@ def end_at_once(error: Exception) -> None:
 
     In any other process nothing happens here: whoever writes finds out before the next write.
     """
-    if _now.installed:
-        _now.cleanups.clear()
-        _end(1, f"dynabeam: {type(error).__name__}: {error}\n")
+    if not _now.installed:
+        return
+    # Here, so that the first import of a command stays the lightest.
+    from transforms.telemetry.logs import writes_json  # noqa: PLC0415
+
+    _now.cleanups.clear()
+    text = f"{type(error).__name__}: {error}"
+    if writes_json():
+        # Whoever reads the log reads nothing else. By a thread, as its lock may be held for ever.
+        log = logging.getLogger("pipelines")
+        teller = threading.Thread(target=log.error, args=("%s", text), daemon=True)
+        teller.start()
+        teller.join(_CLEANUP_SECONDS)
+        _end(1, "")
+    _end(1, f"dynabeam: {text}\n")
 
 
 def _on_signal(number: int, frame: FrameType | None) -> None:

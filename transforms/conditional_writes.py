@@ -23,6 +23,7 @@ Cloud Storage answers 412 `conditionNotMet`, and 429 to more than one write a se
 from __future__ import annotations
 
 import abc
+import contextlib
 import dataclasses
 import email.utils
 import fcntl
@@ -218,17 +219,17 @@ class _Local(_Store):
 
     def put(self, path: str, content: bytes, tag: str | None) -> str:
         folder, name = os.path.split(path)
-        try:
-            storage.make_folder(folder or ".")
-            guard = storage.open_private(os.path.join(folder, f".{name}.guard"))
-        except OSError as problem:
-            raise self._error(
-                f"the file cannot be written: {problem.strerror}",
-                where=path,
-                mend="Give another place, or the right to write this one",
-            ) from problem
-        with guard:
-            fcntl.flock(guard, fcntl.LOCK_EX)
+        with contextlib.ExitStack() as guarded:
+            try:
+                storage.make_folder(folder or ".")
+                guard = storage.open_private(os.path.join(folder, f".{name}.guard"))
+                fcntl.flock(guarded.enter_context(guard), fcntl.LOCK_EX)
+            except OSError as problem:
+                raise self._error(
+                    f"the file cannot be written: {problem.strerror}",
+                    where=path,
+                    mend="Give another place, or the right to write this one",
+                ) from problem
             found = self.read(path)
             if (found.tag if found else None) != tag:
                 raise _RefusedError

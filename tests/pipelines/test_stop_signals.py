@@ -336,3 +336,60 @@ def test_twice_in_a_round_gives_the_lease_back(sim, begin, tmp_path):
     lease = json.loads(sim.s3_get("exports", "state/lock.json"))
     assert (lease["released"], lease["handed_on"]) == (True, True)
     assert "round 1" not in run.said
+
+
+JOB = """
+import sys, threading
+from apache_beam.runners.runner import PipelineState
+from pipelines import command_line, continuous, replicate
+from pipelines.deployments import begin
+from pipelines.runners import continuous_runner
+from pipelines.state_directory import StateDirectory
+
+class Job:
+    def __init__(self):
+        self.over = threading.Event()
+    def wait_until_finish(self):
+        self.over.wait()
+        return PipelineState.CANCELLED
+    def cancel(self):
+        print("cancelled", flush=True)
+        if sys.argv[3] == "obedient":
+            self.over.set()
+
+def main(arguments):
+    directory = StateDirectory(sys.argv[2])
+    state = directory.load()
+    folder = begin(directory, state)
+    directory.commit(state)
+    print("a job runs", flush=True)
+    runner = continuous_runner(["--runner=PrismRunner"])
+    return continuous._stay(Job(), runner, directory, folder, sys.stderr)
+
+replicate.main = main
+sys.exit(command_line.main())
+"""
+
+
+@each_signal
+def test_a_continuous_job_is_cancelled(begin, tmp_path, sent):
+    run = begin(["-c", JOB, "replicate", str(tmp_path), "obedient"])
+    run.wait_for("a job runs")
+    time.sleep(0.5)
+    run.send(sent)
+    assert run.ended() == 128 + sent, run.said
+    assert "Cancelling the job; its checkpoints stay" in run.said
+    assert "cancelled" in run.said
+    assert "Traceback" not in run.said
+
+
+def test_a_second_signal_does_not_wait_for_the_job(begin, tmp_path):
+    run = begin(["-c", JOB, "replicate", str(tmp_path), "deaf"])
+    run.wait_for("a job runs")
+    time.sleep(0.5)
+    run.send(signal.SIGINT)
+    run.wait_for("cancelled")
+    time.sleep(0.5)
+    run.send(signal.SIGINT)
+    assert run.ended() == 130
+    assert "Traceback" not in run.said
