@@ -10,9 +10,9 @@ be handled (`transforms.letter_box`).
 store it is a lease (`transforms.lease`), which a process that died loses within half a minute.
 
 **The document is replaced by compare-and-swap** (`transforms.conditional_writes`), and whoever
-takes the lease first writes the document anew under its own name. So a run that was stopped, for
-however long, between a look at its lease and its commit, cannot commit any more: the document is
-another one. Nor can it publish, which comes after the commit.
+takes a lease that was not given back first writes the document anew under its own name. So a run
+that was stopped, for however long, between a look at its lease and its commit, cannot commit any
+more: the document is another one. Nor can it publish, which comes after the commit.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ class StateDirectory:
         )
         with lease.held(), stop_signals.before_the_end(lease.release):
             self._owner = lease.id
-            self._claim()
+            self._claim(anew=not lease.follows_a_release)
             self._held = True
             try:
                 yield
@@ -311,10 +311,12 @@ class StateDirectory:
             ) from problem
         return document
 
-    def _claim(self) -> None:
-        """Writes the document anew in the name of this holder: an earlier one can commit no more.
+    def _claim(self, *, anew: bool) -> None:
+        """Sees the document as it is; a new directory gets its identity.
 
-        A new directory gets its identity here, for the same reason.
+        Args:
+            anew: The holder before this one may only be stopped: the document is written anew, in
+                the name of this one, so that the other can commit no more.
         """
         found = self._read()
         document: dict[str, Any] = {
@@ -328,7 +330,8 @@ class StateDirectory:
             document = self._parsed(found)
         self._seen, self._tag = True, None if found is None else found.tag
         self._revision = int(document.get("revision", 0))
-        self._write(document)
+        if anew or found is None:
+            self._write(document)
 
     def _write(self, document: dict[str, Any]) -> None:
         """Replaces the document if it is still the one that this object has seen."""

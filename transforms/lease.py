@@ -133,6 +133,7 @@ class Lease:
         self._asked_to_end = asked_to_end
         self._clock = clock
         self._id = uuid.uuid4().hex
+        self._follows_a_release = False
         self._tag = ""
         self._renewal = 0
         self._good_until = 0.0
@@ -145,6 +146,11 @@ class Lease:
     def id(self) -> str:
         """Unique for this holder."""
         return self._id
+
+    @property
+    def follows_a_release(self) -> bool:
+        """Whether the holder before this one has given it back, and so writes nothing any more."""
+        return self._follows_a_release
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
@@ -228,6 +234,7 @@ class Lease:
         if tag is None:
             return False
         self._hold(tag, began)
+        self._follows_a_release = over is not None and over.free and bool(over.id)
         try:
             check_conditions(self._path, Tagged(content, tag))
         except BaseException:

@@ -9,7 +9,7 @@ import pytest
 
 from pipelines import state_directory
 from pipelines.state_directory import State, StateDirectory
-from tests.test_conditional_writes import own_options, sim  # noqa: F401 - fixtures
+from tests.test_conditional_writes import gcs, own_options, sim  # noqa: F401 - fixtures
 from transforms import storage
 from transforms.deployment.discovery_plan import DiscoveryPlan
 from transforms.deployment.folder import Assignment, DeploymentFolder
@@ -194,12 +194,12 @@ class TestNames:
 
 
 class TestCompareAndSwap:
-    @pytest.fixture(params=["local", "s3"])
+    @pytest.fixture(params=["local", "s3", "gs"])
     def place(self, request, tmp_path):
         if request.param == "local":
             return str(tmp_path / "state")
-        request.getfixturevalue("sim")
-        return "s3://bucket/state"
+        request.getfixturevalue("sim" if request.param == "s3" else "gcs")
+        return f"{request.param}://bucket/state"
 
     def test_a_document_that_was_replaced_is_not_replaced_again(self, place):
         first, second = StateDirectory(place), StateDirectory(place)
@@ -209,6 +209,25 @@ class TestCompareAndSwap:
         with pytest.raises(StateInUseError, match="replaced the position document"):
             second.commit(State(STATE.state_id, 8, "second", {}))
         assert StateDirectory(place).load().attempt == "first"
+
+    def test_one_holder(self, place):
+        with StateDirectory(place, lease_seconds=1.0).locked():
+            other = StateDirectory(place, lease_seconds=1.0)
+            with pytest.raises(StateInUseError, match=f"process {os.getpid()} on "):
+                other.check_free()
+            with pytest.raises(StateInUseError, match="another run is using"), other.locked():
+                raise AssertionError
+        with StateDirectory(place, lease_seconds=1.0).locked():
+            pass
+
+    def test_a_directory_that_was_given_back_is_not_written_by_looking(self, sim):  # noqa: F811
+        """When it was committed last is what `dynabeam status` goes by."""
+        with StateDirectory("s3://bucket/state").locked():
+            pass
+        before = sim.s3_get("bucket", "state/state.json")
+        with StateDirectory("s3://bucket/state").locked():
+            pass
+        assert sim.s3_get("bucket", "state/state.json") == before
 
     def test_of_two_identities_one_stays(self, place):
         first, second = StateDirectory(place), StateDirectory(place)
