@@ -36,6 +36,7 @@ import pyarrow.compute as pc
 
 from transforms.arrow_stream import encoded, opened
 from transforms.errors import ValueDecodeError
+from transforms.stored_format import check_fields
 from transforms.tables import Table
 from transforms.values.keys import bucket_numbers
 from transforms.wall_clock import now_us
@@ -126,6 +127,9 @@ class BlockHeader:
                 found=document.get("format"),
                 mend="Upgrade Dynabeam on the workers, or restart from the position document",
             )
+        check_fields(
+            document, _HEADER, what="a block's header", where="block", error=ValueDecodeError
+        )
         return cls(
             table=Table.from_json(document["table"]),
             bucket=document["bucket"],
@@ -135,6 +139,9 @@ class BlockHeader:
             origin=document["origin"],
             snapshot_until_us=document["snapshot_until_us"],
         )
+
+
+_HEADER = frozenset({"format", *(each.name for each in dataclasses.fields(BlockHeader))})
 
 
 @dataclasses.dataclass(frozen=True)

@@ -30,6 +30,7 @@ from typing import Any, Literal
 import apache_beam as beam
 
 from transforms.errors import StateError
+from transforms.stored_format import build
 
 __all__ = ["DeadLetter", "DeadLetterCoder", "Severity"]
 
@@ -118,7 +119,7 @@ class DeadLetter:
             found = document.pop("format", 0)
             document["raw"] = base64.b64decode(document["raw"])
             if found in (0, FORMAT):
-                return cls(**document)
+                return build(cls, document, what="a dead letter", error=StateError)
         except (ValueError, KeyError, TypeError, AttributeError) as problem:
             raise StateError(
                 f"a dead letter is damaged: {problem!r}", found=line[:200]

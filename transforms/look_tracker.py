@@ -19,6 +19,7 @@ from apache_beam.transforms.core import WatermarkEstimatorProvider
 from apache_beam.utils.timestamp import MIN_TIMESTAMP, Timestamp
 
 from transforms.errors import ValueDecodeError
+from transforms.stored_format import build
 
 __all__ = ["HeldWatermark", "LookState", "LookStateCoder", "LookTracker"]
 
@@ -122,7 +123,7 @@ class LookStateCoder(beam.coders.Coder):
             name: tuple(value) if isinstance(value, list) else value
             for name, value in document.items()
         }
-        return self.kind(**fields)
+        return build(self.kind, fields, what="a restriction", where=self.where)
 
     def is_deterministic(self) -> bool:
         """Equal states have equal bytes."""

@@ -43,6 +43,7 @@ from transforms.aws.dynamodb import RecoveryWindow
 from transforms.coverage import FUZZ_US, REQUEST_MARGIN_US
 from transforms.gaps import GapPolicy
 from transforms.key_range import KeyRange
+from transforms.stored_format import build
 from transforms.tables import KeySchema
 
 __all__ = ["LONGEST_US", "SHORTEST_US", "Lost", "Repair", "plan_repair"]
@@ -111,7 +112,7 @@ class Repair:
     def from_json(cls, document: Mapping[str, Any]) -> Repair:
         """Reads what `to_json` wrote."""
         windows = tuple((begin, end) for begin, end in document["windows"])
-        return cls(**{**document, "windows": windows})
+        return build(cls, {**document, "windows": windows}, what="the plan of a repair")
 
     def __str__(self) -> str:
         """The plan for people."""

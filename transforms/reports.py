@@ -15,6 +15,8 @@ from typing import Any
 
 import apache_beam as beam
 
+from transforms.stored_format import build
+
 __all__ = ["Report", "ReportCoder"]
 
 
@@ -43,7 +45,7 @@ class ReportCoder(beam.coders.Coder):
 
     def decode(self, encoded: bytes) -> Report:
         """Decodes a report."""
-        return Report(**json.loads(encoded))
+        return build(Report, json.loads(encoded), what="a report")
 
     def is_deterministic(self) -> bool:
         """Equal reports have equal bytes."""

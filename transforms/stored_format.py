@@ -9,14 +9,18 @@ nowhere else.
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import json
 import re
-from collections.abc import Collection, Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, TypeVar
 
-from transforms.errors import DynabeamError, StateError
+from transforms.errors import DynabeamError, StateError, ValueDecodeError
 
-__all__ = ["check_fields", "check_format", "check_name", "read_document"]
+__all__ = ["build", "check_fields", "check_format", "check_name", "read_document"]
+
+T = TypeVar("T")
 
 _NEWER = "Use the version of Dynabeam that wrote it, or a newer one"
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
@@ -104,6 +108,38 @@ def read_document(
     del document["format"]
     check_fields(document, fields, what=what, where=where)
     return document
+
+
+def build(
+    kind: Callable[..., T],
+    fields: Mapping[str, Any],
+    *,
+    what: str,
+    where: str = "",
+    error: type[DynabeamError] = ValueDecodeError,
+) -> T:
+    """A dataclass from its stored fields.
+
+    Args:
+        kind: The dataclass.
+        fields: Its fields by name; those that it has a default for may be missing.
+        what: What it is, for people.
+        where: Where it is stored, if that is known.
+        error: The kind of error to raise.
+
+    Raises:
+        DynabeamError: Of the given kind, if a newer version has added a field, or one is missing.
+    """
+    check_fields(fields, _names(kind), what=what, where=where, error=error)
+    try:
+        return kind(**fields)
+    except (TypeError, ValueError) as problem:
+        raise error(f"{what} is damaged: {problem!r}", where=where) from problem
+
+
+@functools.cache
+def _names(kind: Any) -> frozenset[str]:
+    return frozenset(each.name for each in dataclasses.fields(kind))
 
 
 def check_name(

@@ -178,7 +178,13 @@ class TestRepairs:
         place.sink.apply(blocks(place.table, [*gone, *kept]), round_number(1))
         at = place.advance(stream(0, 2), stream(1, 2), export(2, "b"), file(2, "b"))
         assert (at.step, at.generation, at.plan) == ("settled", 2, None)
-        assert at.ended == {"generation": 2, "kind": "resnapshot", "rows": 3, "swept": 1}
+        assert at.ended == {
+            "generation": 2,
+            "kind": "resnapshot",
+            "rows": 3,
+            "swept": 1,
+            "repaired": [[2, 0]],
+        }
         again = place.advance(stream(0, 2), stream(1, 2), export(2, "b"), file(2, "b"))
         assert (again, len(place.requests())) == (at, 1)
 

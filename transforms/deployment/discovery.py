@@ -29,6 +29,7 @@ from transforms.errors import (
     TableError,
 )
 from transforms.reports import Report
+from transforms.stored_format import build
 from transforms.table_readiness import describe_ready
 from transforms.table_selection import TableSelection
 from transforms.tables import Table
@@ -204,7 +205,11 @@ def read_findings(path: str) -> dict[str, Finding]:
             found=document.get("format"),
             mend="Use the version of Dynabeam that wrote them, or delete the file",
         )
-    return {each["table"]: Finding(**each) for each in document["findings"]}
+    found = (
+        build(Finding, each, what="a finding", where=path, error=StateError)
+        for each in document["findings"]
+    )
+    return {each.table: each for each in found}
 
 
 def _deleted(name: str) -> str:

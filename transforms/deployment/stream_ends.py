@@ -22,6 +22,7 @@ from transforms.deployment.folder import DeploymentFolder
 from transforms.deployment.generations import read_generation
 from transforms.errors import StateError
 from transforms.reports import Report
+from transforms.stored_format import build
 from transforms.stream.source import StreamSource
 from transforms.stream_sequel import read_us
 
@@ -113,7 +114,11 @@ def read_ends(folder: DeploymentFolder) -> list[StreamEnd]:
         StateError: A file is of an unknown format.
     """
     paths = storage.list_files(storage.join(folder.path, "ends"))
-    return [StreamEnd(**_read(each)) for each in paths if each.endswith(".json")]
+    return [
+        build(StreamEnd, _read(each), what="the end of a stream", where=each, error=StateError)
+        for each in paths
+        if each.endswith(".json")
+    ]
 
 
 def add_followed(folder: DeploymentFolder, table: str, followed: Followed) -> None:
@@ -138,7 +143,10 @@ def read_followed(folder: DeploymentFolder, table: str) -> list[Followed]:
     path = _path(folder, "followed", table)
     if not storage.exists(path):
         return []
-    return [Followed(**each) for each in _read(path)["streams"]]
+    return [
+        build(Followed, each, what="a stream that is followed", where=path, error=StateError)
+        for each in _read(path)["streams"]
+    ]
 
 
 def table_id_of(folder: DeploymentFolder, table: str) -> str:

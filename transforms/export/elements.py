@@ -15,6 +15,7 @@ import apache_beam as beam
 
 from transforms.element_json import dump_element, load_element
 from transforms.export.manifest import DataFile
+from transforms.stored_format import build
 from transforms.tables import Table
 
 __all__ = ["DONE", "FileSlice", "FileSliceCoder", "SnapshotRequest", "SnapshotRequestCoder"]
@@ -138,7 +139,8 @@ class SnapshotRequestCoder(beam.coders.Coder):
             ValueDecodeError: If the format number is unknown.
         """
         document = load_element(encoded, "snapshot request")
-        return SnapshotRequest(**document | {"table": Table.from_json(document["table"])})
+        document["table"] = Table.from_json(document["table"])
+        return build(SnapshotRequest, document, what="a snapshot request")
 
     def is_deterministic(self) -> bool:
         """Equal requests have equal bytes."""
@@ -168,10 +170,9 @@ class FileSliceCoder(beam.coders.Coder):
             ValueDecodeError: If the format number is unknown.
         """
         document = load_element(encoded, "file slice")
-        table = Table.from_json(document["table"])
-        return FileSlice(
-            **document | {"table": table, "file": DataFile.from_json(document["file"])}
-        )
+        document["table"] = Table.from_json(document["table"])
+        document["file"] = DataFile.from_json(document["file"])
+        return build(FileSlice, document, what="a file slice")
 
     def is_deterministic(self) -> bool:
         """Equal slices have equal bytes."""

@@ -28,6 +28,7 @@ from typing import Any, Literal
 from transforms import storage
 from transforms.errors import ExportError, ExportIntegrityError
 from transforms.export.data_paths import DataFolder
+from transforms.stored_format import build
 from transforms.tables import Table
 
 __all__ = ["REPACKED", "DataFile", "ExportManifest", "Verify", "load_manifest"]
@@ -128,7 +129,8 @@ class ExportManifest:
     def from_json(cls, document: Mapping[str, Any]) -> ExportManifest:
         """Reads what `to_json` wrote."""
         files = tuple(DataFile.from_json(each) for each in document["files"])
-        return cls(**{**document, "files": files, "warnings": tuple(document["warnings"])})
+        fields = {**document, "files": files, "warnings": tuple(document["warnings"])}
+        return build(cls, fields, what="a stored manifest")
 
     def check_table(self, table: Table) -> None:
         """Checks that this is an export of the table: by ARN, or by name if it has no ARN.

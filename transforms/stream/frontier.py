@@ -24,6 +24,7 @@ from typing import Any, Literal
 import apache_beam as beam
 
 from transforms.errors import ValueDecodeError
+from transforms.stored_format import build, check_fields
 
 __all__ = [
     "FORMAT",
@@ -117,8 +118,12 @@ class ShardPosition:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> ShardPosition:
-        """Reads what `to_json` wrote."""
-        return cls(**document)
+        """Reads what `to_json` wrote.
+
+        Raises:
+            ValueDecodeError: A newer version wrote it, or it is damaged.
+        """
+        return build(cls, document, what="a shard's position", where="frontier")
 
 
 _POSITION_DEFAULTS = {each.name: each.default for each in dataclasses.fields(ShardPosition)}
@@ -273,6 +278,9 @@ class Frontier:
                 found=document.get("format"),
                 mend="Use the version of Dynabeam that wrote it, or a newer one",
             )
+        check_fields(
+            document, _FIELDS, what="a stream position", where="frontier", error=ValueDecodeError
+        )
         return cls(
             shards=tuple(ShardPosition.from_json(each) for each in document["shards"]),
             pending=tuple((child, parent) for child, parent in document["pending"]),
@@ -281,9 +289,12 @@ class Frontier:
             foreign_before_ms=document["foreign_before_ms"],
             swept_us=document["swept_us"],
             closed=document["closed"],
-            counts=Counts(**document["counts"]),
+            counts=build(Counts, document["counts"], what="the counts of a stream position"),
             generation=document.get("generation", 0),
         )
+
+
+_FIELDS = frozenset({"format", *(each.name for each in dataclasses.fields(Frontier))})
 
 
 def sort_shards(shards: list[ShardPosition]) -> tuple[ShardPosition, ...]:

@@ -13,6 +13,7 @@ import apache_beam as beam
 
 from transforms.errors import ConfigurationError, ValueDecodeError
 from transforms.gaps import GapPolicy
+from transforms.stored_format import build
 from transforms.stream.frontier import Counts, Frontier
 from transforms.stream.lineage import Start
 from transforms.tables import Table
@@ -116,7 +117,7 @@ class StreamSource:
         values["table"] = Table.from_json(values["table"])
         values["frontier"] = None if frontier is None else Frontier.from_json(frontier)
         values["gap_policy"] = GapPolicy(values["gap_policy"])
-        return cls(**values)
+        return build(cls, values, what="a stream source")
 
 
 class StreamSourceCoder(beam.coders.Coder):
