@@ -165,4 +165,5 @@ def test_our_own_audit_says_equal(world):
     assert world.replicate("--gaps=resnapshot").code == 0
     code, said = world.audit()
     assert code == 0, said
-    assert f"EQUAL ({len(world.table())} items" in said.out
+    count = len(world.table())
+    assert said.out == f"orders: EQUAL  ({count} items, {count} rows)\n"
