@@ -72,7 +72,7 @@ def find_sequel(access: AwsAccess, table: str, table_id: str, stream_arn: str) -
         access: Where and as whom AWS is called.
         table: Name of the table.
         table_id: Its id; empty if that is not known.
-        stream_arn: The stream.
+        stream_arn: The stream; empty if only the table's end is asked for.
 
     Raises:
         AwsAccessError: A right is missing; `dynamodb:ListStreams` is not needed, but without it
@@ -85,18 +85,24 @@ def find_sequel(access: AwsAccess, table: str, table_id: str, stream_arn: str) -
     except TableError:
         description = None
     if description is None or description.status == "DELETING":
-        return Sequel("deleted", None, readable=summarise_stream(access, stream_arn) is not None)
+        return Sequel("deleted", None, readable=_is_readable(access, stream_arn))
     if table_id and description.table_id and description.table_id != table_id:
-        readable = summarise_stream(access, stream_arn) is not None
+        readable = _is_readable(access, stream_arn)
         return Sequel("recreated", description, readable=readable)
+    if not stream_arn:
+        return Sequel("same", description)
     if description.stream_arn == stream_arn:
         return Sequel("same" if description.stream_enabled else "off", description)
-    readable = summarise_stream(access, stream_arn) is not None
+    readable = _is_readable(access, stream_arn)
     for arn in _later(access, table, stream_arn, description.stream_arn):
         found = summarise_stream(access, arn)
         if found is not None and found.view_type in ("", _VIEW):
             return Sequel("next", description, NextStream(arn, found.created_us), readable)
     return Sequel("off", description, readable=readable)
+
+
+def _is_readable(access: AwsAccess, stream_arn: str) -> bool:
+    return bool(stream_arn) and summarise_stream(access, stream_arn) is not None
 
 
 def _later(access: AwsAccess, table: str, stream_arn: str, latest_arn: str) -> list[str]:

@@ -478,3 +478,16 @@ def test_an_empty_export_among_others(tmp_path, capsys):
     assert "nothing: not ready" in ended.err
     assert "--exclude_tables=nothing" in ended.err
     assert len(place.rows()) == 5
+
+
+def test_a_table_of_which_only_snapshots_are_read(world, tmp_path):
+    """Its state has no stream, though the table has one."""
+    options = ("--snapshot=only", "--buckets=2", "--s3_export_bucket=exports", "--tables=orders")
+    place = Place(tmp_path / "only", world.capsys, world.options)
+    for _ in range(2):
+        ended = place.run(*options)
+        assert ended.code == 0, ended.err
+    world.sim.client("dynamodb").delete_table(TableName="orders")
+    ended = place.run(*options)
+    assert ended.code == 1
+    assert "the table was deleted" in ended.err
