@@ -68,6 +68,18 @@ class TestNumbers:
         assert unfit(world) == [3]
 
 
+    def test_a_parquet_changelog_counts_its_own(self, world, tmp_path):
+        world.sim.put_many("orders", numbers("1", "9" * 38, "1E-130"))
+        world.age()
+        parquet = f"--sink=file://{tmp_path}/parquet?format=parquet"
+        ended = world.run("--tables=orders", "--snapshot=never", parquet)
+        assert ended.code == 0, ended.err
+        (table,) = json.loads(status(world, "--json")[1])["tables"]
+        counted = {sink.partition(":")[0]: n for sink, n in table["unfit_numbers"].items()}
+        assert counted == {"duckdb": 2, "file": 2}
+        assert table["changes"] == 3
+
+
 class TestReaders:
     def test_a_run_waits_for_a_reader_and_says_so(self, world, caplog):
         world.sim.put_many("orders", orders(3))

@@ -109,9 +109,11 @@ class ParquetWriter(ChangeWriter):
 
     def finish(self) -> list[StagedFile]:
         """Writes what is left, closes every file and lists all that were written."""
-        for each in self._tables.values():
+        for name, each in self._tables.items():
             self._write(each)
             self._close(each)
+            if each.unfit_numbers:
+                self.unfit_numbers[name] = each.unfit_numbers
         return self._closed
 
     def _write(self, files: _TableFiles) -> None:
@@ -168,6 +170,7 @@ class _TableFiles:
         self.table = table
         self.file: _ParquetFile | None = None
         self.waiting_bytes = 0
+        self.unfit_numbers = 0
         self._columns = columns
         self._layout = columns.layout()
         self._packed = options.layout == "packed"
@@ -211,16 +214,18 @@ class _TableFiles:
 
     def _lay_out(self, keys: pa.Array, images: pa.Array) -> pa.Table:
         while True:
-            known = self._layout.types
+            known, before = self._layout.types, self._layout.unfit_numbers
             table = self._layout.rows(keys, images)
-            found = self._layout.types
+            found, unfit = self._layout.types, self._layout.unfit_numbers - before
             if found is known:
+                self.unfit_numbers += unfit
                 return table
             # No file has a column before all writers of the table have agreed on it.
             self._layout = self._columns.agree(found)
             if self._layout.types.tags == found.tags and list(self._layout.types.tags) == list(
                 found.tags
             ):
+                self.unfit_numbers += unfit
                 return table
 
 

@@ -16,6 +16,7 @@ import collections
 import io
 import os
 import uuid
+from collections import Counter
 from typing import Any, BinaryIO
 
 import pyarrow as pa
@@ -76,6 +77,8 @@ class ChangeWriter(abc.ABC):
     Attributes:
         refused: A report of kind `refused` for each row that was not written; whole once `finish`
             has returned.
+        unfit_numbers: Table → numbers that stand in `_other` because the type of their column is
+            too narrow; whole once `finish` has returned.
     """
 
     def __init__(self, folder: str, max_file_bytes: int, place: str = "") -> None:
@@ -83,6 +86,7 @@ class ChangeWriter(abc.ABC):
         self.max_file_bytes = max_file_bytes
         self.place = place
         self.refused: list[Report] = []
+        self.unfit_numbers: Counter[str] = Counter()
 
     def add(self, block: Block) -> None:
         """Takes one block, but for the rows that cannot be written."""

@@ -207,6 +207,8 @@ class ContinuousFiles:
             _abandon(writer)
             raise
         counts = {"rows": staged.rows, "written": staged.rows, "stale": 0}
+        if unfit := writer.unfit_numbers[table.name]:
+            counts["unfit_numbers"] = unfit
         if newest_us := max(block.newest_event_us for block in blocks):
             counts["newest_event_us"] = newest_us
         return [Report("sink", table.name, {"sink": self._name, **counts}), *writer.refused]

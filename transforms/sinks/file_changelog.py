@@ -457,11 +457,15 @@ class _StageFn(beam.DoFn):
         """Closes the files and names them."""
         assert self._writer is not None
         window = GlobalWindow()
-        files, refused = self._writer.finish(), self._writer.refused
-        self._writer = None
-        for file in files:
+        writer, self._writer = self._writer, None
+        for file in writer.finish():
             yield WindowedValue(("", file.to_json()), window.max_timestamp(), [window])
-        for report in refused:
+        none = {"sink": self._sink.name, "rows": 0, "written": 0, "stale": 0}
+        unfit = [
+            Report("sink", table, {**none, "unfit_numbers": count})
+            for table, count in writer.unfit_numbers.items()
+        ]
+        for report in (*writer.refused, *unfit):
             whole = WindowedValue(report, window.max_timestamp(), [window])
             yield beam.pvalue.TaggedOutput(_REFUSED, whole)
 
