@@ -67,7 +67,6 @@ class TestNumbers:
         assert run(world).code == 0
         assert unfit(world) == [3]
 
-
     def test_a_parquet_changelog_counts_its_own(self, world, tmp_path):
         world.sim.put_many("orders", numbers("1", "9" * 38, "1E-130"))
         world.age()

@@ -19,6 +19,7 @@ import collections
 import dataclasses
 import functools
 import logging
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Mapping
@@ -134,6 +135,7 @@ class _Exchange:
         "_done",
         "_lock",
         "_parts",
+        "_promised",
         "_seconds",
         "_size",
         "_status_and_headers",
@@ -155,6 +157,7 @@ class _Exchange:
         self._status_and_headers: tuple[int, dict[str, str]] | None = None
         self._parts: list[bytes] = []
         self._size = 0
+        self._promised = sys.maxsize
 
     def watch(self) -> None:
         """Begins to wait, again for the whole time."""
@@ -189,6 +192,9 @@ class _Exchange:
         for name, value in headers:
             found.setdefault(name.lower(), value)
         self._status_and_headers = status_code, found
+        length = found.get("content-length", "")
+        if length.isascii() and length.isdigit() and "transfer-encoding" not in found:
+            self._promised = int(length)
 
     def take_body(self, chunk: bytes, **_: Any) -> None:
         """Takes a part of the body."""
@@ -198,7 +204,16 @@ class _Exchange:
         if self._size > self._bounds.body_bytes:
             self._abort(TooLargeError(f"more than {self._bounds.body_bytes} bytes"))
             return
-        self._parts.append(chunk)
+        surplus = self._size - self._promised
+        if surplus <= 0:
+            self._parts.append(chunk)
+            return
+        # An answer that nobody asked for, sent together with the whole one: the runtime hands its
+        # body over as if it belonged to that.
+        self._parts.append(chunk[:-surplus])
+        self.end(self.answer())
+        if self.connection is not None:
+            self.connection.close()
 
     def _give_up(self) -> None:
         self._abort(TooSlowError(f"no whole answer within {self._seconds:g} s"))
