@@ -81,8 +81,9 @@ class ShardInfo:
     shard_id: str
     parent_id: str = ""
     closed: bool = False
-    start: str = ""
-    end: str = ""
+    # A shard is what its id and its parent say: the numbers are no part of that.
+    start: str = dataclasses.field(default="", compare=False)
+    end: str = dataclasses.field(default="", compare=False)
 
 
 @dataclasses.dataclass(frozen=True)
