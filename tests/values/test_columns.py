@@ -220,7 +220,7 @@ class TestTypes:
         types = discover(images)
         assert types.to_json() == [[name, next(iter(value))] for name, value in ROW.items()]
         unpacked = unpack(images, types)
-        number = pa.decimal128(38, 9)
+        number = pa.decimal128(38, 18)
         assert unpacked.batch.schema.types == [
             pa.string(),
             number,
