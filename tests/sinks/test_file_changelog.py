@@ -182,11 +182,11 @@ class TestParquet:
         types = {field.name: str(field.type) for field in rows.schema}
         assert types == {
             "id": "string",
-            "n": "decimal128(38, 9)",
+            "n": "decimal128(38, 18)",
             "s": "string",
             "b": "binary",
             "ok": "bool",
-            "ns": "list<element: decimal128(38, 9)>",
+            "ns": "list<element: decimal128(38, 18)>",
             "_other": "string",
             "_keys": "string",
             "_version": "string",
