@@ -33,7 +33,7 @@ from transforms.values.keys import encode_key
 from transforms.version import encode_version
 
 ITEMS = 1000
-DIGITS = "12345678901234567890123456789.123456789"
+DIGITS = "12345678901234567890.123456789012345678"
 CHANGED = ["o1", "o2", "o3", "o4", "o5"]
 FOUND = {"missing": 1, "extra": 1, "stale": 1, "different": 2}
 SNAPSHOT = encode_version(1).decode()
@@ -72,7 +72,7 @@ class Sql:
             "CREATE TEMP TABLE one AS SELECT * FROM {rows} WHERE id = 'o200'",
             f"UPDATE one SET id = 'nobody', _key = {self.key}",
             "INSERT INTO {rows} SELECT * FROM one",
-            "UPDATE {rows} SET total = total + 0.000000001 WHERE id = 'o300'",
+            "UPDATE {rows} SET total = 12345678901234567890.123456789012345679 WHERE id = 'o300'",
             "UPDATE {rows} SET note = '' WHERE id = 'o401'",
             f"UPDATE {{rows}} SET total = 0, _version = '{SNAPSHOT}' WHERE id = 'o1'",
         )
@@ -99,7 +99,7 @@ class Parquet:
             return [row, {**row, "id": "nobody", **texts}]
         if row["id"] == "o300":
             # Exact: there is no context that keeps 38 digits by default.
-            row["total"] = Decimal(str(row["total"])[:-1] + "8")
+            row["total"] = Decimal(str(row["total"])[:-1] + "7")
         if row["id"] == "o401":
             row["note"] = ""
         return [row]
@@ -228,7 +228,8 @@ class TestOneMirror:
         mirror[1].execute(
             f"UPDATE {{rows}} SET total = 9, _version = '{newer}', _event_time = now() "
             "WHERE id = 'o500'",
-            f"UPDATE {{rows}} SET total = 9, _version = '{newer}' WHERE id = 'o501'",
+            f"UPDATE {{rows}} SET total = 9, _version = '{newer}', "
+            "_event_time = now() - INTERVAL 1 DAY WHERE id = 'o501'",
             "INSERT INTO {rows} SELECT * FROM {rows} WHERE id = 'o600'",
         )
         page = tmp_path / "audit.html"

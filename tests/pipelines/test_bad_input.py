@@ -295,8 +295,12 @@ class TestRights:
         world.sim.put_many("orders", orders(5))
         world.catch_up()
         ended = world.run("--tables=orders", "--s3_export_bucket=exprots")
-        failed_later(
-            world, ended, "ExportError", "table/orders/export/", "NoSuchBucket", "Create the bucket"
+        refused(
+            world,
+            ended,
+            "ConfigurationError",
+            "--s3_export_bucket=exprots: there is no such bucket",
+            "aws s3 mb",
         )
 
 

@@ -361,7 +361,7 @@ def closed_port():
 
 
 def continuous(*beam):
-    options = ["--tables=t", "--region=eu-west-1", "--s3_export_bucket=b", "--mode=continuous"]
+    options = ["--tables=t", "--region=eu-west-1", "--s3_export_bucket=bucket", "--mode=continuous"]
     return list(runner_findings(parse_replicate([*options, *beam], complete=False)))
 
 

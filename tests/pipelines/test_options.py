@@ -135,12 +135,12 @@ class TestTogether:
         assert parse("--direct_num_workers=2").beam_arguments == ("--direct_num_workers=2",)
 
     def test_gap_policies(self):
-        bucket = "--s3_export_bucket=b"
+        bucket = "--s3_export_bucket=bucket"
         found = {parse(f"--gaps={each.value}", bucket).gaps.default for each in GapPolicy}
         assert found == set(GapPolicy)
 
     def test_gap_policies_of_tables(self):
-        given = ("--gaps=a:heal,continue", "--gaps=b.c:resnapshot", "--s3_export_bucket=b")
+        given = ("--gaps=a:heal,continue", "--gaps=b.c:resnapshot", "--s3_export_bucket=bucket")
         gaps = parse(*given).gaps
         assert [gaps.of(name).value for name in ("a", "b.c", "orders")] == [
             "heal",
