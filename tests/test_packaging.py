@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
@@ -19,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("pipelines", "transforms")
 SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 PYTHON_FILES = [*SOURCES, *sorted((ROOT / "tests").rglob("*.py")), ROOT / "setup.py"]
-LOCKED_RELEASES = ("3.10", "3.11", "3.12", "3.13", "3.14")
+LOCKED_RELEASES = ("3.10", "3.11", "3.12", "3.13")
 
 # Import names that differ from the distribution's name, or come with another one.
 DISTRIBUTION_OF = {
@@ -60,6 +61,32 @@ def declared(setup_arguments):
 def locked():
     lines = (ROOT / "constraints.txt").read_text("utf-8").splitlines()
     return [Requirement(line) for line in lines if line and not line.startswith("#")]
+
+
+def hashed():
+    """The requirements of the lock that is installed from, each with its hashes."""
+    text = (ROOT / "requirements.lock").read_text("utf-8").replace(" \\\n", " ")
+    lines = [line for line in text.splitlines() if not line.startswith("#")]
+    found = []
+    for line in lines:
+        requirement, *hashes = re.split(r" +--hash=", line)
+        found.append((Requirement(requirement), hashes))
+    return found
+
+
+def holds(requirement, release):
+    """Whether a requirement is for a release of Python."""
+    python = {"python_version": release, "python_full_version": f"{release}.1"}
+    return requirement.marker is None or requirement.marker.evaluate(python)
+
+
+def chosen(requirements, release):
+    """The pins for a release of Python, by name."""
+    pins = {}
+    for each in requirements:
+        if holds(each, release):
+            pins.setdefault(canonicalize_name(each.name), []).append(str(each.specifier))
+    return pins
 
 
 def absolute_imports(path):
@@ -135,10 +162,57 @@ class TestRequirements:
         ]
         assert not missing
 
-    def test_install_and_lock_use_the_same_extras(self):
-        (installed,) = re.findall(r"^extras=(.*)$", (ROOT / "run_local.sh").read_text(), re.M)
-        (frozen,) = re.findall(r'^EXTRAS = "(.*)"$', (ROOT / ".ci" / "lock").read_text(), re.M)
-        assert installed == frozen
+    def test_every_need_has_bounds(self, setup_arguments):
+        extras = setup_arguments["extras_require"].values()
+        lines = [*setup_arguments["install_requires"], *(one for extra in extras for one in extra)]
+        unbounded = []
+        for requirement in map(Requirement, lines):
+            operators = {clause.operator for clause in requirement.specifier}
+            if not operators >= {">=", "<"} and operators != {"=="}:
+                unbounded.append(str(requirement))
+        assert unbounded == []
+
+    def test_one_range_per_package(self, setup_arguments):
+        extras = setup_arguments["extras_require"].values()
+        lines = [*setup_arguments["install_requires"], *(one for extra in extras for one in extra)]
+        ranges = {}
+        for requirement in map(Requirement, lines):
+            name = canonicalize_name(requirement.name)
+            ranges.setdefault(name, set()).add(str(requirement.specifier))
+        assert {name: found for name, found in ranges.items() if len(found) > 1} == {}
+
+
+class TestPythons:
+    """Only the releases that are locked and tested with are claimed, and everywhere the same."""
+
+    oldest, newest = LOCKED_RELEASES[0], LOCKED_RELEASES[-1]
+
+    def test_setup_py(self, setup_arguments):
+        allowed = SpecifierSet(setup_arguments["python_requires"])
+        releases = [f"3.{minor}" for minor in range(30) if f"3.{minor}.1" in allowed]
+        assert tuple(releases) == LOCKED_RELEASES
+        named = [
+            each.rpartition(" ")[2]
+            for each in setup_arguments["classifiers"]
+            if each.startswith("Programming Language :: Python :: 3.")
+        ]
+        assert tuple(named) == LOCKED_RELEASES
+
+    def test_run_local(self):
+        text = (ROOT / "run_local.sh").read_text()
+        assert re.findall(r"^(?:oldest|newest)=(.*)$", text, re.M) == [self.oldest, self.newest]
+        (names,) = re.findall(r"^ +for name in python3 (.*); do$", text, re.M)
+        assert names.split() == [f"python{each}" for each in reversed(LOCKED_RELEASES)]
+        assert set(re.findall(r"python(3\.\d+)", text)) == set(LOCKED_RELEASES)
+
+    def test_lock_and_readme(self):
+        interpreters = " ".join(f"python{each}" for each in LOCKED_RELEASES)
+        readme = (ROOT / "README.md").read_text("utf-8")
+        assert f"Python {self.oldest} to {self.newest} " in readme
+        assert f".ci/lock {interpreters}\n" in readme
+        lock = (ROOT / ".ci" / "lock").read_text()
+        assert f".ci/lock {interpreters}\n" in lock
+        assert f'OLDEST = "{self.oldest}"\n' in lock
 
 
 class TestLock:
@@ -152,13 +226,36 @@ class TestLock:
 
     @pytest.mark.parametrize("release", LOCKED_RELEASES)
     def test_pins_each_requirement_once_per_python(self, setup_arguments, release):
-        pins = {}
-        for requirement in locked():
-            marker = requirement.marker
-            if marker is None or marker.evaluate({"python_version": release}):
-                pins.setdefault(canonicalize_name(requirement.name), []).append(requirement)
+        pins = chosen(locked(), release)
         assert {name: pin for name, pin in pins.items() if len(pin) > 1} == {}
         assert declared(setup_arguments) - set(pins) == set()
+
+    @pytest.mark.parametrize("release", LOCKED_RELEASES)
+    def test_hashes_are_of_the_same_versions(self, release):
+        requirements = [requirement for requirement, _ in hashed()]
+        assert chosen(requirements, release) == chosen(locked(), release)
+        # The package itself is built with the one that is installed before it.
+        assert "setuptools" in chosen(requirements, release)
+
+    def test_every_version_has_its_hashes(self):
+        for requirement, hashes in hashed():
+            assert re.fullmatch(r"==[0-9a-z.+!]+", str(requirement.specifier))
+            assert requirement.url is None
+            assert hashes, f"{requirement} without a hash"
+            assert len(set(hashes)) == len(hashes)
+            for each in hashes:
+                assert re.fullmatch(r"sha256:[0-9a-f]{64}", each)
+
+    def test_hashes_name_no_place(self):
+        assert not re.search(r"://|@|--(?!hash=)", (ROOT / "requirements.lock").read_text("utf-8"))
+
+    def test_builds_with_what_is_locked(self):
+        (line,) = re.findall(r"^requires = \[(.*)\]$", (ROOT / "pyproject.toml").read_text(), re.M)
+        (needed,) = [Requirement(part.strip(' "')) for part in line.split(",")]
+        for pin in locked():
+            if pin.name == needed.name:
+                (version,) = (clause.version for clause in pin.specifier)
+                assert version in needed.specifier
 
     def test_agrees_with_setup_py(self, setup_arguments):
         extras = setup_arguments["extras_require"].values()

@@ -45,7 +45,13 @@ bin=$(dirname "$0")
 printf '#!/bin/sh\\necho "ran dynabeam $*"\\n' >"$bin/dynabeam"
 "{real}" -c 'import os, sys; os.chmod(sys.argv[1], 0o755)' "$bin/dynabeam"
 """
-INSTALL = "pip install --disable-pip-version-check --no-input --progress-bar off"
+PIP = "pip --disable-pip-version-check --no-input"
+# Packages with their hashes, then the checkout itself with nothing from the index.
+INSTALLS = [
+    f"{PIP} install --progress-bar off --no-deps --require-hashes -r requirements.lock",
+    f"{PIP} install --progress-bar off --no-deps --no-build-isolation -e .",
+    f"{PIP} check",
+]
 
 
 class Machine:
@@ -61,7 +67,7 @@ class Machine:
             (self.bin / tool).symlink_to(shutil.which(tool))
         self.checkout = folder / "check out"
         (self.checkout / "transforms").mkdir(parents=True)
-        for name in ("run_local.sh", "setup.py", "pyproject.toml", "constraints.txt"):
+        for name in ("run_local.sh", "setup.py", "pyproject.toml", "requirements.lock"):
             shutil.copy(ROOT / name, self.checkout)
         shutil.copy(ROOT / "transforms" / "version_info.py", self.checkout / "transforms")
         self.pip_does(":")
@@ -116,7 +122,7 @@ def machine(tmp_path, request):
 def ready(machine):
     machine.add_python()
     assert machine.start().returncode == 0
-    assert len(machine.installs()) == 1
+    assert machine.installs() == INSTALLS
     return machine
 
 
@@ -124,18 +130,18 @@ class TestPythonIsFound:
     def test_none_at_all(self, machine):
         done = machine.start()
         assert done.returncode == 1
-        assert "Dynabeam needs Python 3.10 to 3.14, and found none" in done.stderr
+        assert "Dynabeam needs Python 3.10 to 3.13, and found none" in done.stderr
         assert "Install one" in done.stderr
         assert not (machine.checkout / ".venv").exists()
 
     def test_only_unfit_ones_each_with_its_reason(self, machine):
         old = machine.add_python("python3", "sys.version_info = (3, 9, 1)")
-        new = machine.add_python("python3.13", "sys.version_info = (3, 15, 0)")
+        new = machine.add_python("python3.13", "sys.version_info = (3, 14, 0)")
         machine.add_command("python3.12", "#!/bin/sh\nexit 127\n")
         done = machine.start()
         assert done.returncode == 1
         assert f"{old} is older than 3.10" in done.stderr
-        assert f"{new} is newer than 3.14" in done.stderr
+        assert f"{new} is newer than 3.13" in done.stderr
         assert f"{machine.bin / 'python3.12'} does not start" in done.stderr
 
     def test_passes_over_unfit_ones(self, machine):
@@ -164,7 +170,7 @@ class TestFirstStart:
         machine.add_python()
         done = machine.start("--seed=1")
         assert done.returncode == 0, done.stderr
-        assert machine.installs() == [f"{INSTALL} -c constraints.txt -e .[simulator,test,dataflow]"]
+        assert machine.installs() == INSTALLS
         *steps, ran = done.stdout.splitlines()
         assert len(steps) == 2
         assert ran == "ran dynabeam demo --seed=1"
@@ -181,13 +187,32 @@ class TestFirstStart:
 
         machine.pip_does(":")
         assert machine.start().returncode == 0
-        assert len(machine.installs()) == 2
+        assert machine.installs() == [INSTALLS[0], *INSTALLS]
+
+    def test_the_checkout_that_cannot_be_built_fails_too(self, machine):
+        machine.add_python()
+        machine.pip_does('case "$*" in *isolation*) echo no setup.py; exit 3 ;; esac')
+        done = machine.start()
+        assert done.returncode == 1
+        assert "no setup.py" in done.stderr
+        assert machine.installs() == INSTALLS[:2]
+
+    def test_packages_that_do_not_fit_fail_too(self, machine):
+        machine.add_python()
+        machine.pip_does(
+            'case "$*" in *check) echo needs more, which is not installed; exit 1 ;; esac'
+        )
+        done = machine.start()
+        assert done.returncode == 1
+        assert "needs more, which is not installed" in done.stderr
+        assert not (machine.checkout / ".venv" / "setup.stamp").exists()
 
     def test_two_at_once_install_once(self, machine, tmp_path):
         machine.add_python()
         gate = tmp_path / "gate"
         os.mkfifo(gate)
-        machine.pip_does(f'cat "{gate}" >>"{machine.calls}"')
+        # The first call waits.
+        machine.pip_does(f'[ ! -p "{gate}" ] || {{ cat "{gate}"; rm "{gate}"; }}')
         options = {"env": machine.variables, "stdout": subprocess.PIPE, "text": True}
         with subprocess.Popen(machine.command("first"), **options) as first:
             # Opens only when the pip of the first start reads it; closing it lets that pip go on.
@@ -200,7 +225,7 @@ class TestFirstStart:
                 assert second.stdout.read() == "ran dynabeam second\n"
             assert first.stdout.read().endswith("ran dynabeam first\n")
         assert (first.returncode, second.returncode) == (0, 0)
-        assert len(machine.installs()) == 1
+        assert machine.installs() == INSTALLS
 
 
 class TestLaterStart:
@@ -208,27 +233,27 @@ class TestLaterStart:
         done = ready.start()
         assert done.stdout == "ran dynabeam demo\n"
         assert done.stderr == ""
-        assert len(ready.installs()) == 1
+        assert ready.installs() == INSTALLS
 
     def test_needs_no_python_on_the_path(self, ready):
         (ready.bin / "python3").unlink()
         assert ready.start().stdout == "ran dynabeam demo\n"
 
     @pytest.mark.parametrize(
-        "file", ["setup.py", "pyproject.toml", "constraints.txt", "transforms/version_info.py"]
+        "file", ["setup.py", "pyproject.toml", "requirements.lock", "transforms/version_info.py"]
     )
     def test_installs_again_when_the_needs_change(self, ready, file):
         with (ready.checkout / file).open("a") as opened:
             opened.write("# changed\n")
         assert ready.start().returncode == 0
-        assert len(ready.installs()) == 2
+        assert ready.installs() == [*INSTALLS, *INSTALLS]
         ready.start()
-        assert len(ready.installs()) == 2
+        assert ready.installs() == [*INSTALLS, *INSTALLS]
 
     def test_installs_again_when_the_checkout_has_moved(self, ready):
         ready.checkout = ready.checkout.rename(ready.checkout.parent / "elsewhere")
         assert ready.start().returncode == 0
-        assert len(ready.installs()) == 2
+        assert ready.installs() == [*INSTALLS, *INSTALLS]
 
     def test_makes_the_environment_anew_when_its_python_is_gone(self, ready):
         (ready.checkout / ".venv" / "bin" / "python").unlink()

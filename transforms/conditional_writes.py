@@ -401,8 +401,7 @@ class _GcsPackages:
 @functools.cache
 def _gcs() -> _GcsPackages:
     try:
-        import requests  # noqa: PLC0415 - an extra
-        from google.api_core import exceptions  # noqa: PLC0415
+        from google.api_core import exceptions  # noqa: PLC0415 - an extra
         from google.auth.exceptions import GoogleAuthError  # noqa: PLC0415
     except ModuleNotFoundError as problem:
         raise StateError(
@@ -410,12 +409,8 @@ def _gcs() -> _GcsPackages:
             where="gs://",
             mend="pip install 'dynabeam[dataflow]'",
         ) from problem
-    failures = (
-        exceptions.GoogleAPICallError,
-        requests.exceptions.RequestException,
-        GoogleAuthError,
-        OSError,
-    )
+    # The exceptions of `requests`, which carries the requests of Google's client, are OSErrors.
+    failures = (exceptions.GoogleAPICallError, GoogleAuthError, OSError)
     return _GcsPackages(exceptions, failures)
 
 
