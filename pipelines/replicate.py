@@ -43,9 +43,10 @@ def main(arguments: Sequence[str]) -> int:
     """Runs the command; returns its exit code."""
     options = parse_replicate(arguments)
     set_up_logs(options.telemetry.log_format, options.telemetry.log_level)
+    # Before the state directory is looked into, which may be in S3.
+    hand_down(options.access, os.environ)
+    FileSystems.set_options(beam_options(options))
     if options.mode == "continuous":
-        hand_down(options.access, os.environ)
-        FileSystems.set_options(beam_options(options))
         return replicate_continuously(options)
     findings = TableFindings(StateDirectory(options.state_dir).path)
     state = replicate(options, findings)
