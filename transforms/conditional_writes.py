@@ -48,8 +48,8 @@ from botocore.parsers import ResponseParserError
 
 from transforms import storage
 from transforms.aws.beam_s3 import s3_client
-from transforms.aws.errors import statement_to_add
-from transforms.errors import AwsAccessError, CredentialsError, DynabeamError, StateError
+from transforms.errors import CredentialsError, DynabeamError, StateError
+from transforms.s3_answers import LISTING_MEND, is_missing, refusal, withheld
 
 __all__ = ["Tagged", "check_conditions", "put_if_absent", "put_if_match", "read_with_tag"]
 
@@ -238,13 +238,19 @@ class _Local(_Store):
 
 
 class _S3(_Store):
-    def read(self, path: str) -> Tagged | None:
+    def read(self, path: str, *, again: bool = False) -> Tagged | None:
         try:
             answer = s3_client(_S3_CONFIG).get_object(**_place(path))
             content = answer["Body"].read()
         except ClientError as problem:
             if _code(problem) in ("NoSuchKey", "404"):
                 return None
+            if _status(problem) == HTTPStatus.FORBIDDEN:
+                if self._is_missing(path):
+                    return None
+                if not again:
+                    # It may have been missing, and be written since by another run.
+                    return self.read(path, again=True)
             raise self._meant(problem, path, "s3:GetObject") from problem
         except _S3_FAILURES as problem:
             raise self._without_answer(problem, path) from problem
@@ -269,6 +275,14 @@ class _S3(_Store):
             raise self._without_answer(problem, path) from problem
         return str(answer["ETag"])
 
+    def _is_missing(self, path: str) -> bool:
+        try:
+            return is_missing(path, s3_client(_S3_CONFIG))
+        except ClientError as problem:
+            raise _UnsureError(str(problem)) from problem
+        except _S3_FAILURES as problem:
+            raise self._without_answer(problem, path) from problem
+
     def _without_answer(self, problem: Exception, path: str) -> Exception:
         """What it means that there is no answer."""
         if isinstance(problem, _S3_CUT_OFF):
@@ -280,11 +294,12 @@ class _S3(_Store):
     def _meant(self, problem: ClientError, path: str, action: str) -> Exception:
         """What an error answer of S3 means."""
         status, code = _status(problem), _code(problem)
+        held = withheld(str(problem), path, self._error)
+        if held is not None:
+            return held
         if status == HTTPStatus.FORBIDDEN:
-            mend = statement_to_add(action, f"arn:aws:s3:::{path.removeprefix('s3://')}")
-            if action == "s3:GetObject":
-                mend += storage.LISTING_MEND
-            return AwsAccessError(f"AWS refused {action}: {problem}", where=path, mend=mend)
+            also = LISTING_MEND if action == "s3:GetObject" else ""
+            return refusal(str(problem), path, action, also=also)
         if status == HTTPStatus.NOT_IMPLEMENTED or code in _UNSUPPORTED:
             return self._error(
                 f"the object store has no conditional writes, which keep two runs apart: {problem}",

@@ -15,13 +15,12 @@ import errno
 import io
 import math
 import os
-import re
 import time
 import uuid
 from collections.abc import Iterable
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
-from typing import Any, BinaryIO, cast
+from typing import BinaryIO, cast
 
 from apache_beam.io.aws.clients.s3.messages import S3ClientError
 from apache_beam.io.filesystem import BeamIOError, CompressionTypes
@@ -33,10 +32,21 @@ from transforms.aws.beam_s3 import s3_client, s3_io
 from transforms.aws.errors import AwsErrorKind, classify, error_code, statement_to_add
 from transforms.errors import AwsAccessError, CredentialsError, DynabeamError
 from transforms.fence import check_fence
+from transforms.s3_answers import (
+    CHECK_PATH,
+    ELSEWHERE,
+    LISTING_MEND,
+    is_known_missing,
+    is_missing,
+    read_error,
+    refuse_forbidden,
+    withheld,
+    write_error,
+)
+from transforms.s3_streams import S3Object, S3Upload
 
 __all__ = [
     "CHECK_PATH",
-    "LISTING_MEND",
     "check_bucket",
     "check_folder",
     "delete",
@@ -61,16 +71,8 @@ __all__ = [
 
 _OWNERS_FILE = 0o600
 _OWNERS_FOLDER = 0o700
-CHECK_PATH = "Check that the path is right and that this identity may read it"
-"""The mend of a file that cannot be had, if no better one is known."""
-
 _USUAL = Config()
-_WRITE = "Give another place, or the right to write this one"
 _BUFFER = 1 << 20
-_KMS_ACTION = re.compile(r"not authorized to perform: (kms:\w+)(?: on resource: (arn:[^\s\"]+))?")
-LISTING_MEND = (
-    ", and s3:ListBucket on the bucket: without it S3 does not tell that an object is missing"
-)
 
 
 def is_local(path: str) -> bool:
@@ -133,9 +135,9 @@ def check_folder(path: str, error: type[DynabeamError]) -> str:
     """
     there = nearest_existing(path)
     if not os.path.isdir(there):
-        raise error("the folder cannot be made: a file is in the way", where=there, mend=_WRITE)
+        raise error("the folder cannot be made: a file is in the way", where=there, mend=ELSEWHERE)
     if not os.access(there, os.W_OK | os.X_OK):
-        raise error("the folder cannot be written", where=there, mend=_WRITE)
+        raise error("the folder cannot be written", where=there, mend=ELSEWHERE)
     return there
 
 
@@ -189,7 +191,12 @@ def exists(path: str) -> bool:
         try:
             return cast(bool, s3_io().exists(path))
         except S3ClientError as problem:
-            _refuse_forbidden(problem, path, also=LISTING_MEND)
+            try:
+                if problem.code == HTTPStatus.FORBIDDEN and is_missing(path):
+                    return False
+            except ClientError as other:
+                raise BeamIOError("the object cannot be seen", {path: other}) from other
+            refuse_forbidden(problem, path, also=LISTING_MEND)
             raise BeamIOError("the object cannot be seen", {path: problem}) from problem
     return cast(bool, FileSystems.exists(path))
 
@@ -210,8 +217,11 @@ def size_of(path: str, error: type[DynabeamError]) -> int:
     except FileNotFoundError as problem:
         raise error("the file does not exist", where=path) from problem
     except S3ClientError as problem:
-        _refuse_forbidden(problem, path)
         missing = problem.code == HTTPStatus.NOT_FOUND
+        if problem.code == HTTPStatus.FORBIDDEN:
+            missing = is_known_missing(path)
+            if not missing:
+                refuse_forbidden(problem, path)
         what = "the file does not exist" if missing else f"the file cannot be read: {problem}"
         raise error(what, where=path) from problem
     except (OSError, BeamIOError) as problem:
@@ -262,7 +272,7 @@ def seconds_since_change(folder: str) -> float:
     except ClientError as problem:
         status = problem.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
         found = S3ClientError(str(problem), status)
-        _refuse_forbidden(found, folder, "s3:ListBucket")
+        refuse_forbidden(found, folder, "s3:ListBucket")
         raise BeamIOError("the folder cannot be listed", {folder: problem}) from problem
     return max(0.0, youngest)
 
@@ -287,13 +297,13 @@ def open_for_reading(path: str, error: type[DynabeamError]) -> BinaryIO:
     try:
         if _is_s3(path):
             file = s3_io().open(path, "rb", read_buffer_size=_BUFFER)
-            return cast(BinaryIO, io.BufferedReader(_S3Object(file.detach(), path, error), _BUFFER))
+            return cast(BinaryIO, io.BufferedReader(S3Object(file.detach(), path, error), _BUFFER))
         size_of(path, error)
         return cast(
             BinaryIO, FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
         )
     except (OSError, BeamIOError, S3ClientError) as problem:
-        raise _read_error(problem, path, error) from problem
+        raise read_error(problem, path, error) from problem
 
 
 def read_bytes(path: str, error: type[DynabeamError]) -> bytes:
@@ -341,6 +351,8 @@ def read_start(path: str, count: int, error: type[DynabeamError]) -> bytes:
 def open_for_writing(path: str, error: type[DynabeamError]) -> BinaryIO:
     """Opens a file for writing raw bytes, with its folders; visible as it grows on local disks.
 
+    What goes wrong while an object is written or closed is raised alike.
+
     Raises:
         DynabeamError: Of the given kind, if it may not be written.
     """
@@ -350,13 +362,12 @@ def open_for_writing(path: str, error: type[DynabeamError]) -> BinaryIO:
             make_folder(os.path.dirname(path) or ".")
             return open_private(path, "wb")
         if _is_s3(path):
-            return cast(BinaryIO, s3_io().open(path, "wb"))
+            return cast(BinaryIO, S3Upload(s3_io().open(path, "wb"), path, error))
         return cast(
             BinaryIO, FileSystems.create(path, compression_type=CompressionTypes.UNCOMPRESSED)
         )
     except (OSError, BeamIOError, S3ClientError) as problem:
-        _refuse_forbidden(problem, path, "s3:PutObject")
-        raise error(f"the file cannot be written: {problem}", where=path, mend=_WRITE) from problem
+        raise write_error(problem, path, error) from problem
 
 
 def write_atomic(path: str, content: bytes, error: type[DynabeamError]) -> None:
@@ -388,7 +399,7 @@ def write_atomic(path: str, content: bytes, error: type[DynabeamError]) -> None:
         _sync_folder(os.path.dirname(path) or ".")
     except OSError as problem:
         raise error(
-            f"the file cannot be written: {problem.strerror}", where=path, mend=_WRITE
+            f"the file cannot be written: {problem.strerror}", where=path, mend=ELSEWHERE
         ) from problem
 
 
@@ -412,6 +423,10 @@ def move(source: str, target: str, error: type[DynabeamError]) -> None:
         FileSystems.copy([source], [target])
         FileSystems.delete([source])
     except (OSError, BeamIOError, S3ClientError) as problem:
+        held = withheld(str(problem), source, error)
+        if held is not None:
+            raise held from problem
+        refuse_forbidden(problem, target, "s3:PutObject")
         raise error(f"the file cannot be moved: {problem}", where=source, found=target) from problem
 
 
@@ -433,7 +448,7 @@ def delete(paths: Iterable[str], error: type[DynabeamError]) -> None:
         except FileNotFoundError:
             continue
         except (OSError, BeamIOError, S3ClientError) as problem:
-            _refuse_forbidden(problem, path, "s3:DeleteObject")
+            refuse_forbidden(problem, path, "s3:DeleteObject")
             raise error(f"the file cannot be deleted: {problem}", where=path) from problem
 
 
@@ -444,7 +459,7 @@ def _list_s3(folder: str) -> dict[str, float]:
         found = s3_io().list_files(below, with_metadata=True)
         return {path: float(changed) for path, (_, changed) in found}
     except S3ClientError as problem:
-        _refuse_forbidden(problem, folder, "s3:ListBucket")
+        refuse_forbidden(problem, folder, "s3:ListBucket")
         raise BeamIOError("the folder cannot be listed", {folder: problem}) from problem
 
 
@@ -459,111 +474,10 @@ def _read_s3_range(path: str, wanted: str, error: type[DynabeamError]) -> tuple[
         code = problem.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
         if code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             return 0, b""
-        raise _read_error(S3ClientError(str(problem), code), path, error) from problem
+        raise read_error(S3ClientError(str(problem), code), path, error) from problem
     except BotoCoreError as problem:
-        raise _read_error(problem, path, error) from problem
+        raise read_error(problem, path, error) from problem
     return int(answer["ContentRange"].rpartition("/")[2]), content
-
-
-class _S3Object(io.RawIOBase):
-    """An object of S3 whose reading fails with typed errors.
-
-    Args:
-        raw: Beam's stream of it.
-        path: Its path.
-        error: The kind of errors.
-    """
-
-    def __init__(self, raw: io.RawIOBase, path: str, error: type[DynabeamError]) -> None:
-        super().__init__()
-        self._raw = raw
-        self._path = path
-        self._error = error
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        return self._raw.seek(offset, whence)
-
-    def tell(self) -> int:
-        return self._raw.tell()
-
-    def readinto(self, buffer: Any) -> int:
-        try:
-            return self._raw.readinto(buffer) or 0
-        except (OSError, BeamIOError, S3ClientError, BotoCoreError) as problem:
-            raise _read_error(problem, self._path, self._error) from problem
-
-    def close(self) -> None:
-        self._raw.close()
-        super().close()
-
-
-def _read_error(problem: Exception, path: str, error: type[DynabeamError]) -> DynabeamError:
-    """What a failed reading means; without a mend if it may pass by itself.
-
-    Raises:
-        AwsAccessError: S3 refused it for want of a right.
-    """
-    if not isinstance(problem, S3ClientError):
-        mend = CHECK_PATH if isinstance(problem, FileNotFoundError) else ""
-        return error(f"the file cannot be read: {problem}", where=path, mend=mend)
-    text = str(problem.message or problem)
-    if "InvalidObjectState" in text:
-        bucket, _, key = path.removeprefix("s3://").partition("/")
-        return error(
-            "the object is archived: its storage class (Glacier) gives nothing out before it is "
-            "restored",
-            where=path,
-            mend=f"Restore the object: aws s3api restore-object --bucket {bucket} --key {key} "
-            "--restore-request Days=7 (and all others of its folder), wait until that is done, "
-            "then run again",
-        )
-    if "KMS." in text:
-        return error(
-            f"the object cannot be decrypted: {text}",
-            where=path,
-            mend="Turn the KMS key on again, or copy the object to where it needs none",
-        )
-    _refuse_forbidden(problem, path)
-    mend = CHECK_PATH if problem.code in (HTTPStatus.NOT_FOUND, HTTPStatus.BAD_REQUEST) else ""
-    return error(f"the file cannot be read: {text}", where=path, mend=mend)
-
-
-def _refuse_forbidden(
-    problem: Exception, path: str, action: str = "s3:GetObject", *, also: str = ""
-) -> None:
-    """A missing right is nothing that is wrong with the file.
-
-    Args:
-        problem: What S3 or the filesystem said.
-        path: What it was about.
-        action: The right that it takes.
-        also: More that the mend has to say.
-
-    Raises:
-        AwsAccessError: S3 refused the action.
-    """
-    if isinstance(problem, S3ClientError) and problem.code == HTTPStatus.FORBIDDEN:
-        place = path.removeprefix("s3://")
-        if action == "s3:ListBucket":
-            place = place.partition("/")[0]
-        resource = f"arn:aws:s3:::{place}"
-        text = str(problem.message or problem)
-        refused = _KMS_ACTION.search(text)
-        if refused is not None:
-            # Not the object is refused, but the key that encrypts it.
-            action, resource = refused[1], refused[2] or "the ARN of the key"
-        elif "ciphertext refers to" in text:
-            action, resource = "kms:Decrypt", "the ARN of the key that encrypts it"
-        mend = statement_to_add(action, resource) + also
-        if action.startswith("kms:"):
-            mend += ", and allow the same in the key's own policy if it is another account's"
-        raise AwsAccessError(f"AWS refused {action}: {text}", where=path, mend=mend) from problem
 
 
 def _is_s3(path: str) -> bool:

@@ -8,11 +8,13 @@ a bucket's, a key's or a table's own policy allows on top.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
 from pipelines.checks.attempt import Outcome, allowed, unknown
+from transforms.aws.permissions import Condition
 
 __all__ = ["principal_of", "simulated"]
 
@@ -27,7 +29,13 @@ def principal_of(arn: str) -> str:
     return _SESSION.sub(r"\1:iam::\2:role/\3", arn)
 
 
-def simulated(iam: Any, identity_arn: str, action: str, resource: str) -> Outcome:
+def simulated(
+    iam: Any,
+    identity_arn: str,
+    action: str,
+    resource: str,
+    conditions: Sequence[Condition] = (),
+) -> Outcome:
     """Asks IAM.
 
     Args:
@@ -35,12 +43,22 @@ def simulated(iam: Any, identity_arn: str, action: str, resource: str) -> Outcom
         identity_arn: As STS says it.
         action: The right.
         resource: Its resource.
+        conditions: What requests have in common: each is asked for with the first of its values.
     """
+    context = [
+        {
+            "ContextKeyName": key,
+            "ContextKeyValues": [values[0].replace("*", "")],
+            "ContextKeyType": "string",
+        }
+        for _, key, values in conditions
+    ]
     try:
         answer = iam.simulate_principal_policy(
             PolicySourceArn=principal_of(identity_arn),
             ActionNames=[action],
             ResourceArns=[resource],
+            ContextEntries=context,
         )
     except (BotoCoreError, ClientError) as error:
         return unknown(f"nor be looked up: {error}")

@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from pipelines.checks.attempt import Outcome, unknown
 from pipelines.checks.dynamodb_rights import DYNAMODB_ATTEMPTS
@@ -13,7 +14,7 @@ from pipelines.checks.examination import Examination
 from pipelines.checks.finding import Finding
 from pipelines.checks.policy_simulation import simulated
 from pipelines.checks.s3_rights import S3Attempts
-from transforms.aws.permissions import Permission
+from transforms.aws.permissions import Condition, Permission, condition_block
 
 __all__ = ["rights_findings"]
 
@@ -46,14 +47,14 @@ def rights_findings(
 
 
 def _rights(permissions: Sequence[Permission]) -> list[_Right]:
-    found: dict[tuple[str, str, str], _Right] = {}
+    found: dict[tuple[str, str, str, tuple[Condition, ...]], _Right] = {}
     for each in permissions:
         if each.identity not in ("source", "bucket"):
             continue
         for action in each.actions:
             for resource in each.resources:
                 right = _Right(action, resource, each)
-                found.setdefault((action, resource, each.identity), right)
+                found.setdefault((action, resource, each.identity, each.conditions), right)
     # What has to be tried before other things comes first; else the catalogue's order.
     return sorted(found.values(), key=lambda right: _ORDER.get(right.action, -1))
 
@@ -63,12 +64,20 @@ def _outcome(examination: Examination, s3: S3Attempts, right: _Right) -> Outcome
     if action in DYNAMODB_ATTEMPTS:
         outcome = DYNAMODB_ATTEMPTS[action](examination, resource)
     elif action in S3Attempts.ORDER:
-        outcome = s3.attempt(examination.s3(right.permission.identity), action, resource)
+        outcome = s3.attempt(
+            examination.s3(right.permission.identity), action, resource, right.permission.conditions
+        )
     else:
         outcome = unknown("there is no harmless call that would show it")
     if outcome.kind != "unknown":
         return outcome
-    looked_up = simulated(examination.iam(), examination.identity().arn, action, resource)
+    looked_up = simulated(
+        examination.iam(),
+        examination.identity().arn,
+        action,
+        resource,
+        right.permission.conditions,
+    )
     if looked_up.kind != "unknown":
         return looked_up
     return unknown(f"{outcome.text}; {looked_up.text}")
@@ -77,7 +86,9 @@ def _outcome(examination: Examination, s3: S3Attempts, right: _Right) -> Outcome
 def _finding(right: _Right, outcome: Outcome) -> Finding:
     action, resource, permission = right.action, right.resource, right.permission
     subject = f"{action} on {resource}"
-    statement = {"Effect": "Allow", "Action": action, "Resource": resource}
+    statement: dict[str, Any] = {"Effect": "Allow", "Action": action, "Resource": resource}
+    if permission.conditions:
+        statement["Condition"] = condition_block(permission.conditions)
     found = Finding(
         "right",
         subject,

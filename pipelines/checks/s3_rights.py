@@ -9,14 +9,16 @@ no such harmless form, as it leaves a mark in a bucket with versions.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
 from pipelines.checks.attempt import Outcome, attempt, unknown
 from pipelines.checks.finding import Finding, warning
+from transforms.aws.permissions import Condition
 
 __all__ = ["S3Attempts"]
 
@@ -57,8 +59,17 @@ class S3Attempts:
     )
     """Actions that can be tried, in the order in which they have to be."""
 
-    def attempt(self, s3: Any, action: str, resource: str) -> Outcome:
-        """Tries an action on a bucket's ARN, or on a folder's ARN with `/*` at its end."""
+    def attempt(
+        self, s3: Any, action: str, resource: str, conditions: Sequence[Condition] = ()
+    ) -> Outcome:
+        """Tries an action on a bucket's ARN, or on a folder's ARN with `/*` at its end.
+
+        Args:
+            s3: A client of the identity that is to have the right.
+            action: The action.
+            resource: The ARN.
+            conditions: The prefixes that have to be allowed, if not all.
+        """
         place = resource.split(":::", 1)[1]
         bucket, _, inner = place.partition("/")
         target = _Object(bucket, inner.removesuffix("*") + self._name)
@@ -66,7 +77,10 @@ class S3Attempts:
         if self._owner and bucket == self._owned:
             common["ExpectedBucketOwner"] = self._owner
         if action == "s3:ListBucket":
-            return attempt(action, lambda: s3.list_objects_v2(**common, MaxKeys=1))
+            wanted = [
+                each for _, key, values in conditions if key == "s3:prefix" for each in values
+            ]
+            return self._list(s3, common, [each.removesuffix("*") for each in wanted] or [""])
         given = {**common, "Key": target.key}
         if action == "s3:PutObject":
             return self._put(s3, target, given)
@@ -111,6 +125,15 @@ class S3Attempts:
                     why="the right to delete it is not needed for a run, and not there",
                     mend=f"aws s3 rm {uri}",
                 )
+
+    def _list(self, s3: Any, common: dict[str, str], prefixes: Sequence[str]) -> Outcome:
+        outcome = unknown("nothing to list")
+        for prefix in prefixes:
+            asked = {**common, "Prefix": prefix, "MaxKeys": 1}
+            outcome = attempt("s3:ListBucket", functools.partial(s3.list_objects_v2, **asked))
+            if outcome.kind != "allowed":
+                break
+        return outcome
 
     def _put(self, s3: Any, target: _Object, given: dict[str, str]) -> Outcome:
         if not self._writes:

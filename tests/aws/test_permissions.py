@@ -4,6 +4,7 @@
 That it is sufficient and minimal for what the code calls is for a whole run to show.
 """
 
+import dataclasses
 import re
 
 import pytest
@@ -76,6 +77,50 @@ def test_a_prefix_narrows_the_objects():
         "arn:aws:s3:::exports/daily/*",
     )
     assert found["LookIntoTheState"].resources == ("arn:aws:s3:::lake",)
+    prefixes = {
+        sid: each.conditions for sid, each in found.items() if "s3:ListB" in each.actions[0]
+    }
+    assert prefixes == {
+        "LookIntoTheState": (("StringLike", "s3:prefix", ("state/*",)),),
+        "LookIntoTheChangelog": (("StringLike", "s3:prefix", ("changes/*",)),),
+        "SearchForTheExport": (),
+    }
+
+
+def test_no_bucket_is_listed_by_the_prefix_of_another():
+    places = (S3Folder("a", "x"), S3Folder("b", "y/z"), S3Folder("a", "v"), S3Folder("c"))
+    found = by_sid(Features(tables=(ORDERS,), request_exports=False, changelogs=places))
+    listed = {sid: each for sid, each in found.items() if each.actions == ("s3:ListBucket",)}
+    assert {sid: (each.resources, each.conditions) for sid, each in listed.items()} == {
+        "LookIntoTheChangelog1": (
+            ("arn:aws:s3:::a",),
+            (("StringLike", "s3:prefix", ("x/*", "v/*")),),
+        ),
+        "LookIntoTheChangelog2": (("arn:aws:s3:::b",), (("StringLike", "s3:prefix", ("y/z/*",)),)),
+        "LookIntoTheChangelog3": (("arn:aws:s3:::c",), ()),
+    }
+
+
+@pytest.mark.parametrize(
+    ("partition", "region", "suffix"),
+    [("aws", "eu-west-1", "amazonaws.com"), ("aws-cn", "cn-north-1", "amazonaws.com.cn")],
+)
+def test_keys_are_used_by_services_of_their_region_only(partition, region, suffix):
+    key = f"arn:{partition}:kms:{region}:111122223333:key/0a1b"
+    found = by_sid(dataclasses.replace(EVERYTHING, bucket_key=key, table_keys=(key,)))
+    via = {
+        sid: each.conditions
+        for sid, each in found.items()
+        if any(action.startswith("kms:") for action in each.actions)
+    }
+    s3, dynamodb = f"s3.{region}.{suffix}", f"dynamodb.{region}.{suffix}"
+    assert via == {
+        "UseTheTablesKey": (("StringEquals", "kms:ViaService", (dynamodb,)),),
+        # The doctor asks for it by itself.
+        "SeeTheTablesKey": (),
+        "UseTheKey": (("StringEquals", "kms:ViaService", (s3, dynamodb)),),
+        "UseTheKeyToRead": (("StringEquals", "kms:ViaService", (s3,)),),
+    }
 
 
 def test_writing_belongs_to_who_requests_and_reading_to_who_reads():

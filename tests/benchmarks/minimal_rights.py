@@ -25,6 +25,13 @@ class _NoCapture:
         return "", ""
 
 
+def described(right):
+    """A right of the catalogue in one line."""
+    action, resource, conditions = right
+    where = "".join(f" ({key} {', '.join(values)})" for _, key, values in conditions)
+    return f"{action} on {resource}{where}"
+
+
 def verdict(code, said, missing):
     """What is wrong with the end of a run; empty for nothing."""
     if missing is None:
@@ -54,7 +61,7 @@ def main():
                 code = world.replicate(rights, world.in_s3)
         problem = verdict(code, said.getvalue().splitlines(), missing)
         wrong += bool(problem)
-        name = "nothing is missing" if missing is None else f"without {' on '.join(missing)}"
+        name = "nothing is missing" if missing is None else f"without {described(missing)}"
         print(f"{'WRONG' if problem else 'ok':<6} exit code {code}  {name}  {problem}", flush=True)
     print(f"{len(needed)} runs, {wrong} wrong, {time.perf_counter() - began:.0f} s")
     return min(1, wrong)

@@ -7,9 +7,16 @@ import pytest
 from botocore.awsrequest import AWSResponse
 
 from tests.export.builders import ARN, BUCKET, TABLE, TABLE_ID, TIME, items
-from transforms import storage
-from transforms.aws.beam_s3 import s3_io
-from transforms.errors import AwsAccessError, DynabeamError, ExportIntegrityError, StateError
+from transforms import conditional_writes, storage
+from transforms.aws.beam_s3 import s3_client, s3_io
+from transforms.conditional_writes import put_if_absent, read_with_tag
+from transforms.errors import (
+    AwsAccessError,
+    DynabeamError,
+    ExportIntegrityError,
+    SinkError,
+    StateError,
+)
 from transforms.export.acquire import Acquisition, acquire
 from transforms.export.elements import SnapshotRequest
 from transforms.export.fetch import fetched
@@ -39,8 +46,8 @@ def export(sim):
 
 
 @contextmanager
-def refused(code, message, status=403):
-    """S3 shows objects, and answers GetObject with an error."""
+def refused(code, message, status=403, to="GetObject"):
+    """S3 shows objects, and answers GetObject, or another operation, with an error."""
     body = f"<Error><Code>{code}</Code><Message>{message}</Message></Error>".encode()
 
     class Raw:
@@ -53,12 +60,15 @@ def refused(code, message, status=403):
     def answer(request, **_):
         return AWSResponse(request.url, status, {"content-type": "application/xml"}, Raw())
 
-    events = s3_io().client.client.meta.events
-    events.register("before-send.s3.GetObject", answer)
+    # Those of files, and those of files with conditions.
+    clients = (s3_io().client.client, s3_client(conditional_writes._S3_CONFIG))
+    for client in clients:
+        client.meta.events.register(f"before-send.s3.{to}", answer)
     try:
         yield
     finally:
-        events.unregister("before-send.s3.GetObject", answer)
+        for client in clients:
+            client.meta.events.unregister(f"before-send.s3.{to}", answer)
 
 
 def archive(sim, path):
@@ -78,7 +88,12 @@ def ways(path, file):
         "state": lambda: storage.read_bytes(path, StateError),
         "size": lambda: file_size(file.path),
         "data": lambda: fetched(file).__enter__(),
+        "lease": lambda: read_with_tag(path),
+        "marker": lambda: storage.read_end(path, 8, SinkError),
     }
+
+
+WAYS = ["state", "size", "data", "lease", "marker"]
 
 
 class TestArchived:
@@ -88,7 +103,7 @@ class TestArchived:
         with pytest.raises(ExportIntegrityError, match=r"archived.*aws s3api restore-object"):
             look(request)
 
-    @pytest.mark.parametrize("way", ["state", "size", "data"])
+    @pytest.mark.parametrize("way", WAYS)
     def test_files(self, sim, export, way):
         _, request = export
         file = next(each for each in look(request).manifest.files if each.item_count)
@@ -103,7 +118,7 @@ class TestArchived:
 
 
 class TestKey:
-    @pytest.mark.parametrize("way", ["state", "size", "data"])
+    @pytest.mark.parametrize("way", WAYS)
     def test_decrypt_is_denied(self, export, way):
         _, request = export
         file = next(each for each in look(request).manifest.files if each.item_count)
@@ -126,11 +141,29 @@ class TestKey:
 
     def test_a_key_that_is_off(self, export):
         summary, _ = export
-        with (
-            refused("KMS.DisabledException", f"{KEY_ARN} is disabled.", 400),
-            pytest.raises(StateError, match="Turn the KMS key on"),
-        ):
-            storage.read_bytes(summary, StateError)
+        for read in (read_with_tag, lambda path: storage.read_bytes(path, StateError)):
+            with (
+                refused("KMS.DisabledException", f"{KEY_ARN} is disabled.", 400),
+                pytest.raises(StateError, match="Turn the KMS key on"),
+            ):
+                read(summary)
+
+    @pytest.mark.parametrize(
+        ("call", "write"),
+        [
+            ("PutObject", lambda path: put_if_absent(path, b"x")),
+            ("CreateMultipartUpload", lambda path: storage.write_atomic(path, b"x", SinkError)),
+            ("UploadPart", lambda path: storage.write_atomic(path, b"x", SinkError)),
+            ("CopyObject", lambda path: storage.move(f"{path}-old", path, SinkError)),
+        ],
+    )
+    def test_no_key_to_write_with(self, sim, call, write):
+        sim.s3_put(BUCKET, "new-old", b"x")
+        message = KMS_DENIED.replace("Decrypt", "GenerateDataKey")
+        with refused("AccessDenied", message, to=call), pytest.raises(AwsAccessError) as told:
+            write(f"s3://{BUCKET}/new")
+        wanted = f'"Action": "kms:GenerateDataKey", "Resource": "{KEY_ARN}"'
+        assert wanted in str(told.value)
 
 
 def test_get_object_is_denied_and_nothing_else(export):

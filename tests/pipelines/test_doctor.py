@@ -25,7 +25,7 @@ from pipelines.options import parse_replicate
 from pipelines.state_directory import StateDirectory
 from tests.pipelines.runs import ORDERS_ARN
 from tests.sinks.postgres_server import server_for_tests
-from transforms.aws.permissions import permissions
+from transforms.aws.permissions import condition_block, permissions
 from transforms.aws.session import AwsAccess
 from transforms.errors import TableError
 from transforms.sinks.registry import RunnerFacts
@@ -85,9 +85,13 @@ def without(sim, missing):
         "Statement": [
             SIMULATE,
             *(
-                {"Effect": "Allow", "Action": action, "Resource": sorted(resources)}
-                for action, resources in catalogue(sim).items()
-                if action != missing
+                {
+                    "Effect": "Allow",
+                    "Action": [action for action in each.actions if action != missing],
+                    "Resource": list(each.resources),
+                    "Condition": condition_block(each.conditions),
+                }
+                for each in permissions(features_of(options_of(sim), [ORDERS_ARN]))
             ),
         ]
     }

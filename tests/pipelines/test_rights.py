@@ -11,8 +11,8 @@ from pipelines.command_line import main
 from pipelines.features import features_of
 from pipelines.options import parse_replicate
 from tests.pipelines.runs import ORDERS_ARN, World, orders
-from transforms.aws.permissions import permissions
-from transforms.testing.iam import Iam, Right
+from transforms.aws.permissions import condition_block, permissions
+from transforms.testing.iam import Iam
 
 KEY = "limited"
 
@@ -38,10 +38,10 @@ class LimitedWorld(World):
         self.local = [f"--state_dir={self.state_dir}", f"--sink=file:///{self.changelog}"]
 
     def needed(self, places):
-        """Actions and resources of the catalogue."""
+        """Actions, resources and conditions of the catalogue."""
         features = features_of(parse_replicate([*self.arguments, *places]), [ORDERS_ARN])
         return [
-            (action, resource)
+            (action, resource, each.conditions)
             for each in permissions(features)
             for action in each.actions
             for resource in each.resources
@@ -49,13 +49,14 @@ class LimitedWorld(World):
 
     def replicate(self, rights, places):
         """A run with nothing but these rights; returns the exit code."""
-        statements = [
-            {"Effect": "Allow", "Action": action, "Resource": resource}
-            for action, resource in rights
-        ]
-        self.sim.set_policies(KEY, [{"Statement": statements}])
+        self.sim.set_policies(KEY, [{"Statement": [statement(*each) for each in rights]}])
         self.capsys.readouterr()
         return main(["replicate", *self.arguments, *places])
+
+
+def statement(action, resource, conditions):
+    allow = {"Effect": "Allow", "Action": action, "Resource": resource}
+    return {**allow, "Condition": condition_block(conditions)}
 
 
 @pytest.fixture
@@ -72,6 +73,12 @@ def test_sufficient_and_each_right_is_used(limited, more):
     needed = limited.needed(limited.in_s3)
     assert limited.replicate(needed, limited.in_s3) == 0, limited.capsys.readouterr().err
     assert limited.sim.objects.keys("lake", "changes/orders/dynabeam_round=")
+    # Missing objects are seen without listing more than the folders.
+    listed = [each for each in needed if each[0] == "s3:ListBucket"]
+    assert [(each[1], each[2][0][2]) for each in listed] == [
+        ("arn:aws:s3:::lake", ("state/*",)),
+        ("arn:aws:s3:::lake", ("changes/*",)),
+    ]
     used = limited.sim.used_rights(KEY)
     assert [each for each in used if not granted(each, needed)] == []
     assert [each for each in needed if not any(granted(right, [each]) for right in used)] == []
@@ -80,9 +87,8 @@ def test_sufficient_and_each_right_is_used(limited, more):
 def granted(right, statements):
     """Whether one of these statements allows it."""
     iam = Iam()
-    allow = [{"Effect": "Allow", "Action": each[0], "Resource": each[1]} for each in statements]
-    iam.set_policies(KEY, [{"Statement": allow}])
-    return not iam.denial(KEY, Right(right.action, right.resource))
+    iam.set_policies(KEY, [{"Statement": [statement(*each) for each in statements]}])
+    return not iam.denial(KEY, right)
 
 
 @pytest.mark.parametrize(

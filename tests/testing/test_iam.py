@@ -86,8 +86,39 @@ class TestRules:
         assert iam.denial(KEY, GET) == ""
 
     @pytest.mark.parametrize(
+        ("condition", "prefix", "allowed"),
+        [
+            ({"StringLike": {"s3:prefix": "state/*"}}, "state/", True),
+            ({"StringLike": {"s3:prefix": ["x", "state/?"]}}, "state/a", True),
+            ({"StringLike": {"S3:Prefix": "state/*"}}, "state", False),
+            ({"StringLike": {"s3:prefix": "state/*"}}, None, False),
+            ({"StringLikeIfExists": {"s3:prefix": "state/*"}}, None, True),
+            ({"StringLikeIfExists": {"s3:prefix": "state/*"}}, "other/", False),
+            ({"StringEquals": {"s3:prefix": "state/*"}}, "state/a", False),
+            ({"StringEquals": {"s3:prefix": ["", "state/"]}}, "", True),
+            ({"StringEqualsIfExists": {"s3:prefix": "state/"}}, None, True),
+            (
+                {"StringLike": {"s3:prefix": "*"}, "StringEquals": {"kms:ViaService": "s3"}},
+                "state/",
+                False,
+            ),
+        ],
+    )
+    def test_conditions(self, condition, prefix, allowed):
+        context = () if prefix is None else (("s3:prefix", prefix),)
+        right = Right("s3:ListBucket", "arn:aws:s3:::lake", context)
+        found = denial(right, {**allow("s3:ListBucket"), "Condition": condition})
+        assert (found == "") is allowed
+        # A denial under a condition holds only where the condition does.
+        deny = {**allow("*", effect="Deny"), "Condition": condition}
+        assert (denial(right, allow("*"), deny) != "") is allowed
+
+    @pytest.mark.parametrize(
         "statement",
         [
+            {**allow("*"), "Condition": {"StringNotLike": {"s3:prefix": "x"}}},
+            {**allow("*"), "Condition": {"StringLike": {"aws:PrincipalArn": "x"}}},
+            {**allow("*"), "Condition": {"StringLike": {"s3:prefix": "${aws:username}/*"}}},
             {**allow("*"), "Condition": {"Bool": {"aws:SecureTransport": "true"}}},
             {**allow("*"), "Principal": "*"},
             {"Effect": "allow", "Action": "*", "Resource": "*"},
@@ -228,6 +259,26 @@ class TestS3:
         sim.set_policies(KEY, [policy(allow(["s3:GetObject", "s3:ListBucket"]))])
         assert code_of(client.get_object, Bucket="bucket", Key="nope") == "NoSuchKey"
 
+    def test_a_listing_of_a_prefix_only(self, sim, limited):
+        sim.s3_put("bucket", "state/there", b"x")
+        read = allow("s3:GetObject", "arn:aws:s3:::bucket/*")
+        look = {
+            **allow("s3:ListBucket", "arn:aws:s3:::bucket"),
+            "Condition": {"StringLike": {"s3:prefix": "state/*"}},
+        }
+        sim.set_policies(KEY, [policy(read, look)])
+        client = limited("s3")
+        listed = client.list_objects_v2(Bucket="bucket", Prefix="state/")
+        assert [each["Key"] for each in listed["Contents"]] == ["state/there"]
+        assert sim.used_rights(KEY) == [
+            Right("s3:ListBucket", "arn:aws:s3:::bucket", (("s3:prefix", "state/"),))
+        ]
+        for other in ({}, {"Prefix": ""}, {"Prefix": "state"}):
+            assert code_of(client.list_objects_v2, Bucket="bucket", **other) == "AccessDenied"
+        # Such a request names no prefix, so it does not tell that the object is missing.
+        assert code_of(client.get_object, Bucket="bucket", Key="state/nope") == "AccessDenied"
+        assert code_of(client.head_object, Bucket="bucket", Key="state/nope") == "403"
+
     def test_copies_need_the_source_too(self, sim, limited):
         sim.s3_put("bucket", "from", b"x")
         sim.set_policies(KEY, [policy(allow("s3:PutObject"))])
@@ -307,6 +358,26 @@ class TestSimulation:
         assert simulate("dynamodb:DescribeTable", TABLE) == ["allowed"]
         assert simulate("dynamodb:DescribeTable", TABLE + "2") == ["implicitDeny"]
         assert simulate("dynamodb:PutItem", TABLE) == ["explicitDeny"]
+
+    def test_with_what_conditions_look_at(self, sim, limited):
+        via = {"StringEquals": {"kms:ViaService": "s3.eu-west-1.amazonaws.com"}}
+        decrypt = {**allow("kms:Decrypt"), "Condition": via}
+        sim.set_policies(KEY, [policy(allow("iam:SimulatePrincipalPolicy"), decrypt)])
+        found = []
+        for value in ("s3.eu-west-1.amazonaws.com", "ec2.eu-west-1.amazonaws.com"):
+            answer = limited("iam").simulate_principal_policy(
+                PolicySourceArn=sim.user_arn,
+                ActionNames=["kms:Decrypt"],
+                ContextEntries=[
+                    {
+                        "ContextKeyName": "kms:ViaService",
+                        "ContextKeyValues": [value],
+                        "ContextKeyType": "string",
+                    }
+                ],
+            )
+            found.append(answer["EvaluationResults"][0]["EvalDecision"])
+        assert found == ["allowed", "implicitDeny"]
 
     def test_asking_is_a_right_too(self, sim, simulate):
         sim.set_policies(KEY, [policy(allow("dynamodb:*"))])

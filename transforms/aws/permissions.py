@@ -7,12 +7,15 @@ S3 client below `transforms.storage`, uses it:
 
 * HeadObject and GetObject need `s3:GetObject`; ListObjectsV2 needs `s3:ListBucket`, and so does the
   answer that an object does not exist (without it S3 answers 403 instead of 404). So a folder that
-  is looked into needs it, and the files of an export, which its manifest names, do not. It comes
-  without a condition on the prefix: that one would not be met by HeadObject.
+  is looked into needs it, and the files of an export, which its manifest names, do not. It is bound
+  to the folder by a condition on `s3:prefix`, which HeadObject and GetObject do not carry: after a
+  403 of theirs the object is listed (`transforms.s3_answers.is_missing`).
 * A multipart upload needs `s3:PutObject`; a copy that too, and `s3:GetObject` of the source.
 * DynamoDB writes an export with the rights of whoever requests it: `s3:AbortMultipartUpload`,
   `s3:PutObject` and `s3:PutObjectAcl` on the bucket's objects, and the use of the keys (DynamoDB
   developer guide, "Requesting a table export in DynamoDB").
+* Keys are used by S3 and DynamoDB for the caller, so the use is bound to these by `kms:ViaService`
+  (KMS developer guide, "AWS KMS condition keys"); DescribeKey is called by `dynabeam doctor` too.
 * ListTables, ListExports and the tagging API's GetResources are not bound to a resource (service
   authorization reference).
 
@@ -24,7 +27,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Literal
 
 import botocore.session
@@ -33,18 +36,24 @@ from botocore.exceptions import UnknownRegionError
 from transforms.errors import ConfigurationError
 
 __all__ = [
+    "Condition",
     "Features",
     "Identity",
     "Permission",
     "S3Folder",
+    "condition_block",
     "partition_of",
     "permissions",
     "table_arn",
+    "via_services",
 ]
 
 Identity = Literal["source", "bucket", "operator", "worker"]
 """Who needs a right: `source` reads tables and requests exports, `bucket` uses S3, `operator` runs
 `dynabeam setup --apply`, `worker` is what the workers run as, and assumes the others' roles."""
+
+Condition = tuple[str, str, tuple[str, ...]]
+"""Operator, key and values of a condition, such as `StringLike`, `s3:prefix`, `("state/*",)`."""
 
 EXPORT_WRITE_ACTIONS = ("s3:AbortMultipartUpload", "s3:PutObject", "s3:PutObjectAcl")
 _DEFAULT_PARTITION = "aws"
@@ -56,12 +65,13 @@ class Permission:
     """What one purpose needs.
 
     Attributes:
-        sid: Stable name, letters only, for the statement of a policy.
+        sid: Stable name for the statement of a policy: letters, and a number if there are several.
         actions: IAM actions, sorted.
         resources: ARNs, with the wildcards of IAM.
         purpose: What it is for, as half a sentence.
         identity: Who needs it.
         optional: True if a run works without it, and knows less.
+        conditions: What the requests have in common: operator, key and values of IAM's conditions.
     """
 
     sid: str
@@ -70,6 +80,7 @@ class Permission:
     purpose: str
     identity: Identity = "source"
     optional: bool = False
+    conditions: tuple[Condition, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +111,52 @@ class S3Folder:
     def bucket_arn(self, partition: str) -> str:
         """The ARN of its bucket."""
         return f"arn:{partition}:s3:::{self.bucket}"
+
+
+def condition_block(conditions: Iterable[Condition]) -> dict[str, dict[str, str | list[str]]]:
+    """The conditions as a statement has them."""
+    found: dict[str, dict[str, str | list[str]]] = {}
+    for operator, key, values in conditions:
+        plain = values[0] if len(values) == 1 else list(values)
+        found.setdefault(operator, {})[key] = plain
+    return found
+
+
+def via_services(key_arns: Iterable[str], services: Iterable[str]) -> tuple[Condition, ...]:
+    """That keys are used by way of services of their own regions only.
+
+    Args:
+        key_arns: ARNs of the keys.
+        services: Such as `s3` and `dynamodb`.
+    """
+    # arn:PARTITION:kms:REGION:ACCOUNT:key/ID
+    places = dict.fromkeys(tuple(arn.split(":")[1:4:2]) for arn in key_arns)
+    hosts = tuple(
+        f"{service}.{region}.{_dns_suffix(partition)}"
+        for partition, region in places
+        for service in services
+    )
+    return (("StringEquals", "kms:ViaService", hosts),) if hosts else ()
+
+
+def _listing(
+    sid: str, folders: Iterable[S3Folder], partition: str, purpose: str
+) -> Iterator[Permission]:
+    """The right to list folders: one entry a bucket, so that none has the prefixes of another."""
+    by_bucket: dict[str, list[S3Folder]] = {}
+    for folder in folders:
+        by_bucket.setdefault(folder.bucket, []).append(folder)
+    for number, there in enumerate(by_bucket.values(), 1):
+        prefixes = tuple(dict.fromkeys(f"{each.prefix}/*" for each in there))
+        whole = not all(each.prefix for each in there)
+        yield Permission(
+            sid if len(by_bucket) == 1 else f"{sid}{number}",
+            ("s3:ListBucket",),
+            (there[0].bucket_arn(partition),),
+            purpose,
+            "bucket",
+            conditions=() if whole else (("StringLike", "s3:prefix", prefixes),),
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,6 +215,13 @@ def partition_of(region: str) -> str:
         return str(botocore.session.get_session().get_partition_for_region(region))
     except UnknownRegionError:
         return _DEFAULT_PARTITION
+
+
+@functools.cache
+def _dns_suffix(partition: str) -> str:
+    found = botocore.session.get_session().get_component("data_loader").load_data("partitions")
+    suffixes = {each["id"]: each["outputs"]["dnsSuffix"] for each in found["partitions"]}
+    return str(suffixes.get(partition, suffixes[_DEFAULT_PARTITION]))
 
 
 def table_arn(name: str, *, region: str, account: str, partition: str = "") -> str:
@@ -254,33 +318,38 @@ def _of_exports(features: Features) -> Iterator[Permission]:
         "bucket",
     )
     if features.search_exports:
-        yield Permission(
-            "SearchForTheExport",
-            ("s3:ListBucket",),
-            _unique(place.bucket_arn(partition) for place in features.exports),
-            "find an export's manifest in a folder",
-            "bucket",
-        )
+        purpose = "find an export's manifest in a folder"
+        yield from _listing("SearchForTheExport", features.exports, partition, purpose)
 
 
 def _of_keys(features: Features) -> Iterator[Permission]:
     # CDK grants readers of tables and streams the same two (aws-dynamodb/lib/perms.ts).
+    purpose = "read tables that a customer managed key encrypts"
     yield Permission(
         "UseTheTablesKey",
-        ("kms:Decrypt", "kms:DescribeKey"),
+        ("kms:Decrypt",),
         features.table_keys,
-        "read tables that a customer managed key encrypts",
+        purpose,
+        conditions=via_services(features.table_keys, ("dynamodb",)),
     )
+    yield Permission("SeeTheTablesKey", ("kms:DescribeKey",), features.table_keys, purpose)
     key = (features.bucket_key,) if features.bucket_key else ()
     # S3 user guide, "Multipart upload and permissions": an upload of several parts is decrypted
     # too. Who writes may therefore read.
     write = ("kms:Decrypt", "kms:GenerateDataKey")
     if features.request_exports:
-        yield Permission("UseTheKey", write, key, "write exports to an encrypted bucket")
+        via = via_services(key, ("s3", "dynamodb"))
+        purpose = "write exports to an encrypted bucket"
+        yield Permission("UseTheKey", write, key, purpose, conditions=via)
         if features.bucket_role == features.source_role:
             return
     yield Permission(
-        "UseTheKeyToRead", ("kms:Decrypt",), key, "read exports of an encrypted bucket", "bucket"
+        "UseTheKeyToRead",
+        ("kms:Decrypt",),
+        key,
+        "read exports of an encrypted bucket",
+        "bucket",
+        conditions=via_services(key, ("s3",)),
     )
 
 
@@ -294,9 +363,8 @@ def _of_folders(features: Features) -> Iterator[Permission]:
     for keep, look, folders, what in kinds:
         there = [folder for folder in folders if folder is not None]
         objects = _unique(folder.objects_arn(partition) for folder in there)
-        buckets = _unique(folder.bucket_arn(partition) for folder in there)
         yield Permission(keep, use, objects, f"keep files of {what}", "bucket")
-        yield Permission(look, ("s3:ListBucket",), buckets, f"list files of {what}", "bucket")
+        yield from _listing(look, there, partition, f"list files of {what}")
 
 
 def _of_roles(features: Features) -> Iterator[Permission]:

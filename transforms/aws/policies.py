@@ -15,7 +15,14 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
-from transforms.aws.permissions import EXPORT_WRITE_ACTIONS, Features, Permission, permissions
+from transforms.aws.permissions import (
+    EXPORT_WRITE_ACTIONS,
+    Features,
+    Permission,
+    condition_block,
+    permissions,
+    via_services,
+)
 from transforms.aws.roles import Role
 
 __all__ = [
@@ -200,6 +207,11 @@ def _key_policy(features: Features, principals: Principals) -> Policy:
         statements.append(
             _allow("LetTheKeyDecrypt", principals.user_of_buckets, ("kms:Decrypt",), "*")
         )
+    # In a key's policy `*` is the key itself; nobody is to decrypt with it but by these services.
+    for each in statements:
+        writes = "kms:GenerateDataKey" in each["Action"]
+        via = via_services((features.bucket_key,), ("s3", "dynamodb") if writes else ("s3",))
+        each["Condition"] = condition_block(via)
     purpose = (
         "Add this to the key's policy if the key is another account's, or its policy does not "
         "leave the matter to IAM as the default one does."
@@ -231,12 +243,15 @@ def _allow(sid: str, principal: str, actions: Sequence[str], resource: str) -> d
 
 
 def _statement(permission: Permission) -> dict[str, Any]:
-    return {
+    statement: dict[str, Any] = {
         "Sid": permission.sid,
         "Effect": "Allow",
         "Action": _plain(permission.actions),
         "Resource": _plain(permission.resources),
     }
+    if permission.conditions:
+        statement["Condition"] = condition_block(permission.conditions)
+    return statement
 
 
 def _plain(values: Sequence[str]) -> str | list[str]:

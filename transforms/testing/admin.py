@@ -84,7 +84,8 @@ _CALLS: dict[str, Callable[[Simulator, dict[str, Any]], Any]] = {
     "records": lambda sim, given: sim.records(given["table"]),
     "set_policies": lambda sim, given: sim.set_policies(given["access_key"], given["policies"]),
     "used_rights": lambda sim, given: [
-        [right.action, right.resource] for right in sim.used_rights(given["access_key"])
+        [right.action, right.resource, right.context]
+        for right in sim.used_rights(given["access_key"])
     ],
     "stats": lambda sim, _: sim.stats.to_json(),
 }

@@ -4,8 +4,11 @@
 An access key without policies may do everything, as long as nobody sets any. Rules as IAM has them:
 what nothing allows is denied, an explicit Deny wins, `*` and `?` are wildcards, names of actions
 are compared without case and resources with it. A wildcard goes across the colons of an ARN too.
-Policies with elements that are not evaluated here (Condition, Principal) are refused, so that a
-test never passes because of one that was passed over.
+Of conditions, those of strings (`StringEquals`, `StringLike`, each also with `IfExists`) on the
+keys `s3:prefix`, `kms:ViaService` and `sts:ExternalId` are evaluated; a key that the request does
+not have fails its condition, so a policy that allows listings of a prefix only does not show that
+an object is missing. Policies with other elements are refused, so that a test never passes because
+of one that was passed over.
 """
 
 from __future__ import annotations
@@ -13,23 +16,34 @@ from __future__ import annotations
 import functools
 import re
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from email.message import Message
 from typing import Any
 
-__all__ = ["Iam", "Right", "key_of_caller"]
+__all__ = ["CONTEXT_KEYS", "Iam", "Right", "key_of_caller"]
 
 _CREDENTIAL = re.compile(r"Credential=([^/,\s]+)/")
-_ELEMENTS = {"Sid", "Effect", "Action", "NotAction", "Resource", "NotResource"}
+_ELEMENTS = {"Sid", "Effect", "Action", "NotAction", "Resource", "NotResource", "Condition"}
+_OPERATORS = {"StringEquals", "StringLike"}
+_IF_EXISTS = "IfExists"
+CONTEXT_KEYS = {"s3:prefix", "kms:viaservice", "sts:externalid"}
+"""Keys that conditions may name, in small letters: IAM compares them without case."""
 
 
 @dataclass(frozen=True, order=True)
 class Right:
-    """An action on a resource, such as `dynamodb:GetRecords` on a stream's ARN."""
+    """An action on a resource, such as `dynamodb:GetRecords` on a stream's ARN.
+
+    Attributes:
+        action: The action.
+        resource: ARN of the resource.
+        context: What conditions look at: pairs of a key, in small letters, and its value.
+    """
 
     action: str
     resource: str
+    context: tuple[tuple[str, str], ...] = ()
 
 
 class Iam:
@@ -94,18 +108,40 @@ def key_of_caller(headers: Message[str, str]) -> str:
 
 
 @dataclass(frozen=True)
+class _Condition:
+    like: bool
+    if_exists: bool
+    key: str
+    values: tuple[str, ...]
+
+    def holds(self, context: Mapping[str, str]) -> bool:
+        found = context.get(self.key)
+        if found is None:
+            return self.if_exists
+        if self.like:
+            return any(_matches(each, found) for each in self.values)
+        return found in self.values
+
+
+@dataclass(frozen=True)
 class _Statement:
     allows: bool
     actions: tuple[str, ...]
     but_actions: bool
     resources: tuple[str, ...]
     but_resources: bool
+    conditions: tuple[_Condition, ...]
 
     def covers(self, right: Right) -> bool:
         action, resource = right.action.lower(), right.resource
         named = any(_matches(each.lower(), action) for each in self.actions)
         there = any(_matches(each, resource) for each in self.resources)
-        return named != self.but_actions and there != self.but_resources
+        context = dict(right.context)
+        return (
+            named != self.but_actions
+            and there != self.but_resources
+            and all(each.holds(context) for each in self.conditions)
+        )
 
 
 def _statements(policies: Sequence[Mapping[str, Any]]) -> list[_Statement]:
@@ -132,7 +168,22 @@ def _statement(given: Mapping[str, Any]) -> _Statement:
         but_actions="NotAction" in given,
         resources=_texts(given.get("Resource", given.get("NotResource"))),
         but_resources="NotResource" in given,
+        conditions=tuple(_conditions(given)),
     )
+
+
+def _conditions(given: Mapping[str, Any]) -> Iterator[_Condition]:
+    for operator, tests in given.get("Condition", {}).items():
+        plain = operator.removesuffix(_IF_EXISTS)
+        for key, value in tests.items():
+            values = _texts(value)
+            # `${` begins a variable, such as the name of the user.
+            variables = any("${" in each for each in values)
+            if plain not in _OPERATORS or key.lower() not in CONTEXT_KEYS or variables:
+                raise ValueError(f"not evaluated by the simulator: {operator} {key} in {given}")
+            yield _Condition(
+                plain == "StringLike", operator.endswith(_IF_EXISTS), key.lower(), values
+            )
 
 
 def _texts(value: Any) -> tuple[str, ...]:

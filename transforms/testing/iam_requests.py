@@ -7,6 +7,7 @@ for on `*`, so only a statement for all resources allows them.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from email.message import Message
 from typing import TYPE_CHECKING, Any
@@ -71,6 +72,10 @@ def s3_rights(method: str, target: str, headers: Message[str, str], body: bytes)
     if "delete" in parse_qs(query, keep_blank_values=True):
         keys = body.decode().split("<Key>")[1:]
         return [_right("DeleteObject", f"{place}/{each.split('</Key>')[0]}") for each in keys]
+    if action == "ListBucket":
+        asked = parse_qs(query, keep_blank_values=True)
+        context = tuple(("s3:prefix", each) for each in asked.get("prefix", ())[:1])
+        return [dataclasses.replace(_right(action, place), context=context)]
     rights = [_right(_S3_RIGHTS.get(action, action), place)]
     if action == "PutObject" and headers.get("If-Match"):
         # The answer would tell what is there.
@@ -102,6 +107,8 @@ def refuse_denied(simulator: Simulator, access_key: str, rights: list[Right]) ->
 
 def hide_absence(simulator: Simulator, access_key: str, rights: list[Right]) -> None:
     """Answers for an object that is not there, as S3 does to those who may not list the bucket.
+
+    Such a request has no `s3:prefix`: who may list some prefixes only is answered so too.
 
     Raises:
         ApiError: `AccessDenied`, which names `s3:ListBucket`.

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs
 from xml.sax.saxutils import escape
@@ -41,8 +42,9 @@ def simulate_principal_policy(
         return 403, _error("AccessDenied", error.message)
     if principal != simulator.user_arn:
         return 404, _error("NoSuchEntity", f"The entity {principal} cannot be found.")
+    context = tuple(_context(form))
     results = "".join(
-        _result(simulator, access_key, Right(action, resource))
+        _result(simulator, access_key, Right(action, resource, context))
         for action in _members(form, "ActionNames")
         for resource in _members(form, "ResourceArns") or ["*"]
     )
@@ -71,6 +73,14 @@ def _members(form: dict[str, str], name: str) -> list[str]:
     while (value := form.get(f"{name}.member.{len(found) + 1}")) is not None:
         found.append(value)
     return found
+
+
+def _context(form: dict[str, str]) -> Iterator[tuple[str, str]]:
+    number = 1
+    while (key := form.get(f"ContextEntries.member.{number}.ContextKeyName")) is not None:
+        values = _members(form, f"ContextEntries.member.{number}.ContextKeyValues")
+        yield key.lower(), values[0]
+        number += 1
 
 
 def _error(code: str, message: str) -> bytes:

@@ -89,7 +89,10 @@ class RemoteSimulator:
 
     def used_rights(self, access_key: str) -> list[Right]:
         """See `Simulator.used_rights`."""
-        return [Right(*each) for each in self._call("used_rights", access_key=access_key)]
+        return [
+            Right(action, resource, tuple((key, value) for key, value in context))
+            for action, resource, context in self._call("used_rights", access_key=access_key)
+        ]
 
     def stats(self) -> dict[str, Any]:
         """`Stats.to_json` of the simulator."""

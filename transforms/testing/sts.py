@@ -151,8 +151,10 @@ class Sts:
             f" resource: {arn}",
             403,
         )
+        given = form.get("ExternalId")
+        context = (("sts:externalid", given),) if given is not None else ()
         try:
-            refuse_denied(self._simulator, caller, [Right("sts:AssumeRole", arn)])
+            refuse_denied(self._simulator, caller, [Right("sts:AssumeRole", arn, context)])
         except ApiError as error:
             raise refused from error
         ends = time.time() + self.session_seconds
