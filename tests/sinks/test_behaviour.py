@@ -310,6 +310,7 @@ UNFIT = {
     "escape": b'{"S":"\\x"}',
     "text": b'"x',
 }
+DEEP = {"500 levels", "500 maps", "1000 levels", "20000 levels"}
 
 
 class TestUnfitImages:
@@ -318,6 +319,9 @@ class TestUnfitImages:
     @pytest.mark.parametrize("first", [True, False], ids=["before", "behind"])
     def test_each_row_is_written_or_a_dead_letter(self, target, tmp_path, first):
         given = {**{name: value.encode() for name, value in FIT.items()}, **UNFIT}
+        if target.uri.startswith("duckdb"):
+            # A row there, which no reader of Python's can read back: see `test_duckdb_refused`.
+            given = {name: value for name, value in given.items() if name not in DEEP}
         changes = [Change(1, item(name)) for name in given] + [Change(1, item("good"))]
         block = only_block(ORDERS, changes)
         images = [b'{"id":{"S":"%s"},"v":%s}' % (name.encode(), v) for name, v in given.items()]
@@ -349,7 +353,7 @@ class TestUnfitImages:
         keys = {name: encode_key(item(name), ORDERS.keys) for name in given}
         assert {name for name in FIT if keys[name] in refused} <= {"number of JSON"}
         assert encode_key(item("good"), ORDERS.keys) in held
-        kept = {name for name in UNFIT if keys[name] not in refused}
+        kept = {name for name in UNFIT if name in keys and keys[name] not in refused}
         assert kept <= ({"half a pair", "half a pair in a name"} if target.is_postgresql else set())
         for key, found in held.items():
             if not target.nested_is_plain:

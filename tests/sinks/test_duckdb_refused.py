@@ -85,3 +85,52 @@ def test_what_is_not_about_rows_is_an_error(tmp_path):
     block = only_block(ORDERS, [Change(1, {"id": {"S": "a"}})])
     with pytest.raises(SinkError, match="belongs to state directory"):
         sink.apply_what_fits(lambda: iter([block]), round_number(1, state_id="other"))
+
+
+DEEP = b'{"id":{"S":"x"},"v":' + b'{"L":[' * 600 + b"%b" + b"]}" * 600 + b"}"
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=lambda each: each.id)
+@pytest.mark.parametrize(
+    "unfit",
+    [
+        b'{"id":{"S":"x"},"v":{"L":[{"S":"y"},]}}',
+        b'{"id":{"S":"x"},"v":{"N":NaN}}',
+        b'{"id":{"S":"x"},"v":-Infinity}',
+        b'{"id":{"S":"x"},}',
+        DEEP % b'{"S":"y"},',
+        DEEP % b"nan",
+    ],
+    ids=["comma", "NaN", "infinity", "last comma", "deep comma", "deep nan"],
+)
+def test_what_duckdb_takes_for_json_is_no_row_however_alone(target, tmp_path, unfit):
+    good = only_block(ORDERS, [Change(1, {"id": {"S": "x"}}), Change(1, {"id": {"S": "good"}})])
+    rows = good.rows.to_pylist()
+    rows[0]["new"] = unfit
+    block = good.with_rows(pa.RecordBatch.from_pylist(rows, schema=SCHEMA))
+    sink = target.open(tmp_path)
+    sink.check([ORDERS], NO_ROUND)
+    reports = sink.apply_what_fits(lambda: iter([block]), round_number(1))
+    letters = [
+        block_of_payload(DeadLetter.from_line(each.fields["letter"].encode()).raw)
+        for each in reports
+        if each.kind == "refused"
+    ]
+    assert [each.rows.column("new").to_pylist() for each in letters] == [[unfit]]
+    assert list(read_back(target, sink, [ORDERS])["orders"]) == [b"Sgood"]
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=lambda each: each.id)
+def test_what_only_looks_like_it_in_a_deep_text_is_a_row(target, tmp_path):
+    inner = b'{"S":"nan ,] \\" inf"}'
+    block = only_block(ORDERS, [Change(1, {"id": {"S": "x"}})])
+    row = {**block.rows.to_pylist()[0], "new": DEEP % inner}
+    block = block.with_rows(pa.RecordBatch.from_pylist([row], schema=SCHEMA))
+    sink = target.open(tmp_path)
+    sink.check([ORDERS], NO_ROUND)
+    reports = sink.apply_what_fits(lambda: iter([block]), round_number(1))
+    assert [each.kind for each in reports] == ["sink"]
+    with sink.connect() as connection:
+        rest = "item" if target.is_packed else "_other"
+        ((found,),) = connection.sql(f"SELECT {rest}->'v' FROM orders").fetchall()
+    assert found.encode() == (DEEP % inner)[len(b'{"id":{"S":"x"},"v":') : -1]

@@ -65,7 +65,7 @@ from transforms.sinks.duckdb_database import (
 )
 from transforms.sinks.duckdb_rows import MirrorTables, RoundRows
 from transforms.sinks.row_layout import LAYOUT_OPTIONS, row_options
-from transforms.sinks.unfit_images import refused_images, without_unfit
+from transforms.sinks.unfit_images import refused_images, split_malformed, without_unfit
 from transforms.sinks.uri import SinkUri, refuse_home
 from transforms.tables import Table
 from transforms.values.json_sql import quoted_name
@@ -234,6 +234,9 @@ class DuckDBMirror(Sink):
     ) -> list[Report]:
         """Applies blocks as `apply`; rows with images that cannot be laid out become dead letters.
 
+        Images that are no JSON objects are left out beforehand: DuckDB would take some of them
+        (`[1,]`, `NaN`), as long as nothing else in the round makes it fail.
+
         Args:
             blocks: Gives the blocks, as often as it is called.
             current: The round.
@@ -244,8 +247,10 @@ class DuckDBMirror(Sink):
         Raises:
             SinkError: As `apply`.
         """
+        malformed: list[Report] = []
         try:
-            return self._apply_in_memory(blocks, current)
+            fit = self._apply_in_memory(lambda: self._well_formed(blocks(), malformed), current)
+            return [*fit, *malformed]  # noqa: TRY300 - the list grows as the blocks are taken
         except (SinkError, ValueDecodeError, pa.ArrowInvalid) as error:
             if _lacked_memory(error):
                 raise
@@ -255,6 +260,14 @@ class DuckDBMirror(Sink):
                 raise
         fit = self._apply_in_memory(lambda: map(without_unfit, blocks()), current)
         return [*fit, *refused]
+
+    def _well_formed(self, blocks: Iterable[Block], malformed: list[Report]) -> Iterator[Block]:
+        """The blocks without rows that are no JSON objects, which `malformed` gets."""
+        malformed.clear()  # of a try before, which was rolled back
+        for block in blocks:
+            fit, refused = split_malformed(block, self.place)
+            malformed += refused
+            yield fit
 
     def _apply_in_memory(
         self, blocks: Callable[[], Iterable[Block]], current: Round
