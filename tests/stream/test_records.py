@@ -165,6 +165,20 @@ class TestTimes:
         page = PageParser(TABLE, 1, ARN).parse(raw, SHARD)
         assert b"1480642020.1234567" in rows(page)[0]["envelope"]
 
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "1800000000.1234569999999999999999999999999",
+            "1800000000.1234560000000000000000000000001",
+            "1800000000.123456e0" + "0" * 40,
+        ],
+    )
+    def test_more_digits_than_a_context_of_decimals_are_cut_not_rounded(self, text):
+        assert event_time_us(text) == 1_800_000_000_123_456
+        raw = body(record(S1, time=424242)).replace(b"424242", text.encode())
+        envelope = rows(PageParser(TABLE, 1, ARN).parse(raw, SHARD))[0]["envelope"]
+        assert (text.encode() in envelope) == ("e0" not in text)
+
     @pytest.mark.parametrize("text", ["-1", "1e40", '"now"', "null", "true", "[]"])
     def test_no_time_is_a_dead_letter(self, text):
         with pytest.raises(ValueDecodeError):

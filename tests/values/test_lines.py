@@ -222,6 +222,7 @@ class TestIncrementalLines:
             compact(change(micros="-1", Keys=KEYS)),
             compact(change(micros="soon", Keys=KEYS)),
             compact(change(micros="9223372036854775808", Keys=KEYS)),
+            compact(change(micros="253402300800000000", Keys=KEYS)),
             compact({"Metadata": {"WriteTimestampMicros": 1768386096366933}, "Keys": KEYS}),
             compact({"Metadata": {}, "Keys": KEYS}),
         ],

@@ -20,7 +20,7 @@ import functools
 import json
 import re
 from collections.abc import Iterable
-from decimal import Decimal, InvalidOperation
+from decimal import MAX_EMAX, MAX_PREC, MIN_EMIN, Context, Decimal, InvalidOperation
 from typing import Any
 
 import msgspec
@@ -49,6 +49,8 @@ _RECORD_LEVEL = 3  # brackets open in a record of {"Records":[{
 _BODY_NAMES = (b'"Records":', b'"NextShardIterator":')
 _LEAP_DIGITS = 10
 _LEAST_DIGITS = 21
+_EXACT = Context(prec=MAX_PREC, Emax=MAX_EMAX, Emin=MIN_EMIN)
+"""Rounds nothing; the usual one rounds to 28 digits, up too."""
 _LATEST_US = 253_402_300_799 * 10**6
 
 Raw = msgspec.Raw
@@ -348,7 +350,7 @@ def _event_time(raw: bytes) -> tuple[int, bool]:
     except (InvalidOperation, UnicodeDecodeError) as error:
         raise ValueDecodeError("not a time in seconds since 1970", found=raw) from error
     digits = 0 if value >= _MICROS_FROM else 3 if value >= _MILLIS_FROM else 6
-    scaled = value.scaleb(digits)
+    scaled = value.scaleb(digits, _EXACT)
     micros = int(scaled)
     if micros > _LATEST_US:
         raise ValueDecodeError("not a time in seconds since 1970", found=raw)

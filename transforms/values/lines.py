@@ -46,6 +46,8 @@ _ITEM_FRONT, _ITEM_BACK = b'{"Item":', b"}"
 _ITEM_BETWEEN = _ITEM_BACK + b"\n" + _ITEM_FRONT
 _LAX_PAIRS = [int.from_bytes(pair, "little") for pair in (b",}", b",]", b":N", b":I", b":-")]
 _BLANK = b" \t\r"
+_LATEST_US = 253_402_300_799_999_999
+"""The end of the year 9999: neither Python's times nor those of sinks go further."""
 
 
 @dataclass(frozen=True)
@@ -233,7 +235,7 @@ def _numbered(data: bytes) -> list[tuple[int, bytes]]:
 
 def _micros(change: _ChangeLine) -> int:
     text = normalise_number(change.Metadata.WriteTimestampMicros.N)
-    if not text.isdigit() or int(text) >= 1 << 63:
+    if not text.isdigit() or int(text) > _LATEST_US:
         raise ValueDecodeError(
             "WriteTimestampMicros is not a time in whole microseconds", found=text
         )
