@@ -8,17 +8,25 @@ were; those that are met later are told again. No run reads it, so it may be wri
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 
 from pipelines.state_directory import StateDirectory
 from transforms import storage
 from transforms.errors import StateError
-from transforms.stored_format import read_document
+from transforms.stored_format import damage_told, read_document, typed_fields
 
 __all__ = ["acknowledge", "read_acknowledged"]
 
 FORMAT = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class _Acknowledged:
+    """The document: table → how many of its gaps are acknowledged."""
+
+    tables: dict[str, int]
 
 
 def read_acknowledged(directory: StateDirectory) -> dict[str, int]:
@@ -39,10 +47,8 @@ def read_acknowledged(directory: StateDirectory) -> dict[str, int]:
         where=path,
         mend=mend,
     )
-    try:
-        return {name: int(count) for name, count in document["tables"].items()}
-    except (AttributeError, KeyError, TypeError, ValueError) as problem:
-        raise StateError(f"{what} is damaged: {problem!r}", where=path, mend=mend) from problem
+    with damage_told(what, where=path, mend=mend):
+        return typed_fields(_Acknowledged, document).tables
 
 
 def acknowledge(directory: StateDirectory, gaps: Mapping[str, int]) -> None:

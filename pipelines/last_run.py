@@ -19,7 +19,7 @@ from pipelines.failures import meant_for_people
 from pipelines.state_directory import StateDirectory
 from transforms import storage
 from transforms.errors import ConfigurationError, StateError, StateInUseError
-from transforms.stored_format import read_document
+from transforms.stored_format import damage_told, read_document, typed_fields
 from transforms.telemetry.secrets import masked
 from transforms.wall_clock import now_us
 
@@ -106,10 +106,8 @@ def read_last_run(directory: StateDirectory) -> LastRun | None:
         where=path,
         mend=mend,
     )
-    try:
-        return LastRun(**document)
-    except TypeError as problem:
-        raise StateError(f"{_WHAT} is damaged: {problem!r}", where=path, mend=mend) from problem
+    with damage_told(_WHAT, where=path, mend=mend):
+        return typed_fields(LastRun, document)
 
 
 def _end(directory: StateDirectory, run: LastRun, outcome: Outcome) -> None:

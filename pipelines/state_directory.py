@@ -44,7 +44,14 @@ from transforms.round_files import (
 )
 from transforms.sinks.base import Round
 from transforms.sinks.membership import KnownSink
-from transforms.stored_format import check_fields, check_format, check_name
+from transforms.stored_format import (
+    check_fields,
+    check_format,
+    check_name,
+    damage_told,
+    parse_object,
+    typed_fields,
+)
 
 __all__ = ["State", "StateDirectory"]
 
@@ -55,6 +62,25 @@ _WHAT = "the position document"
 _FIELDS = frozenset(
     {"format", "state_id", "round", "attempt", "tables", "deployment", "sinks", "owner", "revision"}
 )
+
+
+_RESTORE = "Restore it from a copy, or start with a new --state_dir"
+
+
+@dataclasses.dataclass
+class _Document:
+    """What of the position document is a number, a text or an object."""
+
+    state_id: str
+    round: int
+    attempt: str
+    tables: dict[str, dict[str, Any]]
+    deployment: str = ""
+    sinks: dict[str, dict[str, Any]] | None = None
+    revision: int = 0
+
+
+_TYPED = tuple(each.name for each in dataclasses.fields(_Document))
 
 
 @dataclasses.dataclass
@@ -180,15 +206,16 @@ class StateDirectory:
             return State(uuid.uuid4().hex, 0, "", {})
         document = self._parsed(found)
         self._revision = int(document.get("revision", 0))
-        KeptManifests(self.path).bring_back(document["tables"])
-        return State(
-            check_name(document["state_id"], what="the state's identity", where=self._document),
-            document["round"],
-            document["attempt"],
-            document["tables"],
-            document.get("deployment", ""),
-            _sinks(document.get("sinks")),
-        )
+        with damage_told(_WHAT, where=self._document, mend=_RESTORE):
+            KeptManifests(self.path).bring_back(document["tables"])
+            return State(
+                check_name(document["state_id"], what="the state's identity", where=self._document),
+                document["round"],
+                document["attempt"],
+                document["tables"],
+                document.get("deployment", ""),
+                _sinks(document.get("sinks")),
+            )
 
     def keep_identity(self, state: State) -> None:
         """Writes the identity of a new directory, so that a crash before the first commit keeps it.
@@ -291,24 +318,18 @@ class StateDirectory:
         return read_with_tag(self._document, StateError)
 
     def _parsed(self, found: Tagged) -> dict[str, Any]:
-        try:
-            document: dict[str, Any] = json.loads(found.content)
+        with damage_told(_WHAT, where=self._document, mend=_RESTORE):
+            document = parse_object(found.content)
             check_format(document, (1, FORMAT), what=_WHAT, where=self._document)
             check_fields(document, _FIELDS, what=_WHAT, where=self._document)
-            int(document["round"]), dict(document["tables"])
             if document["attempt"]:
                 check_name(document["attempt"], what="the attempt", where=self._document)
             if document.get("deployment"):
                 check_name(document["deployment"], what="the deployment", where=self._document)
             check_name(document["state_id"], what="the state's identity", where=self._document)
+            typed_fields(_Document, {name: document[name] for name in _TYPED if name in document})
             if "" in document["tables"]:
                 raise StateError("a table of the state has no name", where=self._document)
-        except (ValueError, KeyError, TypeError) as problem:
-            raise StateError(
-                f"{_WHAT} is damaged: {problem!r}",
-                where=self._document,
-                mend="Restore it from a copy, or start with a new --state_dir",
-            ) from problem
         return document
 
     def _claim(self, *, anew: bool) -> None:

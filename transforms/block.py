@@ -36,7 +36,7 @@ import pyarrow.compute as pc
 
 from transforms.arrow_stream import encoded, opened
 from transforms.errors import ValueDecodeError
-from transforms.stored_format import check_fields
+from transforms.stored_format import damage_told, parse_object, typed_fields
 from transforms.tables import Table
 from transforms.values.keys import bucket_numbers
 from transforms.wall_clock import now_us
@@ -117,8 +117,13 @@ class BlockHeader:
         """Reads what `to_json` wrote.
 
         Raises:
-            ValueDecodeError: If the format number is unknown.
+            ValueDecodeError: If it is damaged, or a newer version wrote it.
         """
+        with damage_told("a block's header", where="block", error=ValueDecodeError):
+            return cls._from_json(document)
+
+    @classmethod
+    def _from_json(cls, document: Mapping[str, Any]) -> BlockHeader:
         if document.get("format") != FORMAT:
             raise ValueDecodeError(
                 "a block of an unknown format",
@@ -127,21 +132,12 @@ class BlockHeader:
                 found=document.get("format"),
                 mend="Upgrade Dynabeam on the workers, or restart from the position document",
             )
-        check_fields(
-            document, _HEADER, what="a block's header", where="block", error=ValueDecodeError
-        )
-        return cls(
-            table=Table.from_json(document["table"]),
-            bucket=document["bucket"],
-            buckets=document["buckets"],
-            generation=document["generation"],
-            source=document["source"],
-            origin=document["origin"],
-            snapshot_until_us=document["snapshot_until_us"],
-        )
+        given = {name: document[name] for name in _ALWAYS} | dict(document)
+        del given["format"]
+        return typed_fields(cls, given, table=Table.from_json(document["table"]))
 
 
-_HEADER = frozenset({"format", *(each.name for each in dataclasses.fields(BlockHeader))})
+_ALWAYS = ("bucket", "buckets", "generation", "source", "origin", "snapshot_until_us")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,13 +179,19 @@ class BlockCoder(beam.coders.Coder):
         Raises:
             ValueDecodeError: If the bytes are not a block of a known format.
         """
-        with opened(stream) as reader:
-            metadata = reader.schema.metadata or {}
-            if _METADATA_KEY not in metadata:
-                raise ValueDecodeError("not a block: the header is missing", where="block")
-            header = BlockHeader.from_json(json.loads(metadata[_METADATA_KEY]))
-            rows = reader.read_next_batch()
-        return Block(header, rows.replace_schema_metadata(None))
+        with damage_told("a block", where="block", error=ValueDecodeError):
+            try:
+                with opened(stream) as reader:
+                    metadata = reader.schema.metadata or {}
+                    if _METADATA_KEY not in metadata:
+                        raise ValueDecodeError("not a block: the header is missing", where="block")
+                    header = BlockHeader.from_json(parse_object(metadata[_METADATA_KEY]))
+                    rows = reader.read_next_batch().replace_schema_metadata(None)
+            except (pa.ArrowException, OSError, StopIteration) as problem:
+                raise ValueDecodeError(f"not a block: {problem}", where="block") from problem
+            if rows.schema != SCHEMA:
+                raise ValueDecodeError("not a block: its columns are others", where="block")
+            return Block(header, rows)
 
     def is_deterministic(self) -> bool:
         """Equal blocks have equal bytes (within one version of Arrow)."""

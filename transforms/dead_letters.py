@@ -30,7 +30,7 @@ from typing import Any, Literal
 import apache_beam as beam
 
 from transforms.errors import StateError
-from transforms.stored_format import build
+from transforms.stored_format import damage_told, parse_object, typed_fields
 
 __all__ = ["DeadLetter", "DeadLetterCoder", "Severity"]
 
@@ -108,24 +108,25 @@ class DeadLetter:
         return json.dumps(document, separators=(",", ":"), sort_keys=True).encode() + b"\n"
 
     @classmethod
-    def from_line(cls, line: bytes) -> DeadLetter:
+    def from_line(cls, line: bytes, *, where: str = "") -> DeadLetter:
         """Reads what `to_line` wrote, this version's or format 0's.
+
+        Args:
+            line: The line.
+            where: The file that it stands in, for errors.
 
         Raises:
             StateError: It is damaged, or of an unknown format.
         """
-        try:
-            document = json.loads(line)
+        with damage_told("a dead letter", where=where, found=line[:200]):
+            document = parse_object(line)
             found = document.pop("format", 0)
-            document["raw"] = base64.b64decode(document["raw"])
-            if found in (0, FORMAT):
-                return build(cls, document, what="a dead letter", error=StateError)
-        except (ValueError, KeyError, TypeError, AttributeError) as problem:
-            raise StateError(
-                f"a dead letter is damaged: {problem!r}", found=line[:200]
-            ) from problem
+            raw = base64.b64decode(document["raw"], validate=True)
+            if found in (0, FORMAT) and not isinstance(found, bool):
+                return typed_fields(cls, document, raw=raw)
         raise StateError(
             "a dead letter of an unknown format",
+            where=where,
             expected=FORMAT,
             found=found,
             mend="Use the version of Dynabeam that wrote it, or a newer one",

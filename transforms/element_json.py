@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from transforms.errors import ValueDecodeError
+from transforms.stored_format import damage_told, parse_object
 
 __all__ = ["FORMAT", "dump_element", "load_element"]
 
@@ -29,9 +30,10 @@ def load_element(encoded: bytes, what: str) -> dict[str, Any]:
         what: What they should be, for people.
 
     Raises:
-        ValueDecodeError: If the format number is unknown.
+        ValueDecodeError: If it is damaged, or the format number is unknown.
     """
-    document: dict[str, Any] = json.loads(encoded)
+    with damage_told(f"a {what}", where=what, error=ValueDecodeError):
+        document = parse_object(encoded)
     found = document.pop("format", None)
     if found != FORMAT:
         raise ValueDecodeError(

@@ -52,7 +52,7 @@ from transforms.conditional_writes import (
 )
 from transforms.errors import DynabeamError, StateError, StateInUseError
 from transforms.fence import fenced
-from transforms.stored_format import check_fields, check_format
+from transforms.stored_format import check_fields, check_format, damage_told, parse_object
 
 __all__ = ["LEASE_SECONDS", "Lease", "check_unheld", "steady_seconds"]
 
@@ -358,8 +358,9 @@ def _read(path: str) -> _Found | None:
     tagged = read_with_tag(path)
     if tagged is None:
         return None
-    try:
-        document: dict[str, Any] = json.loads(tagged.content)
+    mend = "If no run uses the directory, delete this file"
+    with damage_told("the lease of the state directory", where=path, mend=mend):
+        document = parse_object(tagged.content)
         if "format" not in document:
             return _read_old(path, tagged, document)
         check_format(document, (FORMAT,), what="the lease", where=path)
@@ -373,12 +374,6 @@ def _read(path: str) -> _Found | None:
             free=bool(document["released"]),
             handed_on=bool(document["handed_on"]),
         )
-    except (ValueError, KeyError, TypeError) as problem:
-        raise StateError(
-            f"the lease of the state directory is damaged: {problem!r}",
-            where=path,
-            mend="If no run uses the directory, delete this file",
-        ) from problem
 
 
 def _read_old(path: str, tagged: Tagged, document: dict[str, Any]) -> _Found:

@@ -18,7 +18,6 @@ from __future__ import annotations
 import collections
 import dataclasses
 import itertools
-import json
 import os
 import time
 import uuid
@@ -28,6 +27,7 @@ from typing import Any, Literal, NamedTuple
 from transforms import storage
 from transforms.dead_letters import DeadLetter
 from transforms.errors import StateError
+from transforms.stored_format import damage_told, parse_object, typed_fields
 
 __all__ = ["LetterBox"]
 
@@ -52,6 +52,17 @@ class _Entry(NamedTuple):
     last_us: int
     path: str
     place: int
+
+
+@dataclasses.dataclass(frozen=True)
+class _Done:
+    """A line that says of a letter that it is done, as it was last met."""
+
+    done: str
+    last_us: int
+
+
+_RESTORE = "Restore the file from a copy; moving it away loses the letters in it"
 
 
 class LetterBox:
@@ -156,7 +167,7 @@ class LetterBox:
         found = self._index().get(name)
         if found is None or found.table != table:
             return None
-        return DeadLetter.from_line(self._line(found))
+        return DeadLetter.from_line(self._line(found), where=found.path)
 
     def read(self) -> Iterator[DeadLetter]:
         """Reads the open letters, piece after piece, those of format 0 last."""
@@ -259,10 +270,11 @@ class LetterBox:
         done: dict[str, int] = {}
         for place, line in enumerate(storage.read_bytes(path, StateError).splitlines()):
             if line.startswith(_DONE_LINE):
-                document = json.loads(line)
-                done[document["done"]] = document["last_us"]
+                with damage_told("a piece of dead letters", where=path, mend=_RESTORE):
+                    mark = typed_fields(_Done, parse_object(line))
+                done[mark.done] = mark.last_us
                 continue
-            letter = DeadLetter.from_line(line)
+            letter = DeadLetter.from_line(line, where=path)
             letters[letter.id] = _entry(letter, path, place)
         self._seen[path], self._done[path] = letters, done
         return True
@@ -341,4 +353,4 @@ def _folder_of(path: str) -> str:
 
 def _lines_of(path: str) -> Iterator[DeadLetter]:
     for line in storage.read_bytes(path, StateError).splitlines():
-        yield DeadLetter.from_line(line)
+        yield DeadLetter.from_line(line, where=path)

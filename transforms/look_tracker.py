@@ -19,7 +19,7 @@ from apache_beam.transforms.core import WatermarkEstimatorProvider
 from apache_beam.utils.timestamp import MIN_TIMESTAMP, Timestamp
 
 from transforms.errors import ValueDecodeError
-from transforms.stored_format import build
+from transforms.stored_format import damage_told, parse_object, typed_fields
 
 __all__ = ["HeldWatermark", "LookState", "LookStateCoder", "LookTracker"]
 
@@ -107,9 +107,10 @@ class LookStateCoder(beam.coders.Coder):
         """Decodes a state.
 
         Raises:
-            ValueDecodeError: If the format number is unknown.
+            ValueDecodeError: If it is damaged, or the format number is unknown.
         """
-        document = json.loads(encoded)
+        with damage_told("a restriction", where=self.where, error=ValueDecodeError):
+            document = parse_object(encoded)
         found = document.pop("format", None)
         if found != self.FORMAT:
             raise ValueDecodeError(
@@ -119,11 +120,8 @@ class LookStateCoder(beam.coders.Coder):
                 found=found,
                 mend="Upgrade Dynabeam on the workers, or restart from the state directory",
             )
-        fields: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in document.items()
-        }
-        return build(self.kind, fields, what="a restriction", where=self.where)
+        with damage_told("a restriction", where=self.where, error=ValueDecodeError):
+            return typed_fields(self.kind, document)
 
     def is_deterministic(self) -> bool:
         """Equal states have equal bytes."""

@@ -43,7 +43,7 @@ from transforms.aws.dynamodb import RecoveryWindow
 from transforms.coverage import FUZZ_US, REQUEST_MARGIN_US
 from transforms.gaps import GapPolicy
 from transforms.key_range import KeyRange
-from transforms.stored_format import build
+from transforms.stored_format import damage_told, typed_fields
 from transforms.tables import KeySchema
 
 __all__ = ["LONGEST_US", "SHORTEST_US", "Lost", "Repair", "plan_repair"]
@@ -110,9 +110,14 @@ class Repair:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Repair:
-        """Reads what `to_json` wrote."""
-        windows = tuple((begin, end) for begin, end in document["windows"])
-        return build(cls, {**document, "windows": windows}, what="the plan of a repair")
+        """Reads what `to_json` wrote.
+
+        Raises:
+            StateError: It is damaged, or a newer version wrote it.
+        """
+        with damage_told("the plan of a repair", where="repair"):
+            windows = tuple((begin, end) for begin, end in document["windows"])
+            return typed_fields(cls, document, windows=windows)
 
     def __str__(self) -> str:
         """The plan for people."""

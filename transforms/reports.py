@@ -15,7 +15,8 @@ from typing import Any
 
 import apache_beam as beam
 
-from transforms.stored_format import build
+from transforms.errors import ValueDecodeError
+from transforms.stored_format import damage_told, parse_object, typed_fields
 
 __all__ = ["Report", "ReportCoder"]
 
@@ -44,8 +45,13 @@ class ReportCoder(beam.coders.Coder):
         return json.dumps(document, separators=(",", ":"), sort_keys=True).encode()
 
     def decode(self, encoded: bytes) -> Report:
-        """Decodes a report."""
-        return build(Report, json.loads(encoded), what="a report")
+        """Decodes a report.
+
+        Raises:
+            ValueDecodeError: If it is damaged.
+        """
+        with damage_told("a report", where="report", error=ValueDecodeError):
+            return typed_fields(Report, parse_object(encoded))
 
     def is_deterministic(self) -> bool:
         """Equal reports have equal bytes."""

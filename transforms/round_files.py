@@ -31,7 +31,13 @@ from transforms.errors import StateError
 from transforms.letter_box import LetterBox
 from transforms.letter_limit import LetterLimit
 from transforms.reports import Report, ReportCoder
-from transforms.stored_format import check_format, check_name
+from transforms.stored_format import (
+    check_format,
+    check_name,
+    damage_told,
+    parse_object,
+    typed_fields,
+)
 
 __all__ = [
     "DEAD_LETTERS",
@@ -223,11 +229,16 @@ def keep_outcome(box: LetterBox, staged: Iterable[DeadLetter], retried: str) -> 
     if not storage.exists(retried):
         box.keep(staged)
         return
-    document = json.loads(storage.read_bytes(retried, StateError))
     what = "the list of the letters that were put back"
-    check_format(document, (_FORMAT,), what=what, where=retried)
-    for _, name in document["letters"]:
-        check_name(name, what="the id of a dead letter", where=retried)
+    with damage_told(what, where=retried, mend=_RESTORE):
+        document = parse_object(storage.read_bytes(retried, StateError))
+        check_format(document, (_FORMAT,), what=what, where=retried)
+        if not isinstance(document["max_retries"], int):
+            raise TypeError("max_retries is no number")
+        for table, name in document["letters"]:
+            if not isinstance(table, str):
+                raise TypeError("the name of a table is no text")
+            check_name(name, what="the id of a dead letter", where=retried)
     failed: set[str] = set()
     box.keep(_noted(staged, failed), max_retries=document["max_retries"])
     box.done((table, name) for table, name in document["letters"] if name not in failed)
@@ -267,9 +278,21 @@ def _piece_folder(path: str) -> str:
 
 def _piece_of(path: str, line: bytes) -> tuple[str, int]:
     """Path of a piece, and how many letters it has."""
-    document = json.loads(line)
-    name = check_name(document["piece"], what="the name of a piece of dead letters", where=path)
-    return storage.join(_piece_folder(path), name), document["letters"]
+    with damage_told("the list of a round's dead letters", where=path, mend=_RESTORE):
+        piece = typed_fields(_Piece, parse_object(line))
+        name = check_name(piece.piece, what="the name of a piece of dead letters", where=path)
+    return storage.join(_piece_folder(path), name), piece.letters
+
+
+_RESTORE = "Restore the state directory from a copy"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Piece:
+    """A line of that list: the name of a piece, and how many letters it has."""
+
+    piece: str
+    letters: int
 
 
 def _in_one_group(line: bytes) -> tuple[str, bytes]:

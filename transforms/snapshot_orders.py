@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 from transforms import storage
 from transforms.errors import StateError
-from transforms.stored_format import read_document
+from transforms.stored_format import damage_told, read_document, typed_fields
 
 __all__ = ["SnapshotOrder", "SnapshotOrders"]
 
@@ -114,7 +114,5 @@ def _read(path: str) -> SnapshotOrder:
         where=path,
         mend=mend,
     )
-    try:
-        return SnapshotOrder(**document)
-    except TypeError as problem:
-        raise StateError(f"{what} is damaged: {problem!r}", where=path, mend=mend) from problem
+    with damage_told(what, where=path, mend=mend):
+        return typed_fields(SnapshotOrder, document)

@@ -4,26 +4,55 @@
 A field that this version does not know was written by a newer one, and means something: to go on
 without it, and to write the document again without it, would lose that. So it is an error like an
 unknown format, which says what to do. A name that becomes part of a path is one name, and leads
-nowhere else.
+nowhere else. A value has the type that its field has (`typed_fields`): another one would be found
+out far from the file that it stands in. Whatever else is wrong with a document, the error names the
+file (`damage_told`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
 import re
-from collections.abc import Callable, Collection, Mapping
+import typing
+from collections.abc import Collection, Hashable, Iterator, Mapping
 from typing import Any, TypeVar
 
-from transforms.errors import DynabeamError, StateError, ValueDecodeError
+import msgspec
 
-__all__ = ["build", "check_fields", "check_format", "check_name", "read_document"]
+from transforms.errors import DynabeamError, StateError
 
-T = TypeVar("T")
+__all__ = [
+    "NewerFieldsError",
+    "check_fields",
+    "check_format",
+    "check_name",
+    "damage_told",
+    "parse_object",
+    "read_document",
+    "typed_fields",
+]
+
+Fields = TypeVar("Fields")
 
 _NEWER = "Use the version of Dynabeam that wrote it, or a newer one"
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
+
+
+class NewerFieldsError(ValueError):
+    """A document has fields that this version does not know; `damage_told` says whose they are.
+
+    Attributes:
+        known: The names that were expected, sorted.
+        unknown: The others, sorted.
+    """
+
+    def __init__(self, known: list[str], unknown: list[str]) -> None:
+        super().__init__(f"fields of a newer version: {', '.join(unknown)}")
+        self.known = known
+        self.unknown = unknown
 
 
 def check_format(
@@ -73,15 +102,14 @@ def check_fields(
     Raises:
         DynabeamError: Of the given kind, if it has some.
     """
+    with damage_told(what, where=where, error=error):
+        _refuse_newer(document, known)
+
+
+def _refuse_newer(document: Mapping[str, Any], known: Collection[str]) -> None:
     unknown = sorted(set(document) - set(known))
     if unknown:
-        raise error(
-            f"{what} was written by a newer version",
-            where=where,
-            expected=sorted(known),
-            found=unknown,
-            mend=_NEWER,
-        )
+        raise NewerFieldsError(sorted(known), unknown)
 
 
 def read_document(
@@ -100,46 +128,104 @@ def read_document(
     Raises:
         StateError: It is damaged, or a newer version wrote it.
     """
-    try:
-        document = dict(json.loads(content))
+    with damage_told(what, where=where, mend=mend):
+        document = parse_object(content)
         check_format(document, (known,), what=what, where=where)
-    except (ValueError, KeyError, TypeError) as problem:
-        raise StateError(f"{what} is damaged: {problem!r}", where=where, mend=mend) from problem
     del document["format"]
     check_fields(document, fields, what=what, where=where)
     return document
 
 
-def build(
-    kind: Callable[..., T],
-    fields: Mapping[str, Any],
-    *,
+@contextlib.contextmanager
+def damage_told(
     what: str,
-    where: str = "",
-    error: type[DynabeamError] = ValueDecodeError,
-) -> T:
-    """A dataclass from its stored fields.
+    *,
+    where: str,
+    mend: str = "",
+    found: object = None,
+    error: type[DynabeamError] = StateError,
+) -> Iterator[None]:
+    """Tells what goes wrong while a document is read as its damage.
 
     Args:
-        kind: The dataclass.
-        fields: Its fields by name; those that it has a default for may be missing.
-        what: What it is, for people.
-        where: Where it is stored, if that is known.
-        error: The kind of error to raise.
+        what: The document, for people.
+        where: Its path.
+        mend: What to do about it.
+        found: The document or a part of it, if that helps.
+        error: The kind of error to raise. Errors of this kind pass as they are.
 
     Raises:
-        DynabeamError: Of the given kind, if a newer version has added a field, or one is missing.
+        DynabeamError: Of the given kind.
     """
-    check_fields(fields, _names(kind), what=what, where=where, error=error)
     try:
-        return kind(**fields)
-    except (TypeError, ValueError) as problem:
-        raise error(f"{what} is damaged: {problem!r}", where=where) from problem
+        yield
+    except error:
+        raise
+    except NewerFieldsError as problem:
+        raise error(
+            f"{what} was written by a newer version",
+            where=where,
+            expected=problem.known,
+            found=problem.unknown,
+            mend=_NEWER,
+        ) from problem
+    except (
+        *(ValueError, KeyError, TypeError, AttributeError, IndexError),
+        *(OverflowError, RecursionError, DynabeamError),
+    ) as problem:
+        part = {} if found is None else {"found": found}
+        shown = problem.what if isinstance(problem, DynabeamError) else repr(problem)
+        raise error(f"{what} is damaged: {shown}", where=where, mend=mend, **part) from problem
+
+
+def parse_object(content: bytes | str) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+        ValueError: It is none, or no JSON: NaN is none either.
+        RecursionError: It is nested too deep.
+    """
+    found = json.loads(content, parse_constant=_refuse_constant)
+    if not isinstance(found, dict):
+        raise ValueError(f"a JSON object was expected, not {type(found).__name__}")  # noqa: TRY004
+    return found
+
+
+def _refuse_constant(name: str) -> typing.NoReturn:
+    raise ValueError(f"{name} is no JSON")
+
+
+def typed_fields(kind: type[Fields], document: Mapping[str, Any], /, **made: Any) -> Fields:
+    """A dataclass of a document's fields, each of the type that the class says.
+
+    Args:
+        kind: The class.
+        document: Its fields, as JSON has them; those that have a default may be missing.
+        made: Fields that are made of the document's already, in their place.
+
+    Raises:
+        NewerFieldsError: A newer version has added a field.
+        ValueError: A field has another type.
+        TypeError: A field is missing.
+    """
+    types = _types(typing.cast(Any, kind))
+    _refuse_newer(document, types)
+    values = dict(made)
+    for name, value in document.items():
+        if name in made:
+            continue
+        try:
+            values[name] = msgspec.convert(value, types[name])
+        except msgspec.ValidationError as problem:
+            raise ValueError(f"{name}: {problem}") from problem
+    return kind(**values)
 
 
 @functools.cache
-def _names(kind: Any) -> frozenset[str]:
-    return frozenset(each.name for each in dataclasses.fields(kind))
+def _types(kind: Hashable) -> dict[str, Any]:
+    hints = typing.get_type_hints(kind)
+    fields = dataclasses.fields(kind)  # type: ignore[arg-type]
+    return {each.name: hints[each.name] for each in fields}
 
 
 def check_name(

@@ -29,6 +29,7 @@ from transforms.aws.streams import connect
 from transforms.coverage import FUZZ_US, REQUEST_MARGIN_US, covered_since_us
 from transforms.export.elements import SnapshotRequest
 from transforms.gaps import GapPolicies
+from transforms.stored_format import typed_fields
 from transforms.stream.frontier import Frontier
 from transforms.stream.lineage import adopt_together, agree, redistribute
 from transforms.stream.listing import list_shards
@@ -105,7 +106,7 @@ class ReadingOptions:
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> ReadingOptions:
         """Reads what `to_json` wrote."""
-        return ReadingOptions(**{**document, "gaps": GapPolicies.from_json(document["gaps"])})
+        return typed_fields(ReadingOptions, document, gaps=GapPolicies.from_json(document["gaps"]))
 
 
 def new_table_state(

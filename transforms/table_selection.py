@@ -16,6 +16,7 @@ from typing import Any
 from transforms.aws.dynamodb import list_tables
 from transforms.aws.session import AwsAccess
 from transforms.aws.tags import tagged_tables
+from transforms.stored_format import typed_fields
 
 __all__ = ["Found", "TableSelection", "is_glob"]
 
@@ -103,8 +104,8 @@ class TableSelection:
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> TableSelection:
         """Reads what `to_json` wrote."""
-        tags = {key: tuple(values) for key, values in document["tags"].items()}
-        return cls(tuple(document["patterns"]), tags, tuple(document["exclude"]))
+        names = ("patterns", "tags", "exclude")
+        return typed_fields(cls, {name: document[name] for name in names})
 
     def _matches(self, name: str, tagged: Collection[str] | None) -> bool:
         globs = [each for each in self.patterns if is_glob(each)]

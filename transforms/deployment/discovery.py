@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, Literal
+from typing import Literal
 
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -29,7 +29,7 @@ from transforms.errors import (
     TableError,
 )
 from transforms.reports import Report
-from transforms.stored_format import build
+from transforms.stored_format import damage_told, parse_object, typed_fields
 from transforms.table_readiness import describe_ready
 from transforms.table_selection import TableSelection
 from transforms.tables import Table
@@ -192,24 +192,22 @@ def read_findings(path: str) -> dict[str, Finding]:
     """The findings of a file, none if it is not there.
 
     Raises:
-        StateError: It is of an unknown format.
+        StateError: It is damaged, or of an unknown format.
     """
     if not storage.exists(path):
         return {}
-    document: dict[str, Any] = json.loads(storage.read_bytes(path, StateError))
-    if document.get("format") != FORMAT:
-        raise StateError(
-            "findings of an unknown format",
-            where=path,
-            expected=FORMAT,
-            found=document.get("format"),
-            mend="Use the version of Dynabeam that wrote them, or delete the file",
-        )
-    found = (
-        build(Finding, each, what="a finding", where=path, error=StateError)
-        for each in document["findings"]
-    )
-    return {each.table: each for each in found}
+    with damage_told("what was found", where=path, mend="Delete the file: it is written again"):
+        document = parse_object(storage.read_bytes(path, StateError))
+        if document.get("format") != FORMAT:
+            raise StateError(
+                "findings of an unknown format",
+                where=path,
+                expected=FORMAT,
+                found=document.get("format"),
+                mend="Use the version of Dynabeam that wrote them, or delete the file",
+            )
+        findings = [typed_fields(Finding, each) for each in document["findings"]]
+    return {each.table: each for each in findings}
 
 
 def _deleted(name: str) -> str:

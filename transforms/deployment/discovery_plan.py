@@ -19,7 +19,7 @@ from transforms.deployment.discovery import Needs
 from transforms.deployment.folder import Assignment, DeploymentFolder
 from transforms.errors import StateError
 from transforms.sinks.base import Round
-from transforms.stored_format import check_name, read_document
+from transforms.stored_format import check_name, damage_told, read_document, typed_fields
 from transforms.table_reading import (
     ReadingOptions,
     choose_readers,
@@ -128,19 +128,17 @@ class DiscoveryPlan:
             where=path,
             mend=mend,
         )
-        try:
+        with damage_told(what, where=path, mend=mend):
             check_name(document["committed"]["state_id"], what="the state's identity", where=path)
             if document["committed"]["attempt"]:
                 check_name(document["committed"]["attempt"], what="the attempt", where=path)
-            return cls(
-                TableSelection.from_json(document["selection"]),
-                ReadingOptions.from_json(document["options"]),
-                document["reuse"],
-                Round(**document["committed"]),
-                document["every_seconds"],
+            return typed_fields(
+                cls,
+                document,
+                selection=TableSelection.from_json(document["selection"]),
+                options=ReadingOptions.from_json(document["options"]),
+                committed=typed_fields(Round, document["committed"]),
             )
-        except (ValueError, KeyError, TypeError) as problem:
-            raise StateError(f"{what} is damaged: {problem!r}", where=path, mend=mend) from problem
 
 
 def first_assignment(state: Mapping[str, Any]) -> str:

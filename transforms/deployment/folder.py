@@ -34,8 +34,9 @@ from transforms.errors import StateError
 from transforms.export.elements import SnapshotRequest, SnapshotRequestCoder
 from transforms.letter_box import LetterBox
 from transforms.reports import Report, ReportCoder
-from transforms.stored_format import check_name, read_document
+from transforms.stored_format import check_name, damage_told, parse_object, read_document
 from transforms.stream.source import StreamSource
+from transforms.tables import Table
 
 __all__ = ["Assignment", "DeploymentFolder"]
 
@@ -79,14 +80,12 @@ class Assignment:
         document = read_document(
             content, ("sources", "requests"), known=FORMAT, what=what, where=path, mend=mend
         )
-        try:
+        with damage_told(what, where=path, mend=mend):
             coder = SnapshotRequestCoder()
             return cls(
                 [StreamSource.from_json(each) for each in document["sources"]],
                 [coder.decode(json.dumps(each).encode()) for each in document["requests"]],
             )
-        except (ValueError, KeyError, TypeError) as problem:
-            raise StateError(f"{what} is damaged: {problem!r}", where=path, mend=mend) from problem
 
 
 class DeploymentFolder:
@@ -145,9 +144,10 @@ class DeploymentFolder:
             name = os.path.basename(path)
             if name.endswith(".jsonl"):
                 lines = storage.read_bytes(path, StateError).splitlines()
-                found[unquote(name.removesuffix(".jsonl"))] = [
-                    self._with_manifest(coder.decode(each)) for each in lines
-                ]
+                with damage_told("the stored positions of a table", where=path, mend=_RESTORE):
+                    found[unquote(name.removesuffix(".jsonl"))] = [
+                        self._with_manifest(coder.decode(each)) for each in lines
+                    ]
         return found
 
     def _without_manifest(self, report: Report) -> Report:
@@ -180,9 +180,14 @@ class DeploymentFolder:
                 "the stored positions name a manifest that cannot be",
                 where=self.path,
                 found=name,
-                mend="Restore the state directory from a copy, or start with a new one",
+                mend=_RESTORE,
             )
-        document = json.loads(storage.read_bytes(self._manifest(name), StateError))
+        path = self._manifest(name)
+        content = storage.read_bytes(path, StateError)
+        with damage_told("the manifest of an export", where=path, mend=_RESTORE):
+            document = parse_object(content)
+            if hashlib.sha256(content).hexdigest() != name:
+                raise ValueError("it is not the one that was written under its name")
         return Report(report.kind, report.table, {**report.fields, "manifest": document})
 
     def _manifest(self, name: str) -> str:
@@ -213,7 +218,7 @@ class DeploymentFolder:
         found = {}
         for path in storage.list_files(storage.join(self.path, "tables")):
             if path.endswith(".json"):
-                state = json.loads(storage.read_bytes(path, StateError))
+                state = _read_table(path)
                 found[state["table"]["name"]] = state
         return found
 
@@ -222,8 +227,7 @@ class DeploymentFolder:
         path = self._table(table)
         if not storage.exists(path):
             return None
-        found: dict[str, Any] = json.loads(storage.read_bytes(path, StateError))
-        return found
+        return _read_table(path)
 
     @property
     def discovery(self) -> str:
@@ -246,7 +250,7 @@ class DeploymentFolder:
             StateError: The deployment has a successor, which reads on from its positions.
         """
         if storage.exists(self._over):
-            successor = storage.read_bytes(self._over, StateError).decode()
+            successor = storage.read_bytes(self._over, StateError).decode(errors="replace")
             raise StateError(
                 f"another run has taken over: {successor}",
                 where=self.path,
@@ -259,3 +263,14 @@ class DeploymentFolder:
     def positions_path(self, table: str) -> str:
         """The path of a table's stored positions."""
         return storage.join(self.path, "positions", f"{quote(table, safe='')}.jsonl")
+
+
+_RESTORE = "Restore the state directory from a copy, or start with a new one"
+
+
+def _read_table(path: str) -> dict[str, Any]:
+    content = storage.read_bytes(path, StateError)
+    with damage_told("the first state of a table", where=path, mend=_RESTORE):
+        state = parse_object(content)
+        Table.from_json(state["table"])
+    return state

@@ -18,7 +18,7 @@ from typing import Any, Literal
 from transforms import storage
 from transforms.deployment.folder import DeploymentFolder
 from transforms.errors import StateError
-from transforms.stored_format import read_document
+from transforms.stored_format import damage_told, read_document, typed_fields
 from transforms.stream.generations import Known
 
 __all__ = ["CACHED_SECONDS", "FolderGenerations", "TableGeneration", "read_generation"]
@@ -80,15 +80,18 @@ def read_generation(folder: DeploymentFolder, table: str) -> TableGeneration:
     path = folder.generation_file(table)
     if not storage.exists(path):
         return TableGeneration()
+    what = "the file of a table's generation"
+    mend = "Restore it from a copy, or take over with catch-up rounds"
     document = read_document(
         storage.read_bytes(path, StateError),
         [each.name for each in dataclasses.fields(TableGeneration)],
         known=FORMAT,
-        what="the file of a table's generation",
+        what=what,
         where=path,
-        mend="Restore it from a copy, or take over with catch-up rounds",
+        mend=mend,
     )
-    return TableGeneration(**document)
+    with damage_told(what, where=path, mend=mend):
+        return typed_fields(TableGeneration, document)
 
 
 class FolderGenerations:

@@ -16,6 +16,7 @@ from urllib.parse import quote, unquote
 from transforms import storage
 from transforms.deployment.folder import DeploymentFolder
 from transforms.errors import DynabeamError, StateError
+from transforms.stored_format import damage_told
 
 __all__ = ["forget_stops", "read_stops", "tell_stop"]
 
@@ -36,9 +37,12 @@ def read_stops(folder: DeploymentFolder) -> dict[str, str]:
     for path in storage.list_files(folder.stops):
         name = os.path.basename(path)
         if name.endswith(".json"):
-            found[unquote(name.removesuffix(".json"))] = json.loads(
-                storage.read_bytes(path, StateError)
-            )
+            mend = "Remove the file: the run writes it again if it still cannot go on"
+            with damage_told("why a run cannot go on", where=path, mend=mend):
+                why = json.loads(storage.read_bytes(path, StateError))
+                if not isinstance(why, str):
+                    raise TypeError(f"a text was expected, not {type(why).__name__}")
+            found[unquote(name.removesuffix(".json"))] = why
     return found
 
 

@@ -22,7 +22,7 @@ from transforms.deployment.folder import DeploymentFolder
 from transforms.deployment.generations import read_generation
 from transforms.errors import StateError
 from transforms.reports import Report
-from transforms.stored_format import build
+from transforms.stored_format import damage_told, parse_object, typed_fields
 from transforms.stream.source import StreamSource
 from transforms.stream_sequel import read_us
 
@@ -114,11 +114,7 @@ def read_ends(folder: DeploymentFolder) -> list[StreamEnd]:
         StateError: A file is of an unknown format.
     """
     paths = storage.list_files(storage.join(folder.path, "ends"))
-    return [
-        build(StreamEnd, _read(each), what="the end of a stream", where=each, error=StateError)
-        for each in paths
-        if each.endswith(".json")
-    ]
+    return [_read_end(each) for each in paths if each.endswith(".json")]
 
 
 def add_followed(folder: DeploymentFolder, table: str, followed: Followed) -> None:
@@ -143,10 +139,9 @@ def read_followed(folder: DeploymentFolder, table: str) -> list[Followed]:
     path = _path(folder, "followed", table)
     if not storage.exists(path):
         return []
-    return [
-        build(Followed, each, what="a stream that is followed", where=path, error=StateError)
-        for each in _read(path)["streams"]
-    ]
+    document = _read(path)
+    with damage_told(_WHAT, where=path, mend=_MEND):
+        return [typed_fields(Followed, each) for each in document["streams"]]
 
 
 def table_id_of(folder: DeploymentFolder, table: str) -> str:
@@ -188,11 +183,22 @@ def _write(path: str, document: Mapping[str, Any]) -> None:
     storage.write_atomic(path, content.encode(), StateError)
 
 
+_WHAT = "what is known of a stream that has ended"
+_MEND = "Restore the state directory from a copy, or start with a new one"
+
+
+def _read_end(path: str) -> StreamEnd:
+    document = _read(path)
+    with damage_told(_WHAT, where=path, mend=_MEND):
+        return typed_fields(StreamEnd, document)
+
+
 def _read(path: str) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads(storage.read_bytes(path, StateError))
+    with damage_told(_WHAT, where=path, mend=_MEND):
+        document = parse_object(storage.read_bytes(path, StateError))
     if document.pop("format", None) != FORMAT:
         raise StateError(
-            "what is known of a stream that has ended is of an unknown format",
+            f"{_WHAT} is of an unknown format",
             where=path,
             expected=FORMAT,
             mend="Use the version of Dynabeam that wrote it, or a newer one",

@@ -14,8 +14,9 @@ from typing import Any, Literal
 import apache_beam as beam
 
 from transforms.element_json import dump_element, load_element
+from transforms.errors import ValueDecodeError
 from transforms.export.manifest import DataFile
-from transforms.stored_format import build
+from transforms.stored_format import damage_told, typed_fields
 from transforms.tables import Table
 
 __all__ = ["DONE", "FileSlice", "FileSliceCoder", "SnapshotRequest", "SnapshotRequestCoder"]
@@ -136,11 +137,13 @@ class SnapshotRequestCoder(beam.coders.Coder):
         """Decodes a request.
 
         Raises:
-            ValueDecodeError: If the format number is unknown.
+            ValueDecodeError: If it is damaged, or the format number is unknown.
         """
-        document = load_element(encoded, "snapshot request")
-        document["table"] = Table.from_json(document["table"])
-        return build(SnapshotRequest, document, what="a snapshot request")
+        what = "snapshot request"
+        document = load_element(encoded, what)
+        with damage_told(f"a {what}", where=what, error=ValueDecodeError):
+            table = Table.from_json(document["table"])
+            return typed_fields(SnapshotRequest, document, table=table)
 
     def is_deterministic(self) -> bool:
         """Equal requests have equal bytes."""
@@ -167,12 +170,14 @@ class FileSliceCoder(beam.coders.Coder):
         """Decodes a slice.
 
         Raises:
-            ValueDecodeError: If the format number is unknown.
+            ValueDecodeError: If it is damaged, or the format number is unknown.
         """
-        document = load_element(encoded, "file slice")
-        document["table"] = Table.from_json(document["table"])
-        document["file"] = DataFile.from_json(document["file"])
-        return build(FileSlice, document, what="a file slice")
+        what = "file slice"
+        document = load_element(encoded, what)
+        with damage_told(f"a {what}", where=what, error=ValueDecodeError):
+            table = Table.from_json(document["table"])
+            file = DataFile.from_json(document["file"])
+            return typed_fields(FileSlice, document, table=table, file=file)
 
     def is_deterministic(self) -> bool:
         """Equal slices have equal bytes."""

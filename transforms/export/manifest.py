@@ -26,9 +26,9 @@ from datetime import datetime, timedelta, timezone
 from typing import Any, Literal
 
 from transforms import storage
-from transforms.errors import ExportError, ExportIntegrityError
+from transforms.errors import ExportError, ExportIntegrityError, ValueDecodeError
 from transforms.export.data_paths import DataFolder
-from transforms.stored_format import build
+from transforms.stored_format import damage_told, typed_fields
 from transforms.tables import Table
 
 __all__ = ["REPACKED", "DataFile", "ExportManifest", "Verify", "load_manifest"]
@@ -75,7 +75,8 @@ class DataFile:
     def from_json(cls, value: Any) -> DataFile:
         """Reads what `to_json` wrote."""
         path, item_count, md5 = value
-        return cls(path, item_count, md5)
+        fields = {"path": path, "item_count": item_count, "md5": md5}
+        return typed_fields(cls, fields)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,10 +128,14 @@ class ExportManifest:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> ExportManifest:
-        """Reads what `to_json` wrote."""
-        files = tuple(DataFile.from_json(each) for each in document["files"])
-        fields = {**document, "files": files, "warnings": tuple(document["warnings"])}
-        return build(cls, fields, what="a stored manifest")
+        """Reads what `to_json` wrote.
+
+        Raises:
+            ValueDecodeError: It is damaged, or a newer version wrote it.
+        """
+        with damage_told("a kept manifest", where="manifest", error=ValueDecodeError):
+            files = tuple(DataFile.from_json(each) for each in document["files"])
+            return typed_fields(cls, document, files=files)
 
     def check_table(self, table: Table) -> None:
         """Checks that this is an export of the table: by ARN, or by name if it has no ARN.

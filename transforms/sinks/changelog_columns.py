@@ -20,16 +20,16 @@ from __future__ import annotations
 import json
 import re
 import uuid
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from transforms import storage
 from transforms.conditional_writes import Tagged, put_if_absent, put_if_match, read_with_tag
-from transforms.errors import SinkError
+from transforms.errors import ConfigurationError, SinkError, StateError
 from transforms.sinks.row_layout import OTHER, RowLayout, RowOptions
+from transforms.stored_format import parse_object
 from transforms.tables import Table
 from transforms.values.column_types import ColumnTypes, NumberType
 from transforms.values.columns import discover
@@ -143,7 +143,7 @@ class ChangelogColumns:
         if tagged is None:
             return None, None
         try:
-            document: Mapping[str, Any] = json.loads(tagged.content)
+            document = parse_object(tagged.content)
             if document["format"] != _FORMAT:
                 raise SinkError(
                     "the list of columns has an unknown format",
@@ -154,7 +154,10 @@ class ChangelogColumns:
                 )
             numbers = NumberType.parse(document["numbers"])
             return ColumnTypes.from_json(document["columns"]), numbers
-        except (ValueError, KeyError, TypeError) as error:
+        except (
+            *(ValueError, KeyError, TypeError, AttributeError, RecursionError),
+            *(ConfigurationError, StateError),
+        ) as error:
             raise SinkError(
                 "the file is no list of columns of Dynabeam's",
                 where=self._path,

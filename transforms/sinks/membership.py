@@ -14,6 +14,7 @@ from datetime import datetime, timezone
 from typing import Any, Literal, get_args
 
 from transforms.errors import StateError
+from transforms.stored_format import typed_fields
 
 __all__ = ["KnownSink", "Lack", "SinkState", "time_text"]
 
@@ -44,7 +45,9 @@ class Lack:
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Lack:
         """Reads what `to_json` wrote; fields that are unknown here do not matter."""
-        return cls(*(int(document[each.name]) for each in dataclasses.fields(cls)))
+        return typed_fields(
+            cls, {each.name: document[each.name] for each in dataclasses.fields(cls)}
+        )
 
     def __str__(self) -> str:
         """For people."""
@@ -125,15 +128,13 @@ class KnownSink:
                 mend="Use the version of Dynabeam that wrote it, or a newer one",
             )
         numbers = ("whole_from", "whole_from_us", "applied", "wrote", "changed_us", "position")
-        return cls(
+        return typed_fields(
+            cls,
+            {name: document[name] for name in ("uri", "loading", "loaded", *numbers)},
             place=place,
-            uri=str(document["uri"]),
             kind=kind,
             state=state,
             lacks=tuple(Lack.from_json(each) for each in document["lacks"]),
-            loading=tuple(document["loading"]),
-            loaded={name: int(each) for name, each in document["loaded"].items()},
-            **{name: int(document[name]) for name in numbers},
         )
 
     def with_loaded(

@@ -51,7 +51,13 @@ from transforms import storage
 from transforms.errors import SinkError
 from transforms.sinks.base import Round
 from transforms.sinks.membership import Lack
-from transforms.stored_format import check_fields, check_name
+from transforms.stored_format import (
+    check_fields,
+    check_name,
+    damage_told,
+    parse_object,
+    typed_fields,
+)
 
 __all__ = ["PARTITIONS", "Marker", "RoundFiles", "StagedFile", "table_folder"]
 
@@ -92,7 +98,7 @@ class StagedFile:
     @classmethod
     def from_json(cls, text: str) -> StagedFile:
         """Reads what `to_json` wrote, in the same run."""
-        return cls(**json.loads(text))
+        return typed_fields(cls, parse_object(text))
 
 
 _LISTED = frozenset({"table", "staged", "final", "rows", "bytes"})
@@ -136,13 +142,12 @@ class Marker:
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> Marker:
         """Reads what `to_json` wrote, also of a version that knew of nothing that is lacking."""
-        return cls(
-            str(document["state_id"]),
-            int(document["round"]),
-            tuple(Lack.from_json(each) for each in document.get("lacks", ())),
-            int(document.get("whole_from", 1)),
-            int(document.get("whole_from_us", 0)),
-            _PARTITION_OF[document["format"]],
+        names = ("state_id", "round", "whole_from", "whole_from_us")
+        return typed_fields(
+            cls,
+            {name: document[name] for name in names if name in document},
+            lacks=tuple(Lack.from_json(each) for each in document.get("lacks", ())),
+            partition=_PARTITION_OF[document["format"]],
         )
 
 
@@ -211,7 +216,10 @@ class RoundFiles:
         path = storage.join(self.root, _MARKER)
         if not storage.exists(path):
             return None
-        return Marker.from_json(_parse(path, storage.read_bytes(path, SinkError), _PARTITION_OF))
+        document = _parse(path, storage.read_bytes(path, SinkError), _PARTITION_OF)
+        mend = "Somebody has changed the file. Restore it from a copy"
+        with damage_told("the marker", where=path, mend=mend, error=SinkError):
+            return Marker.from_json(document)
 
     def write_marker(self, marker: Marker) -> None:
         """Replaces the marker."""
@@ -444,9 +452,9 @@ def _round_of(path: str) -> int:
 
 def _parse(path: str, content: bytes, formats: Collection[int] = (_FORMAT,)) -> dict[str, Any]:
     try:
-        document = json.loads(content)
+        document = parse_object(content)
         known = document["format"] in formats
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise SinkError(
             "the file is not one of Dynabeam's", where=path, found=content[:200]
         ) from error
@@ -458,7 +466,7 @@ def _parse(path: str, content: bytes, formats: Collection[int] = (_FORMAT,)) -> 
             found=document["format"],
             mend="Upgrade Dynabeam",
         )
-    return dict(document)
+    return document
 
 
 def _write_json(path: str, content: dict[str, Any]) -> None:

@@ -24,7 +24,7 @@ from typing import Any, Literal
 import apache_beam as beam
 
 from transforms.errors import ValueDecodeError
-from transforms.stored_format import build, check_fields
+from transforms.stored_format import damage_told, parse_object, typed_fields
 
 __all__ = [
     "FORMAT",
@@ -121,9 +121,10 @@ class ShardPosition:
         """Reads what `to_json` wrote.
 
         Raises:
-            ValueDecodeError: A newer version wrote it, or it is damaged.
+            ValueDecodeError: If it is damaged, or a newer version wrote it.
         """
-        return build(cls, document, what="a shard's position", where="frontier")
+        with damage_told("the position in a shard", where="frontier", error=ValueDecodeError):
+            return typed_fields(cls, document)
 
 
 _POSITION_DEFAULTS = {each.name: each.default for each in dataclasses.fields(ShardPosition)}
@@ -268,8 +269,13 @@ class Frontier:
         """Reads what `to_json` wrote.
 
         Raises:
-            ValueDecodeError: If the format number is unknown.
+            ValueDecodeError: If it is damaged, or the format number is unknown.
         """
+        with damage_told("a stream position", where="frontier", error=ValueDecodeError):
+            return cls._from_json(document)
+
+    @classmethod
+    def _from_json(cls, document: Mapping[str, Any]) -> Frontier:
         if document.get("format") != FORMAT:
             raise ValueDecodeError(
                 "a stream position of an unknown format",
@@ -278,23 +284,15 @@ class Frontier:
                 found=document.get("format"),
                 mend="Use the version of Dynabeam that wrote it, or a newer one",
             )
-        check_fields(
-            document, _FIELDS, what="a stream position", where="frontier", error=ValueDecodeError
-        )
-        return cls(
+        # A field that is not there would be read as none of its shards, none of its time.
+        names = ("pending", "finished", "foreign", "foreign_before_ms", "swept_us", "closed")
+        return typed_fields(
+            cls,
+            {name: document[name] for name in names},
             shards=tuple(ShardPosition.from_json(each) for each in document["shards"]),
-            pending=tuple((child, parent) for child, parent in document["pending"]),
-            finished=tuple((shard_id, us) for shard_id, us in document["finished"]),
-            foreign=tuple(document["foreign"]),
-            foreign_before_ms=document["foreign_before_ms"],
-            swept_us=document["swept_us"],
-            closed=document["closed"],
-            counts=build(Counts, document["counts"], what="the counts of a stream position"),
-            generation=document.get("generation", 0),
+            counts=typed_fields(Counts, document["counts"]),
+            generation=int(document.get("generation", 0)),
         )
-
-
-_FIELDS = frozenset({"format", *(each.name for each in dataclasses.fields(Frontier))})
 
 
 def sort_shards(shards: list[ShardPosition]) -> tuple[ShardPosition, ...]:
@@ -313,9 +311,11 @@ class FrontierCoder(beam.coders.Coder):
         """Decodes a frontier.
 
         Raises:
-            ValueDecodeError: If the bytes are of an unknown format.
+            ValueDecodeError: If the bytes are damaged, or of an unknown format.
         """
-        return Frontier.from_json(json.loads(encoded))
+        with damage_told("a stream position", where="frontier", error=ValueDecodeError):
+            document = parse_object(encoded)
+        return Frontier.from_json(document)
 
     def is_deterministic(self) -> bool:
         """Equal frontiers have equal bytes."""

@@ -18,6 +18,8 @@ from typing import Any, ClassVar
 import apache_beam as beam
 
 from transforms.element_json import dump_element, load_element
+from transforms.errors import ValueDecodeError
+from transforms.stored_format import damage_told
 from transforms.stream.frontier import Frontier
 from transforms.stream.source import StreamSource
 
@@ -82,8 +84,9 @@ class _GroupCoder(beam.coders.Coder):
         Raises:
             ValueDecodeError: If the bytes are of an unknown format.
         """
-        parts = load_element(encoded, self.what)[self.field]
-        return self.kind(tuple(map(self.part.from_json, parts)))
+        document = load_element(encoded, self.what)
+        with damage_told(f"a {self.what}", where=self.what, error=ValueDecodeError):
+            return self.kind(tuple(map(self.part.from_json, document[self.field])))
 
     def is_deterministic(self) -> bool:
         """Equal groups have equal bytes."""

@@ -13,7 +13,7 @@ import apache_beam as beam
 
 from transforms.errors import ConfigurationError, ValueDecodeError
 from transforms.gaps import GapPolicy
-from transforms.stored_format import build
+from transforms.stored_format import damage_told, parse_object, typed_fields
 from transforms.stream.frontier import Counts, Frontier
 from transforms.stream.lineage import Start
 from transforms.tables import Table
@@ -102,8 +102,13 @@ class StreamSource:
         """Reads what `to_json` wrote.
 
         Raises:
-            ValueDecodeError: If the format number is unknown.
+            ValueDecodeError: If it is damaged, or the format number is unknown.
         """
+        with damage_told("a stream source", where="stream source", error=ValueDecodeError):
+            return cls._from_json(document)
+
+    @classmethod
+    def _from_json(cls, document: Mapping[str, Any]) -> StreamSource:
         if document.get("format") != FORMAT:
             raise ValueDecodeError(
                 "a stream source of an unknown format",
@@ -114,10 +119,13 @@ class StreamSource:
             )
         values = {key: value for key, value in document.items() if key != "format"}
         frontier = values["frontier"]
-        values["table"] = Table.from_json(values["table"])
-        values["frontier"] = None if frontier is None else Frontier.from_json(frontier)
-        values["gap_policy"] = GapPolicy(values["gap_policy"])
-        return build(cls, values, what="a stream source")
+        return typed_fields(
+            cls,
+            values,
+            table=Table.from_json(values["table"]),
+            frontier=None if frontier is None else Frontier.from_json(frontier),
+            gap_policy=GapPolicy(values["gap_policy"]),
+        )
 
 
 class StreamSourceCoder(beam.coders.Coder):
@@ -131,9 +139,11 @@ class StreamSourceCoder(beam.coders.Coder):
         """Decodes a source.
 
         Raises:
-            ValueDecodeError: If the bytes are of an unknown format.
+            ValueDecodeError: If the bytes are damaged, or of an unknown format.
         """
-        return StreamSource.from_json(json.loads(encoded))
+        with damage_told("a stream source", where="stream source", error=ValueDecodeError):
+            document = parse_object(encoded)
+        return StreamSource.from_json(document)
 
     def is_deterministic(self) -> bool:
         """Equal sources have equal bytes."""
