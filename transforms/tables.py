@@ -148,8 +148,7 @@ class Table:
         """
         if not isinstance(value, Mapping) or not isinstance(value.get("name"), str):
             raise TableError("A table needs 'name' and 'keys'", found=value)
-        return cls(
-            name=value["name"],
-            keys=KeySchema.from_json(value.get("keys")),
-            arn=str(value.get("arn") or ""),
-        )
+        arn = "" if value.get("arn") is None else value["arn"]
+        if not isinstance(arn, str):
+            raise TableError("A table's ARN is a text", found=arn)
+        return cls(name=value["name"], keys=KeySchema.from_json(value.get("keys")), arn=arn)
