@@ -34,6 +34,14 @@ def compact(value, ascii_only=False):
 
 
 class TestFullLines:
+    def test_a_deep_item_is_a_row_whatever_stands_beside_it(self):
+        deep = b'{"id":{"S":"d"},"v":' + b'{"L":[' * 700 + b'{"S":"x"}' + b"]}" * 700 + b"}"
+        lines = [b'{"Item":{"id":{"S":"a"}}}', b'{"Item":%b}' % deep]
+        assert parse_full_lines(b"\n".join(lines), ID).images[1].as_py() == deep
+        parsed = parse_full_lines(b"\n".join([*lines, b"broken", b'{"Item":%b,}' % deep]), ID)
+        assert parsed.images.to_pylist() == [b'{"id":{"S":"a"}}', deep]
+        assert [number for number, _, _ in parsed.bad] == [3, 4]
+
     @given(st.lists(keyed_items(), max_size=5), st.booleans(), st.booleans())
     def test_service_form(self, rows, ascii_only, final_newline):
         images = [compact(row, ascii_only) for row in rows]

@@ -285,14 +285,14 @@ class Frontier:
                 mend="Use the version of Dynabeam that wrote it, or a newer one",
             )
         # A field that is not there would be read as none of its shards, none of its time.
-        names = ("pending", "finished", "foreign", "foreign_before_ms", "swept_us", "closed")
-        return typed_fields(
-            cls,
-            {name: document[name] for name in names},
-            shards=tuple(ShardPosition.from_json(each) for each in document["shards"]),
-            counts=typed_fields(Counts, document["counts"]),
-            generation=int(document.get("generation", 0)),
-        )
+        given = {name: document[name] for name in _ALWAYS} | dict(document)
+        del given["format"]
+        shards = tuple(ShardPosition.from_json(each) for each in document["shards"])
+        counts = typed_fields(Counts, document["counts"])
+        return typed_fields(cls, given, shards=shards, counts=counts)
+
+
+_ALWAYS = ("pending", "finished", "foreign", "foreign_before_ms", "swept_us", "closed")
 
 
 def sort_shards(shards: list[ShardPosition]) -> tuple[ShardPosition, ...]:
