@@ -310,11 +310,36 @@ UNFIT = {
     "escape": b'{"S":"\\x"}',
     "text": b'"x',
 }
+UNHOLDABLE = {
+    "number beyond": b'{"N":1e400}',
+    "bare number beyond": b"1e400",
+    "number beyond within": b'{"L":[{"N":-1e400}]}',
+}
+"""JSON that no reader of Python's decodes: a row, or a dead letter."""
 DEEP = {"500 levels", "500 maps", "1000 levels", "20000 levels"}
 
 
 class TestUnfitImages:
     """A row that a sink cannot take is a dead letter of that sink; the others are written."""
+
+    @pytest.mark.parametrize("name", UNHOLDABLE)
+    def test_a_number_that_no_computer_holds(self, target, tmp_path, name):
+        block = only_block(ORDERS, [Change(1, item("odd")), Change(1, item("good"))])
+        odd, good = block.rows.to_pylist()
+        odd["new"] = b'{"id":{"S":"odd"},"v":%b}' % UNHOLDABLE[name]
+        block = block.with_rows(pa.RecordBatch.from_pylist([odd, good], schema=SCHEMA))
+        sink = target.open(tmp_path)
+        sink.check([ORDERS], NO_ROUND)
+        reports = deliver_what_fits(sink, [block], round_number(1))
+        sink.publish(round_number(1))
+        refused = [
+            block_of_payload(DeadLetter.from_line(each.fields["letter"].encode()).raw)
+            for each in reports
+            if each.kind == "refused"
+        ]
+        assert [each.rows.column("new").to_pylist() for each in refused] in ([], [[odd["new"]]])
+        held = read_back(target, sink, [ORDERS])["orders"]
+        assert sorted(held) == sorted([good["key"], *([] if refused else [odd["key"]])])
 
     @pytest.mark.parametrize("first", [True, False], ids=["before", "behind"])
     def test_each_row_is_written_or_a_dead_letter(self, target, tmp_path, first):

@@ -29,7 +29,7 @@ from transforms.sinks.postgresql_meta import Held, read_held, write_held
 from transforms.sinks.postgresql_refusals import refusal_of
 from transforms.sinks.postgresql_table import PURGE_ROWS, STAGING_SQL, MirrorTable
 from transforms.sinks.refused import refused_row
-from transforms.sinks.unfit_images import split_unfit
+from transforms.sinks.unfit_images import refused_images, split_unfit, without_unfit
 from transforms.tables import Table
 
 __all__ = ["MOST_REFUSED", "PIECE_BYTES", "GatheredRows", "MirrorWriter", "refuse_other_owner"]
@@ -249,6 +249,19 @@ class GatheredRows:
         rows = batches[0] if len(batches) == 1 else pa.concat_batches(batches)
         try:
             return self._writer.merge(table, rows)
+        except (ValueDecodeError, pa.ArrowInvalid):
+            # JSON that nobody can decode, such as a number that no computer holds.
+            refused = [
+                each
+                for block in blocks
+                for each in refused_images(block, self._place, half_pairs=True)
+            ]
+            if not refused:
+                raise
+            self._refused += refused
+            fit = [without_unfit(each, half_pairs=True) for each in blocks]
+            fit = [each for each in fit if each.rows.num_rows]
+            return self._merge_what_fits(table, fit, most) if fit else 0
         except _ABOUT_ROWS as error:
             refusal = refusal_of(error)
             if refusal is None or len(self._refused) >= most:

@@ -16,6 +16,7 @@ nothing of it, its UTF-8 for a whole column at once.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Sequence
 from typing import NoReturn
@@ -99,20 +100,26 @@ def split_malformed(block: Block, sink: str) -> tuple[Block, list[Report]]:
     return _without(block, wrong), _refused(block, wrong, sink)
 
 
-def without_unfit(block: Block) -> Block:
-    """The block without the rows whose new image is unfit, or holds what nobody can decode."""
-    wrong = _undecodable(block)
+def without_unfit(block: Block, *, half_pairs: bool = False) -> Block:
+    """The block without the rows whose new image is unfit, or holds what nobody can decode.
+
+    Args:
+        block: The block.
+        half_pairs: The sink takes halves of surrogate pairs, as escapes.
+    """
+    wrong = _undecodable(block, half_pairs=half_pairs)
     return _without(block, wrong) if wrong else block
 
 
-def refused_images(block: Block, sink: str) -> list[Report]:
+def refused_images(block: Block, sink: str, *, half_pairs: bool = False) -> list[Report]:
     """A report of kind `refused` for each row that `without_unfit` leaves out.
 
     Args:
         block: The block.
         sink: The sink's place.
+        half_pairs: It takes halves of surrogate pairs, as escapes.
     """
-    return _refused(block, _undecodable(block), sink)
+    return _refused(block, _undecodable(block, half_pairs=half_pairs), sink)
 
 
 def _without(block: Block, rows: dict[int, str]) -> Block:
@@ -163,11 +170,11 @@ def _is_text(column: pa.Array) -> bool:
     return True
 
 
-def _undecodable(block: Block) -> dict[int, str]:
+def _undecodable(block: Block, *, half_pairs: bool) -> dict[int, str]:
     wrong: dict[int, str] = {}
     for row, image in enumerate(block.rows.column("new").to_pylist()):
         reason = "" if image is None else _why_undecodable(image)
-        if reason:
+        if reason and not (half_pairs and _is_json_with_half_pairs(image)):
             wrong[row] = reason
     return wrong
 
@@ -215,7 +222,13 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(name)
 
 
-_python = json.JSONDecoder(parse_constant=_refuse_constant)
+def _finite(text: str) -> str:
+    if math.isinf(float(text)):
+        raise ValueError(text)
+    return text
+
+
+_python = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)
 
 
 def _wrong(text: bytes, name: str) -> str:
