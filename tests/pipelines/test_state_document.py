@@ -23,14 +23,19 @@ from transforms.snapshot_orders import SnapshotOrder, SnapshotOrders
 
 FORMAT_1 = (
     '{"attempt":"5f0c7a1e2b3d4c5f","deployment":"","format":1,"round":7,'
-    '"state_id":"0123456789abcdef0123456789abcdef","tables":{"orders":{"generation":2}}}'
+    '"state_id":"0123456789abcdef0123456789abcdef",'
+    '"tables":{"orders":{"generation":2,"snapshot":{"manifest":null}}}}'
 )
 FORMAT_2 = (
     '{"attempt":"5f0c7a1e2b3d4c5f","deployment":"","format":2,"owner":"OWNER","revision":1,'
-    '"round":7,"state_id":"0123456789abcdef0123456789abcdef","tables":{"orders":{"generation":2}}}'
+    '"round":7,"state_id":"0123456789abcdef0123456789abcdef",'
+    '"tables":{"orders":{"generation":2,"snapshot":{"manifest":null}}}}'
 )
 STATE = State(
-    "0123456789abcdef0123456789abcdef", 7, "5f0c7a1e2b3d4c5f", {"orders": {"generation": 2}}
+    "0123456789abcdef0123456789abcdef",
+    7,
+    "5f0c7a1e2b3d4c5f",
+    {"orders": {"generation": 2, "snapshot": {"manifest": None}}},
 )
 
 
@@ -85,7 +90,7 @@ class TestBrothers:
     def test_orders(self, tmp_path):
         orders = SnapshotOrders(str(tmp_path))
         orders.give(SnapshotOrder("orders", "x", 7))
-        path = tmp_path / "requests" / "orders.json"
+        (path,) = (tmp_path / "requests").rglob("*.json")
         path.write_text(json.dumps(json.loads(path.read_text()) | {"colour": "red"}))
         with pytest.raises(StateError) as caught:
             orders.pending("orders")
