@@ -1,89 +1,218 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`dynabeam replicate` as a process of its own, which can be killed at any moment."""
+"""`dynabeam replicate` as a process of its own, which can be ended or stopped at any moment."""
 
+import json
 import os
 import pathlib
 import signal
 import subprocess
 import sys
+import time
+from datetime import timedelta
 
+from tests.chief.scenario import TO_THE_END
 from tests.chief.workload import TABLES
 
 ROOT = pathlib.Path(__file__).parents[2]
-BUCKET = "exports"
+BUCKET, STATE_BUCKET = "exports", "state"
+SINKS = {
+    "mirror": "duckdb:///FOLDER/m.duckdb",
+    "second": "duckdb:///FOLDER/second.duckdb?layout=packed",
+    "changelog": "file:///FOLDER/out",
+    "witness": "file:///FOLDER/witness",
+}
 _KEYS = {"AWS_ACCESS_KEY_ID": "simulated", "AWS_SECRET_ACCESS_KEY": "simulated"}  # not looked at
+_LONGEST_STEP = 90
+"""Seconds after which a step counts as hanging; a run to the end takes some five."""
+_LONGEST_END = 40
+"""Seconds that a run has for its round once it is asked to end; it takes less than one."""
+_POLL = 0.05
+_PASSES = timedelta(seconds=10)
+"""Passes with each quarter of a second where exports are awaited that are requested later."""
 
 
 class Replication:
-    """One replication of all tables: a state directory, a mirror and a changelog.
+    """One replication of all tables, run by run.
 
     Args:
         sim: The simulator to read.
-        folder: Where everything goes.
-        readers: Stream readers per table.
-        options: Further options of all runs.
+        folder: Where everything goes, but for a state directory in S3.
+        scenario: What the runs are like.
+        clock: The clock of the simulator and of the runs.
     """
 
-    def __init__(self, sim, folder, readers, options=()):
+    def __init__(self, sim, folder, scenario, clock):
         self._sim = sim
         self.folder = folder
-        self._readers = readers
-        self._options = options
-        self._runs = 0
+        self._scenario = scenario
+        self._clock = clock
+        self._begun = []
+        self._stopped = None
+        self._passed_at = time.monotonic()
 
-    def run_and_kill(self, seconds):
-        """Replicates for ever, and dies without a word after so many seconds.
+    @property
+    def state_dir(self):
+        """Where the state directory is."""
+        local = self._scenario.state == "local"
+        return str(self.folder / "state") if local else f"s3://{STATE_BUCKET}/state"
+
+    def document(self):
+        """The committed position document; None before the first commit."""
+        return self._read("state.json")
+
+    def run(self, leg, happening=()):
+        """One run, up to its end as the scenario wants it.
+
+        Args:
+            leg: The run.
+            happening: Pairs of a part of its time and of what is to be done then, in order.
 
         Raises:
-            AssertionError: It ended by itself.
+            AssertionError: It ended by itself or by another exit code, or it hangs.
         """
-        process, log = self._start("--every=50ms")
-        try:
-            process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
+        self._clock.let_pass(timedelta(minutes=leg.minutes_before))
+        before = self._round()
+        run = self._start(leg)
+        if self._stopped:
+            self._wake_up(run)
+        if leg.end == TO_THE_END:
+            self._wait_until(run, lambda: run.poll() is not None, "caught up")
+            assert run.returncode == 0, f"failed with {run.returncode}:\n{run.log.read_text()}"
             return
-        raise AssertionError(f"ended by itself with {process.returncode}:\n{log.read_text()}")
+        self._wait_until(run, lambda: self._clock.has_begun(run.pid), "begun")
+        if leg.committed:
+            self._wait_until(run, lambda: self._round() > before, "past a round")
+        began = time.monotonic()
+        for part, act in (*happening, (1, lambda: None)):
+            self._wait_until(
+                run, lambda due=began + part * leg.seconds: time.monotonic() >= due, "at its work"
+            )
+            act()
+        if leg.end == "STOP":
+            self._wait_until(run, lambda: self._is_held_by(run), "in possession of the lease")
+            run.send_signal(signal.SIGSTOP)
+            self._stopped = run
+        else:
+            self._end(run, leg.end)
 
-    def run_to_the_end(self, seconds):
-        """Replicates until caught up.
+    def _end(self, run, how):
+        """Ends a run by a signal."""
+        if how == "KILL":
+            run.kill()
+            run.wait()
+            return
+        run.terminate()
+        if how == "TERM twice":
+            time.sleep(0.1)
+            run.terminate()
+        code = self._ended(run)
+        # A second signal may come when Python has put its handlers away: a shell says 143 as well.
+        codes = [128 + signal.SIGTERM] + ([-signal.SIGTERM] if how == "TERM twice" else [])
+        assert code in codes, f"SIGTERM, ended with {code}:\n{run.log.read_text()}"
 
-        Raises:
-            AssertionError: It failed, or took longer than so many seconds.
-        """
-        process, log = self._start("--until=caught_up")
+    def _wake_up(self, run):
+        """Lets the run that is stopped go on, once this one has taken over from it."""
+        stopped = self._stopped
+        self._wait_until(run, lambda: self._is_held_by(run), "in possession of the lease")
+        self._stopped = None
+        stopped.send_signal(signal.SIGCONT)
+        code, said = self._ended(stopped), stopped.log.read_text()
+        assert code == 1, f"taken over from, ended with {code}:\n{said}"
+        assert "StateInUseError" in said, f"taken over from, says:\n{said}"
+
+    def _ended(self, run):
         try:
-            process.wait(seconds)
+            return run.wait(_LONGEST_END)
         except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGABRT)  # with -X faulthandler: says where it hangs
-            process.wait()
-            raise AssertionError(f"not caught up after {seconds} s:\n{log.read_text()}") from None
-        assert process.returncode == 0, f"failed:\n{log.read_text()}"
+            raise self._hangs(run, "ended") from None
 
-    def _start(self, *options):
-        self._runs += 1
-        log = self.folder / f"run-{self._runs}.log"
+    def _wait_until(self, run, condition, what):
+        deadline = time.monotonic() + _LONGEST_STEP
+        while not condition():
+            if run.poll() is not None and not condition():
+                text = f"ended by itself with {run.returncode} before it was {what}"
+                raise AssertionError(f"{text}:\n{run.log.read_text()}")
+            if time.monotonic() > deadline:
+                raise self._hangs(run, what)
+            self._let_time_fly()
+            time.sleep(_POLL)
+
+    def _let_time_fly(self):
+        if self._scenario.repairs and time.monotonic() > self._passed_at + 0.25:
+            self._clock.let_pass(_PASSES)
+            self._passed_at = time.monotonic()
+
+    def _hangs(self, run, what):
+        run.send_signal(signal.SIGABRT)  # with -X faulthandler: says where
+        run.wait()
+        return AssertionError(f"not {what} after a long time:\n{run.log.read_text()}")
+
+    def close(self):
+        """Leaves no process behind."""
+        for each in self._begun:
+            if each.poll() is None:
+                each.kill()
+                each.wait()
+
+    def _is_held_by(self, run):
+        lease = self._read("lock.json")
+        held = lease is not None and not lease["released"]
+        return held and lease["holder"].startswith(f"process {run.pid} ")
+
+    def _round(self):
+        document = self.document()
+        return document["round"] if document else 0
+
+    def _read(self, name):
+        if self._scenario.state == "local":
+            path = self.folder / "state" / name
+            return json.loads(path.read_text()) if path.exists() else None
+        key = f"state/{name}"
+        if key not in self._sim.objects.keys(STATE_BUCKET, key):
+            return None
+        return json.loads(self._sim.s3_get(STATE_BUCKET, key))
+
+    def dead_letters(self):
+        """The text of all dead letters."""
+        if self._scenario.state == "local":
+            folder = self.folder / "state" / "dead_letters"
+            return "".join(each.read_text() for each in folder.rglob("*") if each.is_file())
+        keys = self._sim.objects.keys(STATE_BUCKET, "state/dead_letters/")
+        return "".join(self._sim.s3_get(STATE_BUCKET, key).decode() for key in keys)
+
+    def _start(self, leg):
+        log = self.folder / f"run-{len(self._begun)}.log"
+        scenario, uris = self._scenario, self._uris()
+        policies = ",".join(f"{table}:{policy}" for table, policy in scenario.policies.items())
         command = [
-            *[sys.executable, "-X", "faulthandler", "-m", "pipelines.command_line", "replicate"],
+            *[sys.executable, "-X", "faulthandler", "-m", "tests.chief.shared_clock", "replicate"],
             f"--tables={','.join(TABLES)}",
             f"--region={self._sim.region}",
             f"--endpoint_url={self._sim.endpoint_url}",
             f"--s3_export_bucket={BUCKET}",
-            f"--sink=duckdb:///{self.folder}/m.duckdb",
-            f"--sink=file:///{self.folder}/out",
-            f"--state_dir={self.folder}/state",
-            f"--readers={self._readers}",
+            *[f"--sink={uris[each]}" for each in leg.sinks],
+            *[f"--drop_sink={uris[each]}" for each in leg.dropped],
+            f"--state_dir={self.state_dir}",
+            f"--readers={leg.readers}",
             "--buckets=2",
-            *self._options,
-            *options,
+            "--every=50ms",
+            *(["--verify_chain"] if scenario.verified else []),
+            *([f"--gaps={policies}"] if policies else []),
+            f"--until={'caught_up' if leg.end == TO_THE_END else 'forever'}",
         ]
+        wrong = timedelta(minutes=leg.minutes_wrong)
+        clock = self._clock.variables(wrong, scenario.lease_seconds)
         with log.open("wb") as output:
             process = subprocess.Popen(
                 command,
                 cwd=ROOT,
-                env={**os.environ, **_KEYS, "PYTHONPATH": str(ROOT)},
+                env={**os.environ, **_KEYS, **clock, "PYTHONPATH": str(ROOT)},
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )
-        return process, log
+        process.log = log
+        self._begun.append(process)
+        return process
+
+    def _uris(self):
+        return {name: uri.replace("FOLDER", str(self.folder)) for name, uri in SINKS.items()}

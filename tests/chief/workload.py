@@ -5,6 +5,7 @@ import random
 import threading
 
 TABLES = {"people": "id:S", "orders": "customer:S,order:N"}
+_SERVICE = "DynamoDB_20120810"
 
 _VALUES = [
     {"S": ""},
@@ -23,8 +24,22 @@ _VALUES = [
 ]
 
 
+_ON = {"StreamEnabled": True, "StreamViewType": "NEW_AND_OLD_IMAGES"}
+
+
+def make_table(sim, name):
+    """Makes a table with a stream and point-in-time recovery."""
+    sim.create_table(name, TABLES[name])
+    recovery = {"PointInTimeRecoveryEnabled": True}
+    body = {"TableName": name, "PointInTimeRecoverySpecification": recovery}
+    # Without HTTP, as the faults that are for the replication are none of the workload's.
+    sim.call(_SERVICE, "UpdateContinuousBackups", body)
+
+
 class Workload:
     """Writes into a simulator what the seed says, by hand or on a thread.
+
+    What it does to streams and tables goes on beside the thread.
 
     Args:
         sim: The simulator, with the tables made.
@@ -36,6 +51,7 @@ class Workload:
         self._random = random.Random(f"workload {seed}")
         self._keys = self._random.randint(20, 70)
         self._pace = self._random.choice([0.005, 0.02, 0.08])
+        self._lock = threading.RLock()
         self._stopped = threading.Event()
         self._failures = []
         self._thread = threading.Thread(target=self._run)
@@ -43,13 +59,53 @@ class Workload:
     def load(self):
         """The items that are there before anybody reads."""
         for name in TABLES:
-            numbers = range(self._keys) if self._random.random() < 0.5 else range(0, self._keys, 3)
-            self._sim.put_many(name, [self._item(name, number) for number in numbers])
+            self._fill(name)
 
     def step(self):
         """One small random thing."""
+        with self._lock:
+            self._step()
+
+    def switch_stream(self, name, writes):
+        """Switches a table's stream off, does so many small things, and switches it on.
+
+        Returns:
+            The keys that were written in between.
+        """
+        table = self._sim.table(name)
+        with self._lock:
+            self._update(name, {"StreamEnabled": False})
+            since = len(table.history)
+        for _ in range(writes):
+            self.step()
+        with self._lock:
+            self._update(name, _ON)
+            return [change.keys for change in table.history[since:]]
+
+    def make_again(self, name, writes):
+        """Deletes a table, does so many small things, and makes another one of its name."""
+        with self._lock:
+            self._sim.call(_SERVICE, "DeleteTable", {"TableName": name})
+        for _ in range(writes):
+            self.step()
+        with self._lock:
+            make_table(self._sim, name)
+            self._fill(name)
+            self._step()
+
+    def _update(self, name, stream):
+        body = {"TableName": name, "StreamSpecification": stream}
+        self._sim.call(_SERVICE, "UpdateTable", body)
+
+    def _fill(self, name):
+        numbers = range(self._keys) if self._random.random() < 0.5 else range(0, self._keys, 3)
+        self._sim.put_many(name, [self._item(name, number) for number in numbers])
+
+    def _step(self):
         rng, sim = self._random, self._sim
         name = rng.choice(list(TABLES))
+        if not sim.has_table(name):
+            return
         numbers = [rng.randrange(self._keys) for _ in range(rng.randint(1, 8))]
         what = rng.choices(
             ["put", "delete", "expire", "roll", "split"], weights=[60, 25, 10, 3, 3]
@@ -60,6 +116,8 @@ class Workload:
             sim.delete_many(name, [self._key(name, number) for number in numbers])
         elif what == "expire":
             sim.expire(name, self._key(name, numbers[0]))
+        elif sim.table(name).stream is None:
+            pass  # it is off, and has no shards to roll
         elif what == "roll":
             sim.roll(name)
         elif len(sim.table(name).stream.open_shards()) < 8:
