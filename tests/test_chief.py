@@ -39,7 +39,13 @@ ALL_DIMENSIONS = {
     *(f"state {where}" for where in ("local", "s3")),
     *(f"{where}, end {end}" for where in ("local", "s3") for end in ("KILL", "TERM", "TERM twice")),
     *(f"readers {count}" for count in (1, 2, 3, 4)),
-    *("s3, end STOP", "another number of readers", "chain verified", "second mirror"),
+    *(
+        "s3, end STOP",
+        "another number of readers",
+        "chain verified",
+        "second mirror",
+        "clock wrong",
+    ),
     *(f"{sink} left out and given again" for sink in ("mirror", "changelog")),
     *(f"switched under {policy}" for policy in ("continue", "heal", "resnapshot")),
     *("made again under resnapshot", "event while nobody reads", "event while it runs"),
@@ -61,7 +67,7 @@ def test_mirror_equals_table_and_changelog_is_complete(seed, tmp_path):
         clock = SharedClock(tmp_path / "clock", sim.clock)
         replication = Replication(sim, tmp_path, scenario, clock)
         gaps = {}
-        sim.faults = faults(rng)
+        sim.faults = faults(rng, scenario)
         sys.stdout.write(f"  {sim.faults}\n")
         try:
             with workload:
@@ -126,13 +132,16 @@ def make_happen(event, workload, gaps):
         workload.make_again(event.table, event.writes)
 
 
-def faults(rng):
+def faults(rng, scenario):
     """Each of them at times, none so often that nothing gets through."""
 
     def at_times(most):
         return rng.choice([0, rng.uniform(0, most)])
 
-    actions = Faults().actions | rng.choice([frozenset(), {"GetObject"}])
+    of_objects = [frozenset(), {"GetObject"}]
+    if scenario.state == "s3":
+        of_objects.append({"GetObject", "PutObject"})
+    actions = Faults().actions | rng.choice(of_objects)
     return Faults(
         actions=actions,
         throttle=at_times(0.1),
@@ -150,6 +159,7 @@ def faults(rng):
         e_notation_times=at_times(0.5),
         roll_after=rng.choice([0, rng.randint(5, 100)]),
         roll_children=rng.randint(1, 2),
+        conflict=at_times(0.3),
     )
 
 

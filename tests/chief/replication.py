@@ -22,7 +22,7 @@ SINKS = {
     "witness": "file:///FOLDER/witness",
 }
 _KEYS = {"AWS_ACCESS_KEY_ID": "simulated", "AWS_SECRET_ACCESS_KEY": "simulated"}  # not looked at
-_LONGEST_STEP = 90
+_LONGEST_STEP = 150
 """Seconds after which a step counts as hanging; a run to the end takes some five."""
 _LONGEST_END = 40
 """Seconds that a run has for its round once it is asked to end; it takes less than one."""
