@@ -72,7 +72,7 @@ def test_mirror_equals_table_and_changelog_is_complete(seed, tmp_path):
         try:
             with workload:
                 for number, leg in enumerate(scenario.legs[:-1]):
-                    replication.run(leg, happening(scenario, number, workload, gaps))
+                    replication.run(leg, happening(scenario, number, replication, workload, gaps))
             sim.faults = rng.choice([Faults(), milder(sim.faults)])
             replication.run(scenario.legs[-1])
         finally:
@@ -103,12 +103,13 @@ def prepare(sim, workload, rng):
     sim.exports.export_seconds = rng.choice([0, 0.5, 2])
 
 
-def happening(scenario, number, workload, gaps):
+def happening(scenario, number, replication, workload, gaps):
     """What happens to streams during a run; what does before it is done at once.
 
     Args:
         scenario: The scenario.
         number: The run's.
+        replication: To what it happens.
         workload: Does it.
         gaps: Table → keys that were written while it had no stream; filled when it is done.
     """
@@ -116,16 +117,17 @@ def happening(scenario, number, workload, gaps):
     for event in sorted(scenario.events, key=lambda each: each.at):
         if event.leg != number:
             continue
-        act = functools.partial(make_happen, event, workload, gaps)
+        act = functools.partial(make_happen, event, replication, workload, gaps)
         if event.at:
-            later.append((event.at, act))
+            later.append((event.at, event.table if event.minutes_before else "", act))
         else:
             act()
     return later
 
 
-def make_happen(event, workload, gaps):
+def make_happen(event, replication, workload, gaps):
     """Does to a table's stream what the scenario wants."""
+    replication.let_pass(event.minutes_before)
     if event.what == "switched":
         gaps[event.table] = workload.switch_stream(event.table, event.writes)
     else:

@@ -56,6 +56,10 @@ class Replication:
         local = self._scenario.state == "local"
         return str(self.folder / "state") if local else f"s3://{STATE_BUCKET}/state"
 
+    def let_pass(self, minutes):
+        """Lets time pass at once, for the service and for the run."""
+        self._clock.let_pass(timedelta(minutes=minutes))
+
     def document(self):
         """The committed position document; None before the first commit."""
         return self._read("state.json")
@@ -65,12 +69,13 @@ class Replication:
 
         Args:
             leg: The run.
-            happening: Pairs of a part of its time and of what is to be done then, in order.
+            happening: For all that is to be done meanwhile, in order: after which part of its time,
+                the table whose snapshot has to be loaded by then or nothing, what.
 
         Raises:
             AssertionError: It ended by itself or by another exit code, or it hangs.
         """
-        self._clock.let_pass(timedelta(minutes=leg.minutes_before))
+        self.let_pass(leg.minutes_before)
         before = self._round()
         run = self._start(leg)
         if self._stopped:
@@ -83,10 +88,11 @@ class Replication:
         if leg.committed:
             self._wait_until(run, lambda: self._round() > before, "past a round")
         began = time.monotonic()
-        for part, act in (*happening, (1, lambda: None)):
-            self._wait_until(
-                run, lambda due=began + part * leg.seconds: time.monotonic() >= due, "at its work"
-            )
+        for part, loaded, act in (*happening, (1, "", lambda: None)):
+            due = began + part * leg.seconds
+            self._wait_until(run, lambda due=due: time.monotonic() >= due, "at its work")
+            if loaded:
+                self._wait_until(run, lambda name=loaded: self._is_loaded(name), "with a snapshot")
             act()
         if leg.end == "STOP":
             self._wait_until(run, lambda: self._is_held_by(run), "in possession of the lease")
@@ -158,6 +164,10 @@ class Replication:
         lease = self._read("lock.json")
         held = lease is not None and not lease["released"]
         return held and lease["holder"].startswith(f"process {run.pid} ")
+
+    def _is_loaded(self, name):
+        table = self.document()["tables"][name]
+        return table["snapshot"]["status"] == "done" and "repair" not in table
 
     def _round(self):
         document = self.document()

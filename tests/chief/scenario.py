@@ -21,7 +21,7 @@ TO_THE_END = "caught up"
 _MOST_MINUTES_WRONG = 4
 """AWS answers requests whose clock is not more than five minutes off."""
 _SHORT_LEASE, _REAL_LEASE = 6.0, 30.0
-_POLICIES = ("continue", "heal", "resnapshot")
+_POLICIES = ("continue", "heal", "heal", "resnapshot")
 
 End = Literal["KILL", "TERM", "TERM twice", "STOP", "caught up"]
 
@@ -37,6 +37,8 @@ class Event:
         policy: The table's `--gaps`.
         leg: During which run.
         at: After which part of it; 0 for before it, with nobody reading.
+        minutes_before: So much time passes at once before it, if `at` is not 0 once the table's
+            snapshot is loaded. A heal is exact if the snapshot is older than what is lost.
         writes: So many small things happen to the tables before it is there again.
     """
 
@@ -45,6 +47,7 @@ class Event:
     policy: str
     leg: int
     at: float
+    minutes_before: int
     writes: int
 
 
@@ -116,10 +119,10 @@ class Scenario:
         needs = bool(away or second or drawn)
         legs = []
         for number in range(runs + 1):
-            end = rng.choice(["KILL", "KILL", "TERM", "TERM twice", "STOP"])
+            end = rng.choice(["KILL", "KILL", "TERM", "TERM twice"])
             # The next one must outlast the one that is stopped, which would take its turn else.
-            if end == "STOP" and (state == "local" or number >= runs - 1):
-                end = "KILL"
+            if state == "s3" and number < runs - 1 and rng.random() < 0.4:
+                end = "STOP"
             sinks = {"mirror", "changelog"}
             # Says in which round a change was, and so whether it may be lacking elsewhere.
             sinks |= {"witness"} if away == "changelog" else set()
@@ -168,6 +171,9 @@ class Scenario:
         found |= {f"{self.away} left out and given again"} if self.away else set()
         found |= {"second mirror"} if self.second else set()
         found |= {f"{each.what} under {each.policy}" for each in self.events}
+        found |= {
+            "a heal can be exact" for x in self.events if x.policy == "heal" and x.minutes_before
+        }
         found |= {"event while nobody reads" for each in self.events if not each.at}
         found |= {"event while it runs" for each in self.events if each.at}
         found |= {"another number of readers"} if len({x.readers for x in legs}) > 1 else set()
@@ -199,5 +205,6 @@ def _event(rng: random.Random, table: str, runs: int) -> Event:
         policy=rng.choice(_POLICIES) if what == "switched" else "resnapshot",
         leg=leg,
         at=at,
+        minutes_before=rng.choice([0, 40]),
         writes=rng.choice([0, 3, 20]),
     )

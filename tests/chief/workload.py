@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A random workload: two tables of the simulator that change while they are replicated."""
 
+import itertools
 import random
 import threading
 
@@ -24,6 +25,7 @@ _VALUES = [
 ]
 
 
+_MANY_STEPS, _SLOW_PACE = 400, 0.1
 _ON = {"StreamEnabled": True, "StreamViewType": "NEW_AND_OLD_IMAGES"}
 
 
@@ -135,7 +137,10 @@ class Workload:
 
     def _run(self):
         try:
-            while not self._stopped.wait(self._pace):
+            for done in itertools.count():
+                # Slower after a while: else there is the more to read the slower the machine is.
+                if self._stopped.wait(self._pace if done < _MANY_STEPS else _SLOW_PACE):
+                    break
                 self.step()
         except Exception as problem:  # noqa: BLE001 - raised again where the test waits for the thread
             self._failures.append(problem)
