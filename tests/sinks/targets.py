@@ -227,14 +227,17 @@ def payload(value, tag, *, nested_is_plain=False):
 
 
 def published(target, sink):
-    """All files that a reader of a changelog sees, by path below the root."""
+    """All files that a reader of a changelog sees, by path below the root.
+
+    Beside the marker lies what a run that was killed had begun to write of it.
+    """
     root = pathlib.Path(sink.place)
     found = [each for each in root.rglob("*") if each.is_file()]
     names = {each.relative_to(root).as_posix(): each for each in found}
     return {
         name: each
         for name, each in names.items()
-        if not name.startswith("_staging/") and name != "_dynabeam.json" and not is_schema(name)
+        if not name.startswith(("_staging/", "_dynabeam.json")) and not is_schema(name)
     }
 
 
