@@ -310,7 +310,8 @@ def _sink_status(sink: KnownSink) -> SinkStatus:
 
 def _changed_us(path: str) -> int:
     """When a file was last written, microseconds since 1970; 0 if there is none."""
-    found = FileSystems.match([path])[0].metadata_list
+    # Beam's own look takes a refusal for an error, though the file may only not be there yet.
+    found = FileSystems.match([path])[0].metadata_list if storage.exists(path) else []
     return int((found[0].last_updated_in_seconds or 0) * 1_000_000) if found else 0
 
 

@@ -8,6 +8,7 @@ import pytest
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 
+from pipelines.status_reading import _changed_us
 from transforms import conditional_writes, storage
 from transforms.conditional_writes import put_if_absent, read_with_tag
 from transforms.errors import AwsAccessError, StateError
@@ -43,6 +44,10 @@ def sim(monkeypatch):
 def test_missing(sim):
     assert storage.exists("s3://lake/state/a.json") is False
     assert read_with_tag("s3://lake/state/a.json") is None
+
+
+def test_positions_that_a_job_has_not_stored_yet(sim):
+    assert _changed_us("s3://lake/state/a.json") == 0
 
 
 def test_there(sim):
