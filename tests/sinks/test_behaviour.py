@@ -322,6 +322,26 @@ DEEP = {"500 levels", "500 maps", "1000 levels", "20000 levels"}
 class TestUnfitImages:
     """A row that a sink cannot take is a dead letter of that sink; the others are written."""
 
+    def test_a_name_that_is_there_twice(self, target, tmp_path):
+        """No column holds one of two values: it is a row where it is kept as it is, or none."""
+        block = only_block(ORDERS, [Change(1, item("odd")), Change(1, item("good"))])
+        odd, good = block.rows.to_pylist()
+        odd["new"] = b'{"id":{"S":"odd"},"v":{"S":"first"},"w":{"N":"1"},"v":{"S":"second"}}'
+        block = block.with_rows(pa.RecordBatch.from_pylist([odd, good], schema=SCHEMA))
+        sink = target.open(tmp_path)
+        sink.check([ORDERS], NO_ROUND)
+        reports = deliver_what_fits(sink, [block], round_number(1))
+        sink.publish(round_number(1))
+        refused = [each for each in reports if each.kind == "refused"]
+        unpacked = target.is_mirror or "format=parquet" in target.uri
+        assert len(refused) == int(unpacked and not target.is_packed)
+        for each in refused:
+            letter = DeadLetter.from_line(each.fields["letter"].encode())
+            row = block_of_payload(letter.raw).rows
+            assert row.column("new").to_pylist() == [odd["new"]]
+        held = read_back(target, sink, [ORDERS])["orders"]
+        assert sorted(held) == sorted([good["key"], *([] if refused else [odd["key"]])])
+
     @pytest.mark.parametrize("name", UNHOLDABLE)
     def test_a_number_that_no_computer_holds(self, target, tmp_path, name):
         block = only_block(ORDERS, [Change(1, item("odd")), Change(1, item("good"))])

@@ -172,9 +172,15 @@ def _is_text(column: pa.Array) -> bool:
 
 def _undecodable(block: Block, *, half_pairs: bool) -> dict[int, str]:
     wrong: dict[int, str] = {}
-    for row, image in enumerate(block.rows.column("new").to_pylist()):
+    images = block.rows.column("new")
+    names = object_names(images).to_pylist()
+    for row, image in enumerate(images.to_pylist()):
         reason = "" if image is None else _why_undecodable(image)
-        if reason and not (half_pairs and _is_json_with_half_pairs(image)):
+        if reason and half_pairs and _is_json_with_half_pairs(image):
+            reason = ""
+        if not reason and names[row] is not None and len(set(names[row])) < len(names[row]):
+            reason = "the image names an attribute twice"
+        if reason:
             wrong[row] = reason
     return wrong
 

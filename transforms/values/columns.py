@@ -253,6 +253,11 @@ def _raw_item(images: pa.Array, row: int) -> dict[str, msgspec.Raw]:
         return _raw_deep_item(images.slice(row, 1), row)
     except (msgspec.MsgspecError, UnicodeError) as error:
         raise _no_object(image, row, str(error)) from error
+    if len(msgspec.json.encode(item)) != len(image):
+        # White space or escapes; or a name that is there twice, of which a column holds one value.
+        names = object_names(images.slice(row, 1))[0].as_py()
+        if names is not None and len(names) > len(item):
+            raise _doubled(image, row)
     return item
 
 
@@ -263,6 +268,12 @@ def _raw_deep_item(image: pa.Array, row: int) -> dict[str, msgspec.Raw]:
         raise _no_object(image[0].as_py(), row, "nested deeply")
     values = extract_values(image, names)
     return {name: msgspec.Raw(value[0].as_py()) for name, value in zip(names, values, strict=True)}
+
+
+def _doubled(image: object, row: int) -> ValueDecodeError:
+    return ValueDecodeError(
+        "An image names an attribute twice", where=f"row {row}", found=shown(image)
+    )
 
 
 def _no_object(image: object, row: int, why: str) -> ValueDecodeError:
