@@ -282,12 +282,13 @@ def ion_text(value):
     return ion_struct(payload)
 
 
+_KEYWORDS = ("null", "true", "false", "nan")
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 def ion_struct(item):
     names = {
-        name: name if _PLAIN.fullmatch(name) and name not in ("null", "true") else json.dumps(name)
+        name: name if _PLAIN.fullmatch(name) and name not in _KEYWORDS else json.dumps(name)
         for name in item
     }
     return "{" + ",".join(f"{names[name]}:{ion_text(value)}" for name, value in item.items()) + "}"
