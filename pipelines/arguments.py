@@ -184,7 +184,11 @@ def _check_runner(name: str) -> None:
     from apache_beam.options.pipeline_options import StandardOptions  # noqa: PLC0415
 
     short = [each.rpartition(".")[2] for each in StandardOptions.ALL_KNOWN_RUNNERS]
-    if not name or "." in name or name.lower() in (each.lower() for each in short):
+    # Beam takes `direct` for `DirectRunner`, in any case.
+    known = {each.lower() for each in short} | {
+        each.lower().removesuffix("runner") for each in short
+    }
+    if not name or "." in name or name.lower() in known:
         return
     near = difflib.get_close_matches(name, short, n=1)
     raise ConfigurationError(

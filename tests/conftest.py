@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from transforms import wall_clock
+from transforms.aws import beam_s3, session
 
 _SLOW_MACHINES = [HealthCheck.too_slow, HealthCheck.data_too_large]
 
@@ -27,6 +28,14 @@ def _own_clock():
     wall_clock._Offset.us = 0
     yield
     wall_clock._Offset.us = 0
+
+
+@pytest.fixture(autouse=True)
+def _own_clients():
+    """Clients of a service that ended with its test take 20 MB and some sockets each."""
+    yield
+    for kept in (session._clients, beam_s3._clients, beam_s3._plain_clients):
+        kept.clear()
 
 
 @pytest.hookimpl(trylast=True)

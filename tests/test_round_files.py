@@ -95,6 +95,6 @@ class TestDeadLetters:
 
     def test_of_a_committed_round_they_may_be_kept_already_or_of_an_older_version(self, tmp_path):
         path = tmp_path / "dead_letters.jsonl"
-        assert read_kept_dead_letters(str(path)) == []
+        assert list(read_kept_dead_letters(str(path))) == []
         path.write_bytes(b"".join(each.to_line() for each in LETTERS))
-        assert read_kept_dead_letters(str(path)) == LETTERS
+        assert list(read_kept_dead_letters(str(path))) == LETTERS

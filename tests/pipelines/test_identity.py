@@ -13,7 +13,8 @@ def test_a_crash_before_the_first_commit_leaves_the_identity(tmp_path):
 
 def test_a_committed_state_stays_as_it_is(tmp_path):
     directory = StateDirectory(str(tmp_path))
-    committed = State(directory.load().state_id, 3, "attempt", {"orders": {}})
+    orders = {"snapshot": {"manifest": None}}
+    committed = State(directory.load().state_id, 3, "attempt", {"orders": orders})
     directory.commit(committed)
     directory.keep_identity(committed)
     assert directory.load() == committed

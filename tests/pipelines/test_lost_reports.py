@@ -167,4 +167,4 @@ def test_files_of_two_attempts_never_share_a_name(world):
     document = json.loads((world.state_dir / "state.json").read_text())
     (path,) = world.published()
     assert path.name == f"part-00000-{document['attempt']}.jsonl"
-    assert Path(path).parent.name == "round=0000000001"
+    assert Path(path).parent.name == "dynabeam_round=0000000001"
