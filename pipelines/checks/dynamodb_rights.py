@@ -85,6 +85,11 @@ def _list_tables(examination: Examination, _: str) -> Outcome:
     return attempt("dynamodb:ListTables", lambda: dynamodb.list_tables(Limit=1))
 
 
+def _list_streams(examination: Examination, _: str) -> Outcome:
+    streams = client(examination.access, "dynamodbstreams")
+    return attempt("dynamodb:ListStreams", lambda: streams.list_streams(Limit=1))
+
+
 def _list_tags(examination: Examination, resource: str) -> Outcome:
     dynamodb = client(examination.access, "dynamodb")
     return attempt(
@@ -137,6 +142,7 @@ DYNAMODB_ATTEMPTS: Mapping[str, Callable[[Examination, str], Outcome]] = {
     "dynamodb:DescribeTable": _describe_table,
     "dynamodb:ListTables": _list_tables,
     "dynamodb:ListTagsOfResource": _list_tags,
+    "dynamodb:ListStreams": _list_streams,
     "dynamodb:DescribeStream": _describe_stream,
     "dynamodb:GetShardIterator": _shard_iterator,
     "dynamodb:GetRecords": _get_records,

@@ -50,6 +50,7 @@ def test_a_stream_alone():
             ("dynamodb:DescribeStream", "dynamodb:GetRecords", "dynamodb:GetShardIterator"),
             (f"{ORDERS}/stream/*",),
         ),
+        "FindEarlierStreams": (("dynamodb:ListStreams",), ("*",)),
     }
 
 

@@ -49,7 +49,9 @@ def main():
     began, wrong = time.perf_counter(), 0
     first = LimitedWorld(tempfile.mkdtemp(), _NoCapture())
     with first.sim:
-        needed = [None, *first.needed(first.in_s3)]
+        # Runs go on without the right to list streams, and say what they may not find.
+        rights = [each for each in first.needed(first.in_s3) if "ListStreams" not in each[0]]
+        needed = [None, *rights]
     for missing in needed:
         world = LimitedWorld(tempfile.mkdtemp(), _NoCapture())
         with world.sim:

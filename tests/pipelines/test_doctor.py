@@ -106,6 +106,7 @@ ACTIONS = [
     "dynamodb:GetRecords",
     "dynamodb:GetShardIterator",
     "dynamodb:ListExports",
+    "dynamodb:ListStreams",
     "dynamodb:ListTables",
     "s3:AbortMultipartUpload",
     "s3:DeleteObject",
@@ -134,7 +135,9 @@ class TestRights:
         for each in found:
             if each.action == missing:
                 # A deletion cannot be tried harmlessly, and the bucket's own policy may allow it.
-                assert each.status == "warning" if "Delete" in missing else "failure"
+                # A run works without listing streams, and misses those that it does not know of.
+                mild = "Delete" in missing or missing == "dynamodb:ListStreams"
+                assert each.status == ("warning" if mild else "failure")
                 assert each.why.startswith("it is needed to ")
                 assert f'"Action": "{missing}", "Resource": "{each.resource}"' in each.mend
 
