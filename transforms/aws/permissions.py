@@ -16,8 +16,8 @@ S3 client below `transforms.storage`, uses it:
   developer guide, "Requesting a table export in DynamoDB").
 * Keys are used by S3 and DynamoDB for the caller, so the use is bound to these by `kms:ViaService`
   (KMS developer guide, "AWS KMS condition keys"); DescribeKey is called by `dynabeam doctor` too.
-* ListTables, ListStreams, ListExports and the tagging API's GetResources are not bound to a resource
-  (service authorization reference).
+* ListTables, ListStreams, ListExports and the tagging API's GetResources are not bound to a
+  resource (service authorization reference).
 
 STS's GetCallerIdentity needs no right.
 """

@@ -11,16 +11,11 @@ asked again within bounds, and everything else is raised. No error finishes a sh
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import math
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
 from transforms.aws.errors import AwsErrorKind, classify, error_code
 from transforms.aws.streams import StreamDescription
-from transforms.block import event_times, newest_credible_us
 from transforms.dead_letters import DeadLetter
 from transforms.errors import StreamError
 from transforms.gaps import Gap, GapKind, GapPolicy
@@ -35,7 +30,8 @@ from transforms.stream.lineage import (
 )
 from transforms.stream.memory import Listing, ReaderMemory, ShardWork
 from transforms.stream.pacing import Clock, Pacing
-from transforms.stream.records import Page, leaps
+from transforms.stream.page_order import behind, credible, disorder
+from transforms.stream.records import Page
 from transforms.stream.requests import (
     Answer,
     AskChildren,
@@ -45,7 +41,6 @@ from transforms.stream.requests import (
 )
 from transforms.stream.source import StreamSource
 from transforms.stream.tracker import ChildrenFound, Claim, Moved, PageRead, Polled, Step
-from transforms.version import decode_version, encode_version
 
 __all__ = ["IDLE_MARGIN_US", "Steps"]
 
@@ -169,7 +164,13 @@ class Steps:
         if self.frontier.shard(shard_id) != position:
             self._memory.schedule(shard_id, 0.0)
         elif isinstance(answer.value, Page):
-            error = self._disorder(position, answer.value, went_on=answer.went_on)
+            error = disorder(
+                answer.value,
+                position,
+                went_on=answer.went_on,
+                generation=self._source.generation,
+                stream_arn=self._source.stream_arn,
+            )
             if error is not None:
                 self._retry_page(position, work, error)
                 return
@@ -186,36 +187,6 @@ class Steps:
         else:
             self._take_page_error(answer, request, work)
 
-    def _disorder(
-        self, position: ShardPosition, page: Page, *, went_on: bool
-    ) -> StreamError | None:
-        """Why a page cannot be the shard's next: its numbers do not rise, or from too far below.
-
-        A new iterator may begin before what was read, so that records come again. The iterator of
-        a page goes on behind that page, so that nothing comes again.
-        """
-        versions = page.rows.column("version").to_pylist()
-        start = position.sequence if versions and position.sequence else ""
-        if start:
-            first = str(decode_version(versions[0])[1])
-            if went_on and versions[0] <= encode_version(self._source.generation, start):
-                return self._fall(position, start, first, "the page before ended with")
-            if leaps(start, first):
-                return self._fall(position, start, first, "one that leaps away from it follows")
-        for before, after in itertools.pairwise(versions):
-            if after <= before:
-                one, other = (str(decode_version(each)[1]) for each in (before, after))
-                return self._fall(position, one, other, "within a page")
-        return None
-
-    def _fall(self, position: ShardPosition, one: str, other: str, why: str) -> StreamError:
-        return StreamError(
-            f"the sequence numbers of a shard do not rise as they have to ({why}): "
-            f"{one} is followed by {other}",
-            where=f"shard {position.shard_id}, stream {self._source.stream_arn}",
-            mend="Run again; if it stays, something between here and the service changes answers",
-        )
-
     # Ends.
 
     def _take_end(
@@ -226,7 +197,7 @@ class Steps:
         One answer without an iterator is not enough: whatever is cut or made up between here and
         the service looks like it, and a shard that is finished is never asked again.
         """
-        unread = _behind(page, position, self._source.generation).rows.num_rows
+        unread = behind(page, position, self._source.generation).rows.num_rows
         if not page.next_iterator and not unread and not page.dead:
             work.failures = 0
             self._confirm_end(position, work)
@@ -283,7 +254,8 @@ class Steps:
         self, position: ShardPosition, work: ShardWork, page: Page, began_us: int
     ) -> None:
         read = page.rows.num_rows
-        page = self._credible(_behind(page, position, self._source.generation))
+        page = behind(page, position, self._source.generation)
+        page = credible(page, self._clock.now_us() + _CLOCK_SKEW_US)
         empties = 0 if page.records else work.empties + 1
         after = self._behind_page(position, page, empties, began_us)
         counts = Counts(
@@ -329,14 +301,6 @@ class Steps:
             low_us=low_us,
             ended_us=self._clock.now_us() if ended else 0,
         )
-
-    def _credible(self, page: Page) -> Page:
-        """The page without a newest time that lies in the future: no watermark may follow it."""
-        latest_us = self._clock.now_us() + _CLOCK_SKEW_US
-        if page.newest_event_us <= latest_us:
-            return page
-        newest_us = newest_credible_us(event_times(page.rows), latest_us)
-        return dataclasses.replace(page, newest_event_us=newest_us)
 
     def _judge_tip(self, shard_id: str, work: ShardWork, page: Page, began_us: int) -> None:
         started_us = self._source.started_us
@@ -624,22 +588,3 @@ class Steps:
                 where=f"table {self._source.table.name}, stream {self._source.stream_arn}",
                 mend="Check the network and the service's health, then run again",
             ) from error
-
-
-def _behind(page: Page, position: ShardPosition, generation: int) -> Page:
-    """The page without records that were claimed before; they come after a restart by time."""
-    if not position.sequence or not page.rows.num_rows:
-        return page
-    claimed = encode_version(generation, position.sequence)
-    versions = page.rows.column("version")
-    # Python's own, because most pages have few rows: each call of Arrow's costs as much as
-    # comparing a thousand, and lets go of the interpreter, which others then take.
-    if min(versions.to_pylist()) > claimed:
-        return page
-    new = pc.greater(versions, pa.scalar(claimed, pa.binary()))
-    last, last_row = (
-        max(each, position.sequence, key=lambda digits: int(digits or 0))
-        for each in (page.last_sequence, page.last_row_sequence)
-    )
-    rows = page.rows.filter(new)
-    return dataclasses.replace(page, rows=rows, last_sequence=last, last_row_sequence=last_row)
