@@ -108,7 +108,9 @@ class TestRefused:
             text=True,
         ) as process:
             assert process.stdout.readline() == "open\n"
-            line = assert_same_verdict(place, export.option, [database(tmp_path)])
+            # Both wait for the file; by default 300 s.
+            uri = f"{database(tmp_path)}?retry_seconds=1"
+            line = assert_same_verdict(place, export.option, [uri])
             process.communicate("")
         assert "another process holds the file" in line
 
