@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pipelines.state_directory import StateDirectory
 from transforms import storage
 from transforms.errors import StateError
-from transforms.stored_format import damage_told, read_document, typed_fields
+from transforms.stored_format import read_dataclass
 
 __all__ = ["acknowledge", "read_acknowledged"]
 
@@ -39,16 +39,9 @@ def read_acknowledged(directory: StateDirectory) -> dict[str, int]:
     if not storage.exists(path):
         return {}
     what, mend = "the list of acknowledged losses", "Delete the file and acknowledge them again"
-    document = read_document(
-        storage.read_bytes(path, StateError),
-        ["tables"],
-        known=FORMAT,
-        what=what,
-        where=path,
-        mend=mend,
-    )
-    with damage_told(what, where=path, mend=mend):
-        return typed_fields(_Acknowledged, document).tables
+    content = storage.read_bytes(path, StateError)
+    found = read_dataclass(_Acknowledged, content, known=FORMAT, what=what, where=path, mend=mend)
+    return found.tables
 
 
 def acknowledge(directory: StateDirectory, gaps: Mapping[str, int]) -> None:

@@ -19,7 +19,7 @@ from pipelines.failures import meant_for_people
 from pipelines.state_directory import StateDirectory
 from transforms import storage
 from transforms.errors import ConfigurationError, StateError, StateInUseError
-from transforms.stored_format import damage_told, read_document, typed_fields
+from transforms.stored_format import read_dataclass
 from transforms.telemetry.secrets import masked
 from transforms.wall_clock import now_us
 
@@ -98,16 +98,8 @@ def read_last_run(directory: StateDirectory) -> LastRun | None:
     if not storage.exists(path):
         return None
     mend = "Delete the file: the next run writes it anew"
-    document = read_document(
-        storage.read_bytes(path, StateError),
-        [each.name for each in dataclasses.fields(LastRun)],
-        known=FORMAT,
-        what=_WHAT,
-        where=path,
-        mend=mend,
-    )
-    with damage_told(_WHAT, where=path, mend=mend):
-        return typed_fields(LastRun, document)
+    content = storage.read_bytes(path, StateError)
+    return read_dataclass(LastRun, content, known=FORMAT, what=_WHAT, where=path, mend=mend)
 
 
 def _end(directory: StateDirectory, run: LastRun, outcome: Outcome) -> None:

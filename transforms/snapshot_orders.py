@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 from transforms import storage
 from transforms.errors import StateError
-from transforms.stored_format import damage_told, read_document, typed_fields
+from transforms.stored_format import read_dataclass
 
 __all__ = ["SnapshotOrder", "SnapshotOrders"]
 
@@ -106,13 +106,5 @@ class SnapshotOrders:
 
 def _read(path: str) -> SnapshotOrder:
     what, mend = "the order of a snapshot", "Remove the file and order the snapshot again"
-    document = read_document(
-        storage.read_bytes(path, StateError),
-        [each.name for each in dataclasses.fields(SnapshotOrder)],
-        known=FORMAT,
-        what=what,
-        where=path,
-        mend=mend,
-    )
-    with damage_told(what, where=path, mend=mend):
-        return typed_fields(SnapshotOrder, document)
+    content = storage.read_bytes(path, StateError)
+    return read_dataclass(SnapshotOrder, content, known=FORMAT, what=what, where=path, mend=mend)

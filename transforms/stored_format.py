@@ -31,6 +31,7 @@ __all__ = [
     "check_name",
     "damage_told",
     "parse_object",
+    "read_dataclass",
     "read_document",
     "typed_fields",
 ]
@@ -134,6 +135,20 @@ def read_document(
     del document["format"]
     check_fields(document, fields, what=what, where=where)
     return document
+
+
+def read_dataclass(
+    kind: type[Fields], content: bytes, *, known: int, what: str, where: str, mend: str
+) -> Fields:
+    """A dataclass that is stored as a document of its fields; see `read_document`.
+
+    Raises:
+        StateError: It is damaged, or a newer version wrote it.
+    """
+    names = list(_types(typing.cast(Any, kind)))
+    document = read_document(content, names, known=known, what=what, where=where, mend=mend)
+    with damage_told(what, where=where, mend=mend):
+        return typed_fields(kind, document)
 
 
 @contextlib.contextmanager

@@ -38,7 +38,7 @@ def sink_findings(
     sinks: list[Sink] = []
     for uri in uris:
         try:
-            sink = open_sink(uri)
+            sink = open_sink(uri).without_waiting()
         except DynabeamError as error:
             yield of_error("sink", uri, error, why=_WHY)
             continue

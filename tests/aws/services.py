@@ -81,6 +81,18 @@ def _serve(server):
     return thread
 
 
+class _Served:
+    """What has a `_server` that a `_thread` serves, until the end of a block."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+
 class _Server6(_Server):
     address_family = socket.AF_INET6
 
@@ -176,7 +188,7 @@ class Service:
         return streams_of(self.url, **options)
 
 
-class RawService:
+class RawService(_Served):
     """Answers each request with given bytes, and then perhaps closes the connection.
 
     `raw` is what the next request gets, or with `always` each: bytes, or a function that is called
@@ -211,18 +223,7 @@ class RawService:
 
         self._server = Listening(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, args=(0.02,), daemon=True
-        )
-        self._thread.start()
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
+        self._thread = _serve(self._server)
 
 
 def answer(body, *headers, status="200 OK"):
@@ -246,7 +247,7 @@ def _read_request(connection):
     return received
 
 
-class Tunnel:
+class Tunnel(_Served):
     """A proxy that knows CONNECT, and plain requests only to refuse them.
 
     Args:
@@ -282,18 +283,7 @@ class Tunnel:
         self._server = _Server(("127.0.0.1", 0), Handler)
         self.port = self._server.server_address[1]
         self.url = f"http://127.0.0.1:{self.port}"
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, args=(0.02,), daemon=True
-        )
-        self._thread.start()
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
+        self._thread = _serve(self._server)
 
 
 def _pass_on(near, far):

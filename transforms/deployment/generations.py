@@ -18,7 +18,7 @@ from typing import Any, Literal
 from transforms import storage
 from transforms.deployment.folder import DeploymentFolder
 from transforms.errors import StateError
-from transforms.stored_format import damage_told, read_document, typed_fields
+from transforms.stored_format import read_dataclass
 from transforms.stream.generations import Known
 
 __all__ = ["CACHED_SECONDS", "FolderGenerations", "TableGeneration", "read_generation"]
@@ -82,16 +82,8 @@ def read_generation(folder: DeploymentFolder, table: str) -> TableGeneration:
         return TableGeneration()
     what = "the file of a table's generation"
     mend = "Restore it from a copy, or take over with catch-up rounds"
-    document = read_document(
-        storage.read_bytes(path, StateError),
-        [each.name for each in dataclasses.fields(TableGeneration)],
-        known=FORMAT,
-        what=what,
-        where=path,
-        mend=mend,
-    )
-    with damage_told(what, where=path, mend=mend):
-        return typed_fields(TableGeneration, document)
+    content = storage.read_bytes(path, StateError)
+    return read_dataclass(TableGeneration, content, known=FORMAT, what=what, where=path, mend=mend)
 
 
 class FolderGenerations:

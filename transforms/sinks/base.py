@@ -204,6 +204,10 @@ class Sink(abc.ABC):
         """
         del lacks, whole_from, whole_from_us
 
+    def without_waiting(self) -> Sink:
+        """The same sink for who only looks: what others hold is an error at once."""
+        return self
+
     @property
     def resolved(self) -> str:
         """The place for people, absolute, without secrets."""

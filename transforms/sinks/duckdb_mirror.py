@@ -33,6 +33,7 @@ is not given, a round of very large items may take up to 1 GB);
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import logging
 import os
@@ -97,6 +98,12 @@ class DuckDBMirror(Sink):
         uri.refuse_unknown(_OPTIONS)
         self._options = row_options(uri)
         self._settings = _settings(uri)
+
+    def without_waiting(self) -> DuckDBMirror:
+        """The same mirror; a file that others hold is an error at once."""
+        found = copy.copy(self)
+        found._settings = dataclasses.replace(self._settings, retry_seconds=0.0)
+        return found
 
     @property
     def place(self) -> str:
