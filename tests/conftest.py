@@ -31,6 +31,16 @@ def _own_clock():
 
 
 @pytest.fixture(autouse=True)
+def _own_environment():
+    """A command tells its workers by the environment where S3 is; no test inherits that."""
+    before = dict(os.environ)
+    yield
+    for name in os.environ.keys() - before.keys():
+        del os.environ[name]
+    os.environ.update(before)
+
+
+@pytest.fixture(autouse=True)
 def _own_clients():
     """Clients of a service that ended with its test take 20 MB and some sockets each."""
     yield
