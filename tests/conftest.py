@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Shared test set-up: hypothesis profiles, logs."""
 
+import contextlib
 import logging
 import os
 
@@ -33,6 +34,19 @@ def _own_clock():
 @pytest.fixture(autouse=True)
 def _own_environment():
     """A command tells its workers by the environment where S3 is; no test inherits that."""
+    with _restored_environment():
+        yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _environment_of_a_file():
+    """The same of fixtures that outlive a test."""
+    with _restored_environment():
+        yield
+
+
+@contextlib.contextmanager
+def _restored_environment():
     before = dict(os.environ)
     yield
     for name in os.environ.keys() - before.keys():
