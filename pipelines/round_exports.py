@@ -63,6 +63,7 @@ class RoundExports:
         self._options = options
         self._clock = clock
         self._aside: dict[_Key, _SetAside] = {}
+        self._arns: dict[tuple[_Key, int], str] = {}
         self._sizes = FileSizes()
 
     def look(self, tables: Sequence[dict[str, Any]], state_id: str) -> list[Report]:
@@ -86,8 +87,11 @@ class RoundExports:
             for load, request in zip(readable_loads(state), requests, strict=True):
                 if load["manifest"] is not None or self._is_aside(state, load):
                     continue
+                # What this run has requested is asked how it is; a request for it once more would
+                # be answered with what it was.
+                known = (_key(state, load), request.attempt)
                 try:
-                    look = acquire(request, "", how, now_us=now_us())
+                    look = acquire(request, self._arns.get(known, ""), how, now_us=now_us())
                 except ExportFailedError as problem:
                     self._set_aside(state, load, problem)
                     if how.can_request(request):
@@ -97,6 +101,7 @@ class RoundExports:
                     self._set_aside(state, load, problem)
                 else:
                     self._aside.pop(_key(state, load), None)
+                    self._arns[known] = look.export_arn
                     reports.append(export_report(request, look))
         self._stop_if_all_are_aside(tables)
         return reports
