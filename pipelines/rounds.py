@@ -34,6 +34,7 @@ from pipelines.table_sequels import TableSequels
 from pipelines.table_state import is_caught_up, is_over, merge_reports
 from transforms.aws.beam_s3 import s3_arguments
 from transforms.aws.session import AwsAccess
+from transforms.beam_introspection import RememberingOptions, remember_signatures
 from transforms.errors import DynabeamError, ExportError, GapError, StateError
 from transforms.letter_limit import LetterLimit, too_many
 from transforms.reports import Report
@@ -98,7 +99,8 @@ def beam_options(options: ReplicateOptions) -> PipelineOptions:
     if not any(each.split("=")[0] == "--runner" for each in arguments):
         # Named outright: Beam's DirectRunner may pick runners that cannot run this graph.
         arguments.append("--runner=FnApiRunner")
-    return PipelineOptions(with_aws(arguments, options.access))
+    remember_signatures()
+    return RememberingOptions(with_aws(arguments, options.access))
 
 
 def with_aws(arguments: Sequence[str], access: AwsAccess | None) -> list[str]:

@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, settings
 
 from transforms import wall_clock
 from transforms.aws import beam_s3, session
+from transforms.beam_introspection import remember_signatures
 
 _SLOW_MACHINES = [HealthCheck.too_slow, HealthCheck.data_too_large]
 
@@ -21,6 +22,9 @@ settings.register_profile(
     "deep", max_examples=3000, deadline=None, suppress_health_check=_SLOW_MACHINES
 )
 settings.load_profile("ci" if os.environ.get("CI") else "dev")
+
+# As every command that builds graphs does it, for the tests of single transforms.
+remember_signatures()
 
 
 @pytest.fixture(autouse=True)
