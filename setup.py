@@ -21,8 +21,8 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10,<3.14",
-    packages=find_packages(include=["pipelines", "pipelines.*", "transforms", "transforms.*"]),
-    package_data={"pipelines": ["py.typed"], "transforms": ["py.typed"]},
+    packages=find_packages(include=["dynabeam", "dynabeam.*"]),
+    package_data={"dynabeam": ["py.typed"]},
     zip_safe=False,
     install_requires=[
         "apache-beam[aws]==2.77.*",
@@ -57,7 +57,7 @@ setup(
             "ruff>=0.17,<0.18",
         ],
     },
-    entry_points={"console_scripts": ["dynabeam = pipelines.command_line:main"]},
+    entry_points={"console_scripts": ["dynabeam = dynabeam.pipelines.command_line:main"]},
     classifiers=[
         "Development Status :: 4 - Beta",
         "Environment :: Console",

@@ -12,14 +12,14 @@ from collections.abc import Sequence
 
 from apache_beam.io.filesystems import FileSystems
 
-from pipelines.deployments import adopt_tables, assign_each, current
-from pipelines.options import ReplicateOptions, parse_replicate
-from pipelines.preflight import check_tables
-from pipelines.rounds import beam_options
-from pipelines.sink_membership import plan_members, refuse_joins
-from pipelines.state_directory import StateDirectory
-from transforms.sinks.registry import open_sink
-from transforms.tables import Table
+from dynabeam.pipelines.continuous.deployments import adopt_tables, assign_each, current
+from dynabeam.pipelines.options.replicate import ReplicateOptions, parse_replicate
+from dynabeam.pipelines.preflight import check_tables
+from dynabeam.pipelines.rounds.run import beam_options
+from dynabeam.pipelines.sink_membership import plan_members, refuse_joins
+from dynabeam.pipelines.state_directory import StateDirectory
+from dynabeam.transforms.model.table import Table
+from dynabeam.transforms.sinks.registry import open_sink
 
 __all__ = ["add", "main"]
 
@@ -65,6 +65,6 @@ def add(options: ReplicateOptions) -> list[str]:
 
 
 if __name__ == "__main__":
-    from pipelines.command_line import main as command_line
+    from dynabeam.pipelines.command_line import main as command_line
 
     sys.exit(command_line(["add", *sys.argv[1:]]))

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import logging
 import os
 import signal
@@ -13,12 +13,12 @@ import warnings
 from collections.abc import Sequence
 from typing import NoReturn
 
-from pipelines import stop_signals
-from pipelines.failures import kind_of, meant_for_people
-from transforms.errors import DynabeamError
-from transforms.printable import printable_lines
-from transforms.telemetry.logs import writes_json
-from transforms.telemetry.secrets import masked
+from dynabeam.pipelines import stop_signals
+from dynabeam.pipelines.failures import kind_of, meant_for_people
+from dynabeam.transforms.errors import DynabeamError
+from dynabeam.transforms.printable import printable_lines
+from dynabeam.transforms.telemetry.logs import writes_json
+from dynabeam.transforms.telemetry.secrets import masked
 
 __all__ = ["main"]
 
@@ -80,6 +80,14 @@ def _main(arguments: Sequence[str] | None) -> int:
     return code
 
 
+def _module_of(command: str) -> str:
+    """The module of a command; `__main__` of its package, where it has one."""
+    module = f"dynabeam.pipelines.{command}"
+    found = importlib.util.find_spec(module)
+    in_package = found is not None and found.submodule_search_locations is not None
+    return f"{module}.__main__" if in_package else module
+
+
 def _leave(code: int) -> NoReturn:
     """Ends the process at once, while a job that it has submitted goes on.
 
@@ -94,7 +102,7 @@ def _leave(code: int) -> NoReturn:
 
 def _run(command: str, arguments: Sequence[str]) -> int:
     try:
-        module = importlib.import_module(f"pipelines.{command}")
+        module = importlib.import_module(_module_of(command))
         code: int = module.main(arguments)
     except (KeyboardInterrupt, stop_signals.Stopped):
         return _interrupted()
@@ -121,7 +129,7 @@ def _tell(command: str, problem: Exception, error: DynabeamError | None) -> None
         text, traced = f"{kind_of(error)}: {error}", False
     if writes_json():
         # Whoever reads the log reads nothing else.
-        logging.getLogger(f"pipelines.{command}").error("%s", text, exc_info=traced)
+        logging.getLogger(f"dynabeam.pipelines.{command}").error("%s", text, exc_info=traced)
         return
     if traced:
         trace = "".join(traceback.format_exception(problem))

@@ -16,12 +16,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timezone
 from typing import Any, TextIO
 
-from pipelines.arguments import beam_arguments, option_strings, parse_known
-from pipelines.state_options import add_state_options, named_state_directory
-from transforms.dead_letters import DeadLetter
-from transforms.errors import StateError
-from transforms.letter_box import LetterBox
-from transforms.printable import printable
+from dynabeam.pipelines.options.arguments import beam_arguments, option_strings, parse_known
+from dynabeam.pipelines.options.state import add_state_options, named_state_directory
+from dynabeam.transforms.dead_letters.store import LetterBox
+from dynabeam.transforms.errors import StateError
+from dynabeam.transforms.model.dead_letter import DeadLetter
+from dynabeam.transforms.printable import printable
 
 __all__ = ["main"]
 
@@ -127,6 +127,6 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    from pipelines.command_line import main as command_line
+    from dynabeam.pipelines.command_line import main as command_line
 
     sys.exit(command_line(["dead_letters", *sys.argv[1:]]))

@@ -2,7 +2,8 @@
 """New tables while a run goes on: between rounds, and what a continuous deployment is told.
 
 Between rounds the driver looks by itself. A continuous run looks inside its graph
-(`transforms.deployment.discover`), so that it does not depend on the command that launched it.
+(`transforms.continuous.discover_tables`), so that it does not depend on the command that launched
+it.
 """
 
 from __future__ import annotations
@@ -12,15 +13,15 @@ import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 
-from pipelines.options import ReplicateOptions
-from pipelines.state_directory import State, StateDirectory
-from transforms import storage
-from transforms.deployment.discovery import Discovery, read_findings, write_findings
-from transforms.deployment.discovery_plan import DiscoveryPlan
-from transforms.export.location import newest_age_us
-from transforms.sinks.base import Sink
-from transforms.table_reading import ReadingOptions
-from transforms.tables import Table
+from dynabeam.pipelines.options.replicate import ReplicateOptions
+from dynabeam.pipelines.state_directory import State, StateDirectory
+from dynabeam.transforms.continuous.discovery import Discovery, read_findings, write_findings
+from dynabeam.transforms.continuous.discovery_plan import DiscoveryPlan
+from dynabeam.transforms.export.location import newest_age_us
+from dynabeam.transforms.model.table import Table
+from dynabeam.transforms.sinks.base import Sink
+from dynabeam.transforms.state.table_reading import ReadingOptions
+from dynabeam.transforms.storage import filesystem
 
 __all__ = ["RoundDiscovery", "discovery_plan"]
 
@@ -63,7 +64,7 @@ class RoundDiscovery:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._options = options
-        self._findings = storage.join(directory.path, "findings.json")
+        self._findings = filesystem.join(directory.path, "findings.json")
         self._sinks = sinks
         self._say = say
         self._clock = clock

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import re
 
-from transforms import errors
-from transforms.aws.errors import explained, explained_text
-from transforms.errors import DynabeamError
+from dynabeam.transforms import errors
+from dynabeam.transforms.aws.errors import explained, explained_text
+from dynabeam.transforms.errors import DynabeamError
 
 __all__ = ["kind_of", "meant_for_people"]
 

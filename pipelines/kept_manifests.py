@@ -16,10 +16,10 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from transforms import storage
-from transforms.errors import StateError
-from transforms.export.elements import DONE
-from transforms.table_reading import loads_of
+from dynabeam.transforms.errors import StateError
+from dynabeam.transforms.export.elements import DONE
+from dynabeam.transforms.state.table_reading import loads_of
+from dynabeam.transforms.storage import filesystem
 
 __all__ = ["KeptManifest", "KeptManifests"]
 
@@ -50,7 +50,7 @@ class KeptManifests:
     """
 
     def __init__(self, path: str) -> None:
-        self._folder = storage.join(path, "manifests")
+        self._folder = filesystem.join(path, "manifests")
         self._wrote = False
 
     def put_aside(self, tables: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -91,9 +91,9 @@ class KeptManifests:
             for load in loads_of(state)
             if isinstance(load["manifest"], KeptManifest)
         }
-        there = storage.list_files(self._folder)
+        there = filesystem.list_files(self._folder)
         gone = [each for each in there if each.rpartition("/")[2][:64] not in named]
-        storage.delete(gone, StateError)
+        filesystem.delete(gone, StateError)
 
     def _stored(self, state: dict[str, Any]) -> dict[str, Any]:
         stored = dict(state)
@@ -121,7 +121,7 @@ class KeptManifests:
     def _keep(self, document: Mapping[str, Any]) -> KeptManifest:
         content = json.dumps(document, separators=(",", ":"), sort_keys=True).encode()
         name = hashlib.sha256(content).hexdigest()
-        storage.write_atomic(self._path(name), content, StateError)
+        filesystem.write_atomic(self._path(name), content, StateError)
         self._wrote = True
         return KeptManifest(document, name)
 
@@ -133,7 +133,7 @@ class KeptManifests:
                 found=name,
                 mend="Restore the state directory from a copy, or start with a new one",
             )
-        content = storage.read_bytes(self._path(name), StateError)
+        content = filesystem.read_bytes(self._path(name), StateError)
         if hashlib.sha256(content).hexdigest() != name:
             raise StateError(
                 "a manifest is not the one that the position document names",
@@ -143,4 +143,4 @@ class KeptManifests:
         return KeptManifest(json.loads(content), name)
 
     def _path(self, name: str) -> str:
-        return storage.join(self._folder, f"{name}.json")
+        return filesystem.join(self._folder, f"{name}.json")

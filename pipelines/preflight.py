@@ -10,37 +10,41 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from pipelines.options import ReplicateOptions
-from pipelines.state_directory import State
-from pipelines.table_findings import TableFindings, finding_of
-from pipelines.table_repair import meet_gap, resume_repair, switch_stream
-from pipelines.table_sequels import ended_error
-from pipelines.table_state import (
+from dynabeam.pipelines.options.replicate import ReplicateOptions
+from dynabeam.pipelines.state_directory import State
+from dynabeam.pipelines.table_findings import TableFindings, finding_of
+from dynabeam.pipelines.table_repair import meet_gap, resume_repair, switch_stream
+from dynabeam.pipelines.table_sequels import ended_error
+from dynabeam.pipelines.table_state import (
     check_coverage,
     is_over,
     raise_or_record,
     stream_changed,
 )
-from transforms.aws import dynamodb
-from transforms.errors import (
+from dynabeam.transforms.aws import dynamodb
+from dynabeam.transforms.errors import (
     AwsAccessError,
     ConfigurationError,
     ExportError,
     StateError,
     TableError,
 )
-from transforms.export.acquire import Acquisition, open_export
-from transforms.export.destination import Destination, try_destination
-from transforms.export.distinct import keys_option
-from transforms.export.keys import find_keys, parse_keys
-from transforms.export.location import newest_age_us
-from transforms.export.manifest import ExportManifest
-from transforms.gaps import GapPolicy
-from transforms.stream_sequel import Sequel, find_sequel
-from transforms.table_readiness import readiness_problem, recovery_problem, stream_problem
-from transforms.table_reading import new_table_state, open_loads
-from transforms.table_selection import is_glob
-from transforms.tables import Table
+from dynabeam.transforms.export.acquire import Acquisition, open_export
+from dynabeam.transforms.export.destination import Destination, try_destination
+from dynabeam.transforms.export.distinct import keys_option
+from dynabeam.transforms.export.keys import find_keys, parse_keys
+from dynabeam.transforms.export.location import newest_age_us
+from dynabeam.transforms.export.manifest import ExportManifest
+from dynabeam.transforms.model.gap import GapPolicy
+from dynabeam.transforms.model.table import Table
+from dynabeam.transforms.state.stream_successor import Sequel, find_sequel
+from dynabeam.transforms.state.table_readiness import (
+    readiness_problem,
+    recovery_problem,
+    stream_problem,
+)
+from dynabeam.transforms.state.table_reading import new_table_state, open_loads
+from dynabeam.transforms.state.table_selection import is_glob
 
 __all__ = ["check_tables", "given_exports", "table_names"]
 

@@ -10,28 +10,28 @@ from collections.abc import Sequence
 
 from apache_beam.io.filesystems import FileSystems
 
-from pipelines.checks.quick import check_quickly
-from pipelines.continuous import replicate_continuously
-from pipelines.deployments import take_over
-from pipelines.discovery import RoundDiscovery
-from pipelines.last_run import read_last_run, recorded
-from pipelines.options import ReplicateOptions, parse_replicate
-from pipelines.preflight import check_tables
-from pipelines.progress import RoundLogger, RoundPrinter, print_summary
-from pipelines.round_figures import RoundFigures
-from pipelines.rounds import RoundOutcome, Rounds, beam_options, publish
-from pipelines.runners import round_runner
-from pipelines.sink_membership import begin_loads, check_members, check_sinks, plan_members
-from pipelines.state_directory import State, StateDirectory
-from pipelines.table_findings import TableFindings
-from pipelines.table_repair import repair_lines, sweep
-from transforms.aws.beam_s3 import hand_down
-from transforms.sinks.base import Sink
-from transforms.sinks.registry import check_capabilities, check_place, open_sink
-from transforms.tables import Table
-from transforms.telemetry.endpoint import Endpoint
-from transforms.telemetry.figures import figures
-from transforms.telemetry.logs import set_up_logs, writes_json
+from dynabeam.pipelines.continuous.deployments import take_over
+from dynabeam.pipelines.continuous.run import replicate_continuously
+from dynabeam.pipelines.discovery import RoundDiscovery
+from dynabeam.pipelines.doctor.checks.quick import check_quickly
+from dynabeam.pipelines.options.replicate import ReplicateOptions, parse_replicate
+from dynabeam.pipelines.options.runners import round_runner
+from dynabeam.pipelines.preflight import check_tables
+from dynabeam.pipelines.rounds.figures import RoundFigures
+from dynabeam.pipelines.rounds.last_run import read_last_run, recorded
+from dynabeam.pipelines.rounds.progress import RoundLogger, RoundPrinter, print_summary
+from dynabeam.pipelines.rounds.run import RoundOutcome, Rounds, beam_options, publish
+from dynabeam.pipelines.sink_membership import begin_loads, check_members, check_sinks, plan_members
+from dynabeam.pipelines.state_directory import State, StateDirectory
+from dynabeam.pipelines.table_findings import TableFindings
+from dynabeam.pipelines.table_repair import repair_lines, sweep
+from dynabeam.transforms.aws.beam_s3 import hand_down
+from dynabeam.transforms.model.table import Table
+from dynabeam.transforms.sinks.base import Sink
+from dynabeam.transforms.sinks.registry import check_capabilities, check_place, open_sink
+from dynabeam.transforms.telemetry.endpoint import Endpoint
+from dynabeam.transforms.telemetry.logs import set_up_logs, writes_json
+from dynabeam.transforms.telemetry.process_metrics import figures
 
 __all__ = ["NOT_ALL", "main", "replicate"]
 
@@ -129,6 +129,6 @@ def _tables(state: State, names: Sequence[str]) -> list[Table]:
 
 
 if __name__ == "__main__":
-    from pipelines.command_line import main as command_line
+    from dynabeam.pipelines.command_line import main as command_line
 
     sys.exit(command_line(["replicate", *sys.argv[1:]]))

@@ -19,23 +19,23 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from pipelines.options import ReplicateOptions
-from pipelines.preflight import given_exports
-from pipelines.state_directory import State
-from pipelines.table_repair import begin_repair, is_for
-from transforms.coverage import FUZZ_US
-from transforms.errors import ConfigurationError, DynabeamError, SinkError
-from transforms.export.location import newest_age_us
-from transforms.gaps import GapPolicy
-from transforms.repair import Repair
-from transforms.reports import Report
-from transforms.sinks.base import Round, Sink, SinkPosition
-from transforms.sinks.membership import KnownSink, Lack, time_text
-from transforms.sinks.registry import open_sink
-from transforms.sinks.share import SinkShare
-from transforms.table_readiness import describe_ready
-from transforms.tables import Table
-from transforms.wall_clock import now_us
+from dynabeam.pipelines.options.replicate import ReplicateOptions
+from dynabeam.pipelines.preflight import given_exports
+from dynabeam.pipelines.state_directory import State
+from dynabeam.pipelines.table_repair import begin_repair, is_for
+from dynabeam.transforms.errors import ConfigurationError, DynabeamError, SinkError
+from dynabeam.transforms.export.location import newest_age_us
+from dynabeam.transforms.model.gap import GapPolicy
+from dynabeam.transforms.model.report import Report
+from dynabeam.transforms.model.table import Table
+from dynabeam.transforms.runtime.clock import now_us
+from dynabeam.transforms.sinks.base import Round, Sink, SinkPosition
+from dynabeam.transforms.sinks.membership import KnownSink, Lack, time_text
+from dynabeam.transforms.sinks.registry import open_sink
+from dynabeam.transforms.sinks.share import SinkShare
+from dynabeam.transforms.state.coverage import FUZZ_US
+from dynabeam.transforms.state.repair_plan import Repair
+from dynabeam.transforms.state.table_readiness import describe_ready
 
 __all__ = [
     "Membership",

@@ -18,19 +18,19 @@ from collections.abc import Callable, Sequence
 
 from apache_beam.io.filesystems import FileSystems
 
-from pipelines.arguments import parse_known
-from pipelines.deployments import current
-from pipelines.options import ReplicateOptions, parse_replicate
-from pipelines.rounds import beam_options
-from pipelines.state_directory import State, StateDirectory
-from pipelines.table_repair import repair_lines
-from transforms.deployment.generations import read_generation
-from transforms.deployment.repairs import step_line
-from transforms.errors import ConfigurationError, StateError
-from transforms.key_range import KeyRange
-from transforms.snapshot_orders import SnapshotOrder, SnapshotOrders
-from transforms.tables import KeySchema, Table
-from transforms.wall_clock import now_us
+from dynabeam.pipelines.continuous.deployments import current
+from dynabeam.pipelines.options.arguments import parse_known
+from dynabeam.pipelines.options.replicate import ReplicateOptions, parse_replicate
+from dynabeam.pipelines.rounds.run import beam_options
+from dynabeam.pipelines.state_directory import State, StateDirectory
+from dynabeam.pipelines.table_repair import repair_lines
+from dynabeam.transforms.continuous.generations import read_generation
+from dynabeam.transforms.continuous.repairs import step_line
+from dynabeam.transforms.errors import ConfigurationError, StateError
+from dynabeam.transforms.model.key_range import KeyRange
+from dynabeam.transforms.model.table import KeySchema, Table
+from dynabeam.transforms.runtime.clock import now_us
+from dynabeam.transforms.state.snapshot_signals import SnapshotOrder, SnapshotOrders
 
 __all__ = ["main"]
 
@@ -145,6 +145,6 @@ def _how_far(name: str, directory: StateDirectory, state: State) -> str:
 
 
 if __name__ == "__main__":
-    from pipelines.command_line import main as command_line
+    from dynabeam.pipelines.command_line import main as command_line
 
     sys.exit(command_line(["snapshot", *sys.argv[1:]]))

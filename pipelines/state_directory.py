@@ -4,14 +4,16 @@
 `state.json` says up to where every table has been read by committed rounds. It is replaced in one
 step after a round's pipeline has succeeded; a crash before leaves the old one, and the round is
 repeated. `attempts/<attempt>/` holds the reports of a running round, `dead_letters/` what could not
-be handled (`transforms.letter_box`).
+be handled (`transforms.dead_letters.store`).
 
 **One holder.** On a disk the kernel keeps the lock, and drops it with the process. In an object
-store it is a lease (`transforms.lease`), which a process that died loses within half a minute.
+store it is a lease (`transforms.storage.lease`), which a process that died loses within half a
+minute.
 
-**The document is replaced by compare-and-swap** (`transforms.conditional_writes`), and whoever
-takes a lease that was not given back first writes the document anew under its own name. So a run
-that was stopped, for however long, between a look at its lease and its commit, cannot commit any
+**The document is replaced by compare-and-swap** (`transforms.storage.conditional_writes`), and
+whoever takes a lease that was not given back first writes the document anew under its own name. So
+a run that was stopped, for however long, between a look at its lease and its commit, cannot commit
+any
 more: the document is another one. Nor can it publish, which comes after the commit.
 """
 
@@ -28,23 +30,11 @@ import uuid
 from collections.abc import Iterator
 from typing import Any
 
-from pipelines import stop_signals
-from pipelines.kept_manifests import KeptManifests
-from transforms import storage
-from transforms.conditional_writes import Tagged, put_if_absent, put_if_match, read_with_tag
-from transforms.errors import StateError, StateInUseError
-from transforms.fence import check_fence
-from transforms.lease import LEASE_SECONDS, Lease, check_unheld
-from transforms.letter_box import LetterBox
-from transforms.round_files import (
-    DEAD_LETTERS,
-    RETRIED,
-    keep_outcome,
-    read_kept_dead_letters,
-)
-from transforms.sinks.base import Round
-from transforms.sinks.membership import KnownSink
-from transforms.stored_format import (
+from dynabeam.pipelines import stop_signals
+from dynabeam.pipelines.kept_manifests import KeptManifests
+from dynabeam.transforms.dead_letters.store import LetterBox
+from dynabeam.transforms.errors import StateError, StateInUseError
+from dynabeam.transforms.runtime.stored_format import (
     check_fields,
     check_format,
     check_name,
@@ -52,6 +42,23 @@ from transforms.stored_format import (
     parse_object,
     typed_fields,
 )
+from dynabeam.transforms.sinks.base import Round
+from dynabeam.transforms.sinks.membership import KnownSink
+from dynabeam.transforms.state.round_outputs import (
+    DEAD_LETTERS,
+    RETRIED,
+    keep_outcome,
+    read_kept_dead_letters,
+)
+from dynabeam.transforms.storage import filesystem
+from dynabeam.transforms.storage.conditional_writes import (
+    Tagged,
+    put_if_absent,
+    put_if_match,
+    read_with_tag,
+)
+from dynabeam.transforms.storage.fence import check_fence
+from dynabeam.transforms.storage.lease import LEASE_SECONDS, Lease, check_unheld
 
 __all__ = ["State", "StateDirectory"]
 
@@ -122,9 +129,9 @@ class StateDirectory:
     """
 
     def __init__(self, path: str, lease_seconds: float = LEASE_SECONDS) -> None:
-        self.path = os.path.abspath(path) if storage.is_local(path) else path.rstrip("/")
-        self._document = storage.join(self.path, "state.json")
-        self._lease = storage.join(self.path, "lock.json")
+        self.path = os.path.abspath(path) if filesystem.is_local(path) else path.rstrip("/")
+        self._document = filesystem.join(self.path, "state.json")
+        self._lease = filesystem.join(self.path, "lock.json")
         self._lease_seconds = lease_seconds
         self._owner = uuid.uuid4().hex
         self._held = False
@@ -137,13 +144,13 @@ class StateDirectory:
         """Holds the directory: one run at a time.
 
         In an object store it waits for the lease of a run that may have died; see
-        `transforms.lease`.
+        `transforms.storage.lease`.
 
         Raises:
             StateInUseError: Another run holds it.
             StateError: It cannot be written.
         """
-        if storage.is_local(self.path):
+        if filesystem.is_local(self.path):
             with self._locked_locally():
                 yield
             return
@@ -170,7 +177,7 @@ class StateDirectory:
         Raises:
             StateInUseError: A run holds it.
         """
-        if not storage.is_local(self.path):
+        if not filesystem.is_local(self.path):
             check_unheld(self._lease, watch_seconds=self._lease_seconds)
             return
         path = os.path.join(self.path, "lock")
@@ -253,7 +260,7 @@ class StateDirectory:
     def attempt_file(self, attempt: str, name: str) -> str:
         """Path of a file of a running round."""
         check_name(attempt, what="the attempt", where=self._document)
-        return storage.join(self.path, "attempts", attempt, name)
+        return filesystem.join(self.path, "attempts", attempt, name)
 
     @property
     def letters(self) -> LetterBox:
@@ -270,9 +277,9 @@ class StateDirectory:
 
     def clear_attempts(self) -> None:
         """Removes what rounds left for their driver."""
-        storage.delete(storage.list_files(storage.join(self.path, "attempts")), StateError)
-        attempts = storage.join(self.path, "attempts")
-        if storage.is_local(attempts) and os.path.isdir(attempts):
+        filesystem.delete(filesystem.list_files(filesystem.join(self.path, "attempts")), StateError)
+        attempts = filesystem.join(self.path, "attempts")
+        if filesystem.is_local(attempts) and os.path.isdir(attempts):
             for parent, _, _ in os.walk(attempts, topdown=False):
                 os.rmdir(parent)
 
@@ -280,8 +287,8 @@ class StateDirectory:
     def _locked_locally(self) -> Iterator[None]:
         path = os.path.join(self.path, "lock")
         try:
-            storage.make_folder(self.path)
-            file = storage.open_private(path, "a+b")
+            filesystem.make_folder(self.path)
+            file = filesystem.open_private(path, "a+b")
         except OSError as problem:
             raise StateError(
                 f"the state directory cannot be written: {problem.strerror}",

@@ -123,7 +123,8 @@ def install_for_command() -> None:
     words = sys.orig_argv
     module = words[words.index("-m") + 1 :][:1] if "-m" in words else []
     script = os.path.basename(sys.argv[0]) if sys.argv else ""
-    if (module and module[0].startswith("pipelines.")) or script in ("dynabeam", "dynabeam.exe"):
+    ours = bool(module) and module[0].startswith(("pipelines.", "dynabeam.pipelines."))
+    if (ours or script in ("dynabeam", "dynabeam.exe")) and not _now.installed:
         install()
 
 
@@ -191,7 +192,7 @@ def end_at_once(error: Exception) -> None:
     if not _now.installed:
         return
     # Here, so that the first import of a command stays the lightest.
-    from transforms.telemetry.logs import writes_json  # noqa: PLC0415
+    from dynabeam.transforms.telemetry.logs import writes_json  # noqa: PLC0415
 
     _now.cleanups.clear()
     text = f"{type(error).__name__}: {error}"

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from transforms import storage
-from transforms.deployment.discovery import Finding, What, read_findings, write_findings
-from transforms.errors import DynabeamError
+from dynabeam.transforms.continuous.discovery import Finding, What, read_findings, write_findings
+from dynabeam.transforms.errors import DynabeamError
+from dynabeam.transforms.storage import filesystem
 
 __all__ = ["TableFindings", "finding_of"]
 
@@ -32,7 +32,7 @@ class TableFindings:
     """
 
     def __init__(self, state_dir: str = "") -> None:
-        self._path = storage.join(state_dir, "findings.json") if state_dir else ""
+        self._path = filesystem.join(state_dir, "findings.json") if state_dir else ""
         self._errors: dict[str, DynabeamError] = {}
         self._held: dict[str, Finding] = {}
         self._news: list[Finding] = []

@@ -3,7 +3,8 @@
 
 1. A gap is met. With the commit of that round the table's generation goes up, and `repair` and what
    is to be loaded (`snapshot` anew, or `heal`) are in the document. All readers of later rounds use
-   the new generation, and all rows of the old one were read before: what `transforms.repair` asks.
+   the new generation, and all rows of the old one were read before: what
+   `transforms.state.repair_plan` asks.
 2. Rounds load the exports, while the stream goes on.
 3. The round that ends it marks the sweep in `repair`. After that round was published, rows of older
    generations are removed from the mirrors, changelogs are given their deletes, and only then the
@@ -19,23 +20,23 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
-from pipelines.options import ReplicateOptions
-from pipelines.state_directory import State, StateDirectory
-from pipelines.table_state import generation_of, raise_or_record
-from transforms.aws.dynamodb import RecoveryWindow, continuous_backups
-from transforms.aws.session import AwsAccess
-from transforms.errors import ConfigurationError
-from transforms.gaps import Gap, GapKind, GapPolicies, GapPolicy
-from transforms.repair import Lost, Repair, plan_repair
-from transforms.repair_sweep import sweep_sinks
-from transforms.sinks.base import Sink
-from transforms.sinks.membership import KnownSink
-from transforms.snapshot_orders import SnapshotOrders
-from transforms.stream.source import TRIM_HORIZON
-from transforms.stream_sequel import NextStream
-from transforms.table_reading import loads_of, new_load, open_loads
-from transforms.tables import Table
-from transforms.wall_clock import now_us
+from dynabeam.pipelines.options.replicate import ReplicateOptions
+from dynabeam.pipelines.state_directory import State, StateDirectory
+from dynabeam.pipelines.table_state import generation_of, raise_or_record
+from dynabeam.transforms.aws.dynamodb import RecoveryWindow, continuous_backups
+from dynabeam.transforms.aws.session import AwsAccess
+from dynabeam.transforms.errors import ConfigurationError
+from dynabeam.transforms.model.gap import Gap, GapKind, GapPolicies, GapPolicy
+from dynabeam.transforms.model.table import Table
+from dynabeam.transforms.runtime.clock import now_us
+from dynabeam.transforms.sinks.base import Sink
+from dynabeam.transforms.sinks.membership import KnownSink
+from dynabeam.transforms.state.repair_plan import Lost, Repair, plan_repair
+from dynabeam.transforms.state.repair_sweep import sweep_sinks
+from dynabeam.transforms.state.snapshot_signals import SnapshotOrders
+from dynabeam.transforms.state.stream_successor import NextStream
+from dynabeam.transforms.state.table_reading import loads_of, new_load, open_loads
+from dynabeam.transforms.stream.source import TRIM_HORIZON
 
 __all__ = [
     "begin_repair",
@@ -234,7 +235,7 @@ def _moment(us: int) -> str:
 def take_orders(
     directory: StateDirectory, state: State, names: Sequence[str], options: ReplicateOptions
 ) -> list[str]:
-    """Takes up the orders of new snapshots (`transforms.snapshot_orders`) between two rounds.
+    """Takes up the orders of new snapshots between two rounds (`snapshot_signals`).
 
     Args:
         directory: The locked state directory.

@@ -21,14 +21,14 @@ from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from pipelines.options import ReplicateOptions
-from pipelines.table_findings import TableFindings, finding_of
-from pipelines.table_repair import begin_repair, switch_stream
-from pipelines.table_state import is_over, read_until_us
-from transforms.aws.dynamodb import TableDescription, continuous_backups
-from transforms.aws.errors import AwsErrorKind, classify
-from transforms.deployment.discovery import What
-from transforms.errors import (
+from dynabeam.pipelines.options.replicate import ReplicateOptions
+from dynabeam.pipelines.table_findings import TableFindings, finding_of
+from dynabeam.pipelines.table_repair import begin_repair, switch_stream
+from dynabeam.pipelines.table_state import is_over, read_until_us
+from dynabeam.transforms.aws.dynamodb import TableDescription, continuous_backups
+from dynabeam.transforms.aws.errors import AwsErrorKind, classify
+from dynabeam.transforms.continuous.discovery import What
+from dynabeam.transforms.errors import (
     AwsAccessError,
     ConfigurationError,
     DynabeamError,
@@ -36,13 +36,13 @@ from transforms.errors import (
     StateError,
     TableError,
 )
-from transforms.gaps import GapPolicy
-from transforms.reports import Report
-from transforms.stream.source import TRIM_HORIZON
-from transforms.stream_sequel import Sequel, find_sequel, switch_gap
-from transforms.table_readiness import recovery_problem, stream_problem
-from transforms.tables import Table
-from transforms.wall_clock import now_us
+from dynabeam.transforms.model.gap import GapPolicy
+from dynabeam.transforms.model.report import Report
+from dynabeam.transforms.model.table import Table
+from dynabeam.transforms.runtime.clock import now_us
+from dynabeam.transforms.state.stream_successor import Sequel, find_sequel, switch_gap
+from dynabeam.transforms.state.table_readiness import recovery_problem, stream_problem
+from dynabeam.transforms.stream.source import TRIM_HORIZON
 
 __all__ = ["TableSequels", "ended_error"]
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How a round's reports change what the position document says of a table.
 
-`transforms.table_reading` names the fields of a table's state, and makes the first one.
+`transforms.state.table_reading` names the fields of a table's state, and makes the first one.
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ import dataclasses
 from collections.abc import Iterable
 from typing import Any
 
-from transforms.coverage import uncovered
-from transforms.errors import StateError
-from transforms.export.elements import DONE
-from transforms.export.manifest import ExportManifest
-from transforms.gaps import Gap, GapKind, GapPolicies, GapPolicy
-from transforms.reports import Report
-from transforms.stream.frontier import Frontier
-from transforms.stream_sequel import read_us
-from transforms.table_reading import loads_of, readable_loads
-from transforms.wall_clock import now_us
+from dynabeam.transforms.errors import StateError
+from dynabeam.transforms.export.elements import DONE
+from dynabeam.transforms.export.manifest import ExportManifest
+from dynabeam.transforms.model.gap import Gap, GapKind, GapPolicies, GapPolicy
+from dynabeam.transforms.model.report import Report
+from dynabeam.transforms.runtime.clock import now_us
+from dynabeam.transforms.state.coverage import uncovered
+from dynabeam.transforms.state.stream_successor import read_us
+from dynabeam.transforms.state.table_reading import loads_of, readable_loads
+from dynabeam.transforms.stream.frontier import Frontier
 
 __all__ = [
     "check_coverage",

@@ -8,9 +8,9 @@ import os
 import pytest
 from hypothesis import HealthCheck, settings
 
-from transforms import wall_clock
-from transforms.aws import beam_s3, session
-from transforms.beam_introspection import remember_signatures
+from dynabeam.transforms.aws import beam_s3, session
+from dynabeam.transforms.runtime import clock as wall_clock
+from dynabeam.transforms.runtime.beam_introspection import remember_signatures
 
 _SLOW_MACHINES = [HealthCheck.too_slow, HealthCheck.data_too_large]
 

@@ -16,7 +16,11 @@ from apache_beam.options.pipeline_options import (
 from apache_beam.transforms import core
 from apache_beam.transforms.userstate import ReadModifyWriteStateSpec, get_dofn_specs
 
-from transforms.beam_introspection import RememberingOptions, _Signatures, remember_signatures
+from dynabeam.transforms.runtime.beam_introspection import (
+    RememberingOptions,
+    _Signatures,
+    remember_signatures,
+)
 
 _CELL = ReadModifyWriteStateSpec("cell", beam.coders.BytesCoder())
 

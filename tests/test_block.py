@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transforms.block import SCHEMA, Block, BlockCoder, BlockHeader, split_by_bucket
-from transforms.errors import ValueDecodeError
-from transforms.tables import KeyAttribute, KeySchema, Table
-from transforms.values.keys import encode_key
-from transforms.version import encode_version
+from dynabeam.transforms.errors import ValueDecodeError
+from dynabeam.transforms.model.block import SCHEMA, Block, BlockCoder, BlockHeader, split_by_bucket
+from dynabeam.transforms.model.table import KeyAttribute, KeySchema, Table
+from dynabeam.transforms.model.version import encode_version
+from dynabeam.transforms.values.keys import encode_key
 
 _TABLE = Table(
     "orders",

@@ -12,8 +12,8 @@ import sys
 import duckdb
 import pytest
 
-from transforms.testing.clock import SimClock
-from transforms.testing.simulator import Simulator
+from dynabeam.transforms.testing.clock import SimClock
+from dynabeam.transforms.testing.simulator import Simulator
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
 _AGO = dt.timedelta(minutes=10)
@@ -43,7 +43,7 @@ def test_mirror_equals_table(runner: list[str], tmp_path: pathlib.Path):
         sim.roll("orders")
         sim.put_many("orders", [{**key, "paid": {"N": "2"}} for key in keys[::3]])
         sim.delete_many("orders", keys[::5])
-        command = [sys.executable, "-m", "pipelines.command_line", "replicate"]
+        command = [sys.executable, "-m", "dynabeam.pipelines.command_line", "replicate"]
         command += ["--tables=orders", "--region=eu-west-1", f"--endpoint_url={sim.endpoint_url}"]
         command += ["--s3_export_bucket=exports", f"--state_dir={tmp_path}/state", *runner]
         command += [f"--sink=duckdb:///{tmp_path}/m.duckdb", "--buckets=4"]

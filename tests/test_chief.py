@@ -21,17 +21,17 @@ from datetime import datetime, timedelta, timezone
 import pytest
 from hypothesis import settings
 
+from dynabeam.transforms.model.table import KeyAttribute, KeySchema, Table
+from dynabeam.transforms.testing.clock import SimClock
+from dynabeam.transforms.testing.faults import Faults
+from dynabeam.transforms.testing.simulator import Simulator
+from dynabeam.transforms.values.keys import encode_key
+from dynabeam.transforms.values.plain_json import same_item
 from tests.chief.replication import BUCKET, SINKS, STATE_BUCKET, Replication
 from tests.chief.scenario import CI_SEEDS, Scenario
 from tests.chief.shared_clock import SharedClock
 from tests.chief.workload import TABLES, Workload, make_table
 from tests.sinks.targets import Target, published, read_back, read_changes
-from transforms.tables import KeyAttribute, KeySchema, Table
-from transforms.testing.clock import SimClock
-from transforms.testing.faults import Faults
-from transforms.testing.simulator import Simulator
-from transforms.values.keys import encode_key
-from transforms.values.plain_json import same_item
 
 SEEDS = 300 if settings.get_current_profile_name() == "deep" else CI_SEEDS
 TARGETS = {name: Target(uri) for name, uri in SINKS.items()}

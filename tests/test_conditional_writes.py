@@ -10,18 +10,18 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 from moto.server import ThreadedMotoServer
 
-from tests.fake_gcs import FakeGCS
-from transforms import conditional_writes
-from transforms.conditional_writes import (
+from dynabeam.transforms.errors import AwsAccessError, StateError
+from dynabeam.transforms.storage import conditional_writes
+from dynabeam.transforms.storage.conditional_writes import (
     Tagged,
     check_conditions,
     put_if_absent,
     put_if_match,
     read_with_tag,
 )
-from transforms.errors import AwsAccessError, StateError
-from transforms.testing.faults import Faults
-from transforms.testing.simulator import Simulator
+from dynabeam.transforms.testing.faults import Faults
+from dynabeam.transforms.testing.simulator import Simulator
+from tests.fake_gcs import FakeGCS
 
 
 def use_s3(url):

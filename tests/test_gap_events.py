@@ -3,7 +3,7 @@
 
 import pytest
 
-from transforms.gap_events import Repaired, gap_events
+from dynabeam.transforms.state.gap_events import Repaired, gap_events
 
 
 def gap(from_us=100, to_us=200, *, kind="trimmed", shard="s", generation=1, arn="arn"):

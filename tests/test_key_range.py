@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transforms.errors import ConfigurationError
-from transforms.key_range import LONGEST_BOUND, KeyRange
-from transforms.tables import KeyAttribute, KeySchema
-from transforms.values.keys import encode_key
+from dynabeam.transforms.errors import ConfigurationError
+from dynabeam.transforms.model.key_range import LONGEST_BOUND, KeyRange
+from dynabeam.transforms.model.table import KeyAttribute, KeySchema
+from dynabeam.transforms.values.keys import encode_key
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=6)
 NUMBERS = st.decimals(allow_nan=False, allow_infinity=False, places=3, min_value=-99, max_value=99)

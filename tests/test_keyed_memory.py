@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transforms import keyed_memory
-from transforms.keyed_memory import Copies
-from transforms.order import supersedes
-from transforms.reconcile import _decode_run, _encode_run
-from transforms.version import encode_version
+from dynabeam.transforms.model.order import supersedes
+from dynabeam.transforms.model.version import encode_version
+from dynabeam.transforms.reconcile.reconcile import _decode_run, _encode_run
+from dynabeam.transforms.runtime import keyed_memory
+from dynabeam.transforms.runtime.keyed_memory import Copies
 
 
 class Bag:

@@ -7,12 +7,12 @@ import time
 
 import pytest
 
+from dynabeam.transforms.errors import StateError, StateInUseError
+from dynabeam.transforms.storage import filesystem
+from dynabeam.transforms.storage.conditional_writes import read_with_tag
+from dynabeam.transforms.storage.lease import Lease, _read, check_unheld
+from dynabeam.transforms.testing.faults import Faults
 from tests.test_conditional_writes import gcs, own_options, sim, use_s3  # noqa: F401 - fixtures
-from transforms import storage
-from transforms.conditional_writes import read_with_tag
-from transforms.errors import StateError, StateInUseError
-from transforms.lease import Lease, _read, check_unheld
-from transforms.testing.faults import Faults
 
 PATH = "s3://bucket/state/lock.json"
 SHORT = 0.6
@@ -161,7 +161,7 @@ class TestDeadHolders:
             found = real(path)
             return found and type(found)(found.content, found.tag, age_seconds=36.0)
 
-        monkeypatch.setattr("transforms.lease.read_with_tag", old)
+        monkeypatch.setattr("dynabeam.transforms.storage.lease.read_with_tag", old)
         check_unheld(PATH)
         began = time.monotonic()
         with lease(PATH, "b").held():
@@ -176,16 +176,16 @@ class TestDeadHolders:
             # Its renewals wait, as if the process was stopped.
             with asleep._guard, lease(path, "b", seconds=30).held():
                 with pytest.raises(StateInUseError):
-                    storage.write_atomic(str(tmp_path / "file"), b"late", StateError)
+                    filesystem.write_atomic(str(tmp_path / "file"), b"late", StateError)
                 with pytest.raises(StateInUseError):
-                    storage.delete([str(tmp_path)], StateError)
+                    filesystem.delete([str(tmp_path)], StateError)
             (tmp_path / "kept").write_text("")
             with pytest.raises(StateInUseError):
-                storage.move(str(tmp_path / "kept"), str(tmp_path / "gone"), StateError)
+                filesystem.move(str(tmp_path / "kept"), str(tmp_path / "gone"), StateError)
         assert (tmp_path / "kept").exists()
         assert not (tmp_path / "file").exists()
         assert len(lost) == 1
-        storage.write_atomic(str(tmp_path / "file"), b"free again", StateError)
+        filesystem.write_atomic(str(tmp_path / "file"), b"free again", StateError)
 
 
 class TestRenewals:

@@ -9,10 +9,11 @@ import pickle
 
 import pytest
 
-from transforms import letter_box, storage
-from transforms.dead_letters import DeadLetter, DeadLetterCoder
-from transforms.errors import StateError
-from transforms.letter_box import LetterBox
+from dynabeam.transforms.dead_letters import store as letter_box
+from dynabeam.transforms.dead_letters.store import LetterBox
+from dynabeam.transforms.errors import StateError
+from dynabeam.transforms.model.dead_letter import DeadLetter, DeadLetterCoder
+from dynabeam.transforms.storage import filesystem
 
 LETTER = DeadLetter(
     table="orders",
@@ -42,7 +43,7 @@ def box(tmp_path):
 
 
 def stored(box):
-    return sorted(each[len(box.path) + 1 :] for each in storage.list_files(box.path))
+    return sorted(each[len(box.path) + 1 :] for each in filesystem.list_files(box.path))
 
 
 class TestForm:
@@ -111,7 +112,7 @@ class TestBox:
         for _ in range(2):
             box.done([("orders", LETTER.id), ("orders", "0" * 32)])
         (path,) = [each for each in stored(box) if each.startswith("done/")]
-        assert storage.read_bytes(f"{box.path}/{path}", StateError) == LETTER.to_line()
+        assert filesystem.read_bytes(f"{box.path}/{path}", StateError) == LETTER.to_line()
         assert box.counts() == {}
         assert not box.is_open(LETTER)
         # The same meeting told again, as after a crash, opens nothing; a new one does.
@@ -124,7 +125,7 @@ class TestBox:
     @pytest.mark.parametrize("at", ["done", "letters"])
     def test_a_crash_while_a_letter_is_set_aside(self, box, monkeypatch, at):
         box.keep([LETTER])
-        write = storage.write_atomic
+        write = filesystem.write_atomic
 
         def die(path, *rest):
             if f"/{at}/" in path:
@@ -132,7 +133,7 @@ class TestBox:
             write(path, *rest)
 
         with monkeypatch.context() as patch:
-            patch.setattr(storage, "write_atomic", die)
+            patch.setattr(filesystem, "write_atomic", die)
             with pytest.raises(OSError, match="killed"):
                 box.done([("orders", LETTER.id)])
         assert box.counts() == {"orders": 1}
@@ -155,7 +156,7 @@ class TestBox:
         ):
             folder = f"{box.path}/{severity}/orders"
             os.makedirs(folder)
-            storage.write_atomic(f"{folder}/{letter.id}.json", letter.to_line(), StateError)
+            filesystem.write_atomic(f"{folder}/{letter.id}.json", letter.to_line(), StateError)
         assert box.counts() == {"orders": 2}
         assert box.load("orders", LETTER.id) == LETTER
         box.keep([later(LETTER, 2_000_000)])
@@ -220,7 +221,7 @@ class TestPieces:
         open_ones = {str(n) for n in range(40)} - {str(n - 2) for n in range(4, 40, 5)}
         for box in (*boxes, LetterBox(str(tmp_path))):
             assert {each.origin["sequence"] for each in box.read()} == open_ones
-        assert len(storage.list_files(f"{boxes[0].path}/letters")) <= 4
+        assert len(filesystem.list_files(f"{boxes[0].path}/letters")) <= 4
 
     def test_a_crash_while_pieces_become_one(self, box, monkeypatch):
         monkeypatch.setattr(letter_box, "_PIECES", 2)
@@ -231,7 +232,7 @@ class TestPieces:
         box.keep([numbered(1)])
         box.done([("orders", numbered(1).id)])
         with monkeypatch.context() as patch:
-            patch.setattr(storage, "delete", die)
+            patch.setattr(filesystem, "delete", die)
             with pytest.raises(OSError, match="killed"):
                 box.keep([numbered(2)])
         again = LetterBox(box._state_dir)

@@ -5,23 +5,23 @@ import json
 
 import pytest
 
-from transforms.block import BlockHeader
-from transforms.dead_letters import DeadLetter, DeadLetterCoder
-from transforms.errors import DynabeamError
-from transforms.export.elements import (
+from dynabeam.transforms.errors import DynabeamError
+from dynabeam.transforms.export.elements import (
     FileSlice,
     FileSliceCoder,
     SnapshotRequest,
     SnapshotRequestCoder,
 )
-from transforms.export.manifest import DataFile, ExportManifest
-from transforms.export.request import WaitState, WaitStateCoder
-from transforms.gaps import GapPolicy
-from transforms.repair import Repair
-from transforms.reports import Report, ReportCoder
-from transforms.stream.frontier import Frontier, FrontierCoder, ShardPosition
-from transforms.stream.source import StreamSource, StreamSourceCoder
-from transforms.tables import KeyAttribute, KeySchema, Table
+from dynabeam.transforms.export.ensure_export import WaitState, WaitStateCoder
+from dynabeam.transforms.export.manifest import DataFile, ExportManifest
+from dynabeam.transforms.model.block import BlockHeader
+from dynabeam.transforms.model.dead_letter import DeadLetter, DeadLetterCoder
+from dynabeam.transforms.model.gap import GapPolicy
+from dynabeam.transforms.model.report import Report, ReportCoder
+from dynabeam.transforms.model.table import KeyAttribute, KeySchema, Table
+from dynabeam.transforms.state.repair_plan import Repair
+from dynabeam.transforms.stream.frontier import Frontier, FrontierCoder, ShardPosition
+from dynabeam.transforms.stream.source import StreamSource, StreamSourceCoder
 
 TABLE = Table("orders", KeySchema(KeyAttribute("id", "S")), "arn")
 SHARD = ShardPosition("shardId-00000000000000000001-a", kind="after", sequence="1")

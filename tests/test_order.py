@@ -7,8 +7,8 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from transforms.order import newest_per_key, supersedes, without_stale
-from transforms.version import encode_version
+from dynabeam.transforms.model.order import newest_per_key, supersedes, without_stale
+from dynabeam.transforms.model.version import encode_version
 
 # Version fixed by key and number, so that equal versions are always the same change.
 _CHANGES = st.lists(

@@ -14,7 +14,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from transforms.version_info import __version__
+from dynabeam.transforms.version_info import __version__
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("pipelines", "transforms")

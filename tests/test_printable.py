@@ -11,16 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from pipelines.audit_report import print_result
-from pipelines.command_line import main
-from pipelines.dead_letters import _write_text
-from pipelines.progress import RoundPrinter, say
-from pipelines.status_reading import Status
-from pipelines.status_text import as_lines, as_table
-from transforms.dead_letters import DeadLetter
-from transforms.errors import SinkError
-from transforms.printable import one_line, printable, printable_lines
-from transforms.telemetry.logs import JsonFormatter, TextFormatter
+from dynabeam.pipelines.audit.report import print_result
+from dynabeam.pipelines.command_line import main
+from dynabeam.pipelines.dead_letters import _write_text
+from dynabeam.pipelines.rounds.progress import RoundPrinter, say
+from dynabeam.pipelines.status.reading import Status
+from dynabeam.pipelines.status.text import as_lines, as_table
+from dynabeam.transforms.errors import SinkError
+from dynabeam.transforms.model.dead_letter import DeadLetter
+from dynabeam.transforms.printable import one_line, printable, printable_lines
+from dynabeam.transforms.telemetry.logs import JsonFormatter, TextFormatter
 
 HOSTILE = "k\x1b[2J\x1b[H\rorders: EQUAL  (2 items, 2 rows)\n\x1b]0;x\x07\x9b31m\u202e[red]"
 SHOWN = r"k\x1b[2J\x1b[H\rorders: EQUAL  (2 items, 2 rows)\n\x1b]0;x\x07\x9b31m\u202e[red]"

@@ -6,13 +6,13 @@ import json
 
 import pytest
 
-from transforms.dead_letters import DeadLetter
-from transforms.export.elements import FileSlice
-from transforms.export.manifest import DataFile
-from transforms.export.rows import rows_of_lines
-from transforms.put_back import read_again
-from transforms.stream.records import PageParser
-from transforms.tables import KeyAttribute, KeySchema, Table
+from dynabeam.transforms.dead_letters.replay import read_again
+from dynabeam.transforms.export.elements import FileSlice
+from dynabeam.transforms.export.manifest import DataFile
+from dynabeam.transforms.export.rows import rows_of_lines
+from dynabeam.transforms.model.dead_letter import DeadLetter
+from dynabeam.transforms.model.table import KeyAttribute, KeySchema, Table
+from dynabeam.transforms.stream.records import PageParser
 
 ORDERS = Table("orders", KeySchema(KeyAttribute("id", "S")), "arn:aws:dynamodb:::table/orders")
 LINES = {

@@ -8,18 +8,18 @@ import apache_beam as beam
 import pytest
 from apache_beam.testing.util import assert_that, equal_to
 
+from dynabeam.transforms.aws.session import AwsAccess
+from dynabeam.transforms.changes import Changes
+from dynabeam.transforms.dynamodbio import ReadFromDynamoDB
+from dynabeam.transforms.errors import ConfigurationError, GapError, TableError
+from dynabeam.transforms.export.elements import SnapshotRequest
+from dynabeam.transforms.model.gap import GapPolicy
+from dynabeam.transforms.read_tables import ReadTables
+from dynabeam.transforms.stream.group import SourceGroup
+from dynabeam.transforms.stream.source import StreamSource
+from dynabeam.transforms.testing.clock import SimClock
+from dynabeam.transforms.testing.simulator import Simulator
 from tests.graphs import labels_of, pickled_places
-from transforms.aws.session import AwsAccess
-from transforms.changes import Changes
-from transforms.errors import ConfigurationError, GapError, TableError
-from transforms.export.elements import SnapshotRequest
-from transforms.gaps import GapPolicy
-from transforms.read_from_dynamodb import ReadFromDynamoDB
-from transforms.read_tables import ReadTables
-from transforms.stream.group import SourceGroup
-from transforms.stream.source import StreamSource
-from transforms.testing.clock import SimClock
-from transforms.testing.simulator import Simulator
 
 LABELS = {
     "tip": [

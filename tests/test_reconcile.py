@@ -13,11 +13,12 @@ from apache_beam.utils.timestamp import Timestamp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from transforms import keyed_memory, reconcile
-from transforms.block import SCHEMA, Block, BlockHeader
-from transforms.reconcile import Reconcile
-from transforms.tables import KeyAttribute, KeySchema, Table
-from transforms.version import encode_version
+from dynabeam.transforms.model.block import SCHEMA, Block, BlockHeader
+from dynabeam.transforms.model.table import KeyAttribute, KeySchema, Table
+from dynabeam.transforms.model.version import encode_version
+from dynabeam.transforms.reconcile import reconcile
+from dynabeam.transforms.reconcile.reconcile import Reconcile
+from dynabeam.transforms.runtime import keyed_memory
 
 _TABLE = Table("orders", KeySchema(KeyAttribute("id", "S")))
 _WHEN = datetime.datetime(2026, 1, 1, tzinfo=datetime.timezone.utc)

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from transforms.aws.dynamodb import RecoveryWindow
-from transforms.coverage import FUZZ_US
-from transforms.gaps import GapPolicy
-from transforms.order import supersedes
-from transforms.repair import LONGEST_US, SHORTEST_US, Lost, Repair, plan_repair
-from transforms.version import encode_version
+from dynabeam.transforms.aws.dynamodb import RecoveryWindow
+from dynabeam.transforms.model.gap import GapPolicy
+from dynabeam.transforms.model.order import supersedes
+from dynabeam.transforms.model.version import encode_version
+from dynabeam.transforms.state.coverage import FUZZ_US
+from dynabeam.transforms.state.repair_plan import LONGEST_US, SHORTEST_US, Lost, Repair, plan_repair
 
 SECOND = 1_000_000
 MINUTE = 60 * SECOND

@@ -7,10 +7,10 @@ import apache_beam as beam
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from transforms.dead_letters import DeadLetter
-from transforms.errors import StateError
-from transforms.reports import Report
-from transforms.round_files import (
+from dynabeam.transforms.errors import StateError
+from dynabeam.transforms.model.dead_letter import DeadLetter
+from dynabeam.transforms.model.report import Report
+from dynabeam.transforms.state.round_outputs import (
     WriteDeadLetters,
     WriteReports,
     read_dead_letters,

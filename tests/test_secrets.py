@@ -16,15 +16,15 @@ import apache_beam as beam
 import pytest
 from apache_beam.transforms.display import DisplayData
 
-from pipelines.command_line import _COMMANDS, main
-from pipelines.continuous import add_graph, prepare
-from pipelines.options import parse_replicate
-from pipelines.runners import continuous_runner
-from pipelines.state_directory import StateDirectory
+from dynabeam.pipelines.command_line import _COMMANDS, main
+from dynabeam.pipelines.continuous.run import add_graph, prepare
+from dynabeam.pipelines.options.replicate import parse_replicate
+from dynabeam.pipelines.options.runners import continuous_runner
+from dynabeam.pipelines.state_directory import StateDirectory
+from dynabeam.transforms.sinks.registry import open_sink
+from dynabeam.transforms.testing.faults import Faults
 from tests.pipelines.runs import World, orders
 from tests.sinks.postgres_server import server_for_tests
-from transforms.sinks.registry import open_sink
-from transforms.testing.faults import Faults
 
 MARKS = {
     "secret key": "MARKsecretkeyQ1",
@@ -300,7 +300,7 @@ def _demo(bench):
     """In a process of its own: its simulator would fill the log of this one."""
     folder = bench.world.folder / "extra"
     done = subprocess.run(
-        [sys.executable, "-m", "pipelines.demo", "--seconds=0.1", f"--dir={folder}"],
+        [sys.executable, "-m", "dynabeam.pipelines.demo", "--seconds=0.1", f"--dir={folder}"],
         capture_output=True,
         check=False,
     )

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from transforms.errors import StateError
-from transforms.snapshot_orders import FORMAT, SnapshotOrder, SnapshotOrders
+from dynabeam.transforms.errors import StateError
+from dynabeam.transforms.state.snapshot_signals import FORMAT, SnapshotOrder, SnapshotOrders
 
 FIRST = SnapshotOrder("or/ders", "first", 1)
 SECOND = SnapshotOrder("or/ders", "second", 2, "a..b")

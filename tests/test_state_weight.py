@@ -11,8 +11,8 @@ import pytest
 from apache_beam.runners.worker.statecache import get_deep_size
 from apache_beam.transforms.userstate import is_stateful_dofn
 
-import transforms
-from transforms.state_weight import weigh_quickly
+import dynabeam.transforms
+from dynabeam.transforms.runtime.state_cache import weigh_quickly
 
 CELLS = [[b"x" * 5000, b"y"], [7], [], [b""]]
 
@@ -28,7 +28,7 @@ def settings(monkeypatch):
 def stateful():
     """The classes of transforms that have state."""
     found = []
-    for each in pkgutil.walk_packages(transforms.__path__, "transforms."):
+    for each in pkgutil.walk_packages(dynabeam.transforms.__path__, "dynabeam.transforms."):
         if each.name.endswith("__main__"):
             continue
         module = importlib.import_module(each.name)

@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from transforms.errors import TableError
-from transforms.tables import KeyAttribute, KeySchema, Table
+from dynabeam.transforms.errors import TableError
+from dynabeam.transforms.model.table import KeyAttribute, KeySchema, Table
 
 HASH_ONLY = KeySchema(KeyAttribute("id", "S"))
 COMPOSITE = KeySchema(KeyAttribute("a.b", "N"), KeyAttribute("S", "B"))

@@ -11,16 +11,16 @@ from apache_beam.utils.timestamp import Timestamp
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dynabeam.transforms.continuous.control_folder import DeploymentFolder
+from dynabeam.transforms.continuous.fatal_errors import read_stops
+from dynabeam.transforms.continuous.gap_handler import FolderGapRules
+from dynabeam.transforms.model.block import SCHEMA
+from dynabeam.transforms.model.gap import GapPolicies, GapPolicy
+from dynabeam.transforms.model.version import encode_version
+from dynabeam.transforms.reconcile.chain_links import ChainMemory, Link, Row
+from dynabeam.transforms.reconcile.verify_chain import VerifyChain, _ChainFn, _digests
+from dynabeam.transforms.values.digests import item_digest
 from tests.test_reconcile import _block
-from transforms.block import SCHEMA
-from transforms.chain_memory import ChainMemory, Link, Row
-from transforms.deployment.folder import DeploymentFolder
-from transforms.deployment.gap_rules import FolderGapRules
-from transforms.deployment.stops import read_stops
-from transforms.gaps import GapPolicies, GapPolicy
-from transforms.values.digests import item_digest
-from transforms.verify_chain import VerifyChain, _ChainFn, _digests
-from transforms.version import encode_version
 
 FOREVER = 10**18
 SECOND = 1_000_000

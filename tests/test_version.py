@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transforms.errors import ValueDecodeError
-from transforms.version import (
+from dynabeam.transforms.errors import ValueDecodeError
+from dynabeam.transforms.model.version import (
     VERSION_BYTES,
     constant_versions,
     decode_version,

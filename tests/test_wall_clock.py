@@ -7,12 +7,12 @@ from email.utils import format_datetime
 import pytest
 from botocore.exceptions import ClientError
 
-from transforms.aws.dynamodb import describe_table
-from transforms.aws.session import AwsAccess
-from transforms.errors import TableError
-from transforms.testing.clock import SimClock
-from transforms.testing.simulator import Simulator
-from transforms.wall_clock import machine_us, now_us, observe, offset_us
+from dynabeam.transforms.aws.dynamodb import describe_table
+from dynabeam.transforms.aws.session import AwsAccess
+from dynabeam.transforms.errors import TableError
+from dynabeam.transforms.runtime.clock import machine_us, now_us, observe, offset_us
+from dynabeam.transforms.testing.clock import SimClock
+from dynabeam.transforms.testing.simulator import Simulator
 
 SECOND = 1_000_000
 SENT = 1_800_000_000 * SECOND

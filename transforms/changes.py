@@ -14,9 +14,9 @@ from typing import Any, Literal
 
 import apache_beam as beam
 
-from transforms.block import Block
-from transforms.values.keys import decode_key
-from transforms.values.python_values import Value, decode_item
+from dynabeam.transforms.model.block import Block
+from dynabeam.transforms.values.keys import decode_key
+from dynabeam.transforms.values.python_values import Value, decode_item
 
 __all__ = ["Change", "Changes"]
 
@@ -28,7 +28,7 @@ class Change:
     Attributes:
         table: Name of the table.
         key: The primary key, attribute → value.
-        version: Orders the changes of one key, as text (`transforms.version`).
+        version: Orders the changes of one key, as text (`transforms.model.version`).
         op: `r` snapshot row, `c` insert, `u` update, `d` delete.
         event_time: When it happened, to the second for stream records; UTC.
         old: The item before, None if there was none or it is not known.

@@ -24,20 +24,25 @@ from typing import Any, Literal
 
 import apache_beam as beam
 
-from transforms import wall_clock
-from transforms.aws.dynamodb import TableDescription, describe_table
-from transforms.aws.session import AwsAccess
-from transforms.coverage import FUZZ_US, REQUEST_MARGIN_US, covered_since_us, uncovered
-from transforms.errors import ConfigurationError, TableError
-from transforms.export.acquire import Acquisition, open_export
-from transforms.export.destination import parse_destination
-from transforms.export.elements import SnapshotRequest
-from transforms.export.manifest import Verify
-from transforms.gaps import GapPolicy
-from transforms.read_tables import ReadTables, TablesRead
-from transforms.stream.group import grouped
-from transforms.stream.read import Until
-from transforms.stream.source import TRIM_HORIZON, StreamSource
+from dynabeam.transforms.aws.dynamodb import TableDescription, describe_table
+from dynabeam.transforms.aws.session import AwsAccess
+from dynabeam.transforms.errors import ConfigurationError, TableError
+from dynabeam.transforms.export.acquire import Acquisition, open_export
+from dynabeam.transforms.export.destination import parse_destination
+from dynabeam.transforms.export.elements import SnapshotRequest
+from dynabeam.transforms.export.manifest import Verify
+from dynabeam.transforms.model.gap import GapPolicy
+from dynabeam.transforms.read_tables import ReadTables, TablesRead
+from dynabeam.transforms.runtime import clock as wall_clock
+from dynabeam.transforms.state.coverage import (
+    FUZZ_US,
+    REQUEST_MARGIN_US,
+    covered_since_us,
+    uncovered,
+)
+from dynabeam.transforms.stream.group import grouped
+from dynabeam.transforms.stream.read import Until
+from dynabeam.transforms.stream.source import TRIM_HORIZON, StreamSource
 
 __all__ = ["ReadFromDynamoDB"]
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from transforms.printable import one_line, printable_lines
+from dynabeam.transforms.printable import one_line, printable_lines
 
 __all__ = [
     "AwsAccessError",

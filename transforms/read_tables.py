@@ -19,20 +19,20 @@ from typing import Any, NamedTuple
 
 import apache_beam as beam
 
-from transforms.aws.session import AwsAccess
-from transforms.block import Block
-from transforms.dead_letters import DeadLetter
-from transforms.export.acquire import Acquisition
-from transforms.export.manifest import Verify
-from transforms.export.read import ReadExportFiles
-from transforms.export.request import EnsureExport
-from transforms.gap_rules import GapRules
-from transforms.gaps import GapPolicy
-from transforms.reconcile import Reconcile
-from transforms.reports import Report
-from transforms.stream.generations import Generations
-from transforms.stream.read import ReadStream, Until
-from transforms.verify_chain import VerifyChain
+from dynabeam.transforms.aws.session import AwsAccess
+from dynabeam.transforms.export.acquire import Acquisition
+from dynabeam.transforms.export.ensure_export import EnsureExport
+from dynabeam.transforms.export.manifest import Verify
+from dynabeam.transforms.export.read_files import ReadExportFiles
+from dynabeam.transforms.model.block import Block
+from dynabeam.transforms.model.dead_letter import DeadLetter
+from dynabeam.transforms.model.gap import GapPolicy
+from dynabeam.transforms.model.gap_handler import GapRules
+from dynabeam.transforms.model.report import Report
+from dynabeam.transforms.reconcile.reconcile import Reconcile
+from dynabeam.transforms.reconcile.verify_chain import VerifyChain
+from dynabeam.transforms.stream.generations import Generations
+from dynabeam.transforms.stream.read import ReadStream, Until
 
 __all__ = ["ReadTables", "TablesRead"]
 

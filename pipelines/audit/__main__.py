@@ -20,29 +20,29 @@ from typing import Any
 
 from apache_beam.io.filesystems import FileSystems
 
-from pipelines.audit_options import AuditOptions, parse_audit
-from pipelines.audit_passes import AuditPasses, TableInput, in_passes
-from pipelines.audit_report import print_result
-from pipelines.deployments import absorb, current
-from pipelines.failures import kind_of, meant_for_people
-from pipelines.preflight import check_tables
-from pipelines.rounds import beam_options
-from pipelines.state_directory import State, StateDirectory
-from pipelines.table_state import check_coverage
-from transforms.audit.html_page import html_page
-from transforms.audit.mirror_reader import MirrorReader, open_reader
-from transforms.audit.result import AuditResult
-from transforms.audit.verdict import AHEAD_US, CommonPoint, StoredPositions
-from transforms.coverage import FUZZ_US
-from transforms.errors import ConfigurationError, SinkError
-from transforms.export.acquire import Acquisition, acquire
-from transforms.export.distinct import repeated_error
-from transforms.export.manifest import ExportManifest
-from transforms.printable import printable_lines
-from transforms.table_reading import snapshot_requests, stream_sources
-from transforms.tables import Table
-from transforms.telemetry.secrets import masked
-from transforms.wall_clock import now_us
+from dynabeam.pipelines.audit.options import AuditOptions, parse_audit
+from dynabeam.pipelines.audit.passes import AuditPasses, TableInput, in_passes
+from dynabeam.pipelines.audit.report import print_result
+from dynabeam.pipelines.continuous.deployments import absorb, current
+from dynabeam.pipelines.failures import kind_of, meant_for_people
+from dynabeam.pipelines.preflight import check_tables
+from dynabeam.pipelines.rounds.run import beam_options
+from dynabeam.pipelines.state_directory import State, StateDirectory
+from dynabeam.pipelines.table_state import check_coverage
+from dynabeam.transforms.audit.html_page import html_page
+from dynabeam.transforms.audit.mirror_reader import MirrorReader, open_reader
+from dynabeam.transforms.audit.result import AuditResult
+from dynabeam.transforms.audit.verdict import AHEAD_US, CommonPoint, StoredPositions
+from dynabeam.transforms.errors import ConfigurationError, SinkError
+from dynabeam.transforms.export.acquire import Acquisition, acquire
+from dynabeam.transforms.export.distinct import repeated_error
+from dynabeam.transforms.export.manifest import ExportManifest
+from dynabeam.transforms.model.table import Table
+from dynabeam.transforms.printable import printable_lines
+from dynabeam.transforms.runtime.clock import now_us
+from dynabeam.transforms.state.coverage import FUZZ_US
+from dynabeam.transforms.state.table_reading import snapshot_requests, stream_sources
+from dynabeam.transforms.telemetry.secrets import masked
 
 __all__ = ["audit", "main"]
 
@@ -283,6 +283,6 @@ def _time(us: int) -> str:
 
 
 if __name__ == "__main__":
-    from pipelines.command_line import main as command_line
+    from dynabeam.pipelines.command_line import main as command_line
 
     sys.exit(command_line(["audit", *sys.argv[1:]]))

@@ -7,9 +7,9 @@ import argparse
 import dataclasses
 from collections.abc import Sequence
 
-from pipelines.arguments import is_given, parse_known
-from pipelines.options import ReplicateOptions, parse_replicate
-from transforms.errors import ConfigurationError
+from dynabeam.pipelines.options.arguments import is_given, parse_known
+from dynabeam.pipelines.options.replicate import ReplicateOptions, parse_replicate
+from dynabeam.transforms.errors import ConfigurationError
 
 __all__ = ["AuditOptions", "parse_audit"]
 

@@ -17,19 +17,24 @@ from typing import Any
 
 import apache_beam as beam
 
-from pipelines.audit_options import AuditOptions
-from pipelines.rounds import beam_options
-from transforms import storage
-from transforms.audit.audit_tables import AuditPlan, AuditTables, TablePlan
-from transforms.audit.mirror_reader import MirrorReader
-from transforms.audit.result import BucketResult, TableResult
-from transforms.audit.shape import MirrorShape
-from transforms.audit.verdict import CommonPoint
-from transforms.errors import StateError
-from transforms.export.elements import SnapshotRequest
-from transforms.reports import Report
-from transforms.round_files import WriteDeadLetters, WriteReports, read_dead_letters, read_reports
-from transforms.stream.source import StreamSource
+from dynabeam.pipelines.audit.options import AuditOptions
+from dynabeam.pipelines.rounds.run import beam_options
+from dynabeam.transforms.audit.audit_tables import AuditPlan, AuditTables, TablePlan
+from dynabeam.transforms.audit.mirror_reader import MirrorReader
+from dynabeam.transforms.audit.mirror_schema import MirrorShape
+from dynabeam.transforms.audit.result import BucketResult, TableResult
+from dynabeam.transforms.audit.verdict import CommonPoint
+from dynabeam.transforms.errors import StateError
+from dynabeam.transforms.export.elements import SnapshotRequest
+from dynabeam.transforms.model.report import Report
+from dynabeam.transforms.state.round_outputs import (
+    WriteDeadLetters,
+    WriteReports,
+    read_dead_letters,
+    read_reports,
+)
+from dynabeam.transforms.storage import filesystem
+from dynabeam.transforms.stream.source import StreamSource
 
 __all__ = ["PASS_ROWS", "AuditPasses", "TableInput", "build_audit", "in_passes"]
 
@@ -153,7 +158,9 @@ class AuditPasses:
 
     def _folder(self) -> Any:
         if self._options.work_dir:
-            return _Folder(storage.join(self._options.work_dir, f"audit-{uuid.uuid4().hex[:16]}"))
+            return _Folder(
+                filesystem.join(self._options.work_dir, f"audit-{uuid.uuid4().hex[:16]}")
+            )
         return tempfile.TemporaryDirectory(prefix="dynabeam-audit-")
 
 
@@ -164,21 +171,21 @@ class _Folder:
         self._path = path
 
     def __enter__(self) -> str:
-        storage.make_folder(self._path)
+        filesystem.make_folder(self._path)
         return self._path
 
     def __exit__(self, *_: object) -> None:
-        storage.delete(storage.list_files(self._path), StateError)
-        if storage.is_local(self._path):
+        filesystem.delete(filesystem.list_files(self._path), StateError)
+        if filesystem.is_local(self._path):
             os.rmdir(self._path)
 
 
 def _reports(folder: str) -> str:
-    return storage.join(folder, "reports.jsonl")
+    return filesystem.join(folder, "reports.jsonl")
 
 
 def _letters(folder: str) -> str:
-    return storage.join(folder, "dead_letters.jsonl")
+    return filesystem.join(folder, "dead_letters.jsonl")
 
 
 def in_passes(

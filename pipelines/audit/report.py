@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from typing import TextIO
 
-from pipelines.audit_options import AuditOptions
-from transforms.audit.result import AuditResult, TableResult
-from transforms.printable import printable
+from dynabeam.pipelines.audit.options import AuditOptions
+from dynabeam.transforms.audit.result import AuditResult, TableResult
+from dynabeam.transforms.printable import printable
 
 __all__ = ["print_result"]
 

@@ -13,23 +13,22 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipelines.discovery import discovery_plan
-from pipelines.options import ReplicateOptions
-from pipelines.state_directory import State, StateDirectory
-from pipelines.table_repair import reopen_loads, with_table_loaded
-from pipelines.table_state import generation_of, merge_reports
-from transforms import storage
-from transforms.deployment.discovery_plan import first_assignment
-from transforms.deployment.folder import Assignment, DeploymentFolder
-from transforms.deployment.generations import TableGeneration, read_generation
-from transforms.deployment.repairs import repair_assignment
-from transforms.deployment.stream_ends import read_followed
-from transforms.errors import StateError, StateInUseError
-from transforms.gaps import GapPolicies, GapPolicy
-from transforms.repair import Repair
-from transforms.reports import Report
-from transforms.stream.source import TRIM_HORIZON
-from transforms.table_reading import (
+from dynabeam.pipelines.discovery import discovery_plan
+from dynabeam.pipelines.options.replicate import ReplicateOptions
+from dynabeam.pipelines.state_directory import State, StateDirectory
+from dynabeam.pipelines.table_repair import reopen_loads, with_table_loaded
+from dynabeam.pipelines.table_state import generation_of, merge_reports
+from dynabeam.transforms.continuous.control_folder import Assignment, DeploymentFolder
+from dynabeam.transforms.continuous.discovery_plan import first_assignment
+from dynabeam.transforms.continuous.generations import TableGeneration, read_generation
+from dynabeam.transforms.continuous.repairs import repair_assignment
+from dynabeam.transforms.continuous.stream_ends import read_followed
+from dynabeam.transforms.errors import StateError, StateInUseError
+from dynabeam.transforms.model.gap import GapPolicies, GapPolicy
+from dynabeam.transforms.model.report import Report
+from dynabeam.transforms.runtime.clock import now_us
+from dynabeam.transforms.state.repair_plan import Repair
+from dynabeam.transforms.state.table_reading import (
     choose_readers,
     list_for_readers,
     new_load,
@@ -37,7 +36,8 @@ from transforms.table_reading import (
     snapshot_requests,
     stream_sources,
 )
-from transforms.wall_clock import now_us
+from dynabeam.transforms.storage import filesystem
+from dynabeam.transforms.stream.source import TRIM_HORIZON
 
 __all__ = [
     "absorb",
@@ -65,7 +65,7 @@ def current(directory: StateDirectory, state: State) -> DeploymentFolder:
             where=directory.path,
             mend="Leave --savepoint_path out: the run begins at the stored positions",
         )
-    return DeploymentFolder(storage.join(directory.path, "continuous", state.deployment))
+    return DeploymentFolder(filesystem.join(directory.path, "continuous", state.deployment))
 
 
 def begin(directory: StateDirectory, state: State) -> DeploymentFolder:
@@ -148,7 +148,7 @@ def tell_discovery(folder: DeploymentFolder, state: State, options: ReplicateOpt
     if options.discovers:
         discovery_plan(options, state).write(folder)
     else:
-        storage.delete([folder.discovery], StateError)
+        filesystem.delete([folder.discovery], StateError)
 
 
 def adopt_tables(folder: DeploymentFolder, state: State) -> None:
@@ -272,4 +272,4 @@ def absorb(folder: DeploymentFolder, state: State) -> None:
 
 
 def _seconds_since_last_store(folder: DeploymentFolder) -> float:
-    return storage.seconds_since_change(storage.join(folder.path, "positions"))
+    return filesystem.seconds_since_change(filesystem.join(folder.path, "positions"))

@@ -17,23 +17,23 @@ from collections.abc import Callable, Sequence
 
 import apache_beam as beam
 
-from transforms.aws.session import AwsAccess
-from transforms.dead_letters import DeadLetter
-from transforms.deployment.dead_letters import KeepDeadLetters
-from transforms.deployment.discover import DiscoverTables
-from transforms.deployment.gap_rules import FolderGapRules
-from transforms.deployment.generations import FolderGenerations
-from transforms.deployment.positions import StorePositions
-from transforms.deployment.repairs import RepairSettings
-from transforms.deployment.watch import WatchAssignments
-from transforms.export.manifest import Verify
-from transforms.gaps import GapPolicy
-from transforms.read_tables import ReadTables
-from transforms.reports import Report
-from transforms.sinks.base import Sink
-from transforms.sinks.refused import SplitRefused
-from transforms.telemetry.meter import MeterDeadLetters, MeterReports
-from transforms.telemetry.worker import Telemetry
+from dynabeam.transforms.aws.session import AwsAccess
+from dynabeam.transforms.continuous.discover_tables import DiscoverTables
+from dynabeam.transforms.continuous.gap_handler import FolderGapRules
+from dynabeam.transforms.continuous.generations import FolderGenerations
+from dynabeam.transforms.continuous.keep_dead_letters import KeepDeadLetters
+from dynabeam.transforms.continuous.repairs import RepairSettings
+from dynabeam.transforms.continuous.store_positions import StorePositions
+from dynabeam.transforms.continuous.watch_assignments import WatchAssignments
+from dynabeam.transforms.export.manifest import Verify
+from dynabeam.transforms.model.dead_letter import DeadLetter
+from dynabeam.transforms.model.gap import GapPolicy
+from dynabeam.transforms.model.report import Report
+from dynabeam.transforms.read_tables import ReadTables
+from dynabeam.transforms.sinks.base import Sink
+from dynabeam.transforms.sinks.refused import SplitRefused
+from dynabeam.transforms.telemetry.beam_metrics import MeterDeadLetters, MeterReports
+from dynabeam.transforms.telemetry.worker import Telemetry
 
 __all__ = ["build_continuous"]
 

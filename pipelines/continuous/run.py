@@ -3,7 +3,7 @@
 
 The command checks everything that rounds check, writes down what to read, hands the graph to the
 runner, and stays to show how it goes. Positions and state live in the runner's checkpoints; a copy
-of the positions is kept in the state directory (`transforms.deployment.positions`).
+of the positions is kept in the state directory (`transforms.continuous.store_positions`).
 """
 
 from __future__ import annotations
@@ -22,10 +22,8 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.runner import PipelineState
 
-from pipelines import stop_signals
-from pipelines.checks.quick import check_quickly
-from pipelines.continuous_graph import build_continuous
-from pipelines.deployments import (
+from dynabeam.pipelines import stop_signals
+from dynabeam.pipelines.continuous.deployments import (
     absorb,
     adopt_tables,
     assign_tables,
@@ -34,12 +32,14 @@ from pipelines.deployments import (
     take_over,
     tell_discovery,
 )
-from pipelines.options import ReplicateOptions
-from pipelines.preflight import check_tables
-from pipelines.progress import say, table_line
-from pipelines.rounds import with_aws
-from pipelines.runners import ContinuousRunner, continuous_runner
-from pipelines.sink_membership import (
+from dynabeam.pipelines.continuous.graph import build_continuous
+from dynabeam.pipelines.doctor.checks.quick import check_quickly
+from dynabeam.pipelines.options.replicate import ReplicateOptions
+from dynabeam.pipelines.options.runners import ContinuousRunner, continuous_runner
+from dynabeam.pipelines.preflight import check_tables
+from dynabeam.pipelines.rounds.progress import say, table_line
+from dynabeam.pipelines.rounds.run import with_aws
+from dynabeam.pipelines.sink_membership import (
     Membership,
     begin_loads,
     check_members,
@@ -49,16 +49,16 @@ from pipelines.sink_membership import (
     plan_members,
     refuse_joins,
 )
-from pipelines.state_directory import State, StateDirectory
-from pipelines.table_findings import TableFindings
-from transforms.deployment.discovery import read_findings
-from transforms.deployment.folder import DeploymentFolder
-from transforms.deployment.generations import read_generation
-from transforms.deployment.repairs import RepairSettings, step_line
-from transforms.deployment.stops import forget_stops, read_stops
-from transforms.sinks.base import Sink
-from transforms.sinks.registry import check_capabilities, check_place, open_sink
-from transforms.tables import Table
+from dynabeam.pipelines.state_directory import State, StateDirectory
+from dynabeam.pipelines.table_findings import TableFindings
+from dynabeam.transforms.continuous.control_folder import DeploymentFolder
+from dynabeam.transforms.continuous.discovery import read_findings
+from dynabeam.transforms.continuous.fatal_errors import forget_stops, read_stops
+from dynabeam.transforms.continuous.generations import read_generation
+from dynabeam.transforms.continuous.repairs import RepairSettings, step_line
+from dynabeam.transforms.model.table import Table
+from dynabeam.transforms.sinks.base import Sink
+from dynabeam.transforms.sinks.registry import check_capabilities, check_place, open_sink
 
 __all__ = ["add_graph", "prepare", "replicate_continuously"]
 

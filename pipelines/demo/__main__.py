@@ -20,11 +20,11 @@ import sys
 import time
 from urllib.parse import quote
 
-from pipelines.arguments import parse_all
-from pipelines.demo_proof import Proof, compare_items, compare_records, mirror_items
-from pipelines.demo_workload import AGE, BUCKET, TABLES, Counts, Workload, make_tables
-from transforms.testing.clock import SimClock
-from transforms.testing.simulator import Simulator
+from dynabeam.pipelines.demo.proof import Proof, compare_items, compare_records, mirror_items
+from dynabeam.pipelines.demo.workload import AGE, BUCKET, TABLES, Counts, Workload, make_tables
+from dynabeam.pipelines.options.arguments import parse_all
+from dynabeam.transforms.testing.clock import SimClock
+from dynabeam.transforms.testing.simulator import Simulator
 
 __all__ = ["main"]
 
@@ -139,7 +139,7 @@ def _command(sim: Simulator, folder: pathlib.Path) -> list[str]:
     return [
         sys.executable,
         "-m",
-        "pipelines.command_line",
+        "dynabeam.pipelines.command_line",
         "replicate",
         f"--tables={','.join(TABLES)}",
         f"--region={sim.region}",

@@ -18,10 +18,10 @@ from typing import Any
 
 import duckdb
 
-from transforms.values.json_sql import quoted_name
-from transforms.values.numbers import normalise_number
-from transforms.values.plain_json import canonical_json
-from transforms.version import decode_version
+from dynabeam.transforms.model.version import decode_version
+from dynabeam.transforms.values.json_sql import quoted_name
+from dynabeam.transforms.values.numbers import normalise_number
+from dynabeam.transforms.values.plain_json import canonical_json
 
 __all__ = ["Proof", "compare_items", "compare_records", "mirror_items"]
 

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
-from transforms.testing.simulator import Simulator
+from dynabeam.transforms.testing.simulator import Simulator
 
 __all__ = ["AGE", "BUCKET", "TABLES", "ChangingTable", "Counts", "Item", "Workload", "make_tables"]
 

@@ -21,28 +21,28 @@ from typing import TextIO
 from apache_beam.io.filesystem import BeamIOError
 from apache_beam.io.filesystems import FileSystems
 
-from pipelines.arguments import parse_known
-from pipelines.checks.bucket import bucket_findings
-from pipelines.checks.budget import budget_findings
-from pipelines.checks.encryption import bucket_encryption
-from pipelines.checks.examination import Examination
-from pipelines.checks.finding import Finding, failure, of_error
-from pipelines.checks.identity import identity_findings
-from pipelines.checks.keys import bucket_key_findings, table_key_findings
-from pipelines.checks.quick import staged_bytes
-from pipelines.checks.rights import rights_findings
-from pipelines.checks.runner import facts_of, runner_findings
-from pipelines.checks.sinks import sink_findings
-from pipelines.checks.state import state_findings
-from pipelines.checks.tables import table_findings
-from pipelines.features import features_of
-from pipelines.options import ReplicateOptions, check_located, parse_replicate
-from pipelines.preflight import table_names
-from pipelines.rounds import beam_options
-from pipelines.state_directory import State, StateDirectory
-from transforms.aws.permissions import permissions
-from transforms.errors import AwsAccessError, DynabeamError
-from transforms.printable import one_line, printable_lines
+from dynabeam.pipelines.doctor.checks.bucket import bucket_findings
+from dynabeam.pipelines.doctor.checks.budget import budget_findings
+from dynabeam.pipelines.doctor.checks.encryption import bucket_encryption
+from dynabeam.pipelines.doctor.checks.examination import Examination
+from dynabeam.pipelines.doctor.checks.finding import Finding, failure, of_error
+from dynabeam.pipelines.doctor.checks.identity import identity_findings
+from dynabeam.pipelines.doctor.checks.keys import bucket_key_findings, table_key_findings
+from dynabeam.pipelines.doctor.checks.quick import staged_bytes
+from dynabeam.pipelines.doctor.checks.rights import rights_findings
+from dynabeam.pipelines.doctor.checks.runner import facts_of, runner_findings
+from dynabeam.pipelines.doctor.checks.sinks import sink_findings
+from dynabeam.pipelines.doctor.checks.state import state_findings
+from dynabeam.pipelines.doctor.checks.tables import table_findings
+from dynabeam.pipelines.options.arguments import parse_known
+from dynabeam.pipelines.options.features import features_of
+from dynabeam.pipelines.options.replicate import ReplicateOptions, check_located, parse_replicate
+from dynabeam.pipelines.preflight import table_names
+from dynabeam.pipelines.rounds.run import beam_options
+from dynabeam.pipelines.state_directory import State, StateDirectory
+from dynabeam.transforms.aws.permissions import permissions
+from dynabeam.transforms.errors import AwsAccessError, DynabeamError
+from dynabeam.transforms.printable import one_line, printable_lines
 
 __all__ = ["examine", "main"]
 
@@ -203,6 +203,6 @@ def _write(finding: Finding, stream: TextIO) -> None:
 
 
 if __name__ == "__main__":
-    from pipelines.command_line import main as command_line
+    from dynabeam.pipelines.command_line import main as command_line
 
     sys.exit(command_line(["doctor", *sys.argv[1:]]))

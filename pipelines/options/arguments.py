@@ -13,7 +13,7 @@ import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
-from transforms.errors import ConfigurationError
+from dynabeam.transforms.errors import ConfigurationError
 
 __all__ = ["beam_arguments", "is_given", "option_strings", "parse_all", "parse_known"]
 

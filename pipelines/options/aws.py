@@ -6,8 +6,8 @@ from __future__ import annotations
 import re
 from urllib.parse import urlsplit
 
-from transforms.errors import ConfigurationError
-from transforms.sinks.uri import resolve_secrets
+from dynabeam.transforms.errors import ConfigurationError
+from dynabeam.transforms.sinks.uri import resolve_secrets
 
 __all__ = ["checked_endpoint", "checked_region", "referenced_secret"]
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pipelines.options import ReplicateOptions
-from transforms.aws import dynamodb
-from transforms.aws.permissions import Features, S3Folder
-from transforms.errors import ConfigurationError
-from transforms.export.location import SUMMARY_NAME, is_export_arn, newest_age_us
-from transforms.sinks.uri import parse_sink_uri
-from transforms.table_selection import is_glob
+from dynabeam.pipelines.options.replicate import ReplicateOptions
+from dynabeam.transforms.aws import dynamodb
+from dynabeam.transforms.aws.permissions import Features, S3Folder
+from dynabeam.transforms.errors import ConfigurationError
+from dynabeam.transforms.export.location import SUMMARY_NAME, is_export_arn, newest_age_us
+from dynabeam.transforms.sinks.uri import parse_sink_uri
+from dynabeam.transforms.state.table_selection import is_glob
 
 __all__ = ["export_folders", "features_of"]
 

@@ -11,21 +11,21 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
-from pipelines.arguments import beam_arguments, option_strings, parse_known
-from pipelines.aws_options import checked_endpoint, checked_region, referenced_secret
-from pipelines.state_options import state_path
-from transforms.aws.roles import Role
-from transforms.aws.session import AwsAccess
-from transforms.errors import ConfigurationError
-from transforms.export.destination import parse_destination
-from transforms.gaps import GapPolicies, GapPolicy
-from transforms.letter_limit import DEFAULT_LIMIT
-from transforms.sinks.uri import local_path, resolve_secrets
-from transforms.table_reading import ReadingOptions
-from transforms.table_selection import TableSelection
-from transforms.telemetry.endpoint import check_installed
-from transforms.telemetry.logs import FORMATS, LEVELS
-from transforms.telemetry.worker import Telemetry
+from dynabeam.pipelines.options.arguments import beam_arguments, option_strings, parse_known
+from dynabeam.pipelines.options.aws import checked_endpoint, checked_region, referenced_secret
+from dynabeam.pipelines.options.state import state_path
+from dynabeam.transforms.aws.roles import Role
+from dynabeam.transforms.aws.session import AwsAccess
+from dynabeam.transforms.dead_letters.limit import DEFAULT_LIMIT
+from dynabeam.transforms.errors import ConfigurationError
+from dynabeam.transforms.export.destination import parse_destination
+from dynabeam.transforms.model.gap import GapPolicies, GapPolicy
+from dynabeam.transforms.sinks.uri import local_path, resolve_secrets
+from dynabeam.transforms.state.table_reading import ReadingOptions
+from dynabeam.transforms.state.table_selection import TableSelection
+from dynabeam.transforms.telemetry.endpoint import check_installed
+from dynabeam.transforms.telemetry.logs import FORMATS, LEVELS
+from dynabeam.transforms.telemetry.worker import Telemetry
 
 __all__ = ["ReplicateOptions", "check_located", "duration", "parse_replicate"]
 

@@ -13,8 +13,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from urllib.parse import urlsplit
 
-from transforms.errors import ConfigurationError
-from transforms.sinks.registry import RunnerFacts
+from dynabeam.transforms.errors import ConfigurationError
+from dynabeam.transforms.sinks.registry import RunnerFacts
 
 __all__ = ["ContinuousRunner", "continuous_runner", "option", "round_runner", "runner_name"]
 

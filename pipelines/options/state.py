@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from pipelines.aws_options import checked_endpoint, checked_region
-from pipelines.state_directory import StateDirectory
-from transforms.aws.beam_s3 import s3_arguments
-from transforms.aws.session import AwsAccess
-from transforms.sinks.uri import local_path
+from dynabeam.pipelines.options.aws import checked_endpoint, checked_region
+from dynabeam.pipelines.state_directory import StateDirectory
+from dynabeam.transforms.aws.beam_s3 import s3_arguments
+from dynabeam.transforms.aws.session import AwsAccess
+from dynabeam.transforms.sinks.uri import local_path
 
 __all__ = ["add_state_options", "named_state_directory", "state_path"]
 

@@ -13,23 +13,23 @@ import sys
 from collections.abc import Sequence
 from datetime import timedelta
 
-from pipelines.arguments import parse_known
-from pipelines.options import ReplicateOptions, duration, parse_replicate
-from pipelines.plan_text import write_plan
-from pipelines.preflight import table_names
-from transforms.aws import dynamodb
-from transforms.aws.session import AwsAccess
-from transforms.aws.streams import connect
-from transforms.errors import ConfigurationError
-from transforms.planning.facts import RETENTION_SECONDS, Reading, TableFacts
-from transforms.planning.plan import Plan, make_plan
-from transforms.planning.prices import parse_prices
-from transforms.planning.sample import sample_stream
-from transforms.planning.speeds import speeds_for
-from transforms.sinks.uri import parse_sink_uri
-from transforms.stream.listing import list_shards
-from transforms.table_reading import READERS
-from transforms.wall_clock import now_us
+from dynabeam.pipelines.options.arguments import parse_known
+from dynabeam.pipelines.options.replicate import ReplicateOptions, duration, parse_replicate
+from dynabeam.pipelines.plan.text import write_plan
+from dynabeam.pipelines.preflight import table_names
+from dynabeam.transforms.aws import dynamodb
+from dynabeam.transforms.aws.session import AwsAccess
+from dynabeam.transforms.aws.streams import connect
+from dynabeam.transforms.errors import ConfigurationError
+from dynabeam.transforms.planning.facts import RETENTION_SECONDS, Reading, TableFacts
+from dynabeam.transforms.planning.plan import Plan, make_plan
+from dynabeam.transforms.planning.prices import parse_prices
+from dynabeam.transforms.planning.sample import sample_stream
+from dynabeam.transforms.planning.throughput import speeds_for
+from dynabeam.transforms.runtime.clock import now_us
+from dynabeam.transforms.sinks.uri import parse_sink_uri
+from dynabeam.transforms.state.table_reading import READERS
+from dynabeam.transforms.stream.listing import list_shards
 
 __all__ = ["main", "plan"]
 
@@ -112,7 +112,7 @@ def _facts(access: AwsAccess, name: str, sample: float, options: ReplicateOption
 def _readings(
     tables: Sequence[TableFacts], options: ReplicateOptions, runs_a_day: float
 ) -> dict[str, Reading]:
-    """How each table will be read; as `pipelines.deployments` and `pipelines.rounds` do it."""
+    """How each table will be read, in rounds or continuously."""
     most = max(1, -(-READERS // max(1, len(tables))))
     readers = {each.name: options.readers or min(max(1, each.open_shards), most) for each in tables}
     every = options.every if options.until == "forever" else 0.0
@@ -145,6 +145,6 @@ def _number(option: str, text: str) -> float:
 
 
 if __name__ == "__main__":
-    from pipelines.command_line import main as command_line
+    from dynabeam.pipelines.command_line import main as command_line
 
     sys.exit(command_line(["plan", *sys.argv[1:]]))

@@ -9,8 +9,8 @@ import textwrap
 from collections.abc import Sequence
 from typing import TextIO
 
-from transforms.planning.figures import Figure, shown
-from transforms.planning.plan import Plan
+from dynabeam.transforms.planning.estimates import Figure, shown
+from dynabeam.transforms.planning.plan import Plan
 
 __all__ = ["write_plan"]
 

@@ -30,26 +30,30 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.io.filesystems import FileSystems
 
-from pipelines import stop_signals
-from pipelines.arguments import is_given, parse_known
-from pipelines.options import ReplicateOptions, parse_replicate
-from pipelines.replicate import publish_committed
-from pipelines.retry_graph import build_retry
-from pipelines.rounds import beam_options, publish, run_to_its_end
-from pipelines.runners import round_runner
-from pipelines.sink_membership import (
+from dynabeam.pipelines import stop_signals
+from dynabeam.pipelines.options.arguments import is_given, parse_known
+from dynabeam.pipelines.options.replicate import ReplicateOptions, parse_replicate
+from dynabeam.pipelines.options.runners import round_runner
+from dynabeam.pipelines.replicate import publish_committed
+from dynabeam.pipelines.retry.graph import build_retry
+from dynabeam.pipelines.rounds.run import beam_options, publish, run_to_its_end
+from dynabeam.pipelines.sink_membership import (
     after_round,
     check_sinks,
     plan_members,
     refuse_joins,
     share_of,
 )
-from pipelines.state_directory import State, StateDirectory
-from pipelines.table_state import merge_reports
-from transforms.dead_letters import DeadLetter
-from transforms.errors import ConfigurationError
-from transforms.printable import printable
-from transforms.round_files import (
+from dynabeam.pipelines.state_directory import State, StateDirectory
+from dynabeam.pipelines.table_state import merge_reports
+from dynabeam.transforms.errors import ConfigurationError
+from dynabeam.transforms.model.dead_letter import DeadLetter
+from dynabeam.transforms.model.table import Table
+from dynabeam.transforms.printable import printable
+from dynabeam.transforms.runtime.clock import now_us
+from dynabeam.transforms.sinks.base import Round, Sink
+from dynabeam.transforms.sinks.registry import check_capabilities, check_place, open_sink
+from dynabeam.transforms.state.round_outputs import (
     DEAD_LETTERS,
     REPORTS,
     RETRIED,
@@ -58,10 +62,6 @@ from transforms.round_files import (
     read_dead_letters,
     read_reports,
 )
-from transforms.sinks.base import Round, Sink
-from transforms.sinks.registry import check_capabilities, check_place, open_sink
-from transforms.tables import Table
-from transforms.wall_clock import now_us
 
 __all__ = ["RetryOptions", "main", "retry"]
 
@@ -336,6 +336,6 @@ def _parse(arguments: Sequence[str]) -> RetryOptions:
 
 
 if __name__ == "__main__":
-    from pipelines.command_line import main as command_line
+    from dynabeam.pipelines.command_line import main as command_line
 
     sys.exit(command_line(["retry", *sys.argv[1:]]))

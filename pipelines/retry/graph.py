@@ -15,15 +15,15 @@ from typing import Any
 
 import apache_beam as beam
 
-from transforms.block import Block
-from transforms.dead_letters import DeadLetter
-from transforms.put_back import PutBack
-from transforms.reconcile import Reconcile
-from transforms.reports import Report
-from transforms.round_files import WriteDeadLetters, WriteReports
-from transforms.sinks.base import Sink
-from transforms.sinks.refused import SplitRefused
-from transforms.sinks.share import SinkShare
+from dynabeam.transforms.dead_letters.replay import PutBack
+from dynabeam.transforms.model.block import Block
+from dynabeam.transforms.model.dead_letter import DeadLetter
+from dynabeam.transforms.model.report import Report
+from dynabeam.transforms.reconcile.reconcile import Reconcile
+from dynabeam.transforms.sinks.base import Sink
+from dynabeam.transforms.sinks.refused import SplitRefused
+from dynabeam.transforms.sinks.share import SinkShare
+from dynabeam.transforms.state.round_outputs import WriteDeadLetters, WriteReports
 
 __all__ = ["build_retry"]
 

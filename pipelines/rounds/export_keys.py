@@ -12,18 +12,18 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pipelines.table_state import generation_of
-from transforms import storage
-from transforms.errors import StateError
-from transforms.export.distinct import (
+from dynabeam.pipelines.table_state import generation_of
+from dynabeam.transforms.errors import StateError
+from dynabeam.transforms.export.distinct import (
     count_repeated,
     read_digests,
     repeated_error,
     repeated_in,
     write_digests,
 )
-from transforms.reports import Report
-from transforms.tables import Table
+from dynabeam.transforms.model.report import Report
+from dynabeam.transforms.model.table import Table
+from dynabeam.transforms.storage import filesystem
 
 __all__ = ["ExportKeys"]
 
@@ -38,7 +38,7 @@ class ExportKeys:
     """
 
     def __init__(self, path: str) -> None:
-        self._path = storage.join(path, _FOLDER)
+        self._path = filesystem.join(path, _FOLDER)
         self._taken: set[str] = set()
 
     def take(
@@ -70,7 +70,7 @@ class ExportKeys:
                 raise repeated_error(table, location, len(digests), len(digests) - again)
             if state["snapshot"]["status"] == "done":
                 # Of this round and those before it: one that was not committed left none behind it.
-                every = [each for each in storage.list_files(folder) if each <= path]
+                every = [each for each in filesystem.list_files(folder) if each <= path]
                 lines, again = count_repeated(every)
                 if again:
                     raise repeated_error(table, location, lines, lines - again)
@@ -79,8 +79,8 @@ class ExportKeys:
         """Removes those of exports that this round has loaded to their end, after its commit."""
         for state in (tables[name] for name in self._taken):
             if state["snapshot"]["status"] == "done":
-                storage.delete(storage.list_files(self._folder(state)), StateError)
+                filesystem.delete(filesystem.list_files(self._folder(state)), StateError)
 
     def _folder(self, state: Mapping[str, Any]) -> str:
         name = f"{state['table']['name']}/{generation_of(state['snapshot'])}"
-        return storage.join(self._path, hashlib.sha256(name.encode()).hexdigest()[:32])
+        return filesystem.join(self._path, hashlib.sha256(name.encode()).hexdigest()[:32])

@@ -14,19 +14,19 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
-from pipelines.options import ReplicateOptions
-from pipelines.table_state import generation_of
-from transforms.errors import DynabeamError, ExportError, TableError
-from transforms.export.acquire import Acquisition, ExportFailedError, acquire
-from transforms.export.elements import FileSlice
-from transforms.export.manifest import ExportManifest
-from transforms.export.plan import plan_round
-from transforms.export.request import export_report, failed_look, retry_seconds
-from transforms.export.sizes import FileSizes
-from transforms.reports import Report
-from transforms.table_reading import readable_loads, snapshot_requests
-from transforms.tables import Table
-from transforms.wall_clock import now_us
+from dynabeam.pipelines.options.replicate import ReplicateOptions
+from dynabeam.pipelines.table_state import generation_of
+from dynabeam.transforms.errors import DynabeamError, ExportError, TableError
+from dynabeam.transforms.export.acquire import Acquisition, ExportFailedError, acquire
+from dynabeam.transforms.export.elements import FileSlice
+from dynabeam.transforms.export.ensure_export import export_report, failed_look, retry_seconds
+from dynabeam.transforms.export.manifest import ExportManifest
+from dynabeam.transforms.export.sizes import FileSizes
+from dynabeam.transforms.export.slices import plan_round
+from dynabeam.transforms.model.report import Report
+from dynabeam.transforms.model.table import Table
+from dynabeam.transforms.runtime.clock import now_us
+from dynabeam.transforms.state.table_reading import readable_loads, snapshot_requests
 
 __all__ = ["RoundExports"]
 

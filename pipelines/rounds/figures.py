@@ -6,11 +6,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from pipelines.rounds import RoundOutcome
-from pipelines.state_directory import State
-from transforms.export.elements import DONE
-from transforms.telemetry.figures import Figures
-from transforms.wall_clock import now_us
+from dynabeam.pipelines.rounds.run import RoundOutcome
+from dynabeam.pipelines.state_directory import State
+from dynabeam.transforms.export.elements import DONE
+from dynabeam.transforms.runtime.clock import now_us
+from dynabeam.transforms.telemetry.process_metrics import Figures
 
 __all__ = ["RoundFigures"]
 

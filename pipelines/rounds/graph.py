@@ -18,21 +18,21 @@ from typing import Any
 
 import apache_beam as beam
 
-from transforms.aws.session import AwsAccess
-from transforms.block import Block
-from transforms.dead_letters import DeadLetter
-from transforms.export.elements import FileSlice
-from transforms.export.manifest import Verify
-from transforms.gaps import GapPolicy
-from transforms.letter_limit import LetterLimit
-from transforms.read_tables import ReadTables
-from transforms.reports import Report
-from transforms.round_files import WriteDeadLetters, WriteReports
-from transforms.sinks.base import Round, Sink
-from transforms.sinks.refused import SplitRefused
-from transforms.sinks.share import SinkShare
-from transforms.stream.source import StreamSource
-from transforms.telemetry.meter import MeterDeadLetters, MeterReports
+from dynabeam.transforms.aws.session import AwsAccess
+from dynabeam.transforms.dead_letters.limit import LetterLimit
+from dynabeam.transforms.export.elements import FileSlice
+from dynabeam.transforms.export.manifest import Verify
+from dynabeam.transforms.model.block import Block
+from dynabeam.transforms.model.dead_letter import DeadLetter
+from dynabeam.transforms.model.gap import GapPolicy
+from dynabeam.transforms.model.report import Report
+from dynabeam.transforms.read_tables import ReadTables
+from dynabeam.transforms.sinks.base import Round, Sink
+from dynabeam.transforms.sinks.refused import SplitRefused
+from dynabeam.transforms.sinks.share import SinkShare
+from dynabeam.transforms.state.round_outputs import WriteDeadLetters, WriteReports
+from dynabeam.transforms.stream.source import StreamSource
+from dynabeam.transforms.telemetry.beam_metrics import MeterDeadLetters, MeterReports
 
 __all__ = ["RoundPlan", "build_round"]
 

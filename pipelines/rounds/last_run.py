@@ -15,13 +15,13 @@ import json
 from collections.abc import Iterator
 from typing import Literal
 
-from pipelines.failures import meant_for_people
-from pipelines.state_directory import StateDirectory
-from transforms import storage
-from transforms.errors import ConfigurationError, StateError, StateInUseError
-from transforms.stored_format import read_dataclass
-from transforms.telemetry.secrets import masked
-from transforms.wall_clock import now_us
+from dynabeam.pipelines.failures import meant_for_people
+from dynabeam.pipelines.state_directory import StateDirectory
+from dynabeam.transforms.errors import ConfigurationError, StateError, StateInUseError
+from dynabeam.transforms.runtime.clock import now_us
+from dynabeam.transforms.runtime.stored_format import read_dataclass
+from dynabeam.transforms.storage import filesystem
+from dynabeam.transforms.telemetry.secrets import masked
 
 __all__ = ["LastRun", "Outcome", "read_last_run", "recorded"]
 
@@ -70,7 +70,7 @@ def recorded(directory: StateDirectory) -> Iterator[LastRun]:
     except ConfigurationError:
         # Nothing was begun: what was so before is still so.
         if before is None:
-            storage.delete([_path(directory)], StateError)
+            filesystem.delete([_path(directory)], StateError)
         else:
             _write(directory, before)
         raise
@@ -95,10 +95,10 @@ def read_last_run(directory: StateDirectory) -> LastRun | None:
         StateError: The file is damaged, or of a newer version.
     """
     path = _path(directory)
-    if not storage.exists(path):
+    if not filesystem.exists(path):
         return None
     mend = "Delete the file: the next run writes it anew"
-    content = storage.read_bytes(path, StateError)
+    content = filesystem.read_bytes(path, StateError)
     return read_dataclass(LastRun, content, known=FORMAT, what=_WHAT, where=path, mend=mend)
 
 
@@ -110,8 +110,8 @@ def _end(directory: StateDirectory, run: LastRun, outcome: Outcome) -> None:
 def _write(directory: StateDirectory, run: LastRun) -> None:
     document = {"format": FORMAT, **dataclasses.asdict(run)}
     text = json.dumps(document, separators=(",", ":"), sort_keys=True)
-    storage.write_atomic(_path(directory), text.encode(), StateError)
+    filesystem.write_atomic(_path(directory), text.encode(), StateError)
 
 
 def _path(directory: StateDirectory) -> str:
-    return storage.join(directory.path, _NAME)
+    return filesystem.join(directory.path, _NAME)

@@ -13,15 +13,15 @@ from typing import Any, TextIO
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from pipelines.options import ReplicateOptions
-from pipelines.rounds import RoundOutcome
-from pipelines.state_directory import State
-from transforms import storage
-from transforms.gap_events import gap_events
-from transforms.printable import printable, printable_lines
-from transforms.sinks.registry import open_sink
-from transforms.telemetry.logs import writes_json
-from transforms.wall_clock import now_us
+from dynabeam.pipelines.options.replicate import ReplicateOptions
+from dynabeam.pipelines.rounds.run import RoundOutcome
+from dynabeam.pipelines.state_directory import State
+from dynabeam.transforms.printable import printable, printable_lines
+from dynabeam.transforms.runtime.clock import now_us
+from dynabeam.transforms.sinks.registry import open_sink
+from dynabeam.transforms.state.gap_events import gap_events
+from dynabeam.transforms.storage import filesystem
+from dynabeam.transforms.telemetry.logs import writes_json
 
 __all__ = ["RoundLogger", "RoundPrinter", "print_summary", "say", "table_line"]
 
@@ -172,7 +172,7 @@ def print_summary(
     for sink in map(open_sink, options.sinks):
         known = (state.sinks or {}).get(sink.place)
         more = f"; {known.describe()}" if known is not None and known.is_told else ""
-        short = storage.is_local(sink.place) and sink.place not in sink.name
+        short = filesystem.is_local(sink.place) and sink.place not in sink.name
         place = f" ({sink.resolved})" if short else ""
         stream.write(f"  written to {sink.name}{place}{more}\n")
     for known in (state.sinks or {}).values():

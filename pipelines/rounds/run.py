@@ -20,29 +20,34 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.runner import PipelineState
 
-from pipelines import stop_signals
-from pipelines.discovery import RoundDiscovery
-from pipelines.export_keys import ExportKeys
-from pipelines.options import ReplicateOptions
-from pipelines.round_exports import RoundExports
-from pipelines.round_graph import RoundPlan, build_round
-from pipelines.sink_membership import after_round, share_of
-from pipelines.state_directory import State, StateDirectory
-from pipelines.table_findings import TableFindings
-from pipelines.table_repair import begin_repairs, mark_sweeps, sweep, take_orders
-from pipelines.table_sequels import TableSequels
-from pipelines.table_state import is_caught_up, is_over, merge_reports
-from transforms.aws.beam_s3 import s3_arguments
-from transforms.aws.session import AwsAccess
-from transforms.beam_introspection import RememberingOptions, remember_signatures
-from transforms.errors import DynabeamError, ExportError, GapError, StateError
-from transforms.letter_limit import LetterLimit, too_many
-from transforms.reports import Report
-from transforms.round_files import DEAD_LETTERS, REPORTS, read_dead_letters, read_reports
-from transforms.sinks.base import Round, Sink
-from transforms.table_reading import list_for_readers, stream_sources
-from transforms.telemetry.secrets import masked
-from transforms.wall_clock import now_us
+from dynabeam.pipelines import stop_signals
+from dynabeam.pipelines.discovery import RoundDiscovery
+from dynabeam.pipelines.options.replicate import ReplicateOptions
+from dynabeam.pipelines.rounds.export_keys import ExportKeys
+from dynabeam.pipelines.rounds.exports import RoundExports
+from dynabeam.pipelines.rounds.graph import RoundPlan, build_round
+from dynabeam.pipelines.sink_membership import after_round, share_of
+from dynabeam.pipelines.state_directory import State, StateDirectory
+from dynabeam.pipelines.table_findings import TableFindings
+from dynabeam.pipelines.table_repair import begin_repairs, mark_sweeps, sweep, take_orders
+from dynabeam.pipelines.table_sequels import TableSequels
+from dynabeam.pipelines.table_state import is_caught_up, is_over, merge_reports
+from dynabeam.transforms.aws.beam_s3 import s3_arguments
+from dynabeam.transforms.aws.session import AwsAccess
+from dynabeam.transforms.dead_letters.limit import LetterLimit, too_many
+from dynabeam.transforms.errors import DynabeamError, ExportError, GapError, StateError
+from dynabeam.transforms.model.report import Report
+from dynabeam.transforms.runtime.beam_introspection import RememberingOptions, remember_signatures
+from dynabeam.transforms.runtime.clock import now_us
+from dynabeam.transforms.sinks.base import Round, Sink
+from dynabeam.transforms.state.round_outputs import (
+    DEAD_LETTERS,
+    REPORTS,
+    read_dead_letters,
+    read_reports,
+)
+from dynabeam.transforms.state.table_reading import list_for_readers, stream_sources
+from dynabeam.transforms.telemetry.secrets import masked
 
 __all__ = [
     "RoundOutcome",

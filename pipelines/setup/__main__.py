@@ -16,14 +16,14 @@ from collections.abc import Sequence
 import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 
-from pipelines.arguments import parse_known
-from pipelines.features import export_folders, features_of
-from pipelines.options import ReplicateOptions, duration, parse_replicate
-from pipelines.preflight import table_names
-from pipelines.setup_apply import Applier
-from pipelines.setup_formats import FORMATS, SetupDocument
-from transforms.aws.permissions import Features, table_arn
-from transforms.aws.policies import (
+from dynabeam.pipelines.options.arguments import parse_known
+from dynabeam.pipelines.options.features import export_folders, features_of
+from dynabeam.pipelines.options.replicate import ReplicateOptions, duration, parse_replicate
+from dynabeam.pipelines.preflight import table_names
+from dynabeam.pipelines.setup.apply import Applier
+from dynabeam.pipelines.setup.formats import FORMATS, SetupDocument
+from dynabeam.transforms.aws.permissions import Features, table_arn
+from dynabeam.transforms.aws.policies import (
     Principals,
     account_of,
     identity_policies,
@@ -31,11 +31,11 @@ from transforms.aws.policies import (
     principal_of,
     resource_policies,
 )
-from transforms.aws.roles import NO_ROLE
-from transforms.aws.session import AwsAccess, client
-from transforms.aws.table_settings import Needs, Pacing
-from transforms.errors import ConfigurationError, DynabeamError
-from transforms.storage import write_atomic
+from dynabeam.transforms.aws.roles import NO_ROLE
+from dynabeam.transforms.aws.session import AwsAccess, client
+from dynabeam.transforms.aws.table_settings import Needs, Pacing
+from dynabeam.transforms.errors import ConfigurationError, DynabeamError
+from dynabeam.transforms.storage.filesystem import write_atomic
 
 __all__ = ["main"]
 
@@ -203,6 +203,6 @@ def _caller(access: AwsAccess) -> str:
 
 
 if __name__ == "__main__":
-    from pipelines.command_line import main as command_line
+    from dynabeam.pipelines.command_line import main as command_line
 
     sys.exit(command_line(["setup", *sys.argv[1:]]))

@@ -8,9 +8,16 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TextIO
 
-from transforms.aws.session import AwsAccess
-from transforms.aws.table_settings import VIEW_TYPE, Needs, Pacing, TableSettings, change, look
-from transforms.errors import ConfigurationError, DynabeamError, TableError
+from dynabeam.transforms.aws.session import AwsAccess
+from dynabeam.transforms.aws.table_settings import (
+    VIEW_TYPE,
+    Needs,
+    Pacing,
+    TableSettings,
+    change,
+    look,
+)
+from dynabeam.transforms.errors import ConfigurationError, DynabeamError, TableError
 
 __all__ = ["Applier"]
 

@@ -11,9 +11,9 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from transforms.aws.policies import Policy
-from transforms.aws.table_settings import VIEW_TYPE, Needs
-from transforms.table_selection import is_glob
+from dynabeam.transforms.aws.policies import Policy
+from dynabeam.transforms.aws.table_settings import VIEW_TYPE, Needs
+from dynabeam.transforms.state.table_selection import is_glob
 
 __all__ = ["FORMATS", "SetupDocument"]
 

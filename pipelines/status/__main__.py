@@ -16,18 +16,18 @@ from typing import TextIO
 from rich.console import Console
 from rich.live import Live
 
-from pipelines import stop_signals
-from pipelines.acknowledged import acknowledge
-from pipelines.arguments import beam_arguments, option_strings, parse_known
-from pipelines.flink_rest import FlinkJob, read_job
-from pipelines.options import duration
-from pipelines.state_directory import StateDirectory
-from pipelines.state_options import add_state_options, named_state_directory
-from pipelines.status_reading import Status, read_status
-from pipelines.status_reasons import Limits, reasons
-from pipelines.status_text import as_json, as_lines, as_table
-from transforms.errors import ConfigurationError
-from transforms.wall_clock import now_us
+from dynabeam.pipelines import stop_signals
+from dynabeam.pipelines.options.arguments import beam_arguments, option_strings, parse_known
+from dynabeam.pipelines.options.replicate import duration
+from dynabeam.pipelines.options.state import add_state_options, named_state_directory
+from dynabeam.pipelines.state_directory import StateDirectory
+from dynabeam.pipelines.status.acknowledged import acknowledge
+from dynabeam.pipelines.status.flink_rest import FlinkJob, read_job
+from dynabeam.pipelines.status.reading import Status, read_status
+from dynabeam.pipelines.status.reasons import Limits, reasons
+from dynabeam.pipelines.status.text import as_json, as_lines, as_table
+from dynabeam.transforms.errors import ConfigurationError
+from dynabeam.transforms.runtime.clock import now_us
 
 __all__ = ["main"]
 
@@ -151,6 +151,6 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    from pipelines.command_line import main as command_line
+    from dynabeam.pipelines.command_line import main as command_line
 
     sys.exit(command_line(["status", *sys.argv[1:]]))

@@ -12,10 +12,10 @@ import dataclasses
 import json
 from collections.abc import Mapping
 
-from pipelines.state_directory import StateDirectory
-from transforms import storage
-from transforms.errors import StateError
-from transforms.stored_format import read_dataclass
+from dynabeam.pipelines.state_directory import StateDirectory
+from dynabeam.transforms.errors import StateError
+from dynabeam.transforms.runtime.stored_format import read_dataclass
+from dynabeam.transforms.storage import filesystem
 
 __all__ = ["acknowledge", "read_acknowledged"]
 
@@ -36,10 +36,10 @@ def read_acknowledged(directory: StateDirectory) -> dict[str, int]:
         StateError: The file is damaged, or of a newer version.
     """
     path = _path(directory)
-    if not storage.exists(path):
+    if not filesystem.exists(path):
         return {}
     what, mend = "the list of acknowledged losses", "Delete the file and acknowledge them again"
-    content = storage.read_bytes(path, StateError)
+    content = filesystem.read_bytes(path, StateError)
     found = read_dataclass(_Acknowledged, content, known=FORMAT, what=what, where=path, mend=mend)
     return found.tables
 
@@ -57,8 +57,8 @@ def acknowledge(directory: StateDirectory, gaps: Mapping[str, int]) -> None:
     known = read_acknowledged(directory)
     tables = {name: max(count, known.get(name, 0)) for name, count in gaps.items()}
     text = json.dumps({"format": FORMAT, "tables": {**known, **tables}}, sort_keys=True)
-    storage.write_atomic(_path(directory), text.encode(), StateError)
+    filesystem.write_atomic(_path(directory), text.encode(), StateError)
 
 
 def _path(directory: StateDirectory) -> str:
-    return storage.join(directory.path, "acknowledged.json")
+    return filesystem.join(directory.path, "acknowledged.json")

@@ -15,7 +15,7 @@ import urllib.parse
 import urllib.request
 from typing import Any
 
-from transforms.errors import ConfigurationError
+from dynabeam.transforms.errors import ConfigurationError
 
 __all__ = ["CheckpointStatus", "FlinkJob", "FlinkRestError", "VertexStatus", "read_job"]
 

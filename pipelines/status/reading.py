@@ -15,25 +15,25 @@ from typing import Any, get_args
 
 from apache_beam.io.filesystems import FileSystems
 
-from pipelines.acknowledged import read_acknowledged
-from pipelines.deployments import absorb, current, repaired_of
-from pipelines.last_run import LastRun, read_last_run
-from pipelines.state_directory import StateDirectory
-from pipelines.table_repair import with_table_loaded
-from transforms import storage
-from transforms.deployment.discovery import read_findings
-from transforms.deployment.folder import DeploymentFolder
-from transforms.deployment.generations import TableGeneration, read_generation
-from transforms.deployment.stops import read_stops
-from transforms.errors import StateError, StateInUseError
-from transforms.export.elements import DONE
-from transforms.gap_events import EventState, Repaired, gap_events
-from transforms.metrics import SHARDS_PER_TABLE
-from transforms.repair import Repair
-from transforms.sinks.membership import KnownSink
-from transforms.stream.freshness import RETENTION_US, furthest_behind
-from transforms.stream.frontier import Frontier
-from transforms.telemetry.figures import SeenReader
+from dynabeam.pipelines.continuous.deployments import absorb, current, repaired_of
+from dynabeam.pipelines.rounds.last_run import LastRun, read_last_run
+from dynabeam.pipelines.state_directory import StateDirectory
+from dynabeam.pipelines.status.acknowledged import read_acknowledged
+from dynabeam.pipelines.table_repair import with_table_loaded
+from dynabeam.transforms.continuous.control_folder import DeploymentFolder
+from dynabeam.transforms.continuous.discovery import read_findings
+from dynabeam.transforms.continuous.fatal_errors import read_stops
+from dynabeam.transforms.continuous.generations import TableGeneration, read_generation
+from dynabeam.transforms.errors import StateError, StateInUseError
+from dynabeam.transforms.export.elements import DONE
+from dynabeam.transforms.sinks.membership import KnownSink
+from dynabeam.transforms.state.gap_events import EventState, Repaired, gap_events
+from dynabeam.transforms.state.repair_plan import Repair
+from dynabeam.transforms.storage import filesystem
+from dynabeam.transforms.stream.freshness import RETENTION_US, furthest_behind
+from dynabeam.transforms.stream.frontier import Frontier
+from dynabeam.transforms.telemetry.metric_names import SHARDS_PER_TABLE
+from dynabeam.transforms.telemetry.process_metrics import SeenReader
 
 __all__ = [
     "RunStatus",
@@ -230,8 +230,8 @@ def read_status(directory: StateDirectory, at_us: int) -> Status:
     Raises:
         StateError: There is nothing, or it cannot be read.
     """
-    document = storage.join(directory.path, "state.json")
-    if not storage.exists(document):
+    document = filesystem.join(directory.path, "state.json")
+    if not filesystem.exists(document):
         raise StateError(
             "no replication has written here",
             where=f"--state_dir={directory.path}",
@@ -242,7 +242,7 @@ def read_status(directory: StateDirectory, at_us: int) -> Status:
     stored = {name: _changed_us(document) for name in state.tables} if state.number else {}
     stops: dict[str, str] = {}
     generations: dict[str, TableGeneration] = {}
-    findings = storage.join(directory.path, "findings.json")
+    findings = filesystem.join(directory.path, "findings.json")
     if state.deployment:
         state = copy.deepcopy(state)
         folder = current(directory, state)
@@ -311,7 +311,7 @@ def _sink_status(sink: KnownSink) -> SinkStatus:
 def _changed_us(path: str) -> int:
     """When a file was last written, microseconds since 1970; 0 if there is none."""
     # Beam's own look takes a refusal for an error, though the file may only not be there yet.
-    found = FileSystems.match([path])[0].metadata_list if storage.exists(path) else []
+    found = FileSystems.match([path])[0].metadata_list if filesystem.exists(path) else []
     return int((found[0].last_updated_in_seconds or 0) * 1_000_000) if found else 0
 
 

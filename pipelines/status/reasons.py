@@ -6,8 +6,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 
-from pipelines.flink_rest import FlinkJob
-from pipelines.status_reading import Status, TableStatus
+from dynabeam.pipelines.status.flink_rest import FlinkJob
+from dynabeam.pipelines.status.reading import Status, TableStatus
 
 __all__ = ["Limits", "for_people", "reasons"]
 

@@ -11,10 +11,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from pipelines.flink_rest import FlinkJob
-from pipelines.status_reading import Status, TableStatus
-from pipelines.status_reasons import for_people
-from transforms.printable import printable
+from dynabeam.pipelines.status.flink_rest import FlinkJob
+from dynabeam.pipelines.status.reading import Status, TableStatus
+from dynabeam.pipelines.status.reasons import for_people
+from dynabeam.transforms.printable import printable
 
 __all__ = ["as_json", "as_lines", "as_table"]
 

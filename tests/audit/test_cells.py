@@ -9,15 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dynabeam.transforms.audit.canonical_cells import canonical_cells, row_digests
+from dynabeam.transforms.audit.examples import differing, item_of
+from dynabeam.transforms.audit.json_values import canonical_item, canonical_plain
+from dynabeam.transforms.audit.mirror_schema import MirrorShape
+from dynabeam.transforms.sinks.row_layout import RowLayout, RowOptions
+from dynabeam.transforms.values.column_types import NumberType
+from dynabeam.transforms.values.plain_json import canonical_json
 from tests.sinks.changes import table
 from tests.values.strategies import items
-from transforms.audit.cells import canonical_cells, row_digests
-from transforms.audit.items import differing, item_of
-from transforms.audit.json_values import canonical_item, canonical_plain
-from transforms.audit.shape import MirrorShape
-from transforms.sinks.row_layout import RowLayout, RowOptions
-from transforms.values.column_types import NumberType
-from transforms.values.plain_json import canonical_json
 
 ORDERS = table()
 BIG = "12345678901234567890123456789.12345678"

@@ -13,16 +13,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dynabeam.transforms.audit.compare import compare_bucket
+from dynabeam.transforms.audit.mirror_reader import StoredRows, open_reader
+from dynabeam.transforms.audit.row_digests import digested, encode_rows, truth_rows
+from dynabeam.transforms.audit.verdict import CommonPoint
+from dynabeam.transforms.model.block import SCHEMA
 from tests.sinks.changes import NO_ROUND, Change, only_block, round_number, table
 from tests.sinks.hostile_names import HOSTILE_NAMES
 from tests.sinks.postgres_server import server_for_tests
 from tests.sinks.targets import Target, deliver_what_fits, postgresql_uri, published, schema_of
 from tests.values.strategies import items
-from transforms.audit.compare import compare_bucket
-from transforms.audit.digested import digested, encode_rows, truth_rows
-from transforms.audit.mirror_reader import StoredRows, open_reader
-from transforms.audit.verdict import CommonPoint
-from transforms.block import SCHEMA
 
 ORDERS = table()
 POSTGRESQL = [

@@ -5,7 +5,7 @@ import itertools
 
 import pytest
 
-from transforms.audit.verdict import (
+from dynabeam.transforms.audit.verdict import (
     DIFFERENCES,
     KINDS,
     CommonPoint,
@@ -13,8 +13,8 @@ from transforms.audit.verdict import (
     StoredPositions,
     judge,
 )
-from transforms.stream.frontier import Frontier, ShardPosition
-from transforms.version import encode_version
+from dynabeam.transforms.model.version import encode_version
+from dynabeam.transforms.stream.frontier import Frontier, ShardPosition
 
 SHARD = "shardId-00000001700000000000-0000000a"
 CHILD = "shardId-00000001700000100000-0000000b"

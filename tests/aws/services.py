@@ -21,8 +21,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from transforms.aws.get_records import GetRecords
-from transforms.aws.streams import Boto3Streams
+from dynabeam.transforms.aws.get_records import GetRecords
+from dynabeam.transforms.aws.streams import Boto3Streams
 
 ARN = "arn:aws:dynamodb:eu-west-1:111122223333:table/orders/stream/2026-01-01T00:00:00.000"
 PAGE = b'{"Records":[],"NextShardIterator":"next"}'

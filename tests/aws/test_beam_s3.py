@@ -6,11 +6,11 @@ import pytest
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from transforms import storage
-from transforms.aws.beam_s3 import s3_io
-from transforms.errors import AwsAccessError, ExportError
-from transforms.testing.faults import Faults
-from transforms.testing.simulator import Simulator
+from dynabeam.transforms.aws.beam_s3 import s3_io
+from dynabeam.transforms.errors import AwsAccessError, ExportError
+from dynabeam.transforms.storage import filesystem
+from dynabeam.transforms.testing.faults import Faults
+from dynabeam.transforms.testing.simulator import Simulator
 
 BODY = bytes(range(256)) * 1000
 
@@ -30,28 +30,28 @@ def sim(monkeypatch):
 
 
 def test_reads(sim):
-    assert storage.read_bytes("s3://things/folder/a", ExportError) == BODY
-    assert storage.size_of("s3://things/folder/a", ExportError) == len(BODY)
-    assert storage.exists("s3://things/folder/a")
-    assert not storage.exists("s3://things/folder")
+    assert filesystem.read_bytes("s3://things/folder/a", ExportError) == BODY
+    assert filesystem.size_of("s3://things/folder/a", ExportError) == len(BODY)
+    assert filesystem.exists("s3://things/folder/a")
+    assert not filesystem.exists("s3://things/folder")
 
 
 def test_one_client_for_all_calls(sim, monkeypatch):
-    storage.size_of("s3://things/folder/a", ExportError)
+    filesystem.size_of("s3://things/folder/a", ExportError)
 
     def no_more(*args, **options):
         raise AssertionError("another client was made")
 
     monkeypatch.setattr(boto3.session.Session, "client", no_more)
     for _ in range(3):
-        assert storage.read_bytes("s3://things/folder/a", ExportError) == BODY
+        assert filesystem.read_bytes("s3://things/folder/a", ExportError) == BODY
 
 
 def test_files_read_side_by_side_do_not_disturb_each_other(sim):
     sim.s3_put("things", "other", BODY[::-1])
     with (
-        storage.open_for_reading("s3://things/folder/a", ExportError) as first,
-        storage.open_for_reading("s3://things/other", ExportError) as second,
+        filesystem.open_for_reading("s3://things/folder/a", ExportError) as first,
+        filesystem.open_for_reading("s3://things/other", ExportError) as second,
     ):
         a, b = first.read(1000), second.read(1000)
         assert a + first.read() == BODY
@@ -67,13 +67,13 @@ def test_other_options_are_another_client(sim):
 
 
 def test_missing_and_forbidden(sim):
-    for read in (storage.size_of, storage.read_bytes):
+    for read in (filesystem.size_of, filesystem.read_bytes):
         with pytest.raises(ExportError, match=r"s3://things/nope: the file (does not|cannot)"):
             read("s3://things/nope", ExportError)
     sim.faults = Faults(denied_actions=frozenset({"s3:GetObject"}))
     refused = r"s3://things/folder/a: AWS refused s3:GetObject: .*403"
-    for read in (storage.size_of, storage.read_bytes):
+    for read in (filesystem.size_of, filesystem.read_bytes):
         with pytest.raises(AwsAccessError, match=refused):
             read("s3://things/folder/a", ExportError)
     with pytest.raises(AwsAccessError, match=f"{refused}.*, and s3:ListBucket on the bucket"):
-        storage.exists("s3://things/folder/a")
+        filesystem.exists("s3://things/folder/a")

@@ -6,8 +6,8 @@ from datetime import timedelta
 import pytest
 from botocore.exceptions import ClientError
 
-from transforms.aws import dynamodb
-from transforms.aws.dynamodb import (
+from dynabeam.transforms.aws import dynamodb
+from dynabeam.transforms.aws.dynamodb import (
     ExportOrder,
     continuous_backups,
     describe_export,
@@ -15,11 +15,11 @@ from transforms.aws.dynamodb import (
     list_exports,
     request_export,
 )
-from transforms.aws.session import AwsAccess
-from transforms.errors import AwsAccessError, ExportError, TableError
-from transforms.tables import KeyAttribute, KeySchema
-from transforms.testing.faults import Faults
-from transforms.testing.simulator import Simulator
+from dynabeam.transforms.aws.session import AwsAccess
+from dynabeam.transforms.errors import AwsAccessError, ExportError, TableError
+from dynabeam.transforms.model.table import KeyAttribute, KeySchema
+from dynabeam.transforms.testing.faults import Faults
+from dynabeam.transforms.testing.simulator import Simulator
 
 
 @pytest.fixture

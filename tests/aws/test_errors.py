@@ -5,8 +5,8 @@ import boto3
 import pytest
 from botocore import exceptions as botocore_errors
 
-from transforms.aws.errors import AwsErrorKind, classify, error_code, raise_access_error
-from transforms.errors import AwsAccessError, CredentialsError
+from dynabeam.transforms.aws.errors import AwsErrorKind, classify, error_code, raise_access_error
+from dynabeam.transforms.errors import AwsAccessError, CredentialsError
 
 
 def client_error(code, status=400, message="m"):

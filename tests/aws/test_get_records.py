@@ -29,14 +29,14 @@ from botocore.exceptions import ChecksumError, ClientError
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dynabeam.transforms.aws.connection_pool import Bounds, ConnectionPool, Place
+from dynabeam.transforms.aws.errors import AwsErrorKind, classify
+from dynabeam.transforms.aws.get_records import GetRecords
+from dynabeam.transforms.aws.signed_requests import RequestMaker
+from dynabeam.transforms.aws.signing_credentials import SigningCredentials
+from dynabeam.transforms.aws.streams import Boto3Streams
+from dynabeam.transforms.errors import AwsAccessError, CredentialsError
 from tests.aws.services import ARN, BOTO3, PAGE, SHORT, Service, ask, short
-from transforms.aws.connection_pool import Bounds, ConnectionPool, Place
-from transforms.aws.errors import AwsErrorKind, classify
-from transforms.aws.get_records import GetRecords
-from transforms.aws.signed_requests import RequestMaker
-from transforms.aws.signing_credentials import SigningCredentials
-from transforms.aws.streams import Boto3Streams
-from transforms.errors import AwsAccessError, CredentialsError
 
 TARGET = "DynamoDBStreams_20120810.GetRecords"
 words = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=1, max_size=30)

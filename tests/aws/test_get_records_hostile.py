@@ -14,9 +14,9 @@ from botocore.exceptions import BotoCoreError, ClientError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from dynabeam.transforms.aws.connection_pool import Bounds, ConnectionPool, Place
+from dynabeam.transforms.errors import AwsAccessError, DynabeamError, StreamError
 from tests.aws.services import ARN, PAGE, RawService, answer, ask, short, streams_of
-from transforms.aws.connection_pool import Bounds, ConnectionPool, Place
-from transforms.errors import AwsAccessError, DynabeamError, StreamError
 
 BOUNDS = Bounds(seconds=2.0, short_seconds=0.5, body_bytes=1 << 20)
 DEEP = b"[" * 100_000

@@ -9,8 +9,8 @@ import textwrap
 
 import pytest
 
+from dynabeam.transforms.aws.session import AwsAccess
 from tests.aws.services import Service
-from transforms.aws.session import AwsAccess
 
 PREFIX = """
     import multiprocessing, os, sys, threading, time, warnings
@@ -119,7 +119,7 @@ class TestChildren:
         program = f"""
             import pickle
             os.environ.update(AWS_ACCESS_KEY_ID="a", AWS_SECRET_ACCESS_KEY="b")
-            from transforms.aws.streams import connect
+            from dynabeam.transforms.aws.streams import connect
             s = connect(pickle.loads({pickle.dumps(access)!r}))
             print([ask(s) for _ in range(2)] == [PAGE] * 2)
         """

@@ -9,6 +9,8 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import ProxyConnectionError, SSLError
 
+from dynabeam.transforms.aws import get_records
+from dynabeam.transforms.aws.get_records import GetRecords
 from tests.aws.services import (
     BOTO3,
     PAGE,
@@ -20,8 +22,6 @@ from tests.aws.services import (
     short,
     streams_of,
 )
-from transforms.aws import get_records
-from transforms.aws.get_records import GetRecords
 
 
 def lowered(headers):

@@ -8,11 +8,11 @@ import pytest
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from pipelines.status_reading import _changed_us
-from transforms import conditional_writes, storage
-from transforms.conditional_writes import put_if_absent, read_with_tag
-from transforms.errors import AwsAccessError, StateError
-from transforms.testing.simulator import Simulator
+from dynabeam.pipelines.status.reading import _changed_us
+from dynabeam.transforms.errors import AwsAccessError, StateError
+from dynabeam.transforms.storage import conditional_writes, filesystem
+from dynabeam.transforms.storage.conditional_writes import put_if_absent, read_with_tag
+from dynabeam.transforms.testing.simulator import Simulator
 
 KEY = "limited"
 OBJECTS = "arn:aws:s3:::lake/state/*"
@@ -42,7 +42,7 @@ def sim(monkeypatch):
 
 
 def test_missing(sim):
-    assert storage.exists("s3://lake/state/a.json") is False
+    assert filesystem.exists("s3://lake/state/a.json") is False
     assert read_with_tag("s3://lake/state/a.json") is None
 
 
@@ -52,7 +52,7 @@ def test_positions_that_a_job_has_not_stored_yet(sim):
 
 def test_there(sim):
     tag = put_if_absent("s3://lake/state/a.json", b"new")
-    assert storage.exists("s3://lake/state/a.json") is True
+    assert filesystem.exists("s3://lake/state/a.json") is True
     found = read_with_tag("s3://lake/state/a.json")
     assert (found.content, found.tag) == (b"new", tag)
 
@@ -60,10 +60,10 @@ def test_there(sim):
 @pytest.mark.parametrize(
     "read",
     [
-        storage.read_bytes,
-        storage.size_of,
-        lambda path, error: storage.read_end(path, 8, error),
-        lambda path, error: storage.read_start(path, 8, error),
+        filesystem.read_bytes,
+        filesystem.size_of,
+        lambda path, error: filesystem.read_end(path, 8, error),
+        lambda path, error: filesystem.read_start(path, 8, error),
     ],
 )
 def test_who_needs_it_is_told_that_it_is_missing(sim, read):
@@ -71,7 +71,7 @@ def test_who_needs_it_is_told_that_it_is_missing(sim, read):
         read("s3://lake/state/a.json", StateError)
 
 
-@pytest.mark.parametrize("look", [storage.exists, read_with_tag])
+@pytest.mark.parametrize("look", [filesystem.exists, read_with_tag])
 class TestNotKnown:
     def test_without_the_right_to_list(self, sim, look):
         sim.set_policies(KEY, [{"Statement": [USE]}])

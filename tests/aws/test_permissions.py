@@ -9,14 +9,14 @@ import re
 
 import pytest
 
-from transforms.aws.permissions import (
+from dynabeam.transforms.aws.permissions import (
     Features,
     S3Folder,
     partition_of,
     permissions,
     table_arn,
 )
-from transforms.errors import ConfigurationError
+from dynabeam.transforms.errors import ConfigurationError
 
 ORDERS = "arn:aws:dynamodb:eu-west-1:111122223333:table/orders"
 KEY = "arn:aws:kms:eu-west-1:111122223333:key/0a1b"

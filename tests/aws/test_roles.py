@@ -13,13 +13,13 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 from botocore.exceptions import ClientError
 
-from transforms import storage
-from transforms.aws.beam_s3 import hand_down, s3_arguments
-from transforms.aws.dynamodb import describe_table
-from transforms.aws.roles import Role
-from transforms.aws.session import AwsAccess
-from transforms.errors import AwsAccessError, ConfigurationError, StateError
-from transforms.testing.simulator import Simulator
+from dynabeam.transforms.aws.beam_s3 import hand_down, s3_arguments
+from dynabeam.transforms.aws.dynamodb import describe_table
+from dynabeam.transforms.aws.roles import Role
+from dynabeam.transforms.aws.session import AwsAccess
+from dynabeam.transforms.errors import AwsAccessError, ConfigurationError, StateError
+from dynabeam.transforms.storage import filesystem
+from dynabeam.transforms.testing.simulator import Simulator
 
 TABLES = "arn:aws:iam::111122223333:role/tables"
 FILES = "arn:aws:iam::444455556666:role/data/files"
@@ -34,7 +34,7 @@ def sim(monkeypatch):
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAWORKER")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "simulated")
     # Sessions are kept by endpoint, and the port of an earlier simulator may come again.
-    monkeypatch.setattr("transforms.aws.session._assumed", {})
+    monkeypatch.setattr("dynabeam.transforms.aws.session._assumed", {})
     before = FileSystems._pipeline_options
     with Simulator(seed=1) as simulator:
         simulator.create_table("orders", "id:S")
@@ -163,11 +163,11 @@ def test_an_external_id_may_be_a_reference_that_is_looked_up_at_the_worker(sim, 
 def test_files_are_used_as_the_bucket_role_by_options(sim):
     allow_assuming(sim, FILES)
     FileSystems.set_options(PipelineOptions(s3_arguments(access(sim))))
-    assert storage.read_bytes("s3://things/a", StateError) == b"content"
+    assert filesystem.read_bytes("s3://things/a", StateError) == b"content"
     with pytest.raises(AwsAccessError, match="s3:PutObject"):
-        storage.write_atomic("s3://things/b", b"more", StateError)
+        filesystem.write_atomic("s3://things/b", b"more", StateError)
     with pytest.raises(AwsAccessError, match="s3:ListBucket"):
-        storage.list_files("s3://things/folder")
+        filesystem.list_files("s3://things/folder")
 
 
 def test_files_are_used_as_the_bucket_role_in_worker_processes(sim):
@@ -176,7 +176,7 @@ def test_files_are_used_as_the_bucket_role_in_worker_processes(sim):
     hand_down(access(sim), environment)
     program = (
         "from transforms import storage; from transforms.errors import StateError;"
-        "print(storage.read_bytes('s3://things/a', StateError))"
+        "print(filesystem.read_bytes('s3://things/a', StateError))"
     )
     done = subprocess.run(
         [sys.executable, "-c", program],

@@ -11,10 +11,10 @@ from botocore.awsrequest import AWSResponse
 from botocore.config import Config
 from botocore.exceptions import ChecksumError, ClientError, IncompleteReadError
 
-from transforms.aws.errors import AwsErrorKind, classify
-from transforms.aws.session import AwsAccess, client, repeat_cut_answers
-from transforms.aws.streams import Boto3Streams, ShardInfo, connect
-from transforms.errors import AwsAccessError, CredentialsError, StreamError
+from dynabeam.transforms.aws.errors import AwsErrorKind, classify
+from dynabeam.transforms.aws.session import AwsAccess, client, repeat_cut_answers
+from dynabeam.transforms.aws.streams import Boto3Streams, ShardInfo, connect
+from dynabeam.transforms.errors import AwsAccessError, CredentialsError, StreamError
 
 ARN = "arn:aws:dynamodb:eu-west-1:111122223333:table/orders/stream/2026-01-01T00:00:00.000"
 SHARD = "shardId-00000001541626099285-f35f62ef"

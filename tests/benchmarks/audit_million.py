@@ -21,9 +21,9 @@ from datetime import datetime, timedelta, timezone
 
 import duckdb
 
-from transforms.testing.clock import SimClock
-from transforms.testing.simulator import Simulator
-from transforms.testing.synthetic_export import synthetic_lines, write_synthetic_export
+from dynabeam.transforms.testing.clock import SimClock
+from dynabeam.transforms.testing.simulator import Simulator
+from dynabeam.transforms.testing.synthetic_export import synthetic_lines, write_synthetic_export
 
 CHANGES = 500
 DIGITS = "12345678901234567890123456789.123456789"
@@ -48,7 +48,7 @@ EXPECTED = {"missing": 1, "extra": 1, "different": 2, "stale": 1}
 def _run(command: str, *options: str) -> tuple[int, float, float]:
     began = time.monotonic()
     child = subprocess.Popen(
-        [sys.executable, "-m", "pipelines.command_line", command, *options],
+        [sys.executable, "-m", "dynabeam.pipelines.command_line", command, *options],
         stdout=subprocess.DEVNULL,
     )
     _, status, usage = os.wait4(child.pid, 0)

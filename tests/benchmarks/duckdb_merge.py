@@ -22,11 +22,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from transforms.block import SCHEMA, Block, BlockHeader
-from transforms.sinks.base import Round
-from transforms.sinks.registry import open_sink
-from transforms.tables import KeyAttribute, KeySchema, Table
-from transforms.version import encode_version
+from dynabeam.transforms.model.block import SCHEMA, Block, BlockHeader
+from dynabeam.transforms.model.table import KeyAttribute, KeySchema, Table
+from dynabeam.transforms.model.version import encode_version
+from dynabeam.transforms.sinks.base import Round
+from dynabeam.transforms.sinks.registry import open_sink
 
 TABLE = Table("orders", KeySchema(KeyAttribute("id", "S")))
 BLOCK_ROWS = 10_000

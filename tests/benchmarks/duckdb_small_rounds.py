@@ -18,12 +18,12 @@ import time
 import duckdb
 import pyarrow as pa
 
-from transforms.block import SCHEMA, Block, BlockHeader
-from transforms.sinks.base import Round
-from transforms.sinks.duckdb_rows import KEY_HASH, _key_hashes
-from transforms.sinks.registry import open_sink
-from transforms.tables import KeyAttribute, KeySchema, Table
-from transforms.version import encode_version
+from dynabeam.transforms.model.block import SCHEMA, Block, BlockHeader
+from dynabeam.transforms.model.table import KeyAttribute, KeySchema, Table
+from dynabeam.transforms.model.version import encode_version
+from dynabeam.transforms.sinks.base import Round
+from dynabeam.transforms.sinks.duckdb.rows import KEY_HASH, _key_hashes
+from dynabeam.transforms.sinks.registry import open_sink
 
 TABLE = Table("t", KeySchema(KeyAttribute("id", "S")))
 

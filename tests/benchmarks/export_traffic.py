@@ -21,11 +21,11 @@ from typing import Any
 from apache_beam.io.aws.clients.s3 import boto3_client
 from apache_beam.io.filesystems import FileSystems
 
-from pipelines.options import parse_replicate
-from pipelines.replicate import replicate
-from transforms import storage
-from transforms.testing.export_writer import write_full_export
-from transforms.testing.simulator import Simulator
+from dynabeam.pipelines.options.replicate import parse_replicate
+from dynabeam.pipelines.replicate import replicate
+from dynabeam.transforms.storage import filesystem
+from dynabeam.transforms.testing.export_writer import write_full_export
+from dynabeam.transforms.testing.simulator import Simulator
 
 BUCKET = "exports"
 LINE_BYTES = 400
@@ -38,7 +38,7 @@ class Traffic:
     def __init__(self) -> None:
         self.bytes = 0
         self.requests = 0
-        read, read_range = boto3_client.Client.get_range, storage._read_s3_range
+        read, read_range = boto3_client.Client.get_range, filesystem._read_s3_range
 
         def counted(client: Any, request: Any, start: int, end: int) -> Any:
             data = read(client, request, start, end)
@@ -55,7 +55,7 @@ class Traffic:
             return size, data
 
         boto3_client.Client.get_range = counted
-        storage._read_s3_range = counted_range
+        filesystem._read_s3_range = counted_range
 
 
 def items(count: int) -> Iterator[dict[str, Any]]:

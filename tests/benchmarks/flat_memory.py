@@ -21,13 +21,13 @@ def _measure(folder: str, items: int, item_bytes: int, rest: list[str]) -> tuple
     python = sys.executable
     subprocess.run(
         [
-            *[python, "-m", "transforms.testing.export_writer", "--items", str(items)],
+            *[python, "-m", "dynabeam.transforms.testing.export_writer", "--items", str(items)],
             *["--out", export, "--table", "orders", "--item_bytes", str(item_bytes)],
         ],
         check=True,
         stdout=subprocess.DEVNULL,
     )
-    command = [python, "-m", "pipelines.command_line", "replicate", f"--export={export}"]
+    command = [python, "-m", "dynabeam.pipelines.command_line", "replicate", f"--export={export}"]
     command += ["--keys=orders:customer,order_no", f"--state_dir={folder}/state-{items}"]
     command += [f"--sink=duckdb:///{folder}/{items}.duckdb", *rest]
     began = time.monotonic()

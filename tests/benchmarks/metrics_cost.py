@@ -17,18 +17,18 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+from dynabeam.transforms.model.gap import GapPolicy
+from dynabeam.transforms.stream.frontier import Frontier, ShardPosition
+from dynabeam.transforms.stream.memory import ReaderMemory
+from dynabeam.transforms.stream.pacing import Clock, Pacing
+from dynabeam.transforms.stream.reader import SliceReader
+from dynabeam.transforms.stream.records import PageParser
+from dynabeam.transforms.stream.requests import Requests
+from dynabeam.transforms.stream.source import StreamSource
+from dynabeam.transforms.stream.tracker import FrontierTracker
+from dynabeam.transforms.telemetry.process_metrics import Figures
 from tests.benchmarks.parse_stream_pages import page
 from tests.stream.scripted import ARN, TABLE
-from transforms.gaps import GapPolicy
-from transforms.stream.frontier import Frontier, ShardPosition
-from transforms.stream.memory import ReaderMemory
-from transforms.stream.pacing import Clock, Pacing
-from transforms.stream.reader import SliceReader
-from transforms.stream.records import PageParser
-from transforms.stream.requests import Requests
-from transforms.stream.source import StreamSource
-from transforms.stream.tracker import FrontierTracker
-from transforms.telemetry.figures import Figures
 
 
 def cpu_seconds(work: Callable[[], object], rounds: int) -> float:

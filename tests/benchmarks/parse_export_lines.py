@@ -12,12 +12,12 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+from dynabeam.transforms.model.table import KeyAttribute, KeySchema
+from dynabeam.transforms.testing.ion_text import ion_struct
+from dynabeam.transforms.values.ion_text import ion_lines_to_json
+from dynabeam.transforms.values.keys import bucket_numbers, key_columns
+from dynabeam.transforms.values.lines import parse_full_lines, parse_incremental_lines
 from tests.benchmarks.items import best_seconds, images_of, report
-from transforms.tables import KeyAttribute, KeySchema
-from transforms.testing.ion_text import ion_struct
-from transforms.values.ion_text import ion_lines_to_json
-from transforms.values.keys import bucket_numbers, key_columns
-from transforms.values.lines import parse_full_lines, parse_incremental_lines
 
 SCHEMA = KeySchema(KeyAttribute("pk", "S"), KeyAttribute("sk", "N"))
 RIVAL = "json.loads of each line"

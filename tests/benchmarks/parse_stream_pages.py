@@ -20,8 +20,8 @@ import boto3
 from boto3.dynamodb.types import TypeDeserializer
 from botocore.parsers import create_parser
 
+from dynabeam.transforms.stream.records import PageParser
 from tests.stream.scripted import ARN, TABLE, record
-from transforms.stream.records import PageParser
 
 
 def page(records: int, *, odd: bool = False) -> bytes:

@@ -23,8 +23,8 @@ from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from dynabeam.transforms.aws.streams import Boto3Streams
 from tests.aws.services import ARN, PAGE, Authority, answer, client_of, streams_of
-from transforms.aws.streams import Boto3Streams
 
 ANSWER = answer(
     PAGE,

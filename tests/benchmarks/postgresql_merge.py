@@ -20,15 +20,17 @@ from unittest import mock
 
 import pyarrow as pa
 
+from dynabeam.transforms.model.block import SCHEMA, Block, BlockHeader
+from dynabeam.transforms.model.version import constant_versions
+from dynabeam.transforms.sinks.files import change_lines
+from dynabeam.transforms.sinks.postgresql import merge as postgresql_merge
+from dynabeam.transforms.sinks.postgresql import small_batch as postgresql_few
+from dynabeam.transforms.sinks.postgresql.writer import GatheredRows
+from dynabeam.transforms.sinks.registry import open_sink
+from dynabeam.transforms.values import columns
+from dynabeam.transforms.values.keys import encode_keys
 from tests.sinks.changes import NO_ROUND, Change, image, round_number, table
 from tests.sinks.postgres_server import PostgresServer
-from transforms.block import SCHEMA, Block, BlockHeader
-from transforms.sinks import change_lines, postgresql_few, postgresql_merge
-from transforms.sinks.postgresql_writer import GatheredRows
-from transforms.sinks.registry import open_sink
-from transforms.values import columns
-from transforms.values.keys import encode_keys
-from transforms.version import constant_versions
 
 ORDERS = table()
 

@@ -25,11 +25,11 @@ import duckdb
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from isal import igzip
 
-from transforms.export.acquire import Acquisition, open_export
-from transforms.export.keys import find_keys, parse_keys
-from transforms.export.plan import plan_round
-from transforms.export.read import ReadExportFiles, read_slice
-from transforms.tables import Table
+from dynabeam.transforms.export.acquire import Acquisition, open_export
+from dynabeam.transforms.export.keys import find_keys, parse_keys
+from dynabeam.transforms.export.read_files import ReadExportFiles, read_slice
+from dynabeam.transforms.export.slices import plan_round
+from dynabeam.transforms.model.table import Table
 
 PIECE = 8 << 20
 SQL = """
@@ -50,7 +50,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         if not options.export:
-            command = [sys.executable, "-m", "transforms.testing.export_writer"]
+            command = [sys.executable, "-m", "dynabeam.transforms.testing.export_writer"]
             subprocess.run([*command, "--items", str(options.items), "--out", folder], check=True)
         measure(options.export or folder, options.rounds)
 

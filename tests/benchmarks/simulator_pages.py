@@ -18,7 +18,7 @@ import time
 from typing import Any
 from urllib.parse import urlsplit
 
-from transforms.testing.simulator import Simulator
+from dynabeam.transforms.testing.simulator import Simulator
 
 TARGET = "DynamoDBStreams_20120810."
 

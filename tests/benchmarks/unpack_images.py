@@ -21,12 +21,12 @@ import msgspec
 import pyarrow as pa
 import pyarrow.json
 
+from dynabeam.transforms.values import columns
+from dynabeam.transforms.values.columns import ColumnTypes, NumberType, discover, unpack
+from dynabeam.transforms.values.json_sql import query, quoted_text
+from dynabeam.transforms.values.python_values import decode_item
+from dynabeam.transforms.values.row_decoder import FEW_ROWS, unpack_few
 from tests.benchmarks.items import best_seconds, images_of, report
-from transforms.values import columns
-from transforms.values.columns import ColumnTypes, NumberType, discover, unpack
-from transforms.values.few_columns import FEW_ROWS, unpack_few
-from transforms.values.json_sql import query, quoted_text
-from transforms.values.python_values import decode_item
 
 RIVAL = "boto3 TypeDeserializer"
 

@@ -12,10 +12,10 @@ import tempfile
 import time
 from datetime import datetime, timedelta, timezone
 
-from pipelines.options import parse_replicate
-from pipelines.replicate import replicate
-from transforms.testing.clock import SimClock
-from transforms.testing.simulator import Simulator
+from dynabeam.pipelines.options.replicate import parse_replicate
+from dynabeam.pipelines.replicate import replicate
+from dynabeam.transforms.testing.clock import SimClock
+from dynabeam.transforms.testing.simulator import Simulator
 
 _KEYS = 5_000
 

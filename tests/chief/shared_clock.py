@@ -88,17 +88,17 @@ def _go_by_it() -> mmap.mmap:
 
 
 if __name__ == "__main__":
-    from pipelines import stop_signals
+    from dynabeam.pipelines import stop_signals
 
     # As in a command's own process: before the imports that take seconds.
     stop_signals.install()
     shared = _go_by_it()
 
-    import pipelines.replicate
-    from pipelines.command_line import main
-    from pipelines.state_directory import StateDirectory
+    import dynabeam.pipelines.replicate
+    from dynabeam.pipelines.command_line import main
+    from dynabeam.pipelines.state_directory import StateDirectory
 
-    pipelines.replicate.StateDirectory = functools.partial(
+    dynabeam.pipelines.replicate.StateDirectory = functools.partial(
         StateDirectory, lease_seconds=float(os.environ[_LEASE])
     )
     struct.pack_into("<q", shared, _BEGUN, os.getpid())

@@ -4,8 +4,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transforms.deployment.condense import condense
-from transforms.reports import Report
+from dynabeam.transforms.continuous.compact_reports import condense
+from dynabeam.transforms.model.report import Report
 
 COUNTS = ("changes", "bytes", "pages", "empty_polls", "throttles", "children")
 

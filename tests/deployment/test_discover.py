@@ -4,19 +4,19 @@
 import pytest
 from apache_beam.utils.timestamp import Timestamp
 
+from dynabeam.transforms.aws.session import AwsAccess
+from dynabeam.transforms.continuous.control_folder import DeploymentFolder
+from dynabeam.transforms.continuous.discover_tables import DiscoveredCoder, _DiscoverFn
+from dynabeam.transforms.continuous.discovery import read_findings
+from dynabeam.transforms.continuous.discovery_plan import DiscoveryPlan
+from dynabeam.transforms.errors import SinkError, StateError, ValueDecodeError
+from dynabeam.transforms.model.gap import GapPolicies
+from dynabeam.transforms.sinks.base import Round
+from dynabeam.transforms.state.table_reading import ReadingOptions
+from dynabeam.transforms.state.table_selection import TableSelection
+from dynabeam.transforms.testing.simulator import Simulator
 from tests.deployment.test_watch import Deferring
 from tests.export.test_request import Watermark
-from transforms.aws.session import AwsAccess
-from transforms.deployment.discover import DiscoveredCoder, _DiscoverFn
-from transforms.deployment.discovery import read_findings
-from transforms.deployment.discovery_plan import DiscoveryPlan
-from transforms.deployment.folder import DeploymentFolder
-from transforms.errors import SinkError, StateError, ValueDecodeError
-from transforms.gaps import GapPolicies
-from transforms.sinks.base import Round
-from transforms.table_reading import ReadingOptions
-from transforms.table_selection import TableSelection
-from transforms.testing.simulator import Simulator
 
 SECOND = 1_000_000
 OPTIONS = ReadingOptions(

@@ -3,8 +3,8 @@
 
 from apache_beam.utils.timestamp import MIN_TIMESTAMP, Timestamp
 
-from transforms.deployment.fewer import _FewerFn
-from transforms.reports import Report
+from dynabeam.transforms.continuous.fewer import _FewerFn
+from dynabeam.transforms.model.report import Report
 
 
 class Clock:

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from dynabeam.transforms.continuous.control_folder import Assignment, DeploymentFolder
+from dynabeam.transforms.errors import StateError
+from dynabeam.transforms.export.elements import SnapshotRequest
+from dynabeam.transforms.model.report import Report, ReportCoder
 from tests.stream.scripted import TABLE, source
-from transforms.deployment.folder import Assignment, DeploymentFolder
-from transforms.errors import StateError
-from transforms.export.elements import SnapshotRequest
-from transforms.reports import Report, ReportCoder
 
 
 @pytest.fixture

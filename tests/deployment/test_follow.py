@@ -5,26 +5,26 @@ import dataclasses
 
 import pytest
 
-from pipelines.deployments import absorb
-from pipelines.state_directory import State
+from dynabeam.pipelines.continuous.deployments import absorb
+from dynabeam.pipelines.state_directory import State
+from dynabeam.transforms.aws.dynamodb import describe_table
+from dynabeam.transforms.aws.session import AwsAccess
+from dynabeam.transforms.continuous.compact_reports import condense
+from dynabeam.transforms.continuous.control_folder import Assignment
+from dynabeam.transforms.continuous.discover_tables import Discovered, DiscoveredCoder
+from dynabeam.transforms.continuous.discovery import read_findings
+from dynabeam.transforms.continuous.fatal_errors import read_stops
+from dynabeam.transforms.continuous.gap_handler import FolderGapRules
+from dynabeam.transforms.continuous.generations import TableGeneration
+from dynabeam.transforms.continuous.stream_ends import read_followed, stream_end, write_end
+from dynabeam.transforms.errors import GapError
+from dynabeam.transforms.model.gap import GapPolicies, GapPolicy
+from dynabeam.transforms.model.report import Report
+from dynabeam.transforms.state.coverage import FUZZ_US
+from dynabeam.transforms.state.table_reading import new_table_state, stream_sources
+from dynabeam.transforms.stream.frontier import Frontier, ShardPosition
+from dynabeam.transforms.testing.simulator import Simulator
 from tests.deployment.test_discover import OPTIONS, Discovering, create
-from transforms.aws.dynamodb import describe_table
-from transforms.aws.session import AwsAccess
-from transforms.coverage import FUZZ_US
-from transforms.deployment.condense import condense
-from transforms.deployment.discover import Discovered, DiscoveredCoder
-from transforms.deployment.discovery import read_findings
-from transforms.deployment.folder import Assignment
-from transforms.deployment.gap_rules import FolderGapRules
-from transforms.deployment.generations import TableGeneration
-from transforms.deployment.stops import read_stops
-from transforms.deployment.stream_ends import read_followed, stream_end, write_end
-from transforms.errors import GapError
-from transforms.gaps import GapPolicies, GapPolicy
-from transforms.reports import Report
-from transforms.stream.frontier import Frontier, ShardPosition
-from transforms.table_reading import new_table_state, stream_sources
-from transforms.testing.simulator import Simulator
 
 OFF = {"StreamEnabled": False}
 ON = {"StreamEnabled": True, "StreamViewType": "NEW_AND_OLD_IMAGES"}

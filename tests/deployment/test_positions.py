@@ -4,10 +4,10 @@
 import apache_beam as beam
 import pytest
 
-from transforms.deployment.folder import DeploymentFolder
-from transforms.deployment.positions import STORED_AFTER_US, StorePositions, _StoreFn
-from transforms.errors import StateError
-from transforms.reports import Report
+from dynabeam.transforms.continuous.control_folder import DeploymentFolder
+from dynabeam.transforms.continuous.store_positions import STORED_AFTER_US, StorePositions, _StoreFn
+from dynabeam.transforms.errors import StateError
+from dynabeam.transforms.model.report import Report
 
 SECOND = 1_000_000
 

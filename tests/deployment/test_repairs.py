@@ -8,24 +8,24 @@ import time
 import duckdb
 import pytest
 
-from tests.sinks.changes import NO_ROUND, Change, blocks, round_number
-from transforms.aws.dynamodb import describe_table
-from transforms.aws.session import AwsAccess
-from transforms.deployment.folder import Assignment, DeploymentFolder
-from transforms.deployment.generations import (
+from dynabeam.transforms.aws.dynamodb import describe_table
+from dynabeam.transforms.aws.session import AwsAccess
+from dynabeam.transforms.continuous.control_folder import Assignment, DeploymentFolder
+from dynabeam.transforms.continuous.generations import (
     FolderGenerations,
     TableGeneration,
     read_generation,
 )
-from transforms.deployment.repairs import Repairs, RepairSettings, next_step
-from transforms.gaps import GapPolicies, GapPolicy
-from transforms.reports import Report
-from transforms.sinks.registry import open_sink
-from transforms.snapshot_orders import SnapshotOrder, SnapshotOrders
-from transforms.stream.frontier import Frontier
-from transforms.stream.generations import Known, raised
-from transforms.stream.source import StreamSource
-from transforms.testing.simulator import Simulator
+from dynabeam.transforms.continuous.repairs import Repairs, RepairSettings, next_step
+from dynabeam.transforms.model.gap import GapPolicies, GapPolicy
+from dynabeam.transforms.model.report import Report
+from dynabeam.transforms.sinks.registry import open_sink
+from dynabeam.transforms.state.snapshot_signals import SnapshotOrder, SnapshotOrders
+from dynabeam.transforms.stream.frontier import Frontier
+from dynabeam.transforms.stream.generations import Known, raised
+from dynabeam.transforms.stream.source import StreamSource
+from dynabeam.transforms.testing.simulator import Simulator
+from tests.sinks.changes import NO_ROUND, Change, blocks, round_number
 
 HOUR_US = 3600 * 1_000_000
 NOW = time.time_ns() // 1000

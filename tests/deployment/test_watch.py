@@ -7,15 +7,15 @@ import pytest
 from apache_beam.pvalue import TaggedOutput
 from apache_beam.utils.timestamp import MIN_TIMESTAMP, Timestamp
 
+from dynabeam.transforms.continuous.control_folder import Assignment, DeploymentFolder
+from dynabeam.transforms.continuous.watch_assignments import Seen, SeenCoder, _WatchFn
+from dynabeam.transforms.errors import StateError, ValueDecodeError
+from dynabeam.transforms.export.elements import SnapshotRequest
+from dynabeam.transforms.runtime.poll_tracker import LookTracker
+from dynabeam.transforms.state.coverage import FUZZ_US
+from dynabeam.transforms.stream.group import MOST_GROUPS
 from tests.export.test_request import Watermark
 from tests.stream.scripted import TABLE, source
-from transforms.coverage import FUZZ_US
-from transforms.deployment.folder import Assignment, DeploymentFolder
-from transforms.deployment.watch import Seen, SeenCoder, _WatchFn
-from transforms.errors import StateError, ValueDecodeError
-from transforms.export.elements import SnapshotRequest
-from transforms.look_tracker import LookTracker
-from transforms.stream.group import MOST_GROUPS
 
 REQUEST = SnapshotRequest(TABLE, 1, 16, bucket="exports")
 SECOND = 1_000_000

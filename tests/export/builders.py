@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from transforms.block import Block
-from transforms.dead_letters import DeadLetter
-from transforms.export.location import find_summary
-from transforms.export.manifest import load_manifest
-from transforms.export.plan import plan_round
-from transforms.export.read import read_slice
-from transforms.tables import KeyAttribute, KeySchema, Table
-from transforms.testing.export_writer import (
+from dynabeam.transforms.export.location import find_summary
+from dynabeam.transforms.export.manifest import load_manifest
+from dynabeam.transforms.export.read_files import read_slice
+from dynabeam.transforms.export.slices import plan_round
+from dynabeam.transforms.model.block import Block
+from dynabeam.transforms.model.dead_letter import DeadLetter
+from dynabeam.transforms.model.table import KeyAttribute, KeySchema, Table
+from dynabeam.transforms.testing.export_writer import (
     NetChange,
     folder_put,
     write_full_export,

@@ -5,9 +5,9 @@ import pytest
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 
+from dynabeam.transforms.aws.session import AwsAccess
+from dynabeam.transforms.testing.simulator import Simulator
 from tests.export.builders import BUCKET
-from transforms.aws.session import AwsAccess
-from transforms.testing.simulator import Simulator
 
 
 @pytest.fixture

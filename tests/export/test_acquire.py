@@ -7,6 +7,27 @@ from datetime import timedelta
 import boto3
 import pytest
 
+from dynabeam.transforms.aws.dynamodb import describe_table, list_exports
+from dynabeam.transforms.aws.session import AwsAccess
+from dynabeam.transforms.errors import (
+    AwsAccessError,
+    ConfigurationError,
+    CredentialsError,
+    ExportError,
+    ExportIntegrityError,
+    TableError,
+)
+from dynabeam.transforms.export.acquire import (
+    Acquisition,
+    ExportFailedError,
+    acquire,
+    client_token,
+    open_export,
+)
+from dynabeam.transforms.export.elements import SnapshotRequest
+from dynabeam.transforms.export.keys import find_keys
+from dynabeam.transforms.model.table import Table
+from dynabeam.transforms.testing.faults import Faults
 from tests.export.builders import (
     BUCKET,
     SAMPLE,
@@ -16,27 +37,6 @@ from tests.export.builders import (
     write_full,
     write_incremental,
 )
-from transforms.aws.dynamodb import describe_table, list_exports
-from transforms.aws.session import AwsAccess
-from transforms.errors import (
-    AwsAccessError,
-    ConfigurationError,
-    CredentialsError,
-    ExportError,
-    ExportIntegrityError,
-    TableError,
-)
-from transforms.export.acquire import (
-    Acquisition,
-    ExportFailedError,
-    acquire,
-    client_token,
-    open_export,
-)
-from transforms.export.elements import SnapshotRequest
-from transforms.export.keys import find_keys
-from transforms.tables import Table
-from transforms.testing.faults import Faults
 
 MINUTE = timedelta(minutes=1)
 

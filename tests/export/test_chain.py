@@ -5,11 +5,11 @@ import dataclasses
 
 import pytest
 
+from dynabeam.transforms.errors import ExportError
+from dynabeam.transforms.export.chain import check_chain
+from dynabeam.transforms.testing.export_writer import NetChange
 from tests.export.builders import CHANGES, manifest_of, read, rows_of, slices_of, write_full
 from tests.export.builders import write_incremental as write
-from transforms.errors import ExportError
-from transforms.export.chain import check_chain
-from transforms.testing.export_writer import NetChange
 
 
 def incremental(folder, minutes, **options):

@@ -3,10 +3,10 @@
 
 import pytest
 
+from dynabeam.transforms.aws.session import AwsAccess
+from dynabeam.transforms.errors import AwsAccessError, ConfigurationError
+from dynabeam.transforms.export.destination import Destination, parse_destination, try_destination
 from tests.export.builders import BUCKET
-from transforms.aws.session import AwsAccess
-from transforms.errors import AwsAccessError, ConfigurationError
-from transforms.export.destination import Destination, parse_destination, try_destination
 
 ALLOWED = {
     "Effect": "Allow",

@@ -10,10 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.export.builders import TABLE
-from transforms.errors import ExportIntegrityError
-from transforms.export import distinct
-from transforms.export.distinct import (
+from dynabeam.transforms.errors import ExportIntegrityError
+from dynabeam.transforms.export import distinct
+from dynabeam.transforms.export.distinct import (
     check_piece,
     count_repeated,
     digests_of,
@@ -23,7 +22,8 @@ from transforms.export.distinct import (
     unique_names,
     write_digests,
 )
-from transforms.export.keys import parse_keys
+from dynabeam.transforms.export.keys import parse_keys
+from tests.export.builders import TABLE
 
 
 @given(st.lists(st.binary(max_size=6), max_size=200))

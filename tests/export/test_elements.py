@@ -6,16 +6,16 @@ import dataclasses
 import apache_beam as beam
 import pytest
 
-from tests.export.builders import ARN, TABLE, manifest_of, slices_of, write_full
-from transforms.errors import ValueDecodeError
-from transforms.export.elements import (
+from dynabeam.transforms.errors import ValueDecodeError
+from dynabeam.transforms.export.elements import (
     DONE,
     FileSlice,
     FileSliceCoder,
     SnapshotRequest,
     SnapshotRequestCoder,
 )
-from transforms.export.manifest import DataFile
+from dynabeam.transforms.export.manifest import DataFile
+from tests.export.builders import ARN, TABLE, manifest_of, slices_of, write_full
 
 SLICE = FileSlice(
     table=TABLE,

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from dynabeam.transforms.errors import DynabeamError, ExportIntegrityError
+from dynabeam.transforms.export.data_paths import DataFolder
+from dynabeam.transforms.export.manifest import load_manifest
 from tests.export.builders import manifest_of, read, slices_of, write_full, write_incremental
-from transforms.errors import DynabeamError, ExportIntegrityError
-from transforms.export.data_paths import DataFolder
-from transforms.export.manifest import load_manifest
 
 
 def summary_of(folder):

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transforms.errors import ExportIntegrityError
-from transforms.export import inflate
-from transforms.export.inflate import LinesReader, count_lines, may_be_longer_than
+from dynabeam.transforms.errors import ExportIntegrityError
+from dynabeam.transforms.export import inflate
+from dynabeam.transforms.export.inflate import LinesReader, count_lines, may_be_longer_than
 
 lines = st.lists(st.binary(max_size=40).map(lambda raw: raw.replace(b"\n", b"") + b"\n"))
 

@@ -8,15 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dynabeam.transforms.errors import ConfigurationError, ExportError, ExportIntegrityError
+from dynabeam.transforms.export.keys import find_keys, parse_keys
+from dynabeam.transforms.model.table import KeyAttribute, KeySchema
 from tests.export.builders import (
     SAMPLE,
     manifest_of,
     write_full,
     write_incremental,
 )
-from transforms.errors import ConfigurationError, ExportError, ExportIntegrityError
-from transforms.export.keys import find_keys, parse_keys
-from transforms.tables import KeyAttribute, KeySchema
 
 
 class TestOption:

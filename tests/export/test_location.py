@@ -3,14 +3,14 @@
 
 import pytest
 
-from tests.export.builders import SAMPLE, write_full
-from transforms.errors import ConfigurationError, ExportError
-from transforms.export.location import (
+from dynabeam.transforms.errors import ConfigurationError, ExportError
+from dynabeam.transforms.export.location import (
     find_summary,
     is_export_arn,
     newest_age_us,
     table_arn_of_export,
 )
+from tests.export.builders import SAMPLE, write_full
 
 EXPORT_ARN = "arn:aws:dynamodb:eu-west-1:111122223333:table/T/export/01700000000123-0a1b2c3d"
 SUMMARY = SAMPLE / "dynamodb-export/AWSDynamoDB/01715685260608-c488b4e1/manifest-summary.json"

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from dynabeam.transforms.errors import ExportError, ExportIntegrityError
+from dynabeam.transforms.export.manifest import ExportManifest
+from dynabeam.transforms.model.table import Table
 from tests.export.builders import (
     ARN,
     SAMPLE,
@@ -21,9 +24,6 @@ from tests.export.builders import (
     write_full,
     write_incremental,
 )
-from transforms.errors import ExportError, ExportIntegrityError
-from transforms.export.manifest import ExportManifest
-from transforms.tables import Table
 
 
 def paths(folder, written):

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from dynabeam.transforms.errors import ExportIntegrityError
+from dynabeam.transforms.export import fetch, inflate
+from dynabeam.transforms.export import read_files as module
+from dynabeam.transforms.export.open_files import MOST, OpenFiles
+from dynabeam.transforms.export.read_files import read_slice
 from tests.export.builders import TABLE, images_of, items, read, rows_of, slices_of, write_full
-from transforms.errors import ExportIntegrityError
-from transforms.export import fetch, inflate
-from transforms.export import read as module
-from transforms.export.open_files import MOST, OpenFiles
-from transforms.export.read import read_slice
 
 
 @pytest.fixture

@@ -6,10 +6,9 @@ from fractions import Fraction
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.export.builders import TABLE
-from transforms.export.elements import DONE
-from transforms.export.manifest import DataFile, ExportManifest
-from transforms.export.plan import (
+from dynabeam.transforms.export.elements import DONE
+from dynabeam.transforms.export.manifest import DataFile, ExportManifest
+from dynabeam.transforms.export.slices import (
     DEFAULT_RATIO,
     SMALLEST_PIECE,
     FileSize,
@@ -18,6 +17,7 @@ from transforms.export.plan import (
     is_loaded,
     plan_round,
 )
+from tests.export.builders import TABLE
 
 MIB = 1 << 20
 
@@ -219,7 +219,7 @@ class TestToldSizes:
     st.integers(1, 5),
 )
 def test_whole_files_are_read_once_whatever_the_number_of_tables(files, budget, tables):
-    """Tables share rounds as `pipelines.round_exports` has them do."""
+    """Tables share rounds as `pipelines.rounds.exports` has them do."""
     loaded = [{} for _ in range(tables)]
     reads = 0
     while True:

@@ -13,6 +13,11 @@ import pytest
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.testing.util import assert_that, equal_to
 
+from dynabeam.transforms.errors import ExportError, ExportIntegrityError
+from dynabeam.transforms.export.elements import DONE
+from dynabeam.transforms.export.read_files import ReadExportFiles, read_slice
+from dynabeam.transforms.model.version import encode_version
+from dynabeam.transforms.values.keys import bucket_numbers
 from tests.export.builders import (
     CHANGES,
     SAMPLE,
@@ -28,11 +33,6 @@ from tests.export.builders import (
     write_full,
     write_incremental,
 )
-from transforms.errors import ExportError, ExportIntegrityError
-from transforms.export.elements import DONE
-from transforms.export.read import ReadExportFiles, read_slice
-from transforms.values.keys import bucket_numbers
-from transforms.version import encode_version
 
 
 def first_file(folder):

@@ -16,17 +16,17 @@ from apache_beam.runners.sdf_utils import RestrictionTrackerView, ThreadsafeRest
 from apache_beam.testing.util import assert_that, equal_to
 from apache_beam.utils.timestamp import MIN_TIMESTAMP, Timestamp
 
+from dynabeam.transforms.aws.dynamodb import describe_export, describe_table, list_exports
+from dynabeam.transforms.errors import ExportError, ValueDecodeError
+from dynabeam.transforms.export import ensure_export as module
+from dynabeam.transforms.export.acquire import Acquisition, acquire
+from dynabeam.transforms.export.elements import DONE, FileSlice, SnapshotRequest
+from dynabeam.transforms.export.ensure_export import EnsureExport, WaitState, WaitStateCoder
+from dynabeam.transforms.export.read_files import ReadExportFiles
+from dynabeam.transforms.runtime.clock import now_us
+from dynabeam.transforms.runtime.poll_tracker import LookTracker
 from tests.export.builders import BUCKET, SAMPLE, SAMPLE_TABLE, TABLE, items, write_full
 from tests.export.conftest import beam_options
-from transforms.aws.dynamodb import describe_export, describe_table, list_exports
-from transforms.errors import ExportError, ValueDecodeError
-from transforms.export import request as module
-from transforms.export.acquire import Acquisition, acquire
-from transforms.export.elements import DONE, FileSlice, SnapshotRequest
-from transforms.export.read import ReadExportFiles
-from transforms.export.request import EnsureExport, WaitState, WaitStateCoder
-from transforms.look_tracker import LookTracker
-from transforms.wall_clock import now_us
 
 WAITING = WaitState(False, "arn", 7)
 ENDED = WaitState(True, "arn", 7)

@@ -5,11 +5,11 @@ import gzip
 
 import pytest
 
+from dynabeam.transforms.errors import ExportIntegrityError
+from dynabeam.transforms.export import sizes
+from dynabeam.transforms.export.sizes import FileSizes, file_size
+from dynabeam.transforms.export.slices import FileSize
 from tests.export.builders import BUCKET
-from transforms.errors import ExportIntegrityError
-from transforms.export import sizes
-from transforms.export.plan import FileSize
-from transforms.export.sizes import FileSizes, file_size
 
 TEXT = b'{"Item":{}}\n' * 1000
 

@@ -6,22 +6,22 @@ from contextlib import contextmanager
 import pytest
 from botocore.awsrequest import AWSResponse
 
-from tests.export.builders import ARN, BUCKET, TABLE, TABLE_ID, TIME, items
-from transforms import conditional_writes, storage
-from transforms.aws.beam_s3 import s3_client, s3_io
-from transforms.conditional_writes import put_if_absent, read_with_tag
-from transforms.errors import (
+from dynabeam.transforms.aws.beam_s3 import s3_client, s3_io
+from dynabeam.transforms.errors import (
     AwsAccessError,
     DynabeamError,
     ExportIntegrityError,
     SinkError,
     StateError,
 )
-from transforms.export.acquire import Acquisition, acquire
-from transforms.export.elements import SnapshotRequest
-from transforms.export.fetch import fetched
-from transforms.export.sizes import file_size
-from transforms.testing.export_writer import write_full_export
+from dynabeam.transforms.export.acquire import Acquisition, acquire
+from dynabeam.transforms.export.elements import SnapshotRequest
+from dynabeam.transforms.export.fetch import fetched
+from dynabeam.transforms.export.sizes import file_size
+from dynabeam.transforms.storage import conditional_writes, filesystem
+from dynabeam.transforms.storage.conditional_writes import put_if_absent, read_with_tag
+from dynabeam.transforms.testing.export_writer import write_full_export
+from tests.export.builders import ARN, BUCKET, TABLE, TABLE_ID, TIME, items
 
 KEY_ARN = "arn:aws:kms:eu-west-1:111122223333:key/11111111-2222-3333-4444-555555555555"
 KMS_DENIED = (
@@ -85,11 +85,11 @@ def look(request):
 def ways(path, file):
     """The ways to read objects: manifests, data files, state files."""
     return {
-        "state": lambda: storage.read_bytes(path, StateError),
+        "state": lambda: filesystem.read_bytes(path, StateError),
         "size": lambda: file_size(file.path),
         "data": lambda: fetched(file).__enter__(),
         "lease": lambda: read_with_tag(path),
-        "marker": lambda: storage.read_end(path, 8, SinkError),
+        "marker": lambda: filesystem.read_end(path, 8, SinkError),
     }
 
 
@@ -137,11 +137,11 @@ class TestKey:
             "in this region, or you are not allowed to access."
         )
         with refused("AccessDenied", message), pytest.raises(AwsAccessError, match="kms:Decrypt"):
-            storage.read_bytes(summary, StateError)
+            filesystem.read_bytes(summary, StateError)
 
     def test_a_key_that_is_off(self, export):
         summary, _ = export
-        for read in (read_with_tag, lambda path: storage.read_bytes(path, StateError)):
+        for read in (read_with_tag, lambda path: filesystem.read_bytes(path, StateError)):
             with (
                 refused("KMS.DisabledException", f"{KEY_ARN} is disabled.", 400),
                 pytest.raises(StateError, match="Turn the KMS key on"),
@@ -152,9 +152,9 @@ class TestKey:
         ("call", "write"),
         [
             ("PutObject", lambda path: put_if_absent(path, b"x")),
-            ("CreateMultipartUpload", lambda path: storage.write_atomic(path, b"x", SinkError)),
-            ("UploadPart", lambda path: storage.write_atomic(path, b"x", SinkError)),
-            ("CopyObject", lambda path: storage.move(f"{path}-old", path, SinkError)),
+            ("CreateMultipartUpload", lambda path: filesystem.write_atomic(path, b"x", SinkError)),
+            ("UploadPart", lambda path: filesystem.write_atomic(path, b"x", SinkError)),
+            ("CopyObject", lambda path: filesystem.move(f"{path}-old", path, SinkError)),
         ],
     )
     def test_no_key_to_write_with(self, sim, call, write):

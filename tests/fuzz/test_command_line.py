@@ -8,11 +8,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pipelines.audit_options import parse_audit
-from pipelines.command_line import main
-from pipelines.options import parse_replicate
+from dynabeam.pipelines.audit.options import parse_audit
+from dynabeam.pipelines.command_line import main
+from dynabeam.pipelines.options.replicate import parse_replicate
+from dynabeam.transforms.errors import DynabeamError
 from tests.fuzz.cases import cases
-from transforms.errors import DynabeamError
 
 COMMANDS = [
     "replicate",

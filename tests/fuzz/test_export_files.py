@@ -9,14 +9,14 @@ import zlib
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from dynabeam.transforms.errors import ExportIntegrityError
+from dynabeam.transforms.export.elements import FileSlice
+from dynabeam.transforms.export.manifest import DataFile
+from dynabeam.transforms.export.read_files import read_slice
+from dynabeam.transforms.model.block import Block
+from dynabeam.transforms.model.dead_letter import DeadLetter
 from tests.fuzz.cases import cases
 from tests.fuzz.test_export_lines import SCHEMAS, part_of
-from transforms.block import Block
-from transforms.dead_letters import DeadLetter
-from transforms.errors import ExportIntegrityError
-from transforms.export.elements import FileSlice
-from transforms.export.manifest import DataFile
-from transforms.export.read import read_slice
 
 LINES = [b'{"Item":{"id":{"S":"k%d"},"n":{"N":"%d"}}}' % (n, n) for n in range(40)]
 TEXT = b"\n".join(LINES) + b"\n"

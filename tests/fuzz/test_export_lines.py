@@ -12,6 +12,15 @@ from datetime import datetime, timedelta, timezone
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from dynabeam.transforms.errors import ValueDecodeError
+from dynabeam.transforms.export.elements import FileSlice
+from dynabeam.transforms.export.manifest import DataFile
+from dynabeam.transforms.export.rows import rows_of_lines
+from dynabeam.transforms.model.block import Block, BlockHeader
+from dynabeam.transforms.model.table import KeyAttribute, KeySchema, Table
+from dynabeam.transforms.sinks.unfit_images import split_unfit
+from dynabeam.transforms.values.keys import decode_key
+from dynabeam.transforms.values.python_values import decode_item
 from tests.fuzz.cases import cases
 from tests.fuzz.hostile import compact, damaged, images
 from tests.fuzz.plain_decoder import (
@@ -26,15 +35,6 @@ from tests.fuzz.plain_decoder import (
     told,
 )
 from tests.values.strategies import items, number_texts, texts
-from transforms.block import Block, BlockHeader
-from transforms.errors import ValueDecodeError
-from transforms.export.elements import FileSlice
-from transforms.export.manifest import DataFile
-from transforms.export.rows import rows_of_lines
-from transforms.sinks.unfit_images import split_unfit
-from transforms.tables import KeyAttribute, KeySchema, Table
-from transforms.values.keys import decode_key
-from transforms.values.python_values import decode_item
 
 SCHEMAS = {
     "S": KeySchema(KeyAttribute("id", "S")),

@@ -8,6 +8,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dynabeam.transforms.errors import ConfigurationError, DynabeamError
 from tests.export.builders import (
     images_of,
     manifest_of,
@@ -20,7 +21,6 @@ from tests.export.test_hostile_manifests import rewrite
 from tests.fuzz.cases import cases
 from tests.fuzz.hostile import damaged, documents
 from tests.fuzz.plain_decoder import DoubtfulError, UnreadableError, plain_json
-from transforms.errors import ConfigurationError, DynabeamError
 
 NAMES = [
     *(

@@ -11,14 +11,14 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from dynabeam.transforms.model.block import SCHEMA
+from dynabeam.transforms.model.dead_letter import DeadLetter
+from dynabeam.transforms.model.row_payload import block_of_payload
 from tests.fuzz.cases import cases
 from tests.fuzz.hostile import damaged, images
 from tests.fuzz.plain_decoder import DoubtfulError, UnreadableError, plain_item, plain_json
 from tests.sinks.changes import NO_ROUND, Change, only_block, round_number, table
 from tests.sinks.targets import Target, deliver_what_fits
-from transforms.block import SCHEMA
-from transforms.dead_letters import DeadLetter
-from transforms.row_payload import block_of_payload
 
 ORDERS = table()
 MIRRORS = [Target("duckdb:///FOLDER/m.duckdb?layout=packed"), Target("duckdb:///FOLDER/m.duckdb")]

@@ -14,21 +14,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.acknowledged import read_acknowledged
-from pipelines.last_run import LastRun, read_last_run
-from pipelines.state_directory import State, StateDirectory
-from tests.fuzz.cases import cases
-from tests.fuzz.hostile import damaged, documents
-from tests.sinks.changes import Change, only_block, table
-from tests.stream.scripted import ARN, TABLE, source
-from transforms.block import SCHEMA, Block, BlockCoder
-from transforms.dead_letters import DeadLetter
-from transforms.deployment.discover import Discovered, DiscoveredCoder
-from transforms.deployment.discovery import Finding, read_findings, write_findings
-from transforms.deployment.folder import Assignment, DeploymentFolder
-from transforms.deployment.generations import TableGeneration, read_generation
-from transforms.deployment.stops import read_stops, tell_stop
-from transforms.deployment.stream_ends import (
+from dynabeam.pipelines.rounds.last_run import LastRun, read_last_run
+from dynabeam.pipelines.state_directory import State, StateDirectory
+from dynabeam.pipelines.status.acknowledged import read_acknowledged
+from dynabeam.transforms.continuous.control_folder import Assignment, DeploymentFolder
+from dynabeam.transforms.continuous.discover_tables import Discovered, DiscoveredCoder
+from dynabeam.transforms.continuous.discovery import Finding, read_findings, write_findings
+from dynabeam.transforms.continuous.fatal_errors import read_stops, tell_stop
+from dynabeam.transforms.continuous.generations import TableGeneration, read_generation
+from dynabeam.transforms.continuous.stream_ends import (
     Followed,
     StreamEnd,
     add_followed,
@@ -36,23 +30,29 @@ from transforms.deployment.stream_ends import (
     read_followed,
     write_end,
 )
-from transforms.deployment.watch import Seen, SeenCoder
-from transforms.errors import DynabeamError, SinkError, StateError, ValueDecodeError
-from transforms.export.elements import (
+from dynabeam.transforms.continuous.watch_assignments import Seen, SeenCoder
+from dynabeam.transforms.dead_letters.store import LetterBox
+from dynabeam.transforms.errors import DynabeamError, SinkError, StateError, ValueDecodeError
+from dynabeam.transforms.export.elements import (
     FileSlice,
     FileSliceCoder,
     SnapshotRequest,
     SnapshotRequestCoder,
 )
-from transforms.export.manifest import DataFile
-from transforms.export.request import WaitState, WaitStateCoder
-from transforms.letter_box import LetterBox
-from transforms.reports import Report, ReportCoder
-from transforms.sinks.base import Round
-from transforms.sinks.staging import RoundFiles
-from transforms.snapshot_orders import SnapshotOrder, SnapshotOrders
-from transforms.stream.frontier import Counts, Frontier, FrontierCoder, ShardPosition
-from transforms.stream.source import StreamSourceCoder
+from dynabeam.transforms.export.ensure_export import WaitState, WaitStateCoder
+from dynabeam.transforms.export.manifest import DataFile
+from dynabeam.transforms.model.block import SCHEMA, Block, BlockCoder
+from dynabeam.transforms.model.dead_letter import DeadLetter
+from dynabeam.transforms.model.report import Report, ReportCoder
+from dynabeam.transforms.sinks.base import Round
+from dynabeam.transforms.sinks.files.staging import RoundFiles
+from dynabeam.transforms.state.snapshot_signals import SnapshotOrder, SnapshotOrders
+from dynabeam.transforms.stream.frontier import Counts, Frontier, FrontierCoder, ShardPosition
+from dynabeam.transforms.stream.source import StreamSourceCoder
+from tests.fuzz.cases import cases
+from tests.fuzz.hostile import damaged, documents
+from tests.sinks.changes import Change, only_block, table
+from tests.stream.scripted import ARN, TABLE, source
 
 FRONTIER = Frontier(
     shards=(

@@ -11,6 +11,13 @@ from decimal import localcontext
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from dynabeam.transforms.errors import DynabeamError, StreamError
+from dynabeam.transforms.model.block import Block, BlockHeader
+from dynabeam.transforms.model.dead_letter import DeadLetter
+from dynabeam.transforms.model.table import Table
+from dynabeam.transforms.model.version import decode_version
+from dynabeam.transforms.sinks.unfit_images import split_unfit
+from dynabeam.transforms.stream.records import PageParser
 from tests.fuzz.cases import cases
 from tests.fuzz.hostile import compact, damaged, images, odd_values
 from tests.fuzz.plain_decoder import (
@@ -23,13 +30,6 @@ from tests.fuzz.plain_decoder import (
 )
 from tests.fuzz.test_export_lines import SCHEMAS, check_image, good_key, key_told
 from tests.stream.scripted import ARN, ScriptedStreams, Shard, record, run, shard_id, source
-from transforms.block import Block, BlockHeader
-from transforms.dead_letters import DeadLetter
-from transforms.errors import DynabeamError, StreamError
-from transforms.sinks.unfit_images import split_unfit
-from transforms.stream.records import PageParser
-from transforms.tables import Table
-from transforms.version import decode_version
 
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 SHARD = "shardId-00000001800000000000-00000001"

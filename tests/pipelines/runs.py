@@ -8,11 +8,11 @@ from pathlib import Path
 
 import duckdb
 
-from pipelines.command_line import main
-from transforms.letter_box import LetterBox
-from transforms.testing.clock import SimClock
-from transforms.testing.export_writer import folder_put, write_full_export
-from transforms.testing.simulator import Simulator
+from dynabeam.pipelines.command_line import main
+from dynabeam.transforms.dead_letters.store import LetterBox
+from dynabeam.transforms.testing.clock import SimClock
+from dynabeam.transforms.testing.export_writer import folder_put, write_full_export
+from dynabeam.transforms.testing.simulator import Simulator
 
 EXPORT_TIME = datetime(2024, 5, 14, 12, tzinfo=timezone.utc)
 ORDERS_ARN = "arn:aws:dynamodb:eu-west-1:111122223333:table/orders"

@@ -5,11 +5,11 @@ import argparse
 
 import pytest
 
-from pipelines.arguments import beam_arguments, is_given, parse_known
-from pipelines.command_line import main
-from pipelines.options import parse_replicate
-from pipelines.runners import continuous_runner
-from transforms.errors import ConfigurationError
+from dynabeam.pipelines.command_line import main
+from dynabeam.pipelines.options.arguments import beam_arguments, is_given, parse_known
+from dynabeam.pipelines.options.replicate import parse_replicate
+from dynabeam.pipelines.options.runners import continuous_runner
+from dynabeam.transforms.errors import ConfigurationError
 
 BASIC = ("--tables=orders", "--sink=duckdb:///m.duckdb", "--snapshot=never")
 

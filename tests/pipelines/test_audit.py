@@ -13,24 +13,24 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.audit_options import parse_audit
-from pipelines.audit_passes import TableInput, build_audit
-from pipelines.command_line import main
+from dynabeam.pipelines.audit.options import parse_audit
+from dynabeam.pipelines.audit.passes import TableInput, build_audit
+from dynabeam.pipelines.command_line import main
+from dynabeam.transforms.audit.mirror_reader import MirrorReader
+from dynabeam.transforms.audit.mirror_schema import MirrorShape
+from dynabeam.transforms.audit.verdict import CommonPoint
+from dynabeam.transforms.export.elements import SnapshotRequest
+from dynabeam.transforms.model.gap import GapPolicy
+from dynabeam.transforms.model.table import KeyAttribute, KeySchema
+from dynabeam.transforms.model.version import encode_version
+from dynabeam.transforms.sinks.row_layout import RowOptions
+from dynabeam.transforms.stream.source import StreamSource
+from dynabeam.transforms.values.column_types import ColumnTypes
+from dynabeam.transforms.values.keys import encode_key
 from tests.graphs import labels_of, pickled_places
 from tests.pipelines.runs import ORDERS_ARN, TABLE_ID, ExportFolder
 from tests.sinks.changes import table
 from tests.sinks.targets import postgresql_uri
-from transforms.audit.mirror_reader import MirrorReader
-from transforms.audit.shape import MirrorShape
-from transforms.audit.verdict import CommonPoint
-from transforms.export.elements import SnapshotRequest
-from transforms.gaps import GapPolicy
-from transforms.sinks.row_layout import RowOptions
-from transforms.stream.source import StreamSource
-from transforms.tables import KeyAttribute, KeySchema
-from transforms.values.column_types import ColumnTypes
-from transforms.values.keys import encode_key
-from transforms.version import encode_version
 
 ITEMS = 1000
 DIGITS = "12345678901234567890.123456789012345678"

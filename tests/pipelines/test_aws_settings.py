@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.aws_options import checked_endpoint, checked_region, referenced_secret
-from pipelines.failures import meant_for_people
-from pipelines.options import parse_replicate
-from transforms.errors import AwsUnreachableError, ConfigurationError, CredentialsError
+from dynabeam.pipelines.failures import meant_for_people
+from dynabeam.pipelines.options.aws import checked_endpoint, checked_region, referenced_secret
+from dynabeam.pipelines.options.replicate import parse_replicate
+from dynabeam.transforms.errors import AwsUnreachableError, ConfigurationError, CredentialsError
 
 ROOT = Path(__file__).parents[2]
 CONFIG = """\
@@ -43,7 +43,13 @@ def run(tmp_path, environment, *options):
     kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
     return subprocess.run(
         [
-            *[sys.executable, "-m", "pipelines.command_line", "replicate", "--tables=orders"],
+            *[
+                sys.executable,
+                "-m",
+                "dynabeam.pipelines.command_line",
+                "replicate",
+                "--tables=orders",
+            ],
             *["--snapshot=never", f"--sink=file:///{tmp_path}/out", f"--state_dir={tmp_path}/s"],
             *options,
         ],
@@ -96,7 +102,7 @@ def test_a_state_directory_in_a_store_that_does_not_answer(tmp_path, command):
     """Beam by itself would ask again for nine minutes, and say nothing."""
     ended = subprocess.run(
         [
-            *[sys.executable, "-m", "pipelines.command_line", command],
+            *[sys.executable, "-m", "dynabeam.pipelines.command_line", command],
             *["--state_dir=s3://bucket/state", "--region=eu-west-1", f"--endpoint_url={NOBODY}"],
         ],
         env={**os.environ, **KEYS, "PYTHONPATH": str(ROOT)},

@@ -7,9 +7,9 @@ import json
 
 import pytest
 
+from dynabeam.transforms.testing.export_writer import folder_put, write_incremental_export
+from dynabeam.transforms.testing.faults import Faults
 from tests.pipelines.runs import EXPORT_TIME, ORDERS_ARN, TABLE_ID, ExportFolder, World, orders
-from transforms.testing.export_writer import folder_put, write_incremental_export
-from transforms.testing.faults import Faults
 
 
 def spoil(sim, marker):

@@ -3,7 +3,7 @@
 
 import json
 
-from transforms.testing.faults import Faults
+from dynabeam.transforms.testing.faults import Faults
 
 
 def item(number, total):

@@ -9,26 +9,26 @@ import time
 import apache_beam as beam
 import pytest
 
-from pipelines.command_line import main
-from pipelines.continuous import prepare
-from pipelines.continuous_graph import build_continuous
-from pipelines.deployments import current
-from pipelines.options import parse_replicate
-from pipelines.runners import continuous_runner
-from pipelines.state_directory import StateDirectory
-from pipelines.status_reading import read_status
+from dynabeam.pipelines.command_line import main
+from dynabeam.pipelines.continuous.deployments import current
+from dynabeam.pipelines.continuous.graph import build_continuous
+from dynabeam.pipelines.continuous.run import prepare
+from dynabeam.pipelines.options.replicate import parse_replicate
+from dynabeam.pipelines.options.runners import continuous_runner
+from dynabeam.pipelines.state_directory import StateDirectory
+from dynabeam.pipelines.status.reading import read_status
+from dynabeam.transforms.aws.dynamodb import describe_table
+from dynabeam.transforms.aws.session import AwsAccess
+from dynabeam.transforms.continuous.discovery_plan import DiscoveryPlan
+from dynabeam.transforms.continuous.generations import read_generation
+from dynabeam.transforms.errors import ConfigurationError, StateError
+from dynabeam.transforms.model.report import Report
+from dynabeam.transforms.runtime.clock import now_us
+from dynabeam.transforms.sinks.registry import open_sink
+from dynabeam.transforms.telemetry.worker import Telemetry
 from tests.graphs import labels_of, pickled_places
 from tests.pipelines.runs import orders
 from tests.sinks.targets import postgresql_uri
-from transforms.aws.dynamodb import describe_table
-from transforms.aws.session import AwsAccess
-from transforms.deployment.discovery_plan import DiscoveryPlan
-from transforms.deployment.generations import read_generation
-from transforms.errors import ConfigurationError, StateError
-from transforms.reports import Report
-from transforms.sinks.registry import open_sink
-from transforms.telemetry.worker import Telemetry
-from transforms.wall_clock import now_us
 
 LABELS = [
     "DeadLetters",

@@ -11,21 +11,21 @@ import sys
 import apache_beam as beam
 import pytest
 
-from pipelines.command_line import main
-from pipelines.deployments import begin
-from pipelines.state_directory import StateDirectory
+from dynabeam.pipelines.command_line import main
+from dynabeam.pipelines.continuous.deployments import begin
+from dynabeam.pipelines.state_directory import StateDirectory
+from dynabeam.transforms.continuous.control_folder import DeploymentFolder
+from dynabeam.transforms.continuous.fatal_errors import read_stops
+from dynabeam.transforms.continuous.keep_dead_letters import KeepDeadLetters
+from dynabeam.transforms.dead_letters.store import LetterBox
+from dynabeam.transforms.model.dead_letter import DeadLetter
+from dynabeam.transforms.sinks.registry import open_sink
+from dynabeam.transforms.stream import records
 from tests.pipelines.runs import ExportFolder, orders
 from tests.pipelines.test_bad_input import spoil
 from tests.sinks.postgres_server import server_for_tests
 from tests.sinks.targets import postgresql_uri, schema_of
 from tests.test_letter_box import LETTER, later
-from transforms.dead_letters import DeadLetter
-from transforms.deployment.dead_letters import KeepDeadLetters
-from transforms.deployment.folder import DeploymentFolder
-from transforms.deployment.stops import read_stops
-from transforms.letter_box import LetterBox
-from transforms.sinks.registry import open_sink
-from transforms.stream import records
 
 NEVER = ("--tables=orders", "--snapshot=never")
 
@@ -90,7 +90,12 @@ class TestShow:
         assert {each["origin"]["line"] for each in found} == {"2", "3"}
         assert {base64.b64decode(each["raw"]) for each in found} == set(bad)
         assert run(place, "dead_letters", "--json", "--tables=other")[1] == ""
-        process = [sys.executable, "-m", "pipelines.dead_letters", f"--state_dir={place.state_dir}"]
+        process = [
+            sys.executable,
+            "-m",
+            "dynabeam.pipelines.dead_letters",
+            f"--state_dir={place.state_dir}",
+        ]
         shown = {
             subprocess.run(
                 [*process, f"--show={each['id']}"], capture_output=True, check=True

@@ -9,12 +9,12 @@ from collections import Counter
 
 import pytest
 
-from pipelines import demo
-from pipelines.demo_proof import compare_items, compare_records, mirror_items
-from pipelines.demo_workload import AGE, TABLES, Workload, make_tables
-from transforms.testing.clock import SimClock
-from transforms.testing.simulator import Simulator
-from transforms.version import encode_version
+from dynabeam.pipelines.demo import __main__ as demo
+from dynabeam.pipelines.demo.proof import compare_items, compare_records, mirror_items
+from dynabeam.pipelines.demo.workload import AGE, TABLES, Workload, make_tables
+from dynabeam.transforms.model.version import encode_version
+from dynabeam.transforms.testing.clock import SimClock
+from dynabeam.transforms.testing.simulator import Simulator
 
 ITEMS = [
     {"id": {"S": "a"}, "n": {"N": "12345678901234567890123456789012345678"}},

@@ -6,14 +6,14 @@ import time
 
 import pytest
 
-from pipelines.discovery import RoundDiscovery
-from pipelines.options import parse_replicate
-from pipelines.preflight import check_tables
-from pipelines.rounds import Rounds
-from pipelines.state_directory import StateDirectory
+from dynabeam.pipelines.discovery import RoundDiscovery
+from dynabeam.pipelines.options.replicate import parse_replicate
+from dynabeam.pipelines.preflight import check_tables
+from dynabeam.pipelines.rounds.run import Rounds
+from dynabeam.pipelines.state_directory import StateDirectory
+from dynabeam.transforms.errors import ConfigurationError
+from dynabeam.transforms.sinks.registry import open_sink
 from tests.pipelines.runs import orders
-from transforms.errors import ConfigurationError
-from transforms.sinks.registry import open_sink
 
 LONGEST = 120.0
 

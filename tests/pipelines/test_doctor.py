@@ -10,26 +10,26 @@ import boto3
 import pytest
 from moto import mock_aws
 
-from pipelines.checks.budget import budget_of
-from pipelines.checks.finding import of_error
-from pipelines.checks.identity import clock_finding
-from pipelines.checks.keys import bucket_key_findings, table_key_findings
-from pipelines.checks.policy_simulation import principal_of
-from pipelines.checks.runner import runner_findings
-from pipelines.checks.sinks import sink_findings
-from pipelines.checks.state import room_finding, state_findings
-from pipelines.command_line import main
-from pipelines.doctor import examine
-from pipelines.features import features_of
-from pipelines.options import parse_replicate
-from pipelines.state_directory import StateDirectory
+from dynabeam.pipelines.command_line import main
+from dynabeam.pipelines.doctor.__main__ import examine
+from dynabeam.pipelines.doctor.checks.budget import budget_of
+from dynabeam.pipelines.doctor.checks.finding import of_error
+from dynabeam.pipelines.doctor.checks.identity import clock_finding
+from dynabeam.pipelines.doctor.checks.keys import bucket_key_findings, table_key_findings
+from dynabeam.pipelines.doctor.checks.policy_simulation import principal_of
+from dynabeam.pipelines.doctor.checks.runner import runner_findings
+from dynabeam.pipelines.doctor.checks.sinks import sink_findings
+from dynabeam.pipelines.doctor.checks.state import room_finding, state_findings
+from dynabeam.pipelines.options.features import features_of
+from dynabeam.pipelines.options.replicate import parse_replicate
+from dynabeam.pipelines.state_directory import StateDirectory
+from dynabeam.transforms.aws.permissions import condition_block, permissions
+from dynabeam.transforms.aws.session import AwsAccess
+from dynabeam.transforms.errors import TableError
+from dynabeam.transforms.sinks.registry import RunnerFacts
+from dynabeam.transforms.testing.simulator import Simulator
 from tests.pipelines.runs import ORDERS_ARN
 from tests.sinks.postgres_server import server_for_tests
-from transforms.aws.permissions import condition_block, permissions
-from transforms.aws.session import AwsAccess
-from transforms.errors import TableError
-from transforms.sinks.registry import RunnerFacts
-from transforms.testing.simulator import Simulator
 
 KEY = "limited"
 SIMULATE = {"Effect": "Allow", "Action": "iam:SimulatePrincipalPolicy", "Resource": "*"}

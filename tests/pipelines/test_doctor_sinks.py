@@ -10,11 +10,11 @@ import sys
 import duckdb
 import pytest
 
-from pipelines.command_line import main
+from dynabeam.pipelines.command_line import main
+from dynabeam.transforms.sinks import registry
+from dynabeam.transforms.sinks.registry import SINKS, SinkModule
 from tests.pipelines.test_doctor import closed_port
 from tests.sinks.postgres_server import server_for_tests
-from transforms.sinks import registry
-from transforms.sinks.registry import SINKS, SinkModule
 
 
 def doctor(place, *words):

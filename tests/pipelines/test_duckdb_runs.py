@@ -6,7 +6,7 @@ import subprocess
 import sys
 from decimal import Decimal
 
-from pipelines.command_line import main
+from dynabeam.pipelines.command_line import main
 from tests.pipelines.runs import orders
 
 READER = """

@@ -7,11 +7,11 @@ from datetime import timedelta
 import duckdb
 import pytest
 
-from pipelines.command_line import main
-from pipelines.state_directory import StateDirectory
+from dynabeam.pipelines.command_line import main
+from dynabeam.pipelines.state_directory import StateDirectory
+from dynabeam.transforms.sinks.duckdb.mirror import DuckDBMirror
 from tests.pipelines.runs import World
 from tests.pipelines.time_machine import TimeMachine
-from transforms.sinks.duckdb_mirror import DuckDBMirror
 
 HISTORY = timedelta(days=34)
 DAY = timedelta(hours=24)

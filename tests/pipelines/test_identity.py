@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A state directory keeps its identity from before its first round."""
 
-from pipelines.state_directory import State, StateDirectory
+from dynabeam.pipelines.state_directory import State, StateDirectory
 
 
 def test_a_crash_before_the_first_commit_leaves_the_identity(tmp_path):

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.kept_manifests import KeptManifest
-from pipelines.state_directory import State, StateDirectory
+from dynabeam.pipelines.kept_manifests import KeptManifest
+from dynabeam.pipelines.state_directory import State, StateDirectory
+from dynabeam.transforms.errors import StateError
+from dynabeam.transforms.export.elements import DONE
 from tests.pipelines.runs import ExportFolder, orders
-from transforms.errors import StateError
-from transforms.export.elements import DONE
 
 FILES = [[f"/x/{n:05}.json.gz", 10, "md5"] for n in range(2000)]
 MANIFEST = {"location": "/x/manifest-summary.json", "export_arn": "arn", "files": FILES}

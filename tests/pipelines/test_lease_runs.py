@@ -12,18 +12,18 @@ from datetime import timedelta
 
 import pytest
 
+from dynabeam.transforms.testing.clock import SimClock
+from dynabeam.transforms.testing.simulator import Simulator
 from tests.pipelines.runs import orders
-from transforms.testing.clock import SimClock
-from transforms.testing.simulator import Simulator
 
 ROOT = pathlib.Path(__file__).parents[2]
 STATE = "s3://bucket/state"
 SHORT_LEASE = """
 import functools
-import pipelines.replicate
-from pipelines.command_line import main
-from pipelines.state_directory import StateDirectory
-pipelines.replicate.StateDirectory = functools.partial(StateDirectory, lease_seconds=2.0)
+import dynabeam.pipelines.replicate
+from dynabeam.pipelines.command_line import main
+from dynabeam.pipelines.state_directory import StateDirectory
+dynabeam.pipelines.replicate.StateDirectory = functools.partial(StateDirectory, lease_seconds=2.0)
 raise SystemExit(main())
 """
 
@@ -38,7 +38,10 @@ class Account:
 
     def start(self, *options, code=None):
         """Starts a run."""
-        command = [sys.executable, *(["-c", code] if code else ["-m", "pipelines.command_line"])]
+        command = [
+            sys.executable,
+            *(["-c", code] if code else ["-m", "dynabeam.pipelines.command_line"]),
+        ]
         command += ["replicate", "--tables=orders", "--snapshot=never", f"--state_dir={STATE}"]
         command += ["--sink=s3://bucket/log", f"--endpoint_url={self.sim.endpoint_url}"]
         command += ["--region=eu-west-1", *options]

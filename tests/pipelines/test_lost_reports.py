@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from apache_beam.runners.runner import PipelineResult, PipelineState
 
-from pipelines import rounds
-from pipelines.runners import round_runner
+from dynabeam.pipelines.options.runners import round_runner
+from dynabeam.pipelines.rounds import run as rounds
+from dynabeam.transforms.sinks.files.staging import RoundFiles
+from dynabeam.transforms.state.round_outputs import DEAD_LETTERS, REPORTS
+from dynabeam.transforms.storage import filesystem
 from tests.pipelines.runs import orders
-from transforms import storage
-from transforms.round_files import DEAD_LETTERS, REPORTS
-from transforms.sinks.staging import RoundFiles
 
 OPTIONS = ("--tables=orders", "--snapshot=never")
 
@@ -39,14 +39,14 @@ def assert_repeated(world, ended, *parts):
 
 @pytest.mark.parametrize("name", [REPORTS, DEAD_LETTERS])
 def test_a_file_that_is_on_another_disk(written, monkeypatch, name):
-    real = storage.write_atomic
+    real = filesystem.write_atomic
 
     def elsewhere(path, content, error):
         if not path.endswith(name):
             real(path, content, error)
 
     with monkeypatch.context() as patch:
-        patch.setattr(storage, "write_atomic", elsewhere)
+        patch.setattr(filesystem, "write_atomic", elsewhere)
         ended = written.run(*OPTIONS)
     assert_repeated(written, ended, "StateError", name, "did not arrive whole")
 
@@ -112,7 +112,7 @@ class TestRunners:
         assert "object store" in line
 
     def test_retry_too(self, written):
-        from pipelines.command_line import main  # noqa: PLC0415
+        from dynabeam.pipelines.command_line import main  # noqa: PLC0415
 
         written.capsys.readouterr()
         arguments = [*written.options, *written.sinks, "--runner=DataflowRunner"]
@@ -120,7 +120,7 @@ class TestRunners:
         assert "do not see this machine's disk" in written.capsys.readouterr().err
 
     def test_the_doctor_says_so(self, written):
-        from pipelines.command_line import main  # noqa: PLC0415
+        from dynabeam.pipelines.command_line import main  # noqa: PLC0415
 
         written.capsys.readouterr()
         arguments = [*written.options, *written.sinks, *OPTIONS, "--runner=DataflowRunner"]

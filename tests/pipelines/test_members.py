@@ -8,16 +8,16 @@ from datetime import timedelta
 
 import pytest
 
-from pipelines.command_line import main
-from pipelines.state_directory import StateDirectory
+from dynabeam.pipelines.command_line import main
+from dynabeam.pipelines.state_directory import StateDirectory
+from dynabeam.transforms.model.table import KeyAttribute, KeySchema, Table
+from dynabeam.transforms.sinks.duckdb.mirror import DuckDBMirror
+from dynabeam.transforms.sinks.files.changelog import FileChangelog
+from dynabeam.transforms.stream import records
+from dynabeam.transforms.values.keys import encode_key
 from tests.pipelines.runs import ExportFolder, World, orders
 from tests.pipelines.time_machine import TimeMachine
 from tests.sinks.targets import Target, published, read_back, read_changes
-from transforms.sinks.duckdb_mirror import DuckDBMirror
-from transforms.sinks.file_changelog import FileChangelog
-from transforms.stream import records
-from transforms.tables import KeyAttribute, KeySchema, Table
-from transforms.values.keys import encode_key
 
 ORDERS = Table("orders", KeySchema(KeyAttribute("id", "S")))
 MIRRORS = [Target("duckdb:///FOLDER/new.duckdb?layout=packed"), Target("postgresql://SERVER")]

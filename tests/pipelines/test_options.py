@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.command_line import main
-from pipelines.options import parse_replicate
+from dynabeam.pipelines.command_line import main
+from dynabeam.pipelines.options.replicate import parse_replicate
+from dynabeam.transforms.errors import ConfigurationError
+from dynabeam.transforms.model.gap import GapPolicy
 from tests.pipelines.runs import orders
-from transforms.errors import ConfigurationError
-from transforms.gaps import GapPolicy
 
 SAMPLE = Path(__file__).parents[1] / "data" / "exports" / "scylla-migrator-full-all-types"
 BASIC = ("--tables=orders", "--sink=duckdb:///m.duckdb", "--snapshot=never")

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from pipelines.command_line import main
+from dynabeam.pipelines.command_line import main
 
 
 @pytest.fixture

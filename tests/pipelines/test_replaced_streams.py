@@ -11,13 +11,13 @@ from datetime import timedelta
 import duckdb
 import pytest
 
-import pipelines.rounds
-from pipelines.state_directory import StateDirectory
+import dynabeam.pipelines.rounds.run
+from dynabeam.pipelines.state_directory import StateDirectory
+from dynabeam.transforms.sinks.duckdb.mirror import DuckDBMirror
+from dynabeam.transforms.sinks.files.changelog import FileChangelog
+from dynabeam.transforms.testing.clock import micros_of
 from tests.pipelines.runs import ORDERS_ARN, ExportFolder, Place, orders
 from tests.pipelines.test_gaps import Kept
-from transforms.sinks.duckdb_mirror import DuckDBMirror
-from transforms.sinks.file_changelog import FileChangelog
-from transforms.testing.clock import micros_of
 
 OFF = {"StreamEnabled": False}
 ON = {"StreamEnabled": True, "StreamViewType": "NEW_AND_OLD_IMAGES"}
@@ -214,7 +214,7 @@ class TestStreamsSwitchedOffAndOn:
             elif len(world.state().get("gaps", ())) and "put3" in world.mirrored():
                 raise KeyboardInterrupt
 
-        pipelines.rounds.time.sleep = work
+        dynabeam.pipelines.rounds.run.time.sleep = work
         ended = world.replicate("--gaps=continue", "--every=1s")
         assert ended.code == 130
         for number in (1, 2, 3):

@@ -7,12 +7,12 @@ not work. All single ones in turn are tried by `python -m tests.benchmarks.minim
 
 import pytest
 
-from pipelines.command_line import main
-from pipelines.features import features_of
-from pipelines.options import parse_replicate
+from dynabeam.pipelines.command_line import main
+from dynabeam.pipelines.options.features import features_of
+from dynabeam.pipelines.options.replicate import parse_replicate
+from dynabeam.transforms.aws.permissions import condition_block, permissions
+from dynabeam.transforms.testing.iam import Iam
 from tests.pipelines.runs import ORDERS_ARN, World, orders
-from transforms.aws.permissions import condition_block, permissions
-from transforms.testing.iam import Iam
 
 KEY = "limited"
 

@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import round_exports
-from pipelines.command_line import main
-from pipelines.options import parse_replicate
-from pipelines.progress import RoundPrinter
-from pipelines.replicate import replicate
+from dynabeam.pipelines.command_line import main
+from dynabeam.pipelines.options.replicate import parse_replicate
+from dynabeam.pipelines.replicate import replicate
+from dynabeam.pipelines.rounds import exports as round_exports
+from dynabeam.pipelines.rounds.progress import RoundPrinter
+from dynabeam.transforms.export import fetch
+from dynabeam.transforms.export import read_files as read_module
+from dynabeam.transforms.export.location import find_summary
+from dynabeam.transforms.export.manifest import load_manifest
 from tests.pipelines.runs import ORDERS_ARN, ExportFolder, orders
-from transforms.export import fetch
-from transforms.export import read as read_module
-from transforms.export.location import find_summary
-from transforms.export.manifest import load_manifest
 
 MIB = 1 << 20
 

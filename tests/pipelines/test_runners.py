@@ -3,9 +3,9 @@
 
 import pytest
 
-from pipelines.runners import continuous_runner, option
-from transforms.errors import ConfigurationError
-from transforms.sinks.registry import check_capabilities, open_sink
+from dynabeam.pipelines.options.runners import continuous_runner, option
+from dynabeam.transforms.errors import ConfigurationError
+from dynabeam.transforms.sinks.registry import check_capabilities, open_sink
 
 
 class TestPinned:

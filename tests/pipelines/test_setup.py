@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.command_line import main
-from transforms.testing.simulator import Simulator
+from dynabeam.pipelines.command_line import main
+from dynabeam.transforms.testing.simulator import Simulator
 
 GOLDEN_FILES = Path(__file__).parent / "golden"
 ACCOUNT, OTHER = "111122223333", "444455556666"

@@ -6,14 +6,14 @@ import json
 
 import pytest
 
-from pipelines import setup as command
-from pipelines.command_line import main
-from pipelines.setup_apply import Applier
-from transforms.aws.session import AwsAccess
-from transforms.aws.table_settings import Needs, Pacing, look
-from transforms.errors import AwsAccessError, ConfigurationError, TableError
-from transforms.testing.faults import Faults
-from transforms.testing.simulator import Simulator
+from dynabeam.pipelines.command_line import main
+from dynabeam.pipelines.setup import __main__ as command
+from dynabeam.pipelines.setup.apply import Applier
+from dynabeam.transforms.aws.session import AwsAccess
+from dynabeam.transforms.aws.table_settings import Needs, Pacing, look
+from dynabeam.transforms.errors import AwsAccessError, ConfigurationError, TableError
+from dynabeam.transforms.testing.faults import Faults
+from dynabeam.transforms.testing.simulator import Simulator
 
 BOTH = Needs(stream=True, recovery=True)
 

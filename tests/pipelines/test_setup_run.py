@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from pipelines.command_line import main
+from dynabeam.pipelines.command_line import main
 from tests.pipelines.runs import orders
 
 TABLES = "arn:aws:iam::111122223333:role/tables"

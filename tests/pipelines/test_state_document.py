@@ -7,19 +7,19 @@ import stat
 
 import pytest
 
-from pipelines import state_directory
-from pipelines.state_directory import State, StateDirectory
+from dynabeam.pipelines import state_directory
+from dynabeam.pipelines.state_directory import State, StateDirectory
+from dynabeam.transforms.continuous.control_folder import Assignment, DeploymentFolder
+from dynabeam.transforms.continuous.discovery_plan import DiscoveryPlan
+from dynabeam.transforms.continuous.generations import TableGeneration, read_generation
+from dynabeam.transforms.dead_letters.store import LetterBox
+from dynabeam.transforms.errors import SinkError, StateError, StateInUseError
+from dynabeam.transforms.sinks.base import Round
+from dynabeam.transforms.sinks.registry import open_sink
+from dynabeam.transforms.state.round_outputs import keep_outcome
+from dynabeam.transforms.state.snapshot_signals import SnapshotOrder, SnapshotOrders
+from dynabeam.transforms.storage import filesystem
 from tests.test_conditional_writes import gcs, own_options, sim  # noqa: F401 - fixtures
-from transforms import storage
-from transforms.deployment.discovery_plan import DiscoveryPlan
-from transforms.deployment.folder import Assignment, DeploymentFolder
-from transforms.deployment.generations import TableGeneration, read_generation
-from transforms.errors import SinkError, StateError, StateInUseError
-from transforms.letter_box import LetterBox
-from transforms.round_files import keep_outcome
-from transforms.sinks.base import Round
-from transforms.sinks.registry import open_sink
-from transforms.snapshot_orders import SnapshotOrder, SnapshotOrders
 
 FORMAT_1 = (
     '{"attempt":"5f0c7a1e2b3d4c5f","deployment":"","format":1,"round":7,'
@@ -77,13 +77,13 @@ class TestBrothers:
         folder = DeploymentFolder(str(tmp_path))
         TableGeneration(generation=3).write(folder, "orders")
         path = folder.generation_file("orders")
-        document = json.loads(storage.read_bytes(path, StateError))
+        document = json.loads(filesystem.read_bytes(path, StateError))
         for newer in ({"format": 2}, {"colour": "red"}):
-            storage.write_atomic(path, json.dumps(document | newer).encode(), StateError)
+            filesystem.write_atomic(path, json.dumps(document | newer).encode(), StateError)
             with pytest.raises(StateError) as caught:
                 read_generation(folder, "orders")
             assert "newer one" in caught.value.mend
-        storage.write_atomic(path, b"{", StateError)
+        filesystem.write_atomic(path, b"{", StateError)
         with pytest.raises(StateError, match="damaged"):
             read_generation(folder, "orders")
 
@@ -183,7 +183,7 @@ class TestNames:
         folder = DeploymentFolder(str(tmp_path))
         document = {"format": 1, "selection": {}, "options": {}, "reuse": "", "every_seconds": 1}
         document["committed"] = {"state_id": "s", "number": 1, "attempt": "../.."}
-        storage.write_atomic(folder.discovery, json.dumps(document).encode(), StateError)
+        filesystem.write_atomic(folder.discovery, json.dumps(document).encode(), StateError)
         with pytest.raises(StateError, match="could lead out of its folder"):
             DiscoveryPlan.read(folder)
 
@@ -287,8 +287,8 @@ class TestFiles:
     def test_also_without_the_command_line(self, tmp_path):
         before = os.umask(0)
         try:
-            storage.write_atomic(str(tmp_path / "a" / "b" / "file"), b"", StateError)
-            with storage.open_for_writing(str(tmp_path / "c" / "file"), StateError):
+            filesystem.write_atomic(str(tmp_path / "a" / "b" / "file"), b"", StateError)
+            with filesystem.open_for_writing(str(tmp_path / "c" / "file"), StateError):
                 pass
         finally:
             os.umask(before)
@@ -302,7 +302,7 @@ class TestFiles:
     def test_a_folder_that_is_there_stays_as_it_is(self, tmp_path):
         (tmp_path / "shared").mkdir()
         (tmp_path / "shared").chmod(0o750)
-        storage.write_atomic(str(tmp_path / "shared" / "file"), b"", StateError)
+        filesystem.write_atomic(str(tmp_path / "shared" / "file"), b"", StateError)
         assert stat.S_IMODE((tmp_path / "shared").stat().st_mode) == 0o750
 
     @pytest.mark.parametrize("step", ["fsync", "replace"])
@@ -316,9 +316,9 @@ class TestFiles:
         def fail(*_):
             raise problem
 
-        monkeypatch.setattr(storage.os, step, fail)
+        monkeypatch.setattr(filesystem.os, step, fail)
         with pytest.raises((StateError, KeyboardInterrupt)):
-            storage.write_atomic(str(path), b"after", StateError)
+            filesystem.write_atomic(str(path), b"after", StateError)
         monkeypatch.undo()
         assert [each.name for each in tmp_path.iterdir()] == ["file"]
         assert path.read_text() == "before"

@@ -15,19 +15,19 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 from rich.console import Console
 
-from pipelines.command_line import main
-from pipelines.deployments import begin, current
-from pipelines.flink_rest import FlinkRestError, read_job
-from pipelines.rounds import Rounds
-from pipelines.state_directory import StateDirectory
-from pipelines.status_reading import read_status
-from pipelines.status_reasons import for_people
-from pipelines.status_text import as_table
+from dynabeam.pipelines.command_line import main
+from dynabeam.pipelines.continuous.deployments import begin, current
+from dynabeam.pipelines.rounds.run import Rounds
+from dynabeam.pipelines.state_directory import StateDirectory
+from dynabeam.pipelines.status.flink_rest import FlinkRestError, read_job
+from dynabeam.pipelines.status.reading import read_status
+from dynabeam.pipelines.status.reasons import for_people
+from dynabeam.pipelines.status.text import as_table
+from dynabeam.transforms.errors import ConfigurationError
+from dynabeam.transforms.model.gap import Gap, GapKind
+from dynabeam.transforms.model.report import Report
+from dynabeam.transforms.runtime.clock import now_us
 from tests.pipelines.runs import Place, World, orders
-from transforms.errors import ConfigurationError
-from transforms.gaps import Gap, GapKind
-from transforms.reports import Report
-from transforms.wall_clock import now_us
 
 SECOND = 1_000_000
 HOUR = 3600 * SECOND

@@ -15,10 +15,10 @@ from datetime import timedelta
 
 import pytest
 
+from dynabeam.transforms.testing.clock import SimClock
+from dynabeam.transforms.testing.faults import STREAM_ACTIONS, Faults
+from dynabeam.transforms.testing.simulator import Simulator
 from tests.pipelines.runs import orders
-from transforms.testing.clock import SimClock
-from transforms.testing.faults import STREAM_ACTIONS, Faults
-from transforms.testing.simulator import Simulator
 
 ROOT = pathlib.Path(__file__).parents[2]
 GOES_ON = "dynabeam: interrupted; run again to go on from the last round"
@@ -112,7 +112,7 @@ def sim():
 def replicate(sim, folder, *options):
     return [
         "-m",
-        "pipelines.command_line",
+        "dynabeam.pipelines.command_line",
         "replicate",
         "--tables=orders",
         f"--endpoint_url={sim.endpoint_url}",
@@ -147,7 +147,7 @@ def test_while_it_starts(sim, begin, tmp_path, sent, delay):
 
 @pytest.mark.parametrize("module", ["replicate", "retry", "snapshot"])
 def test_a_module_of_its_own_while_it_is_imported(begin, tmp_path, module):
-    run = begin(["-m", f"pipelines.{module}", "--help"], PYTHONVERBOSE="1")
+    run = begin(["-m", f"dynabeam.pipelines.{module}", "--help"], PYTHONVERBOSE="1")
     run.wait_for("import 'apache_beam")
     run.send(signal.SIGTERM)
     assert run.ended() == 143
@@ -221,7 +221,7 @@ def test_the_cursor_comes_back(sim, begin, tmp_path, sent):
 
 QUERY = """
 import sys
-from pipelines import command_line, replicate
+from dynabeam.pipelines import command_line, replicate
 
 def main(arguments):
     import duckdb
@@ -233,7 +233,7 @@ sys.exit(command_line.main())
 """
 STUCK = """
 import ctypes, sys
-from pipelines import command_line, replicate
+from dynabeam.pipelines import command_line, replicate
 
 def main(arguments):
     print("stuck", flush=True)
@@ -245,7 +245,7 @@ sys.exit(command_line.main())
 """
 SWALLOWED = """
 import sys, time
-from pipelines import command_line, replicate
+from dynabeam.pipelines import command_line, replicate
 
 def main(arguments):
     print("deaf", flush=True)
@@ -299,7 +299,7 @@ def test_handlers_are_put_back_after_a_call():
     """Whoever calls a command as a function keeps Ctrl-C."""
     code = """
 import signal, sys
-from pipelines.command_line import main
+from dynabeam.pipelines.command_line import main
 before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
 sys.argv = ["x", "--help"]
 assert main() == 0
@@ -341,10 +341,11 @@ def test_twice_in_a_round_gives_the_lease_back(sim, begin, tmp_path):
 JOB = """
 import sys, threading
 from apache_beam.runners.runner import PipelineState
-from pipelines import command_line, continuous, replicate
-from pipelines.deployments import begin
-from pipelines.runners import continuous_runner
-from pipelines.state_directory import StateDirectory
+from dynabeam.pipelines import command_line, replicate
+from dynabeam.pipelines.continuous import run as continuous
+from dynabeam.pipelines.continuous.deployments import begin
+from dynabeam.pipelines.options.runners import continuous_runner
+from dynabeam.pipelines.state_directory import StateDirectory
 
 class Job:
     def __init__(self):

@@ -8,7 +8,7 @@ from datetime import timedelta
 import duckdb
 import pytest
 
-from pipelines.command_line import main
+from dynabeam.pipelines.command_line import main
 from tests.pipelines.test_gaps import DAY, Kept
 
 FORMATS = {

@@ -3,9 +3,9 @@
 
 import pytest
 
-from pipelines.command_line import main
+from dynabeam.pipelines.command_line import main
+from dynabeam.transforms.testing.faults import Faults
 from tests.pipelines.runs import World, orders
-from transforms.testing.faults import Faults
 
 THROTTLED = Faults(actions=frozenset({"DescribeStream", "ListStreams"}), throttle=0.7)
 

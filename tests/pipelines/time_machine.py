@@ -5,7 +5,7 @@ import time
 from datetime import timedelta
 from types import SimpleNamespace
 
-import pipelines.rounds
+import dynabeam.pipelines.rounds.run
 
 _MICROSECOND = timedelta(microseconds=1)
 
@@ -25,7 +25,7 @@ class TimeMachine:
         real = time.time_ns
         monkeypatch.setattr(time, "time_ns", lambda: real() + self._shift_ns)
         shim = SimpleNamespace(sleep=lambda _: self.let_pass(pause))
-        monkeypatch.setattr(pipelines.rounds, "time", shim)
+        monkeypatch.setattr(dynabeam.pipelines.rounds.run, "time", shim)
 
     def let_pass(self, span):
         """Lets time pass."""

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transforms.errors import ConfigurationError
-from transforms.planning.facts import RETENTION_SECONDS, Reading, StreamRate, TableFacts
-from transforms.planning.figures import GIB, shown
-from transforms.planning.plan import make_plan
-from transforms.planning.prices import Prices, parse_prices
-from transforms.planning.speeds import speeds_for
-from transforms.planning.stream import reading_speed, seconds_to_loss
+from dynabeam.transforms.errors import ConfigurationError
+from dynabeam.transforms.planning.estimates import GIB, shown
+from dynabeam.transforms.planning.facts import RETENTION_SECONDS, Reading, StreamRate, TableFacts
+from dynabeam.transforms.planning.plan import make_plan
+from dynabeam.transforms.planning.prices import Prices, parse_prices
+from dynabeam.transforms.planning.stream import reading_speed, seconds_to_loss
+from dynabeam.transforms.planning.throughput import speeds_for
 
 SPEEDS = speeds_for(["postgresql"])
 CONTINUOUS = Reading(

@@ -56,7 +56,7 @@ def go_ahead() -> None:
 
 if __name__ == "__main__":
     go_ahead()
-    from pipelines.command_line import main
+    from dynabeam.pipelines.command_line import main
 
     # Without arguments, so that it is a process of its own to it.
     sys.exit(main())

@@ -9,12 +9,12 @@ import random
 import sys
 import time
 
+from dynabeam.transforms.testing.faults import Faults
 from tests.runners.continuous_world import ContinuousWorld
 from tests.runners.flink import Flink
 from tests.runners.flink_parts import FlinkParts
 from tests.runners.processes import wait_until
 from tests.runners.steady_work import SteadyWork
-from transforms.testing.faults import Faults
 
 __all__ = ["ChaosSettings", "Outcome", "chaos"]
 

@@ -11,11 +11,11 @@ from typing import TypeVar
 
 import pytest
 
+from dynabeam.transforms.testing.remote import RemoteSimulator
 from tests.runners.flink_parts import FlinkParts, flink_parts
 from tests.runners.parts import MissingToolError, cache_folder
 from tests.runners.prism import prism_binary
 from tests.runners.simulator_process import SimulatorProcess
-from transforms.testing.remote import RemoteSimulator
 
 _T = TypeVar("_T")
 

@@ -22,17 +22,17 @@ from typing import Any
 import boto3
 import psycopg
 
+from dynabeam.transforms.dead_letters.store import LetterBox
+from dynabeam.transforms.model.table import KeyAttribute, KeySchema, Table
+from dynabeam.transforms.sinks.registry import open_sink
+from dynabeam.transforms.testing.remote import RemoteSimulator
+from dynabeam.transforms.values.keys import encode_key
+from dynabeam.transforms.values.plain_json import same_item
 from tests.runners.processes import Process, wait_until
 from tests.runners.simulator_process import CREDENTIALS, REGION, SimulatorProcess
 from tests.runners.steady_work import KEYS, key_of
 from tests.sinks.postgres_server import PostgresServer
 from tests.sinks.targets import Target, postgresql_rows, published
-from transforms.letter_box import LetterBox
-from transforms.sinks.registry import open_sink
-from transforms.tables import KeyAttribute, KeySchema, Table
-from transforms.testing.remote import RemoteSimulator
-from transforms.values.keys import encode_key
-from transforms.values.plain_json import same_item
 
 __all__ = ["Changelog", "ContinuousWorld"]
 
@@ -150,7 +150,7 @@ class ContinuousWorld:
     @property
     def program(self) -> list[str]:
         """What `dynabeam` is."""
-        return [sys.executable, "-m", "pipelines.command_line"]
+        return [sys.executable, "-m", "dynabeam.pipelines.command_line"]
 
     def options(self, *names: str) -> list[str]:
         """Options of `dynabeam replicate` for all tables or the named ones."""

@@ -16,8 +16,9 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
-from pipelines.deployments import current
-from pipelines.state_directory import StateDirectory
+from dynabeam.pipelines.continuous.deployments import current
+from dynabeam.pipelines.state_directory import StateDirectory
+from dynabeam.transforms.continuous.generations import read_generation
 from tests.runners.ahead import Ahead
 from tests.runners.flink import Flink
 from tests.runners.flink_cluster import ClusterSettings
@@ -25,7 +26,6 @@ from tests.runners.flink_parts import FlinkParts
 from tests.runners.old_exports import OldExports
 from tests.runners.processes import wait_until
 from tests.runners.steady_work import SteadyWork, key_of
-from transforms.deployment.generations import read_generation
 
 __all__ = ["GapSeen", "GapsSeen", "gaps"]
 

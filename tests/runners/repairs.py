@@ -14,8 +14,9 @@ import pathlib
 import time
 from datetime import timedelta
 
-from pipelines.deployments import current
-from pipelines.state_directory import StateDirectory
+from dynabeam.pipelines.continuous.deployments import current
+from dynabeam.pipelines.state_directory import StateDirectory
+from dynabeam.transforms.continuous.generations import TableGeneration, read_generation
 from tests.runners.continuous_world import ContinuousWorld
 from tests.runners.flink import Flink
 from tests.runners.flink_cluster import ClusterSettings
@@ -23,7 +24,6 @@ from tests.runners.flink_parts import FlinkParts
 from tests.runners.old_exports import OldExports
 from tests.runners.processes import wait_until
 from tests.runners.steady_work import SteadyWork, key_of
-from transforms.deployment.generations import TableGeneration, read_generation
 
 __all__ = ["RepairsSeen", "repairs"]
 

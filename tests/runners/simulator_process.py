@@ -9,8 +9,8 @@ import sys
 from collections.abc import Sequence
 from types import TracebackType
 
+from dynabeam.transforms.testing.remote import RemoteSimulator
 from tests.runners.processes import Process, wait_until
-from transforms.testing.remote import RemoteSimulator
 
 __all__ = ["CREDENTIALS", "REGION", "SimulatorProcess"]
 
@@ -33,7 +33,7 @@ class SimulatorProcess:
     def __init__(
         self, log: pathlib.Path, seed: int = 1, shards: int = 3, options: Sequence[str] = ()
     ) -> None:
-        command = [sys.executable, "-m", "transforms.testing", f"--seed={seed}", *options]
+        command = [sys.executable, "-m", "dynabeam.transforms.testing", f"--seed={seed}", *options]
         self._command = [*command, f"--region={REGION}", f"--initial_shards={shards}"]
         self._log = log
         self._process: Process | None = None

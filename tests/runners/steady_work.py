@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any
 
-from transforms.testing.remote import RemoteSimulator
+from dynabeam.transforms.testing.remote import RemoteSimulator
 
 __all__ = ["KEYS", "SteadyWork", "key_of"]
 

@@ -12,12 +12,12 @@ from typing import Any
 
 import apache_beam as beam
 
-from transforms.aws.session import AwsAccess
-from transforms.block import Block
-from transforms.gaps import GapPolicy
-from transforms.stream.read import ReadStream
-from transforms.stream.source import TRIM_HORIZON, StreamSource
-from transforms.tables import KeyAttribute, KeySchema, Table
+from dynabeam.transforms.aws.session import AwsAccess
+from dynabeam.transforms.model.block import Block
+from dynabeam.transforms.model.gap import GapPolicy
+from dynabeam.transforms.model.table import KeyAttribute, KeySchema, Table
+from dynabeam.transforms.stream.read import ReadStream
+from dynabeam.transforms.stream.source import TRIM_HORIZON, StreamSource
 
 __all__ = ["build", "versions"]
 

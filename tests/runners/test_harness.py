@@ -11,6 +11,7 @@ import sys
 
 import pytest
 
+from dynabeam.transforms.testing.remote import RemoteSimulator
 from tests.runners.conftest import or_skip
 from tests.runners.flink import Environment, Flink
 from tests.runners.flink_parts import FlinkParts
@@ -19,7 +20,6 @@ from tests.runners.prism import options as prism_options
 from tests.runners.processes import Process, wait_until
 from tests.runners.simulator_process import CREDENTIALS, REGION
 from tests.runners.stream_to_files import versions
-from transforms.testing.remote import RemoteSimulator
 
 _PIPELINE = "tests.runners.stream_to_files:build"
 _TABLE = "orders"

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from dynabeam.transforms.telemetry.metric_names import METRICS
 from tests.runners.continuous_world import ContinuousWorld
 from tests.runners.flink import Flink
 from tests.runners.flink_cluster import ClusterSettings
@@ -19,7 +20,6 @@ from tests.runners.prism import options as prism_options
 from tests.runners.processes import Process, free_ports, wait_until
 from tests.runners.steady_work import SteadyWork
 from tests.telemetry.scraping import Scrape, scrape
-from transforms.metrics import METRICS
 
 _SECONDS = 120
 _INTERRUPTED = 130

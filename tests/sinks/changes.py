@@ -7,11 +7,11 @@ import json
 
 import pyarrow as pa
 
-from transforms.block import SCHEMA, Block, BlockHeader, split_by_bucket
-from transforms.sinks.base import Round
-from transforms.tables import KeyAttribute, KeySchema, Table
-from transforms.values.keys import encode_key
-from transforms.version import encode_version
+from dynabeam.transforms.model.block import SCHEMA, Block, BlockHeader, split_by_bucket
+from dynabeam.transforms.model.table import KeyAttribute, KeySchema, Table
+from dynabeam.transforms.model.version import encode_version
+from dynabeam.transforms.sinks.base import Round
+from dynabeam.transforms.values.keys import encode_key
 
 STATE = "state-1"
 START = datetime.datetime(2026, 1, 31, 12, 0, 0, tzinfo=datetime.timezone.utc)

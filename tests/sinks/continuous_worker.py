@@ -7,9 +7,9 @@ import json
 
 from apache_beam.utils.timestamp import Timestamp
 
+from dynabeam.transforms.sinks.files import continuous_files
 from tests.sinks.changes import NO_ROUND, STATE, Change, blocks, table
 from tests.sinks.targets import CHANGELOGS, read_changes
-from transforms.sinks import continuous_files
 
 ORDERS = table("orders")
 LINES, PARQUET = CHANGELOGS[0], CHANGELOGS[2]

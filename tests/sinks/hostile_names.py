@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Names of attributes that a column cannot have, or that would be taken for another one."""
 
-from transforms.sinks.postgresql_names import column_name
+from dynabeam.transforms.sinks.postgresql.names import column_name
 
 __all__ = ["HOSTILE_NAMES", "KEY_NAMES"]
 

@@ -17,10 +17,10 @@ import sys
 import duckdb
 import pyarrow as pa
 
+from dynabeam.transforms.model.block import SCHEMA, Block, BlockHeader
+from dynabeam.transforms.model.version import encode_version
+from dynabeam.transforms.sinks.registry import open_sink
 from tests.sinks.changes import NO_ROUND, round_number, table
-from transforms.block import SCHEMA, Block, BlockHeader
-from transforms.sinks.registry import open_sink
-from transforms.version import encode_version
 
 ADDRESS_SPACE = 4 << 30
 ORDERS = table()

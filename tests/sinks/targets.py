@@ -17,16 +17,16 @@ import psycopg.types.string
 import pyarrow.parquet as pq
 from apache_beam.options.pipeline_options import PipelineOptions
 
+from dynabeam.transforms.model.block import Block
+from dynabeam.transforms.model.report import Report
+from dynabeam.transforms.sinks.duckdb.mirror import DuckDBMirror
+from dynabeam.transforms.sinks.postgresql.mirror import PostgreSQLMirror
+from dynabeam.transforms.sinks.postgresql.names import ColumnNames
+from dynabeam.transforms.sinks.registry import open_sink
+from dynabeam.transforms.values.json_sql import quoted_name
+from dynabeam.transforms.values.keys import encode_key
+from dynabeam.transforms.values.numbers import normalise_number
 from tests.sinks.postgres_server import server_for_tests
-from transforms.block import Block
-from transforms.reports import Report
-from transforms.sinks.duckdb_mirror import DuckDBMirror
-from transforms.sinks.postgresql_mirror import PostgreSQLMirror
-from transforms.sinks.postgresql_names import ColumnNames
-from transforms.sinks.registry import open_sink
-from transforms.values.json_sql import quoted_name
-from transforms.values.keys import encode_key
-from transforms.values.numbers import normalise_number
 
 
 @dataclasses.dataclass(frozen=True)

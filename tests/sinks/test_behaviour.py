@@ -12,6 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dynabeam.transforms.errors import SinkError
+from dynabeam.transforms.model.key_range import KeyRange
+from dynabeam.transforms.sinks.base import SinkPosition
+from dynabeam.transforms.sinks.membership import Lack
+from dynabeam.transforms.values.keys import encode_key
+from dynabeam.transforms.values.plain_json import same_item
 from tests.sinks.changes import (
     NO_ROUND,
     Change,
@@ -23,12 +29,6 @@ from tests.sinks.changes import (
 from tests.sinks.hostile_names import HOSTILE_NAMES, KEY_NAMES
 from tests.sinks.targets import TARGETS, deliver, read_back, run_round
 from tests.values.strategies import items
-from transforms.errors import SinkError
-from transforms.key_range import KeyRange
-from transforms.sinks.base import SinkPosition
-from transforms.sinks.membership import Lack
-from transforms.values.keys import encode_key
-from transforms.values.plain_json import same_item
 
 pytestmark = pytest.mark.parametrize("target", TARGETS, ids=lambda each: each.id)
 

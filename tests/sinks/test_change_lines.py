@@ -7,12 +7,16 @@ import pyarrow as pa
 import pytest
 from hypothesis import example, given
 
+from dynabeam.transforms.errors import ValueDecodeError
+from dynabeam.transforms.model.table import KeyAttribute, KeySchema
+from dynabeam.transforms.sinks.files.change_lines import (
+    _few_key_objects,
+    _many_key_objects,
+    key_objects,
+)
+from dynabeam.transforms.values.keys import decode_key, encode_key
+from dynabeam.transforms.values.row_decoder import FEW_ROWS
 from tests.values.test_keys import schema_and_keys
-from transforms.errors import ValueDecodeError
-from transforms.sinks.change_lines import _few_key_objects, _many_key_objects, key_objects
-from transforms.tables import KeyAttribute, KeySchema
-from transforms.values.few_columns import FEW_ROWS
-from transforms.values.keys import decode_key, encode_key
 
 ID = KeySchema(KeyAttribute("id", "S"))
 

@@ -12,13 +12,13 @@ import pyarrow.dataset
 import pyarrow.parquet as pq
 import pytest
 
+from dynabeam.transforms.errors import SinkError
+from dynabeam.transforms.sinks.files.change_parquet import METADATA
+from dynabeam.transforms.sinks.files.continuous_files import ContinuousFiles
 from tests.sinks.changes import NO_ROUND, STATE, Change, blocks, newest, round_number, table
 from tests.sinks.continuous_worker import NOON
 from tests.sinks.hostile_names import HOSTILE_NAMES
 from tests.sinks.targets import Target, deliver, published, read_back, run_round
-from transforms.errors import SinkError
-from transforms.sinks.change_parquet import METADATA
-from transforms.sinks.continuous_files import ContinuousFiles
 
 ORDERS = table()
 PARQUET = Target("file:///FOLDER/out?format=parquet")

@@ -6,13 +6,13 @@ import pyarrow as pa
 import pytest
 from apache_beam.testing.util import assert_that, equal_to
 
+from dynabeam.transforms.model.block import SCHEMA, Block
+from dynabeam.transforms.model.dead_letter import DeadLetter
+from dynabeam.transforms.model.row_payload import block_of_payload
+from dynabeam.transforms.sinks.refused import SplitRefused
+from dynabeam.transforms.values.keys import encode_key
 from tests.sinks.changes import NO_ROUND, STATE, Change, only_block, round_number, table
 from tests.sinks.targets import CHANGELOGS, read_back, read_changes
-from transforms.block import SCHEMA, Block
-from transforms.dead_letters import DeadLetter
-from transforms.row_payload import block_of_payload
-from transforms.sinks.refused import SplitRefused
-from transforms.values.keys import encode_key
 
 pytestmark = pytest.mark.parametrize("target", CHANGELOGS, ids=lambda each: each.id)
 

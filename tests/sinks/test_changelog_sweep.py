@@ -9,15 +9,15 @@ import random
 
 import pytest
 
+from dynabeam.transforms.errors import SinkError
+from dynabeam.transforms.model.key_range import KeyRange
+from dynabeam.transforms.model.version import encode_version
+from dynabeam.transforms.sinks.files import sweep as changelog_sweep
+from dynabeam.transforms.sinks.registry import open_sink
+from dynabeam.transforms.storage import filesystem
+from dynabeam.transforms.values.keys import encode_key
 from tests.sinks.changes import NO_ROUND, START, Change, blocks, newest, round_number, table
 from tests.sinks.targets import CHANGELOGS, read_back, read_changes, run_round
-from transforms import storage
-from transforms.errors import SinkError
-from transforms.key_range import KeyRange
-from transforms.sinks import changelog_sweep
-from transforms.sinks.registry import open_sink
-from transforms.values.keys import encode_key
-from transforms.version import encode_version
 
 ORDERS = table()
 OTHERS = table("others")
@@ -191,7 +191,7 @@ class TestRounds:
         sink = begun(target, tmp_path, ORDERS, [Change(1, item("a"))])
         for committed in (round_number(1), None):
             sink.append_swept(ORDERS, 2, committed=committed)
-            assert storage.list_files(str(pathlib.Path(sink.place) / "_staging")) == []
+            assert filesystem.list_files(str(pathlib.Path(sink.place) / "_staging")) == []
 
 
 class TestLines:
@@ -228,7 +228,7 @@ def test_in_an_object_store(s3, options):
     run_round(sink, [ORDERS], blocks(ORDERS, changes), round_number(1), NO_ROUND)
     assert sink.append_swept(ORDERS, 2, committed=round_number(1)) == 1
     assert sink.append_swept(ORDERS, 2, committed=round_number(1)) == 0
-    (path,) = (each for each in storage.list_files("s3://bucket/log") if "swept" in each)
+    (path,) = (each for each in filesystem.list_files("s3://bucket/log") if "swept" in each)
     if options == "":
-        (line,) = storage.read_bytes(path, SinkError).splitlines()
+        (line,) = filesystem.read_bytes(path, SinkError).splitlines()
         assert json.loads(line)["keys"] == {"id": {"S": "a"}}

@@ -12,6 +12,15 @@ from apache_beam.transforms.timeutil import TimeDomain
 from apache_beam.transforms.window import FixedWindows, GlobalWindow, TimestampedValue
 from apache_beam.utils.timestamp import MAX_TIMESTAMP, MIN_TIMESTAMP
 
+from dynabeam.transforms.errors import ConfigurationError, SinkError, ValueDecodeError
+from dynabeam.transforms.model.block import Block
+from dynabeam.transforms.model.report import Report
+from dynabeam.transforms.runtime.timers import not_before
+from dynabeam.transforms.sinks.base import HELD_SECONDS, Round
+from dynabeam.transforms.sinks.files import continuous_files
+from dynabeam.transforms.sinks.files.continuous_files import GATHER_BYTES, Gathered, content_digest
+from dynabeam.transforms.sinks.registry import open_sink
+from dynabeam.transforms.storage import filesystem
 from tests.graphs import labels_of, pickled_places
 from tests.sinks.changes import NO_ROUND, STATE, Change, blocks, only_block, round_number, table
 from tests.sinks.continuous_worker import (
@@ -27,15 +36,6 @@ from tests.sinks.continuous_worker import (
     wanted,
 )
 from tests.sinks.targets import CHANGELOGS, published, read_changes, run_round
-from transforms import storage
-from transforms.block import Block
-from transforms.errors import ConfigurationError, SinkError, ValueDecodeError
-from transforms.event_timers import not_before
-from transforms.reports import Report
-from transforms.sinks import continuous_files
-from transforms.sinks.base import HELD_SECONDS, Round
-from transforms.sinks.continuous_files import GATHER_BYTES, Gathered, content_digest
-from transforms.sinks.registry import open_sink
 
 CUSTOMERS = table("customers", ("n", "N"))
 TODAY = "orders/dynabeam_round=continuous-2026-01-31"
@@ -68,7 +68,7 @@ class TestThroughBeam:
         run(sink, [block for each in changes for block in blocks(ORDERS, [each])])
         assert counted(target, sink) == collections.Counter(wanted(ORDERS, changes))
         assert 1 <= len(published(target, sink)) <= 4
-        assert not storage.list_files(sink.files().continuous_staging_folder())
+        assert not filesystem.list_files(sink.files().continuous_staging_folder())
 
     def test_several_workers_and_tables(self, tmp_path):
         sink = opened(PARQUET, tmp_path, [ORDERS, CUSTOMERS])
@@ -107,12 +107,12 @@ class TestThroughBeam:
         sink.check([ORDERS], NO_ROUND)
         sink.recover(NO_ROUND)
         run(sink, blocks(ORDERS, [change(1), change(2)]), *s3)
-        marker, file = storage.list_files("s3://bucket/log")
+        marker, file = filesystem.list_files("s3://bucket/log")
         assert marker == "s3://bucket/log/_dynabeam.json"
         assert file.startswith("s3://bucket/log/orders/dynabeam_round=continuous-")
-        assert len(storage.read_bytes(file, SinkError).splitlines()) == 2
+        assert len(filesystem.read_bytes(file, SinkError).splitlines()) == 2
         sink.recover(NO_ROUND)
-        assert storage.list_files("s3://bucket/log") == [marker, file]
+        assert filesystem.list_files("s3://bucket/log") == [marker, file]
 
 
 class TestGraph:
@@ -247,7 +247,7 @@ class TestGathering:
         ]
 
     def test_one_file_also_when_attributes_appear(self, tmp_path, worker, monkeypatch):
-        monkeypatch.setattr("transforms.sinks.change_parquet.PIECE_BYTES", 1)
+        monkeypatch.setattr("dynabeam.transforms.sinks.files.change_parquet.PIECE_BYTES", 1)
         sink = opened(PARQUET, tmp_path)
         for at in range(3):
             new = {"id": {"S": "a"}, f"x{at}": {"N": "1"}}
@@ -292,11 +292,11 @@ class TestFailedWrites:
         def refuse(source, target, error):
             raise error("no right", where=target)
 
-        monkeypatch.setattr(storage, "move", refuse)
+        monkeypatch.setattr(filesystem, "move", refuse)
         with pytest.raises(SinkError, match="no right"):
             worker.advance_watermark(sink, 10**15)
         monkeypatch.undo()
-        assert not storage.list_files(sink.files().continuous_staging_folder())
+        assert not filesystem.list_files(sink.files().continuous_staging_folder())
         assert not published(target, sink)
         assert len(saved.advance_watermark(sink, 10**15)) == 1
         assert counted(target, sink) == collections.Counter(wanted(ORDERS, [change(1)]))
@@ -309,7 +309,7 @@ class TestFailedWrites:
         with pytest.raises(ValueDecodeError):
             worker.advance_watermark(sink, 10**15)
         assert not published(LINES, sink)
-        assert not storage.list_files(sink.files().continuous_staging_folder())
+        assert not filesystem.list_files(sink.files().continuous_staging_folder())
 
     def test_a_worker_that_sees_another_disk(self, sink):
         worker = Worker([NOON])
@@ -369,5 +369,5 @@ class TestWithRounds:
         writer.add(only_block(ORDERS, [change(2)]))
         writer.finish()
         sink.recover(NO_ROUND)
-        assert not storage.list_files(sink.files().continuous_staging_folder())
+        assert not filesystem.list_files(sink.files().continuous_staging_folder())
         assert counted(LINES, sink) == collections.Counter(wanted(ORDERS, [change(1)]))

@@ -8,6 +8,9 @@ import tempfile
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dynabeam.transforms.sinks.base import HELD_SECONDS
+from dynabeam.transforms.sinks.registry import open_sink
+from dynabeam.transforms.storage import filesystem
 from tests.sinks.changes import NO_ROUND, blocks
 from tests.sinks.continuous_worker import (
     LINES,
@@ -21,9 +24,6 @@ from tests.sinks.continuous_worker import (
     wanted,
 )
 from tests.sinks.targets import published
-from transforms import storage
-from transforms.sinks.base import HELD_SECONDS
-from transforms.sinks.registry import open_sink
 
 ACTIONS = st.one_of(
     st.tuples(st.just("deliver"), st.integers(1, 4)),
@@ -96,20 +96,20 @@ class Deployment:
 
     def die(self, when):
         """In the midst of a write; the runner starts again from the last checkpoint."""
-        real = storage.move
+        real = filesystem.move
 
         def dying(source, target, error):
             if when == "after the move":
                 real(source, target, error)
             raise KeyboardInterrupt
 
-        storage.move = dying
+        filesystem.move = dying
         try:
             self.live.advance_watermark(self.sink, 10**17)
         except KeyboardInterrupt:
             pass
         finally:
-            storage.move = real
+            filesystem.move = real
         self.live = self.checkpoints[-1].checkpoint()
 
     def check_files(self):

@@ -9,13 +9,13 @@ import unicodedata
 import duckdb
 import pytest
 
+from dynabeam.transforms.errors import SinkError
+from dynabeam.transforms.sinks.duckdb import rows as duckdb_rows
+from dynabeam.transforms.sinks.registry import open_sink
+from dynabeam.transforms.values.column_bounds import MAX_COLUMNS, MAX_NAME_BYTES, MAX_NAMES_BYTES
 from tests.sinks.changes import NO_ROUND, Change, blocks, newest, only_block, round_number, table
 from tests.sinks.hostile_writer import CASES
 from tests.sinks.targets import Target, read_back, run_round
-from transforms.errors import SinkError
-from transforms.sinks import duckdb_rows
-from transforms.sinks.registry import open_sink
-from transforms.values.column_bounds import MAX_COLUMNS, MAX_NAME_BYTES, MAX_NAMES_BYTES
 
 ORDERS = table()
 TARGET = Target("duckdb:///FOLDER/m.duckdb")

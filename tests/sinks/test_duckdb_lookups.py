@@ -8,12 +8,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from dynabeam.transforms.errors import SinkError
+from dynabeam.transforms.sinks.duckdb import rows as duckdb_rows
+from dynabeam.transforms.sinks.duckdb.rows import KEY_HASH
+from dynabeam.transforms.values.buckets import bucket_numbers
 from tests.sinks.changes import NO_ROUND, Change, blocks, newest, round_number, table
 from tests.sinks.targets import Target, read_back, run_round
-from transforms.errors import SinkError
-from transforms.sinks import duckdb_rows
-from transforms.sinks.duckdb_rows import KEY_HASH
-from transforms.values.buckets import bucket_numbers
 
 ORDERS = table()
 GOLDEN = [0, 2176342158, 3115572992, 2956468325]

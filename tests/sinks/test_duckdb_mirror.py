@@ -10,12 +10,12 @@ from decimal import Decimal
 import duckdb
 import pytest
 
+from dynabeam.transforms.errors import SinkError
+from dynabeam.transforms.sinks.base import Round
+from dynabeam.transforms.sinks.duckdb import rows as duckdb_rows
+from dynabeam.transforms.sinks.registry import open_sink
 from tests.sinks.changes import NO_ROUND, STATE, Change, blocks, only_block, round_number, table
 from tests.sinks.targets import run_pipeline, run_round
-from transforms.errors import SinkError
-from transforms.sinks import duckdb_rows
-from transforms.sinks.base import Round
-from transforms.sinks.registry import open_sink
 
 ORDERS = table("orders", ("id", "S"), ("n", "N"))
 START = datetime.datetime(2026, 1, 31, 12, 0, 0, 7, tzinfo=datetime.timezone.utc)

@@ -7,9 +7,9 @@ from decimal import Context, Decimal
 
 import pytest
 
+from dynabeam.transforms.sinks.registry import open_sink
 from tests.sinks.changes import NO_ROUND, Change, blocks, newest, round_number, table
 from tests.sinks.targets import Target, read_back, run_round
-from transforms.sinks.registry import open_sink
 
 ORDERS = table()
 TARGET = Target("duckdb:///FOLDER/m.duckdb")

@@ -5,14 +5,14 @@ import apache_beam as beam
 import pyarrow as pa
 import pytest
 
+from dynabeam.transforms.errors import SinkError
+from dynabeam.transforms.model.block import SCHEMA, Block
+from dynabeam.transforms.model.dead_letter import DeadLetter
+from dynabeam.transforms.model.report import Report
+from dynabeam.transforms.model.row_payload import block_of_payload
+from dynabeam.transforms.values.keys import encode_key
 from tests.sinks.changes import NO_ROUND, Change, only_block, round_number, table
 from tests.sinks.targets import Target, read_back
-from transforms.block import SCHEMA, Block
-from transforms.dead_letters import DeadLetter
-from transforms.errors import SinkError
-from transforms.reports import Report
-from transforms.row_payload import block_of_payload
-from transforms.values.keys import encode_key
 
 ORDERS = table()
 TARGETS = [Target("duckdb:///FOLDER/m.duckdb"), Target("duckdb:///FOLDER/m.duckdb?layout=packed")]

@@ -11,10 +11,10 @@ import time
 import duckdb
 import pytest
 
+from dynabeam.transforms.errors import ConfigurationError, SinkError
+from dynabeam.transforms.sinks.duckdb import database as duckdb_database
+from dynabeam.transforms.sinks.registry import open_sink
 from tests.sinks.changes import NO_ROUND, Change, blocks, round_number, table
-from transforms.errors import ConfigurationError, SinkError
-from transforms.sinks import duckdb_database
-from transforms.sinks.registry import open_sink
 
 ORDERS = table()
 HOLDER = """

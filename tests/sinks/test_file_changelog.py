@@ -8,6 +8,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from dynabeam.transforms.errors import SinkError
+from dynabeam.transforms.sinks.base import Round
+from dynabeam.transforms.sinks.files import change_parquet, change_writer
+from dynabeam.transforms.sinks.files.change_lines import change_lines
+from dynabeam.transforms.sinks.files.staging import table_folder
+from dynabeam.transforms.sinks.registry import open_sink
+from dynabeam.transforms.storage import filesystem
+from dynabeam.transforms.values.keys import decode_key
+from dynabeam.transforms.values.plain_json import same_item
 from tests.sinks.changes import NO_ROUND, Change, blocks, image, only_block, round_number, table
 from tests.sinks.targets import (
     CHANGELOGS,
@@ -20,15 +29,6 @@ from tests.sinks.targets import (
     run_pipeline,
     run_round,
 )
-from transforms import storage
-from transforms.errors import SinkError
-from transforms.sinks import change_parquet, change_writer
-from transforms.sinks.base import Round
-from transforms.sinks.change_lines import change_lines
-from transforms.sinks.registry import open_sink
-from transforms.sinks.staging import table_folder
-from transforms.values.keys import decode_key
-from transforms.values.plain_json import same_item
 
 ORDERS = table("orders", ("id", "S"), ("n", "N"))
 CUSTOMERS = table("customers", ("id", "B"))
@@ -336,14 +336,14 @@ class TestLifeOfARound:
     def test_death_while_publishing(self, target, sink, monkeypatch, moves):
         tables = [table(f"table-{at}", ("id", "S"), ("n", "N")) for at in range(3)]
         deliver(sink, [each for of in tables for each in blocks(of, SOME)], round_number(2))
-        real, left = storage.move, iter(range(moves))
+        real, left = filesystem.move, iter(range(moves))
 
         def dying_move(*arguments):
             if next(left, None) is None:
                 raise KeyboardInterrupt
             real(*arguments)
 
-        monkeypatch.setattr(storage, "move", dying_move)
+        monkeypatch.setattr(filesystem, "move", dying_move)
         with pytest.raises(KeyboardInterrupt):
             sink.publish(round_number(2))
         monkeypatch.undo()
@@ -442,13 +442,13 @@ class TestRefusals:
             def write(self, _data):
                 raise OSError(28, "No space left on device")
 
-        real = storage.open_for_writing
+        real = filesystem.open_for_writing
 
         def full(path, error):
             real(path, error).close()
             return FullDisk()
 
-        monkeypatch.setattr(storage, "open_for_writing", full)
+        monkeypatch.setattr(filesystem, "open_for_writing", full)
         with pytest.raises(SinkError, match="No space left on device"):
             writer.add(only_block(ORDERS, SOME))
 
@@ -462,18 +462,18 @@ class TestObjectStore:
         deliver(sink, blocks(ORDERS, SOME), round_number(2, "dead"))
         sink.check(tables, round_number(1))
         sink.recover(round_number(1))
-        assert storage.list_files("s3://bucket/log") == [
+        assert filesystem.list_files("s3://bucket/log") == [
             "s3://bucket/log/_dynabeam.json",
             "s3://bucket/log/customers/_schema.json",
             "s3://bucket/log/customers/dynabeam_round=0000000001/part-00000-attempt-1.parquet",
             "s3://bucket/log/orders/_schema.json",
             "s3://bucket/log/orders/dynabeam_round=0000000001/part-00001-attempt-1.parquet",
         ]
-        path = storage.list_files("s3://bucket/log/orders")[1]
-        with storage.open_for_reading(path, SinkError) as file:
+        path = filesystem.list_files("s3://bucket/log/orders")[1]
+        with filesystem.open_for_reading(path, SinkError) as file:
             assert pq.read_table(file).num_rows == len(SOME)
         sink.recover(NO_ROUND)
-        left = [each for each in storage.list_files("s3://bucket/log") if not is_schema(each)]
+        left = [each for each in filesystem.list_files("s3://bucket/log") if not is_schema(each)]
         assert left == ["s3://bucket/log/_dynabeam.json"]
 
 

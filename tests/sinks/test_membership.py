@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.state_directory import State, StateDirectory
-from transforms.block import Block, BlockHeader
-from transforms.errors import StateError
-from transforms.sinks.membership import KnownSink, Lack
-from transforms.sinks.share import SinkShare
-from transforms.tables import KeyAttribute, KeySchema, Table
+from dynabeam.pipelines.state_directory import State, StateDirectory
+from dynabeam.transforms.errors import StateError
+from dynabeam.transforms.model.block import Block, BlockHeader
+from dynabeam.transforms.model.table import KeyAttribute, KeySchema, Table
+from dynabeam.transforms.sinks.membership import KnownSink, Lack
+from dynabeam.transforms.sinks.share import SinkShare
 
 NOON = 1_715_688_000_000_000
 NUMBERS = st.integers(0, 2**53)

@@ -8,16 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dynabeam.transforms.model.order import newest_per_key
+from dynabeam.transforms.sinks.postgresql.connection import PostgresSettings
+from dynabeam.transforms.sinks.postgresql.merge import FEW_BYTES, FEW_ROWS
+from dynabeam.transforms.sinks.postgresql.small_batch import FewLayout
+from dynabeam.transforms.sinks.postgresql.table import MirrorTable
+from dynabeam.transforms.sinks.postgresql.values import KEY_BYTES, json_rows
+from dynabeam.transforms.sinks.row_layout import RowLayout, RowOptions
+from dynabeam.transforms.values.column_types import ColumnTypes, NumberType
 from tests.sinks.changes import Change, blocks, table
 from tests.values.strategies import items
-from transforms.order import newest_per_key
-from transforms.sinks.postgresql_connection import PostgresSettings
-from transforms.sinks.postgresql_few import FewLayout
-from transforms.sinks.postgresql_merge import FEW_BYTES, FEW_ROWS
-from transforms.sinks.postgresql_table import MirrorTable
-from transforms.sinks.postgresql_values import KEY_BYTES, json_rows
-from transforms.sinks.row_layout import RowLayout, RowOptions
-from transforms.values.column_types import ColumnTypes, NumberType
 
 ORDERS = table()
 COMPOSITE = table("composite", ("id", "S"), ("at", "N"))

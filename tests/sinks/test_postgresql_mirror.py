@@ -12,15 +12,16 @@ import psycopg.types.string
 import pyarrow as pa
 import pytest
 
+from dynabeam.transforms.errors import SinkError
+from dynabeam.transforms.sinks.base import Round
+from dynabeam.transforms.sinks.postgresql import table as postgresql_table
+from dynabeam.transforms.sinks.postgresql import writer as postgresql_writer
+from dynabeam.transforms.sinks.postgresql.names import column_name
+from dynabeam.transforms.sinks.registry import open_sink
+from dynabeam.transforms.values.plain_json import same_item
 from tests.sinks.changes import NO_ROUND, STATE, Change, blocks, newest, round_number, table
 from tests.sinks.postgres_server import server_for_tests
 from tests.sinks.targets import Target, postgresql_rows, run_pipeline, run_round, schema_of
-from transforms.errors import SinkError
-from transforms.sinks import postgresql_table, postgresql_writer
-from transforms.sinks.base import Round
-from transforms.sinks.postgresql_names import column_name
-from transforms.sinks.registry import open_sink
-from transforms.values.plain_json import same_item
 
 ORDERS = table("orders", ("id", "S"), ("n", "N"))
 START = datetime.datetime(2026, 1, 31, 12, 0, 0, 7, tzinfo=datetime.timezone.utc)

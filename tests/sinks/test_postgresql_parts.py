@@ -11,17 +11,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.values.strategies import items, names, texts
-from transforms.errors import ConfigurationError
-from transforms.sinks.postgresql_names import MAX_BYTES, column_name, relation_name, rows_name
-from transforms.sinks.postgresql_values import (
+from dynabeam.transforms.errors import ConfigurationError
+from dynabeam.transforms.sinks.postgresql.names import (
+    MAX_BYTES,
+    column_name,
+    relation_name,
+    rows_name,
+)
+from dynabeam.transforms.sinks.postgresql.values import (
     KEY_BYTES,
     copy_text,
     index_keys,
     json_rows,
     set_aside,
 )
-from transforms.sinks.registry import RunnerFacts, check_capabilities, open_sink
+from dynabeam.transforms.sinks.registry import RunnerFacts, check_capabilities, open_sink
+from tests.values.strategies import items, names, texts
 
 
 def parameters(uri):

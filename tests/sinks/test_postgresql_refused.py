@@ -6,15 +6,15 @@ import json
 import pyarrow as pa
 import pytest
 
+from dynabeam.transforms.errors import SinkError
+from dynabeam.transforms.model.block import SCHEMA
+from dynabeam.transforms.model.dead_letter import DeadLetter
+from dynabeam.transforms.model.row_payload import block_of_payload
+from dynabeam.transforms.sinks.postgresql import writer as postgresql_writer
+from dynabeam.transforms.values.keys import encode_key
 from tests.sinks.changes import NO_ROUND, STATE, Change, only_block, round_number, table
 from tests.sinks.postgres_server import server_for_tests
 from tests.sinks.targets import Target, postgresql_rows, schema_of
-from transforms.block import SCHEMA
-from transforms.dead_letters import DeadLetter
-from transforms.errors import SinkError
-from transforms.row_payload import block_of_payload
-from transforms.sinks import postgresql_writer
-from transforms.values.keys import encode_key
 
 ORDERS = table()
 

@@ -5,11 +5,11 @@ import hashlib
 
 import pytest
 
+from dynabeam.transforms.errors import ConfigurationError, SinkError
+from dynabeam.transforms.sinks.registry import open_sink
 from tests.sinks.changes import NO_ROUND, Change, blocks, round_number, table
 from tests.sinks.postgres_server import server_for_tests
 from tests.sinks.targets import run_round
-from transforms.errors import ConfigurationError, SinkError
-from transforms.sinks.registry import open_sink
 
 ORDERS = table()
 
@@ -37,7 +37,7 @@ def run_sql(place, sql):
 
 def documented_statements():
     """The SQL of the sink's documentation."""
-    module = __import__("transforms.sinks.postgresql_mirror", fromlist=[""])
+    module = __import__("dynabeam.transforms.sinks.postgresql.mirror", fromlist=[""])
     text = module.__doc__.split("```sql\n")[1].split("```")[0]
     return [line.rstrip(";") for line in text.splitlines() if not line.startswith("--")]
 

@@ -11,17 +11,18 @@ import apache_beam as beam
 import pytest
 from apache_beam.testing.util import assert_that, equal_to
 
+from dynabeam.transforms.errors import SinkError
+from dynabeam.transforms.model.block import Block
+from dynabeam.transforms.model.report import Report
+from dynabeam.transforms.sinks.postgresql import connection as postgresql_connection
+from dynabeam.transforms.sinks.postgresql import table as postgresql_table
+from dynabeam.transforms.sinks.postgresql.writer import GatheredRows
+from dynabeam.transforms.sinks.registry import open_sink
+from dynabeam.transforms.values.plain_json import same_item
 from tests.sinks.changes import NO_ROUND, STATE, Change, blocks, newest, round_number, table
 from tests.sinks.hostile_names import KEY_NAMES
 from tests.sinks.postgres_server import PostgresServer, server_for_tests
 from tests.sinks.targets import Target, postgresql_rows, run_round, schema_of
-from transforms.block import Block
-from transforms.errors import SinkError
-from transforms.reports import Report
-from transforms.sinks import postgresql_connection, postgresql_table
-from transforms.sinks.postgresql_writer import GatheredRows
-from transforms.sinks.registry import open_sink
-from transforms.values.plain_json import same_item
 
 ORDERS = table()
 UNPACKED = Target("postgresql://SERVER")

@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
-from transforms.errors import ConfigurationError, SinkError
-from transforms.sinks import registry
-from transforms.sinks.registry import (
+from dynabeam.transforms.errors import ConfigurationError, SinkError
+from dynabeam.transforms.sinks import registry
+from dynabeam.transforms.sinks.registry import (
     SINKS,
     RunnerFacts,
     SinkModule,
@@ -64,7 +64,7 @@ class TestOpening:
         assert "a_driver_that_nobody_has" in str(caught.value)
 
     def test_a_bug_in_a_sink_is_not_a_missing_package(self, monkeypatch):
-        entry = SinkModule("transforms.sinks.no_such_module", "Sink", extra="driver")
+        entry = SinkModule("dynabeam.transforms.sinks.no_such_module", "Sink", extra="driver")
         monkeypatch.setattr(registry, "SINKS", {"odd": entry})
         with pytest.raises(ModuleNotFoundError):
             open_sink("odd://host")

@@ -6,14 +6,14 @@ import json
 import pyarrow as pa
 import pytest
 
+from dynabeam.transforms.errors import ValueDecodeError
+from dynabeam.transforms.model.block import SCHEMA
+from dynabeam.transforms.model.dead_letter import DeadLetter
+from dynabeam.transforms.model.row_payload import block_of_payload
+from dynabeam.transforms.values.keys import encode_key
+from dynabeam.transforms.values.plain_json import canonical_json
 from tests.sinks.changes import NO_ROUND, Change, image, only_block, round_number, table
 from tests.sinks.targets import TARGETS, deliver_what_fits, read_back
-from transforms.block import SCHEMA
-from transforms.dead_letters import DeadLetter
-from transforms.errors import ValueDecodeError
-from transforms.row_payload import block_of_payload
-from transforms.values.keys import encode_key
-from transforms.values.plain_json import canonical_json
 
 pytestmark = pytest.mark.parametrize("target", TARGETS, ids=lambda each: each.id)
 

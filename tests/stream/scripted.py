@@ -9,17 +9,17 @@ from concurrent.futures import ThreadPoolExecutor
 
 from botocore.exceptions import ClientError, EndpointConnectionError
 
-from transforms.aws.streams import ShardInfo, StreamDescription
-from transforms.gaps import GapPolicy
-from transforms.stream.memory import ReaderMemory
-from transforms.stream.pacing import Clock, Pacing
-from transforms.stream.reader import SliceReader
-from transforms.stream.records import PageParser
-from transforms.stream.requests import Requests
-from transforms.stream.source import StreamSource
-from transforms.stream.tracker import FrontierTracker
-from transforms.tables import KeyAttribute, KeySchema, Table
-from transforms.version import decode_version
+from dynabeam.transforms.aws.streams import ShardInfo, StreamDescription
+from dynabeam.transforms.model.gap import GapPolicy
+from dynabeam.transforms.model.table import KeyAttribute, KeySchema, Table
+from dynabeam.transforms.model.version import decode_version
+from dynabeam.transforms.stream.memory import ReaderMemory
+from dynabeam.transforms.stream.pacing import Clock, Pacing
+from dynabeam.transforms.stream.reader import SliceReader
+from dynabeam.transforms.stream.records import PageParser
+from dynabeam.transforms.stream.requests import Requests
+from dynabeam.transforms.stream.source import StreamSource
+from dynabeam.transforms.stream.tracker import FrontierTracker
 
 ARN = "arn:aws:dynamodb:eu-west-1:111122223333:table/orders/stream/2026-01-01T00:00:00.000"
 TABLE = Table("orders", KeySchema(KeyAttribute("id", "S")))

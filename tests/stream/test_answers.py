@@ -6,6 +6,11 @@ import json
 
 import pytest
 
+from dynabeam.transforms.errors import StreamError
+from dynabeam.transforms.model.dead_letter import DeadLetter
+from dynabeam.transforms.model.version import decode_version
+from dynabeam.transforms.stream.frontier import Frontier
+from dynabeam.transforms.testing.faults import Faults
 from tests.stream.scripted import (
     NOW_US,
     QUICK,
@@ -17,11 +22,6 @@ from tests.stream.scripted import (
     source,
 )
 from tests.stream.test_simulator import World
-from transforms.dead_letters import DeadLetter
-from transforms.errors import StreamError
-from transforms.stream.frontier import Frontier
-from transforms.testing.faults import Faults
-from transforms.version import decode_version
 
 A, B = shard_id(0, 9), shard_id(1, 5)
 BASE = 10**21

@@ -4,6 +4,9 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dynabeam.transforms.stream.frontier import Frontier
+from dynabeam.transforms.stream.lineage import merge, partition
+from dynabeam.transforms.stream.tracker import FrontierTracker
 from tests.stream.scripted import (
     NOW_US,
     QUICK,
@@ -17,9 +20,6 @@ from tests.stream.scripted import (
     source,
     unreachable,
 )
-from transforms.stream.frontier import Frontier
-from transforms.stream.lineage import merge, partition
-from transforms.stream.tracker import FrontierTracker
 
 FAILURES = [
     None,

@@ -9,10 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.stream.scripted import ARN, TABLE
-from transforms.errors import ConfigurationError, ValueDecodeError
-from transforms.gaps import GapPolicy
-from transforms.stream.frontier import (
+from dynabeam.transforms.errors import ConfigurationError, ValueDecodeError
+from dynabeam.transforms.model.gap import GapPolicy
+from dynabeam.transforms.stream.frontier import (
     Counts,
     Frontier,
     FrontierCoder,
@@ -20,7 +19,8 @@ from transforms.stream.frontier import (
     created_ms,
     owner,
 )
-from transforms.stream.source import StreamSource, StreamSourceCoder
+from dynabeam.transforms.stream.source import StreamSource, StreamSourceCoder
+from tests.stream.scripted import ARN, TABLE
 
 texts = st.text(max_size=12)
 numbers = st.integers(0, 2**62)

@@ -3,9 +3,9 @@
 
 import json
 
+from dynabeam.transforms.stream.gather import Gathered, oldest_event_us
+from dynabeam.transforms.stream.records import PageParser
 from tests.stream.scripted import ARN, record, shard_id, source
-from transforms.stream.gather import Gathered, oldest_event_us
-from transforms.stream.records import PageParser
 
 A, B = shard_id(0), shard_id(1)
 

@@ -4,10 +4,9 @@
 import pytest
 from apache_beam.utils.timestamp import Timestamp
 
-from tests.stream.scripted import NOW_US, shard_id, source
-from transforms.errors import ValueDecodeError
-from transforms.stream.frontier import Counts, Frontier, FrontierCoder, ShardPosition
-from transforms.stream.group import (
+from dynabeam.transforms.errors import ValueDecodeError
+from dynabeam.transforms.stream.frontier import Counts, Frontier, FrontierCoder, ShardPosition
+from dynabeam.transforms.stream.group import (
     MOST_GROUPS,
     FrontierGroup,
     FrontierGroupCoder,
@@ -15,9 +14,10 @@ from transforms.stream.group import (
     SourceGroupCoder,
     grouped,
 )
-from transforms.stream.group_tracker import GroupTracker, Part, PartClaim
-from transforms.stream.tracker import Closed, PageRead, Polled
-from transforms.stream.watermark import GroupWatermarks
+from dynabeam.transforms.stream.group_tracker import GroupTracker, Part, PartClaim
+from dynabeam.transforms.stream.tracker import Closed, PageRead, Polled
+from dynabeam.transforms.stream.watermark import GroupWatermarks
+from tests.stream.scripted import NOW_US, shard_id, source
 
 A, B = shard_id(0, 9), shard_id(1, 8)
 STANDING = FrontierGroup((Frontier((ShardPosition(A),)), Frontier((ShardPosition(B),))))

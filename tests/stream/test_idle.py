@@ -5,10 +5,10 @@ from datetime import timedelta
 
 import pytest
 
+from dynabeam.transforms.errors import GapError
+from dynabeam.transforms.model.gap import GapPolicy
+from dynabeam.transforms.stream.frontier import Frontier
 from tests.stream.test_simulator import World
-from transforms.errors import GapError
-from transforms.gaps import GapPolicy
-from transforms.stream.frontier import Frontier
 
 AWAY = timedelta(hours=25)
 

@@ -8,10 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.stream.scripted import HOUR_US, NOW_US, shard_id
-from transforms.aws.streams import ShardInfo
-from transforms.stream.frontier import Frontier, ShardPosition, owner
-from transforms.stream.lineage import (
+from dynabeam.transforms.aws.streams import ShardInfo
+from dynabeam.transforms.stream.frontier import Frontier, ShardPosition, owner
+from dynabeam.transforms.stream.lineage import (
     Start,
     adopt_listing,
     drop_childless,
@@ -21,6 +20,7 @@ from transforms.stream.lineage import (
     replace_parent,
     replace_vanished,
 )
+from tests.stream.scripted import HOUR_US, NOW_US, shard_id
 
 
 def adopt(frontier, shards, *, complete=True, reader=0, readers=1, start=None, now=NOW_US):

@@ -6,6 +6,9 @@ import dataclasses
 import pytest
 from botocore.exceptions import ClientError
 
+from dynabeam.transforms.errors import StreamError
+from dynabeam.transforms.planning.sample import sample_stream
+from dynabeam.transforms.stream.listing import list_shards
 from tests.stream.scripted import (
     ARN,
     NOW_US,
@@ -17,9 +20,6 @@ from tests.stream.scripted import (
     shard_id,
     unreachable,
 )
-from transforms.errors import StreamError
-from transforms.planning.sample import sample_stream
-from transforms.stream.listing import list_shards
 
 NAMES = [shard_id(n) for n in range(5)]
 IMPATIENT = dataclasses.replace(QUICK, retries=2, throttles=3)

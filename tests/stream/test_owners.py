@@ -8,10 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.stream.scripted import HOUR_US, NOW_US, shard_id
-from transforms.aws.streams import ShardInfo
-from transforms.stream.frontier import Frontier, ShardPosition, owner
-from transforms.stream.lineage import (
+from dynabeam.transforms.aws.streams import ShardInfo
+from dynabeam.transforms.stream.frontier import Frontier, ShardPosition, owner
+from dynabeam.transforms.stream.lineage import (
     Start,
     adopt_listing,
     adopt_together,
@@ -20,6 +19,7 @@ from transforms.stream.lineage import (
     replace_parent,
     replace_vanished,
 )
+from tests.stream.scripted import HOUR_US, NOW_US, shard_id
 
 MINUTE_US = HOUR_US // 60
 PAUSES = [MINUTE_US, HOUR_US, 5 * HOUR_US, 23 * HOUR_US, 25 * HOUR_US, 31 * HOUR_US, 80 * HOUR_US]

@@ -11,6 +11,21 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.testing.util import assert_that, equal_to
 from apache_beam.utils.timestamp import Timestamp
 
+from dynabeam.transforms.aws.session import AwsAccess
+from dynabeam.transforms.continuous.control_folder import DeploymentFolder
+from dynabeam.transforms.continuous.fatal_errors import forget_stops, read_stops
+from dynabeam.transforms.continuous.gap_handler import FolderGapRules
+from dynabeam.transforms.errors import GapError
+from dynabeam.transforms.model.block import Block, BlockCoder
+from dynabeam.transforms.model.dead_letter import DeadLetterCoder
+from dynabeam.transforms.model.gap import GapPolicies, GapPolicy
+from dynabeam.transforms.model.report import ReportCoder
+from dynabeam.transforms.model.version import decode_version
+from dynabeam.transforms.stream.frontier import Frontier, FrontierCoder, ShardPosition
+from dynabeam.transforms.stream.generations import Known
+from dynabeam.transforms.stream.group import FrontierGroup, SourceGroup, grouped
+from dynabeam.transforms.stream.read import ReadStream
+from dynabeam.transforms.stream.watermark import StreamWatermarks, advance, not_before, seed_us
 from tests.stream.scripted import (
     ARN,
     NOW_US,
@@ -23,21 +38,6 @@ from tests.stream.scripted import (
     shard_id,
     source,
 )
-from transforms.aws.session import AwsAccess
-from transforms.block import Block, BlockCoder
-from transforms.dead_letters import DeadLetterCoder
-from transforms.deployment.folder import DeploymentFolder
-from transforms.deployment.gap_rules import FolderGapRules
-from transforms.deployment.stops import forget_stops, read_stops
-from transforms.errors import GapError
-from transforms.gaps import GapPolicies, GapPolicy
-from transforms.reports import ReportCoder
-from transforms.stream.frontier import Frontier, FrontierCoder, ShardPosition
-from transforms.stream.generations import Known
-from transforms.stream.group import FrontierGroup, SourceGroup, grouped
-from transforms.stream.read import ReadStream
-from transforms.stream.watermark import StreamWatermarks, advance, not_before, seed_us
-from transforms.version import decode_version
 
 A, B, C = (shard_id(n, 9 - n) for n in range(3))
 

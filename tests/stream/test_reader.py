@@ -9,6 +9,15 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from botocore.exceptions import ClientError
 
+from dynabeam.transforms.errors import GapError, StreamError
+from dynabeam.transforms.model.block import Block
+from dynabeam.transforms.model.dead_letter import DeadLetter
+from dynabeam.transforms.model.gap import GapPolicy
+from dynabeam.transforms.stream.frontier import Frontier, ShardPosition
+from dynabeam.transforms.stream.memory import ReaderMemory
+from dynabeam.transforms.stream.records import PageParser
+from dynabeam.transforms.stream.requests import Requests
+from dynabeam.transforms.stream.tracker import FrontierTracker
 from tests.stream.scripted import (
     ARN,
     HOUR_US,
@@ -25,15 +34,6 @@ from tests.stream.scripted import (
     source,
     unreachable,
 )
-from transforms.block import Block
-from transforms.dead_letters import DeadLetter
-from transforms.errors import GapError, StreamError
-from transforms.gaps import GapPolicy
-from transforms.stream.frontier import Frontier, ShardPosition
-from transforms.stream.memory import ReaderMemory
-from transforms.stream.records import PageParser
-from transforms.stream.requests import Requests
-from transforms.stream.tracker import FrontierTracker
 
 A, B, C, D = (shard_id(n, 9 - n) for n in range(4))
 CONTINUE = source(gap_policy=GapPolicy.CONTINUE)

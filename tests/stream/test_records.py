@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dynabeam.transforms.errors import StreamError, ValueDecodeError
+from dynabeam.transforms.model.block import SCHEMA
+from dynabeam.transforms.model.table import KeyAttribute, KeySchema, Table
+from dynabeam.transforms.model.version import encode_version
+from dynabeam.transforms.stream.records import PageParser, event_time_us
+from dynabeam.transforms.values.keys import encode_key
 from tests.stream.scripted import ARN, TABLE, record
-from transforms.block import SCHEMA
-from transforms.errors import StreamError, ValueDecodeError
-from transforms.stream.records import PageParser, event_time_us
-from transforms.tables import KeyAttribute, KeySchema, Table
-from transforms.values.keys import encode_key
-from transforms.version import encode_version
 
 SHARD = "shardId-1"
 S1, S2, S3 = "100000000000000000001", "100000000000000000002", "99"

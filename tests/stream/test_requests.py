@@ -3,10 +3,10 @@
 
 from concurrent.futures import ThreadPoolExecutor
 
+from dynabeam.transforms.stream.frontier import ShardPosition
+from dynabeam.transforms.stream.records import PageParser
+from dynabeam.transforms.stream.requests import ReadPage, Requests
 from tests.stream.scripted import ARN, NOW_US, TABLE, FixedClock, shard_id
-from transforms.stream.frontier import ShardPosition
-from transforms.stream.records import PageParser
-from transforms.stream.requests import ReadPage, Requests
 
 
 class RaisingClient:

@@ -8,21 +8,21 @@ import apache_beam as beam
 import pytest
 from apache_beam.testing.util import assert_that
 
+from dynabeam.transforms.aws.session import AwsAccess
+from dynabeam.transforms.aws.streams import Boto3Streams
+from dynabeam.transforms.errors import AwsAccessError, GapError
+from dynabeam.transforms.model.block import Block
+from dynabeam.transforms.model.gap import GapPolicy
+from dynabeam.transforms.model.table import KeyAttribute, KeySchema, Table
+from dynabeam.transforms.model.version import decode_version
+from dynabeam.transforms.stream.frontier import Frontier
+from dynabeam.transforms.stream.pacing import Clock
+from dynabeam.transforms.stream.read import ReadStream
+from dynabeam.transforms.stream.source import StreamSource
+from dynabeam.transforms.testing.clock import SimClock
+from dynabeam.transforms.testing.faults import Faults
+from dynabeam.transforms.testing.simulator import Simulator
 from tests.stream.scripted import QUICK, run
-from transforms.aws.session import AwsAccess
-from transforms.aws.streams import Boto3Streams
-from transforms.block import Block
-from transforms.errors import AwsAccessError, GapError
-from transforms.gaps import GapPolicy
-from transforms.stream.frontier import Frontier
-from transforms.stream.pacing import Clock
-from transforms.stream.read import ReadStream
-from transforms.stream.source import StreamSource
-from transforms.tables import KeyAttribute, KeySchema, Table
-from transforms.testing.clock import SimClock
-from transforms.testing.faults import Faults
-from transforms.testing.simulator import Simulator
-from transforms.version import decode_version
 
 TABLE = Table("orders", KeySchema(KeyAttribute("id", "S")))
 PATIENT = dataclasses.replace(QUICK, tip_empties=5, retries=1000, throttles=1000)

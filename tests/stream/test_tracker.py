@@ -9,8 +9,8 @@ from apache_beam.io.iobase import RestrictionTracker
 from apache_beam.runners.sdf_utils import RestrictionTrackerView, ThreadsafeRestrictionTracker
 from apache_beam.utils.timestamp import Duration
 
-from transforms.stream.frontier import Counts, Frontier, ShardPosition
-from transforms.stream.tracker import (
+from dynabeam.transforms.stream.frontier import Counts, Frontier, ShardPosition
+from dynabeam.transforms.stream.tracker import (
     ChildrenFound,
     Closed,
     FrontierTracker,

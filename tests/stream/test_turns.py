@@ -8,6 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from dynabeam.transforms.stream.frontier import Frontier, ShardPosition
+from dynabeam.transforms.stream.memory import ReaderMemory
+from dynabeam.transforms.stream.pacing import Clock, Pacing
+from dynabeam.transforms.stream.records import PageParser
+from dynabeam.transforms.stream.requests import Requests
+from dynabeam.transforms.stream.turns import Turns, hold, release, turns_of
 from tests.stream.scripted import (
     ARN,
     NOW_US,
@@ -18,12 +24,6 @@ from tests.stream.scripted import (
     record,
     shard_id,
 )
-from transforms.stream.frontier import Frontier, ShardPosition
-from transforms.stream.memory import ReaderMemory
-from transforms.stream.pacing import Clock, Pacing
-from transforms.stream.records import PageParser
-from transforms.stream.requests import Requests
-from transforms.stream.turns import Turns, hold, release, turns_of
 
 KEY = ("arn", 0, 1, 1)
 OTHER = ("arn", 1, 2, 1)
@@ -87,7 +87,7 @@ class TestMemories:
 
     def test_readers_that_went_elsewhere_are_forgotten(self, monkeypatch):
         now = [0.0]
-        monkeypatch.setattr("transforms.stream.turns.time.monotonic", lambda: now[0])
+        monkeypatch.setattr("dynabeam.transforms.stream.turns.time.monotonic", lambda: now[0])
         turns = turns_of("elsewhere", 1)
         turns.take(KEY, 3, 2)
         give(turns, KEY, memory())

@@ -8,7 +8,7 @@ import urllib.request
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from transforms.metrics import NAMESPACE
+from dynabeam.transforms.telemetry.metric_names import NAMESPACE
 
 __all__ = ["Scrape", "scrape", "try_scrape"]
 

@@ -9,9 +9,9 @@ import logging
 
 import pytest
 
-from transforms.sinks.uri import resolve_secrets
-from transforms.telemetry.logs import set_up_logs, set_up_worker_logs, writes_json
-from transforms.telemetry.secrets import MASK, masked
+from dynabeam.transforms.sinks.uri import resolve_secrets
+from dynabeam.transforms.telemetry.logs import set_up_logs, set_up_worker_logs, writes_json
+from dynabeam.transforms.telemetry.secrets import MASK, masked
 
 SECRET = "c0rrect/horse battery"
 QUOTED = "c0rrect%2Fhorse%20battery"
@@ -40,7 +40,7 @@ def fail():
 
 def log_all(stream):
     """Logs in every way in which text can get into a record."""
-    logger = logging.getLogger("transforms.test")
+    logger = logging.getLogger("dynabeam.test")
     logger.warning("with %s as %d", "words", 2, extra={"table": "orders", "shard": "shardId-1"})
     logger.warning("the password is %s", SECRET)
     try:
@@ -59,7 +59,7 @@ class TestJson:
         assert first.pop("time").endswith("+00:00")
         assert first == {
             "level": "warning",
-            "logger": "transforms.test",
+            "logger": "dynabeam.test",
             "message": "with words as 2",
             "table": "orders",
             "shard": "shardId-1",
@@ -80,9 +80,9 @@ class TestJson:
     def test_levels(self):
         stream = io.StringIO()
         set_up_logs("json", "warning", stream)
-        logging.getLogger("transforms.test").info("not this")
+        logging.getLogger("dynabeam.test").info("not this")
         logging.getLogger("apache_beam.test").warning("nor this")
-        logging.getLogger("transforms.test").warning("this")
+        logging.getLogger("dynabeam.test").warning("this")
         logging.getLogger("apache_beam.test").error("and this")
         found = [json.loads(line)["message"] for line in stream.getvalue().splitlines()]
         assert found == ["this", "and this"]

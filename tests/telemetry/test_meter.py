@@ -10,18 +10,18 @@ import apache_beam as beam
 import pytest
 from apache_beam.metrics.metric import MetricsFilter
 
+from dynabeam.transforms.model.dead_letter import DeadLetter
+from dynabeam.transforms.model.report import Report
+from dynabeam.transforms.runtime.clock import now_us
+from dynabeam.transforms.stream.frontier import Frontier, ShardPosition
+from dynabeam.transforms.telemetry import endpoint
+from dynabeam.transforms.telemetry.beam_metrics import MeterDeadLetters, MeterReports, _BeamMetrics
+from dynabeam.transforms.telemetry.endpoint import PORTS, Endpoint, serve_once
+from dynabeam.transforms.telemetry.metric_names import BEAM_TABLES, METRICS, NAMESPACE
+from dynabeam.transforms.telemetry.process_metrics import Figures
+from dynabeam.transforms.telemetry.worker import Telemetry
 from tests.runners.processes import free_ports
 from tests.telemetry.scraping import scrape
-from transforms.dead_letters import DeadLetter
-from transforms.metrics import BEAM_TABLES, METRICS, NAMESPACE
-from transforms.reports import Report
-from transforms.stream.frontier import Frontier, ShardPosition
-from transforms.telemetry import endpoint
-from transforms.telemetry.endpoint import PORTS, Endpoint, serve_once
-from transforms.telemetry.figures import Figures
-from transforms.telemetry.meter import MeterDeadLetters, MeterReports, _BeamMetrics
-from transforms.telemetry.worker import Telemetry
-from transforms.wall_clock import now_us
 
 HOUR = 3600 * 1_000_000
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from transforms.dead_letters import DeadLetter
-from transforms.metrics import METRICS, SHARDS_PER_TABLE, metric
-from transforms.reports import Report
-from transforms.stream.frontier import Frontier, ShardPosition
-from transforms.telemetry.figures import Figures, SeenReader
-from transforms.telemetry.prometheus import FiguresCollector
+from dynabeam.transforms.model.dead_letter import DeadLetter
+from dynabeam.transforms.model.report import Report
+from dynabeam.transforms.stream.frontier import Frontier, ShardPosition
+from dynabeam.transforms.telemetry.metric_names import METRICS, SHARDS_PER_TABLE, metric
+from dynabeam.transforms.telemetry.process_metrics import Figures, SeenReader
+from dynabeam.transforms.telemetry.prometheus import FiguresCollector
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 NAMES = [each.name for each in METRICS]

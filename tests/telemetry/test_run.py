@@ -8,11 +8,11 @@ import time
 
 import pytest
 
+from dynabeam.transforms.telemetry.endpoint import Endpoint
+from dynabeam.transforms.testing.faults import Faults
 from tests.pipelines.runs import orders
 from tests.runners.processes import free_ports
 from tests.telemetry.scraping import scrape, try_scrape
-from transforms.telemetry.endpoint import Endpoint
-from transforms.testing.faults import Faults
 
 TABLE = "measured"
 OLD, NEW, CHILDREN = 40, 30, 3

@@ -6,8 +6,8 @@ from datetime import datetime, timezone
 import pytest
 from botocore.config import Config
 
-from transforms.testing.clock import SimClock
-from transforms.testing.simulator import Simulator
+from dynabeam.transforms.testing.clock import SimClock
+from dynabeam.transforms.testing.simulator import Simulator
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=timezone.utc)
 ONE_TRY = Config(retries={"total_max_attempts": 1})

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 
-from transforms.testing.clock import SimClock, datetime_of, micros_of
+from dynabeam.transforms.testing.clock import SimClock, datetime_of, micros_of
 
 START = datetime(2026, 1, 1, tzinfo=timezone.utc)
 

@@ -4,10 +4,10 @@
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+from dynabeam.transforms.testing.faults import Faults
+from dynabeam.transforms.testing.simulator import Simulator
 from tests.testing.conftest import ONE_TRY
 from tests.testing.reading import arn_of, read_stream
-from transforms.testing.faults import Faults
-from transforms.testing.simulator import Simulator
 
 WRITERS = 4
 WRITES = 30

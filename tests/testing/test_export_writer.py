@@ -10,16 +10,16 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 
-from tests.testing.export_files import read_export, without_order
-from tests.values.strategies import items as arbitrary_items
-from transforms.errors import ConfigurationError
-from transforms.testing.export_writer import (
+from dynabeam.transforms.errors import ConfigurationError
+from dynabeam.transforms.testing.export_writer import (
     NetChange,
     folder_put,
     write_full_export,
     write_incremental_export,
 )
-from transforms.testing.synthetic_export import main, synthetic_lines
+from dynabeam.transforms.testing.synthetic_export import main, synthetic_lines
+from tests.testing.export_files import read_export, without_order
+from tests.values.strategies import items as arbitrary_items
 
 SAMPLE = Path(__file__).parents[1] / "data" / "exports" / "scylla-migrator-full-all-types"
 ARN = "arn:aws:dynamodb:eu-west-1:111122223333:table/orders"

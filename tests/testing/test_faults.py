@@ -8,6 +8,9 @@ from datetime import datetime, timedelta
 import pytest
 from botocore.exceptions import ClientError, HTTPClientError, IncompleteReadError
 
+from dynabeam.transforms.testing.clock import SimClock
+from dynabeam.transforms.testing.faults import Faults
+from dynabeam.transforms.testing.simulator import Simulator
 from tests.testing.conftest import ONE_TRY
 from tests.testing.reading import (
     arn_of,
@@ -18,9 +21,6 @@ from tests.testing.reading import (
     read_stream,
     shards_of,
 )
-from transforms.testing.clock import SimClock
-from transforms.testing.faults import Faults
-from transforms.testing.simulator import Simulator
 
 
 @pytest.fixture

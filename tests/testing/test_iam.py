@@ -6,9 +6,9 @@ from datetime import timedelta
 import pytest
 from botocore.exceptions import ClientError
 
+from dynabeam.transforms.testing.iam import Iam, Right
 from tests.testing.conftest import ONE_TRY
 from tests.testing.reading import arn_of, code_of, error_of, iterator, shards_of
-from transforms.testing.iam import Iam, Right
 
 KEY = "limited"
 TABLE = "arn:aws:dynamodb:eu-west-1:111122223333:table/table"

@@ -7,17 +7,17 @@ from decimal import Decimal
 import pytest
 from hypothesis import given
 
-from tests.testing.export_files import without_order
-from tests.values.strategies import items, number_texts, texts
-from transforms.errors import ValueDecodeError
-from transforms.testing.ion_text import (
+from dynabeam.transforms.errors import ValueDecodeError
+from dynabeam.transforms.testing.ion_text import (
     ion_number,
     ion_string,
     ion_struct,
     ion_symbol,
     ion_value,
 )
-from transforms.values.ion_text import ion_line_to_json
+from dynabeam.transforms.values.ion_text import ion_line_to_json
+from tests.testing.export_files import without_order
+from tests.values.strategies import items, number_texts, texts
 
 
 class TestSpellings:

@@ -3,8 +3,8 @@
 
 import pytest
 
+from dynabeam.transforms.testing.simulator import Simulator
 from tests.testing.reading import code_of, error_of
-from transforms.testing.simulator import Simulator
 
 
 def item(key, **attributes):

@@ -8,11 +8,11 @@ from datetime import datetime, timedelta, timezone
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transforms.testing.clock import SimClock
-from transforms.testing.faults import Dice, Faults
-from transforms.testing.item_values import image
-from transforms.testing.net_changes import fuzzy_items, net_changes
-from transforms.testing.tables import SimTable
+from dynabeam.transforms.testing.clock import SimClock
+from dynabeam.transforms.testing.faults import Dice, Faults
+from dynabeam.transforms.testing.item_values import image
+from dynabeam.transforms.testing.net_changes import fuzzy_items, net_changes
+from dynabeam.transforms.testing.tables import SimTable
 
 START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc)
 FUZZ = timedelta(minutes=1)

@@ -3,9 +3,9 @@
 
 import pytest
 
+from dynabeam.transforms.testing.api_error import ApiError
 from tests.testing.conftest import ONE_TRY
 from tests.testing.reading import code_of
-from transforms.testing.api_error import ApiError
 
 ODD_KEY = "a folder/ä+b %20=c&d.gz"
 

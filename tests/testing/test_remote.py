@@ -10,14 +10,14 @@ from datetime import timedelta
 import boto3
 import pytest
 
+from dynabeam.transforms.testing.faults import Faults
+from dynabeam.transforms.testing.remote import RemoteSimulator
 from tests.testing.reading import arn_of, read_stream
-from transforms.testing.faults import Faults
-from transforms.testing.remote import RemoteSimulator
 
 
 @pytest.fixture(scope="module")
 def process():
-    command = [sys.executable, "-m", "transforms.testing", "--seed", "3", "--scale", "0"]
+    command = [sys.executable, "-m", "dynabeam.transforms.testing", "--seed", "3", "--scale", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
         try:
             yield running, json.loads(running.stdout.readline())["endpoint_url"]

@@ -7,11 +7,11 @@ from datetime import datetime, timedelta, timezone
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dynabeam.transforms.testing.api_error import ApiError
+from dynabeam.transforms.testing.clock import SimClock, datetime_of
+from dynabeam.transforms.testing.faults import Faults
+from dynabeam.transforms.testing.simulator import Simulator
 from tests.testing.reading import Direct, arn_of, read_stream
-from transforms.testing.api_error import ApiError
-from transforms.testing.clock import SimClock, datetime_of
-from transforms.testing.faults import Faults
-from transforms.testing.simulator import Simulator
 
 START = datetime(2026, 1, 1, tzinfo=timezone.utc)
 KEYS = st.sampled_from(["a", "b", "c", "ä"])

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dynabeam.transforms.testing.clock import SimClock
+from dynabeam.transforms.testing.faults import Faults
+from dynabeam.transforms.testing.simulator import Simulator
 from tests.testing.reading import Direct, arn_of, read_stream, shards_of
-from transforms.testing.clock import SimClock
-from transforms.testing.faults import Faults
-from transforms.testing.simulator import Simulator
 
 SHARD_ID = re.compile(r"shardId-\d{20}-[0-9a-f]{8}")
 

@@ -8,6 +8,7 @@ from datetime import timedelta
 
 import pytest
 
+from dynabeam.transforms.testing.simulator import Simulator
 from tests.testing.reading import (
     arn_of,
     code_of,
@@ -17,7 +18,6 @@ from tests.testing.reading import (
     read_stream,
     shards_of,
 )
-from transforms.testing.simulator import Simulator
 
 VIEW = {"StreamEnabled": True, "StreamViewType": "NEW_AND_OLD_IMAGES"}
 

@@ -6,7 +6,7 @@ import time
 import pytest
 from botocore.exceptions import ClientError
 
-from transforms.testing.simulator import Simulator
+from dynabeam.transforms.testing.simulator import Simulator
 
 ROLE = "arn:aws:iam::444455556666:role/team/reader"
 

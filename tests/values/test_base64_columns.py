@@ -7,8 +7,8 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transforms.values import base64_columns
-from transforms.values.base64_columns import decode_base64
+from dynabeam.transforms.values import base64_columns
+from dynabeam.transforms.values.base64_columns import decode_base64
 
 ODD = ["aGk", "aG k=", "_-==", "é", "====", "ab=c", "AA=A", "AAAA====", "aGk=aGk=", "aGk=\n"]
 

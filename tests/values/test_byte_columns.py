@@ -6,7 +6,7 @@ import pyarrow.compute as pc
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transforms.values.byte_columns import offsets_and_bytes, trimmed, without_first_byte
+from dynabeam.transforms.values.byte_columns import offsets_and_bytes, trimmed, without_first_byte
 
 rows = st.lists(st.one_of(st.none(), st.binary(min_size=3, max_size=6)))
 

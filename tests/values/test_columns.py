@@ -11,11 +11,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from transforms.errors import ConfigurationError, StateError, ValueDecodeError
-from transforms.values import columns
-from transforms.values.columns import ColumnTypes, NumberType, discover
-from transforms.values.plain_json import canonical_json, plain_value_json
-from transforms.values.python_values import decode_value
+from dynabeam.transforms.errors import ConfigurationError, StateError, ValueDecodeError
+from dynabeam.transforms.values import columns
+from dynabeam.transforms.values.columns import ColumnTypes, NumberType, discover
+from dynabeam.transforms.values.plain_json import canonical_json, plain_value_json
+from dynabeam.transforms.values.python_values import decode_value
 
 from .strategies import items, names, wire_values
 

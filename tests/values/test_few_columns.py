@@ -9,9 +9,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from transforms.values.column_types import ATTRIBUTE_TAGS, ColumnTypes, NumberType
-from transforms.values.columns import _unpack_many, unpack
-from transforms.values.few_columns import FEW_ROWS, unpack_few
+from dynabeam.transforms.values.column_types import ATTRIBUTE_TAGS, ColumnTypes, NumberType
+from dynabeam.transforms.values.columns import _unpack_many, unpack
+from dynabeam.transforms.values.row_decoder import FEW_ROWS, unpack_few
 
 from .strategies import items, number_texts, texts, wire_values
 
@@ -238,7 +238,7 @@ def test_many_rows_do_not(monkeypatch):
     def refuse(*_):
         raise AssertionError
 
-    monkeypatch.setattr("transforms.values.columns.unpack_few", refuse)
+    monkeypatch.setattr("dynabeam.transforms.values.columns.unpack_few", refuse)
     types = ColumnTypes({"a": "S"})
     found = unpack(pa.array(['{"a":{"S":"x"}}'] * (FEW_ROWS + 1)), types)
     assert found.batch.num_rows == FEW_ROWS + 1

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from transforms.errors import ValueDecodeError
-from transforms.testing.ion_text import ion_struct
-from transforms.values.ion_quick import quick_line
-from transforms.values.ion_text import _Parser
+from dynabeam.transforms.errors import ValueDecodeError
+from dynabeam.transforms.testing.ion_text import ion_struct
+from dynabeam.transforms.values.ion_quick import quick_line
+from dynabeam.transforms.values.ion_text import _Parser
 
 from .strategies import items
 

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transforms.errors import ValueDecodeError
-from transforms.tables import KeyAttribute, KeySchema
-from transforms.values.ion_text import ion_line_to_json, ion_lines_to_json
-from transforms.values.lines import parse_full_lines, parse_incremental_lines
-from transforms.values.plain_json import canonical_json
-from transforms.values.python_values import decode_item
+from dynabeam.transforms.errors import ValueDecodeError
+from dynabeam.transforms.model.table import KeyAttribute, KeySchema
+from dynabeam.transforms.values.ion_text import ion_line_to_json, ion_lines_to_json
+from dynabeam.transforms.values.lines import parse_full_lines, parse_incremental_lines
+from dynabeam.transforms.values.plain_json import canonical_json
+from dynabeam.transforms.values.python_values import decode_item
 
 from .strategies import items
 
@@ -371,7 +371,7 @@ def from_library(value):
     """Turn the library's values into our Python form."""
     from amazon.ion.simple_types import IonPyNull  # noqa: PLC0415
 
-    from transforms.values.python_values import BinarySet, NumberSet, StringSet  # noqa: PLC0415
+    from dynabeam.transforms.values.python_values import BinarySet, NumberSet, StringSet  # noqa: PLC0415
 
     kinds = {"$dynamodb_SS": StringSet, "$dynamodb_NS": NumberSet, "$dynamodb_BS": BinarySet}
     if value is None or isinstance(value, IonPyNull):

@@ -8,8 +8,8 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 
-from transforms.values.json_sql import query, quoted_name, quoted_text
-from transforms.values.value_texts import extract_values, json_pointer
+from dynabeam.transforms.values.json_sql import query, quoted_name, quoted_text
+from dynabeam.transforms.values.value_texts import extract_values, json_pointer
 
 from .strategies import texts
 

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transforms.errors import ValueDecodeError
-from transforms.tables import KeyAttribute, KeySchema
-from transforms.values.keys import (
+from dynabeam.transforms.errors import ValueDecodeError
+from dynabeam.transforms.model.table import KeyAttribute, KeySchema
+from dynabeam.transforms.values.keys import (
     _encode_many,
     bucket_numbers,
     decode_key,
@@ -20,7 +20,7 @@ from transforms.values.keys import (
     encode_keys,
     key_columns,
 )
-from transforms.values.numbers import normalise_number
+from dynabeam.transforms.values.numbers import normalise_number
 
 from .strategies import base64_text, number_texts, texts
 

@@ -8,9 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transforms.tables import KeyAttribute, KeySchema
-from transforms.values.keys import encode_key
-from transforms.values.lines import keys_of_images, parse_full_lines, parse_incremental_lines
+from dynabeam.transforms.model.table import KeyAttribute, KeySchema
+from dynabeam.transforms.values.keys import encode_key
+from dynabeam.transforms.values.lines import (
+    keys_of_images,
+    parse_full_lines,
+    parse_incremental_lines,
+)
 
 from .strategies import items, number_texts, texts
 

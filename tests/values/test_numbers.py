@@ -9,9 +9,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from transforms.errors import ValueDecodeError
-from transforms.values import numbers
-from transforms.values.numbers import normalise_number, normalise_numbers
+from dynabeam.transforms.errors import ValueDecodeError
+from dynabeam.transforms.values import numbers
+from dynabeam.transforms.values.numbers import normalise_number, normalise_numbers
 
 from .strategies import number_texts
 

@@ -8,15 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transforms.errors import ValueDecodeError
-from transforms.values.plain_json import (
+from dynabeam.transforms.errors import ValueDecodeError
+from dynabeam.transforms.values.plain_json import (
     canonical_json,
     canonical_value_json,
     plain_json,
     plain_value_json,
     same_item,
 )
-from transforms.values.python_values import decode_item, decode_value, encode_item
+from dynabeam.transforms.values.python_values import decode_item, decode_value, encode_item
 
 from .strategies import items, wire_values
 

@@ -20,12 +20,12 @@ from decimal import Decimal
 import pyarrow as pa
 import pytest
 
-from transforms.errors import ValueDecodeError
-from transforms.tables import KeyAttribute, KeySchema
-from transforms.values.columns import discover, unpack
-from transforms.values.lines import parse_full_lines
-from transforms.values.plain_json import canonical_value_json
-from transforms.values.python_values import (
+from dynabeam.transforms.errors import ValueDecodeError
+from dynabeam.transforms.model.table import KeyAttribute, KeySchema
+from dynabeam.transforms.values.columns import discover, unpack
+from dynabeam.transforms.values.lines import parse_full_lines
+from dynabeam.transforms.values.plain_json import canonical_value_json
+from dynabeam.transforms.values.python_values import (
     BinarySet,
     NumberSet,
     StringSet,

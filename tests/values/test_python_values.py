@@ -9,8 +9,8 @@ import pytest
 from boto3.dynamodb.types import Binary, TypeDeserializer
 from hypothesis import given
 
-from transforms.errors import ValueDecodeError
-from transforms.values.python_values import (
+from dynabeam.transforms.errors import ValueDecodeError
+from dynabeam.transforms.values.python_values import (
     NULL,
     BinarySet,
     NumberSet,

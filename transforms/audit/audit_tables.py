@@ -33,21 +33,21 @@ import pyarrow as pa
 from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
-from transforms.audit.compare import compare_bucket
-from transforms.audit.digested import FACTS, Hashes, digested, key_hashes, truth_rows
-from transforms.audit.gathered import GatheredBuckets, split_group
-from transforms.audit.mirror_reader import MirrorReader, StoredRows, open_reader
-from transforms.audit.shape import MirrorShape
-from transforms.audit.verdict import CommonPoint
-from transforms.aws.session import AwsAccess
-from transforms.block import Block
-from transforms.dead_letters import DeadLetter
-from transforms.export.acquire import Acquisition
-from transforms.export.manifest import Verify
-from transforms.export.read import ReadExportFiles
-from transforms.export.request import EnsureExport
-from transforms.reports import Report
-from transforms.stream.read import ReadStream
+from dynabeam.transforms.audit.bucket_digests import GatheredBuckets, split_group
+from dynabeam.transforms.audit.compare import compare_bucket
+from dynabeam.transforms.audit.mirror_reader import MirrorReader, StoredRows, open_reader
+from dynabeam.transforms.audit.mirror_schema import MirrorShape
+from dynabeam.transforms.audit.row_digests import FACTS, Hashes, digested, key_hashes, truth_rows
+from dynabeam.transforms.audit.verdict import CommonPoint
+from dynabeam.transforms.aws.session import AwsAccess
+from dynabeam.transforms.export.acquire import Acquisition
+from dynabeam.transforms.export.ensure_export import EnsureExport
+from dynabeam.transforms.export.manifest import Verify
+from dynabeam.transforms.export.read_files import ReadExportFiles
+from dynabeam.transforms.model.block import Block
+from dynabeam.transforms.model.dead_letter import DeadLetter
+from dynabeam.transforms.model.report import Report
+from dynabeam.transforms.stream.read import ReadStream
 
 __all__ = ["AuditPlan", "AuditTables", "Audited", "TablePlan"]
 

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from transforms.audit.cells import Digests
-from transforms.audit.digested import encode_rows
+from dynabeam.transforms.audit.canonical_cells import Digests
+from dynabeam.transforms.audit.row_digests import encode_rows
 
 __all__ = ["GatheredBuckets", "Sums", "add_sums", "decode_sums", "group_name", "split_group"]
 

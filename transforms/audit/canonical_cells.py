@@ -27,10 +27,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from transforms.audit.json_values import canonical_item, canonical_list, canonical_plain
-from transforms.audit.shape import RAW, MirrorShape
-from transforms.values.json_sql import query
-from transforms.values.numbers import normalise_numbers
+from dynabeam.transforms.audit.json_values import canonical_item, canonical_list, canonical_plain
+from dynabeam.transforms.audit.mirror_schema import RAW, MirrorShape
+from dynabeam.transforms.values.json_sql import query
+from dynabeam.transforms.values.numbers import normalise_numbers
 
 __all__ = ["Digests", "canonical_cells", "row_digests"]
 

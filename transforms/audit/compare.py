@@ -15,14 +15,14 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from transforms.audit.digested import FACTS, decode_rows
-from transforms.audit.gathered import Sums, add_sums, decode_sums
-from transforms.audit.items import Item, differing, item_of
-from transforms.audit.shape import MirrorShape
-from transforms.audit.verdict import DIFFERENCES, KINDS, CommonPoint, RowFacts, judge
-from transforms.errors import ValueDecodeError
-from transforms.order import newest_per_key
-from transforms.values.keys import decode_key
+from dynabeam.transforms.audit.bucket_digests import Sums, add_sums, decode_sums
+from dynabeam.transforms.audit.examples import Item, differing, item_of
+from dynabeam.transforms.audit.mirror_schema import MirrorShape
+from dynabeam.transforms.audit.row_digests import FACTS, decode_rows
+from dynabeam.transforms.audit.verdict import DIFFERENCES, KINDS, CommonPoint, RowFacts, judge
+from dynabeam.transforms.errors import ValueDecodeError
+from dynabeam.transforms.model.order import newest_per_key
+from dynabeam.transforms.values.keys import decode_key
 
 __all__ = ["BucketComparison", "compare_bucket"]
 
@@ -60,7 +60,7 @@ def compare_bucket(
     """Compares what both sides gave of a bucket.
 
     Args:
-        values: As `transforms.audit.gathered` encodes them.
+        values: As `transforms.audit.bucket_digests` encodes them.
         shape: The table in the mirror.
         point: The common point.
         examples: Differences of each kind to keep at most. If the rows have no cells, none is kept,

@@ -18,14 +18,14 @@ from collections.abc import Iterator, Sequence
 import duckdb
 import pyarrow as pa
 
-from transforms.audit.mirror_reader import BATCH_ROWS, MirrorReader, StoredRows, check_keys
-from transforms.audit.shape import MirrorShape
-from transforms.errors import SinkError
-from transforms.sinks.duckdb_database import META, ROWS, first_row, read_round
-from transforms.sinks.row_layout import RowOptions
-from transforms.tables import Table
-from transforms.values.column_types import ColumnTypes, NumberType
-from transforms.values.json_sql import quoted_name
+from dynabeam.transforms.audit.mirror_reader import BATCH_ROWS, MirrorReader, StoredRows, check_keys
+from dynabeam.transforms.audit.mirror_schema import MirrorShape
+from dynabeam.transforms.errors import SinkError
+from dynabeam.transforms.model.table import Table
+from dynabeam.transforms.sinks.duckdb.database import META, ROWS, first_row, read_round
+from dynabeam.transforms.sinks.row_layout import RowOptions
+from dynabeam.transforms.values.column_types import ColumnTypes, NumberType
+from dynabeam.transforms.values.json_sql import quoted_name
 
 __all__ = ["DuckDBReader"]
 

@@ -16,11 +16,11 @@ from typing import Any
 
 import msgspec
 
-from transforms.audit.json_values import canonical_plain
-from transforms.audit.shape import RAW, MirrorShape
-from transforms.errors import ValueDecodeError
-from transforms.sinks.row_layout import ITEM
-from transforms.values.plain_json import plain_value_json
+from dynabeam.transforms.audit.json_values import canonical_plain
+from dynabeam.transforms.audit.mirror_schema import RAW, MirrorShape
+from dynabeam.transforms.errors import ValueDecodeError
+from dynabeam.transforms.sinks.row_layout import ITEM
+from dynabeam.transforms.values.plain_json import plain_value_json
 
 __all__ = ["Item", "differing", "item_of"]
 

@@ -7,10 +7,10 @@ import html
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from transforms.audit.html_picture import COLOURS, WORDS, bucket_grid, counts_bar
-from transforms.audit.html_style import STYLE
-from transforms.audit.result import AuditResult, TableResult
-from transforms.audit.verdict import KINDS
+from dynabeam.transforms.audit.html_picture import COLOURS, WORDS, bucket_grid, counts_bar
+from dynabeam.transforms.audit.html_style import STYLE
+from dynabeam.transforms.audit.result import AuditResult, TableResult
+from dynabeam.transforms.audit.verdict import KINDS
 
 __all__ = ["html_page"]
 

@@ -6,8 +6,8 @@ from __future__ import annotations
 import html
 import math
 
-from transforms.audit.result import BucketResult, TableResult
-from transforms.audit.verdict import KINDS
+from dynabeam.transforms.audit.result import BucketResult, TableResult
+from dynabeam.transforms.audit.verdict import KINDS
 
 __all__ = ["COLOURS", "WORDS", "bucket_grid", "counts_bar"]
 

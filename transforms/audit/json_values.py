@@ -17,8 +17,8 @@ from typing import Any, Literal
 
 import msgspec
 
-from transforms.errors import ValueDecodeError
-from transforms.values.numbers import normalise_number
+from dynabeam.transforms.errors import ValueDecodeError
+from dynabeam.transforms.values.numbers import normalise_number
 
 __all__ = ["canonical_item", "canonical_list", "canonical_plain", "canonical_value"]
 

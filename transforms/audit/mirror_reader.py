@@ -20,11 +20,11 @@ from typing import ClassVar
 
 import pyarrow as pa
 
-from transforms.audit.shape import MirrorShape
-from transforms.errors import ConfigurationError, SinkError
-from transforms.sinks.base import Sink
-from transforms.sinks.registry import open_sink
-from transforms.tables import Table
+from dynabeam.transforms.audit.mirror_schema import MirrorShape
+from dynabeam.transforms.errors import ConfigurationError, SinkError
+from dynabeam.transforms.model.table import Table
+from dynabeam.transforms.sinks.base import Sink
+from dynabeam.transforms.sinks.registry import open_sink
 
 __all__ = ["BATCH_ROWS", "READERS", "MirrorReader", "StoredRows", "check_keys", "open_reader"]
 
@@ -32,12 +32,12 @@ BATCH_ROWS = 20_480
 """Rows of a batch at most: bounds memory."""
 
 READERS: Mapping[str, tuple[str, str]] = {
-    "duckdb": ("transforms.audit.duckdb_reader", "DuckDBReader"),
-    "file": ("transforms.audit.parquet_reader", "ParquetReader"),
-    "s3": ("transforms.audit.parquet_reader", "ParquetReader"),
-    "gs": ("transforms.audit.parquet_reader", "ParquetReader"),
-    "postgres": ("transforms.audit.postgresql_reader", "PostgreSQLReader"),
-    "postgresql": ("transforms.audit.postgresql_reader", "PostgreSQLReader"),
+    "duckdb": ("dynabeam.transforms.audit.duckdb_reader", "DuckDBReader"),
+    "file": ("dynabeam.transforms.audit.parquet_reader", "ParquetReader"),
+    "s3": ("dynabeam.transforms.audit.parquet_reader", "ParquetReader"),
+    "gs": ("dynabeam.transforms.audit.parquet_reader", "ParquetReader"),
+    "postgres": ("dynabeam.transforms.audit.postgresql_reader", "PostgreSQLReader"),
+    "postgresql": ("dynabeam.transforms.audit.postgresql_reader", "PostgreSQLReader"),
 }
 """Scheme → module and class."""
 
@@ -74,7 +74,7 @@ class MirrorReader(abc.ABC):
     """
 
     cells_are_text: ClassVar[bool] = False
-    """Its stored columns are text already, see `transforms.audit.cells`; otherwise typed."""
+    """Its stored columns are text already, see `canonical_cells`; otherwise typed."""
 
     def __init__(self, sink: Sink) -> None:
         self.sink = sink

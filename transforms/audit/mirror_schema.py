@@ -12,9 +12,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from transforms.sinks.row_layout import ITEM, OTHER, RowLayout, RowOptions
-from transforms.tables import Table
-from transforms.values.column_types import ColumnTypes, NumberType
+from dynabeam.transforms.model.table import Table
+from dynabeam.transforms.sinks.row_layout import ITEM, OTHER, RowLayout, RowOptions
+from dynabeam.transforms.values.column_types import ColumnTypes, NumberType
 
 __all__ = ["RAW", "MirrorShape"]
 

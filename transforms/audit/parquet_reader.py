@@ -24,21 +24,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from transforms import storage
-from transforms.audit.cells import canonical_cells
-from transforms.audit.digested import key_hashes
-from transforms.audit.mirror_reader import BATCH_ROWS, MirrorReader, StoredRows
-from transforms.audit.shape import RAW, MirrorShape
-from transforms.errors import ConfigurationError, SinkError
-from transforms.order import newest_per_key
-from transforms.sinks.base import Sink
-from transforms.sinks.change_parquet import METADATA
-from transforms.sinks.file_changelog import FileChangelog
-from transforms.sinks.row_layout import ITEM, OTHER, RowLayout, RowOptions, row_options
-from transforms.sinks.staging import table_folder
-from transforms.tables import Table
-from transforms.values.column_types import ColumnTypes, NumberType
-from transforms.values.lines import keys_of_images
+from dynabeam.transforms.audit.canonical_cells import canonical_cells
+from dynabeam.transforms.audit.mirror_reader import BATCH_ROWS, MirrorReader, StoredRows
+from dynabeam.transforms.audit.mirror_schema import RAW, MirrorShape
+from dynabeam.transforms.audit.row_digests import key_hashes
+from dynabeam.transforms.errors import ConfigurationError, SinkError
+from dynabeam.transforms.model.order import newest_per_key
+from dynabeam.transforms.model.table import Table
+from dynabeam.transforms.sinks.base import Sink
+from dynabeam.transforms.sinks.files.change_parquet import METADATA
+from dynabeam.transforms.sinks.files.changelog import FileChangelog
+from dynabeam.transforms.sinks.files.staging import table_folder
+from dynabeam.transforms.sinks.row_layout import ITEM, OTHER, RowLayout, RowOptions, row_options
+from dynabeam.transforms.storage import filesystem
+from dynabeam.transforms.values.column_types import ColumnTypes, NumberType
+from dynabeam.transforms.values.lines import keys_of_images
 
 __all__ = ["PART_ROWS", "ParquetReader"]
 
@@ -69,8 +69,8 @@ class ParquetReader(MirrorReader):
 
     def describe(self, table: Table) -> MirrorShape | None:
         """The files of a table."""
-        folder = storage.join(self._root, table_folder(table.name))
-        files = [each for each in storage.list_files(folder) if each.endswith(_SUFFIX)]
+        folder = filesystem.join(self._root, table_folder(table.name))
+        files = [each for each in filesystem.list_files(folder) if each.endswith(_SUFFIX)]
         if not files:
             return None
         rows = sum(self._row_count(each) for each in files)
@@ -133,7 +133,7 @@ class ParquetReader(MirrorReader):
 
     @contextlib.contextmanager
     def _opened(self, path: str) -> Iterator[pq.ParquetFile]:
-        with storage.open_for_reading(path, SinkError) as content:
+        with filesystem.open_for_reading(path, SinkError) as content:
             try:
                 with pq.ParquetFile(content) as file:
                     yield file

@@ -22,23 +22,28 @@ import psycopg
 import pyarrow as pa
 import pyarrow.csv
 
-from transforms.audit.mirror_reader import MirrorReader, StoredRows, check_keys
-from transforms.audit.shape import RAW, MirrorShape
-from transforms.errors import SinkError
-from transforms.sinks.postgresql_connection import (
+from dynabeam.transforms.audit.mirror_reader import MirrorReader, StoredRows, check_keys
+from dynabeam.transforms.audit.mirror_schema import RAW, MirrorShape
+from dynabeam.transforms.errors import SinkError
+from dynabeam.transforms.model.table import Table
+from dynabeam.transforms.sinks.postgresql.connection import (
     Connection,
     PostgresSettings,
     connect,
     execute,
     sink_error,
 )
-from transforms.sinks.postgresql_meta import TABLES, read_held
-from transforms.sinks.postgresql_names import ColumnNames, qualified, quoted_text, rows_name
-from transforms.sinks.postgresql_values import index_keys, set_aside, without_nul
-from transforms.sinks.row_layout import RowOptions
-from transforms.tables import Table
-from transforms.values.column_types import ColumnTypes, NumberType
-from transforms.values.json_sql import query, quoted_name
+from dynabeam.transforms.sinks.postgresql.meta import TABLES, read_held
+from dynabeam.transforms.sinks.postgresql.names import (
+    ColumnNames,
+    qualified,
+    quoted_text,
+    rows_name,
+)
+from dynabeam.transforms.sinks.postgresql.values import index_keys, set_aside, without_nul
+from dynabeam.transforms.sinks.row_layout import RowOptions
+from dynabeam.transforms.values.column_types import ColumnTypes, NumberType
+from dynabeam.transforms.values.json_sql import query, quoted_name
 
 __all__ = ["PART_ROWS", "PostgreSQLReader"]
 

@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any
 
-from transforms.audit.verdict import DIFFERENCES, KINDS
+from dynabeam.transforms.audit.verdict import DIFFERENCES, KINDS
 
 __all__ = ["AuditResult", "BucketResult", "TableResult"]
 

@@ -14,12 +14,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from transforms.arrow_stream import encoded, opened
-from transforms.audit.cells import canonical_cells, row_digests
-from transforms.audit.mirror_reader import StoredRows
-from transforms.audit.shape import MirrorShape
-from transforms.order import newest_per_key
-from transforms.values.buckets import bucket_numbers
+from dynabeam.transforms.audit.canonical_cells import canonical_cells, row_digests
+from dynabeam.transforms.audit.mirror_reader import StoredRows
+from dynabeam.transforms.audit.mirror_schema import MirrorShape
+from dynabeam.transforms.model.order import newest_per_key
+from dynabeam.transforms.runtime.arrow_ipc import encoded, opened
+from dynabeam.transforms.values.buckets import bucket_numbers
 
 __all__ = ["FACTS", "Hashes", "decode_rows", "digested", "encode_rows", "key_hashes", "truth_rows"]
 
@@ -52,7 +52,7 @@ def truth_rows(batch: pa.RecordBatch, origin_shard: str) -> pa.RecordBatch:
     All lines of a full export are kept: it has one for each key, and if not, that is to be seen.
 
     Args:
-        batch: Rows with the columns of `transforms.block.SCHEMA`.
+        batch: Rows with the columns of `transforms.model.block.SCHEMA`.
         origin_shard: The shard of all rows; if empty, each row's envelope may name one.
     """
     if origin_shard:

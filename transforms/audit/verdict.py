@@ -35,8 +35,8 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
-from transforms.stream.frontier import Frontier, ShardPosition, created_ms
-from transforms.version import VERSION_BYTES
+from dynabeam.transforms.model.version import VERSION_BYTES
+from dynabeam.transforms.stream.frontier import Frontier, ShardPosition, created_ms
 
 __all__ = [
     "AHEAD_US",

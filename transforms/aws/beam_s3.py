@@ -22,11 +22,11 @@ from apache_beam.options.pipeline_options import PipelineOptions, S3Options
 from botocore import exceptions as botocore_errors
 from botocore.config import Config
 
-from transforms.aws.errors import explained
-from transforms.aws.log_secrets import keep_secrets_out_of_logs
-from transforms.aws.roles import NO_ROLE, Role
-from transforms.aws.session import AwsAccess
-from transforms.errors import AwsUnreachableError
+from dynabeam.transforms.aws.errors import explained
+from dynabeam.transforms.aws.log_secrets import keep_secrets_out_of_logs
+from dynabeam.transforms.aws.roles import NO_ROLE, Role
+from dynabeam.transforms.aws.session import AwsAccess
+from dynabeam.transforms.errors import AwsUnreachableError
 
 __all__ = ["S3RoleOptions", "hand_down", "s3_arguments", "s3_client", "s3_io"]
 

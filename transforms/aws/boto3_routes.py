@@ -20,8 +20,8 @@ from awscrt.http import (
 from awscrt.io import ClientTlsContext, TlsContextOptions, TlsVersion
 from botocore.httpsession import where
 
-from transforms.aws.connection_pool import Place
-from transforms.aws.signed_requests import PORTS
+from dynabeam.transforms.aws.connection_pool import Place
+from dynabeam.transforms.aws.signed_requests import PORTS
 
 __all__ = ["place_of"]
 

@@ -35,8 +35,8 @@ from awscrt.io import (
     SocketOptions,
 )
 
-from transforms.aws.deadlines import deadlines
-from transforms.aws.forks import begin_anew_in_child
+from dynabeam.transforms.aws.deadlines import deadlines
+from dynabeam.transforms.aws.forks import begin_anew_in_child
 
 __all__ = [
     "Answer",

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from transforms.aws.forks import begin_anew_in_child
+from dynabeam.transforms.aws.forks import begin_anew_in_child
 
 __all__ = ["Deadlines", "deadlines"]
 

@@ -16,10 +16,10 @@ from typing import Any, NoReturn
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from transforms.aws.errors import AwsErrorKind, classify, error_code, raise_access_error
-from transforms.aws.session import AwsAccess, client
-from transforms.errors import DynabeamError, ExportError, TableError
-from transforms.tables import KeySchema, Table
+from dynabeam.transforms.aws.errors import AwsErrorKind, classify, error_code, raise_access_error
+from dynabeam.transforms.aws.session import AwsAccess, client
+from dynabeam.transforms.errors import DynabeamError, ExportError, TableError
+from dynabeam.transforms.model.table import KeySchema, Table
 
 __all__ = [
     "FULL_EXPORT",

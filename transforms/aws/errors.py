@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 from botocore import exceptions as botocore_errors
 
-from transforms.errors import (
+from dynabeam.transforms.errors import (
     AwsAccessError,
     AwsUnreachableError,
     ConfigurationError,

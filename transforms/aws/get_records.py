@@ -54,8 +54,8 @@ from botocore.exceptions import (
     ReadTimeoutError,
 )
 
-from transforms.aws.boto3_routes import place_of
-from transforms.aws.connection_pool import (
+from dynabeam.transforms.aws.boto3_routes import place_of
+from dynabeam.transforms.aws.connection_pool import (
     Answer,
     Bounds,
     ConnectionPool,
@@ -63,15 +63,15 @@ from transforms.aws.connection_pool import (
     TooLargeError,
     TooSlowError,
 )
-from transforms.aws.errors import AwsErrorKind, classify
-from transforms.aws.signed_requests import (
+from dynabeam.transforms.aws.errors import AwsErrorKind, classify
+from dynabeam.transforms.aws.signed_requests import (
     RequestMaker,
     agrees_with_botocore,
     signed_by_botocore,
     text,
 )
-from transforms.aws.signing_credentials import SigningCredentials
-from transforms.errors import StreamError
+from dynabeam.transforms.aws.signing_credentials import SigningCredentials
+from dynabeam.transforms.errors import StreamError
 
 __all__ = ["Answer", "GetRecords", "Taken", "sum_is_right"]
 

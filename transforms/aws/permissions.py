@@ -3,13 +3,13 @@
 
 Every statement of a policy that `dynabeam setup` prints, and every right that `dynabeam doctor`
 tries, comes from here. A right is needed if a boto3 call of `transforms.aws`, or a call of Beam's
-S3 client below `transforms.storage`, uses it:
+S3 client below `transforms.storage.filesystem`, uses it:
 
 * HeadObject and GetObject need `s3:GetObject`; ListObjectsV2 needs `s3:ListBucket`, and so does the
   answer that an object does not exist (without it S3 answers 403 instead of 404). So a folder that
   is looked into needs it, and the files of an export, which its manifest names, do not. It is bound
   to the folder by a condition on `s3:prefix`, which HeadObject and GetObject do not carry: after a
-  403 of theirs the object is listed (`transforms.s3_answers.is_missing`).
+  403 of theirs the object is listed (`transforms.storage.s3_answers.is_missing`).
 * A multipart upload needs `s3:PutObject`; a copy that too, and `s3:GetObject` of the source.
 * DynamoDB writes an export with the rights of whoever requests it: `s3:AbortMultipartUpload`,
   `s3:PutObject` and `s3:PutObjectAcl` on the bucket's objects, and the use of the keys (DynamoDB
@@ -33,7 +33,7 @@ from typing import Literal
 import botocore.session
 from botocore.exceptions import UnknownRegionError
 
-from transforms.errors import ConfigurationError
+from dynabeam.transforms.errors import ConfigurationError
 
 __all__ = [
     "Condition",

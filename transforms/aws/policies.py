@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
-from transforms.aws.permissions import (
+from dynabeam.transforms.aws.permissions import (
     EXPORT_WRITE_ACTIONS,
     Features,
     Permission,
@@ -23,7 +23,7 @@ from transforms.aws.permissions import (
     permissions,
     via_services,
 )
-from transforms.aws.roles import Role
+from dynabeam.transforms.aws.roles import Role
 
 __all__ = [
     "Policy",

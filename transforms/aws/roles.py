@@ -15,9 +15,9 @@ from typing import Any
 from botocore.credentials import AssumeRoleCredentialFetcher, DeferredRefreshableCredentials
 from botocore.exceptions import BotoCoreError, ClientError
 
-from transforms.aws.errors import AwsErrorKind, classify
-from transforms.errors import AwsAccessError, CredentialsError
-from transforms.sinks.uri import resolve_secrets
+from dynabeam.transforms.aws.errors import AwsErrorKind, classify
+from dynabeam.transforms.errors import AwsAccessError, CredentialsError
+from dynabeam.transforms.sinks.uri import resolve_secrets
 
 __all__ = ["NO_ROLE", "Role", "refreshing_credentials"]
 

@@ -23,10 +23,10 @@ from botocore.config import Config
 from botocore.credentials import CredentialProvider, CredentialResolver
 from botocore.exceptions import BotoCoreError, IncompleteReadError, NoCredentialsError
 
-from transforms.aws.log_secrets import keep_secrets_out_of_logs
-from transforms.aws.roles import NO_ROLE, Role, refreshing_credentials
-from transforms.errors import ConfigurationError, CredentialsError
-from transforms.wall_clock import machine_us, observe
+from dynabeam.transforms.aws.log_secrets import keep_secrets_out_of_logs
+from dynabeam.transforms.aws.roles import NO_ROLE, Role, refreshing_credentials
+from dynabeam.transforms.errors import ConfigurationError, CredentialsError
+from dynabeam.transforms.runtime.clock import machine_us, observe
 
 __all__ = ["AwsAccess", "client", "repeat_cut_answers"]
 

@@ -17,8 +17,8 @@ from typing import Any
 
 from botocore.exceptions import CredentialRetrievalError, NoCredentialsError
 
-from transforms.aws.deadlines import deadlines
-from transforms.aws.forks import begin_anew_in_child
+from dynabeam.transforms.aws.deadlines import deadlines
+from dynabeam.transforms.aws.forks import begin_anew_in_child
 
 __all__ = ["SigningCredentials"]
 

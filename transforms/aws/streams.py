@@ -30,10 +30,10 @@ from typing import Any, Protocol
 from botocore.exceptions import BotoCoreError, ChecksumError, ClientError
 from botocore.parsers import ResponseParserError
 
-from transforms.aws.errors import AwsErrorKind, classify, raise_access_error
-from transforms.aws.get_records import Answer, GetRecords
-from transforms.aws.session import AwsAccess
-from transforms.errors import DynabeamError, StreamError
+from dynabeam.transforms.aws.errors import AwsErrorKind, classify, raise_access_error
+from dynabeam.transforms.aws.get_records import Answer, GetRecords
+from dynabeam.transforms.aws.session import AwsAccess
+from dynabeam.transforms.errors import DynabeamError, StreamError
 
 __all__ = [
     "Boto3Streams",

@@ -15,10 +15,10 @@ from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from transforms.aws import dynamodb
-from transforms.aws.errors import AwsErrorKind, classify, error_code, raise_access_error
-from transforms.aws.session import AwsAccess, client
-from transforms.errors import TableError
+from dynabeam.transforms.aws import dynamodb
+from dynabeam.transforms.aws.errors import AwsErrorKind, classify, error_code, raise_access_error
+from dynabeam.transforms.aws.session import AwsAccess, client
+from dynabeam.transforms.errors import TableError
 
 __all__ = ["VIEW_TYPE", "Needs", "Pacing", "TableSettings", "change", "look"]
 

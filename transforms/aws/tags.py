@@ -12,8 +12,8 @@ from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from transforms.aws.errors import raise_access_error
-from transforms.aws.session import AwsAccess, client
+from dynabeam.transforms.aws.errors import raise_access_error
+from dynabeam.transforms.aws.session import AwsAccess, client
 
 __all__ = ["tagged_tables"]
 

@@ -14,8 +14,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from transforms.reports import Report
-from transforms.stream_sequel import read_us
+from dynabeam.transforms.model.report import Report
+from dynabeam.transforms.state.stream_successor import read_us
 
 __all__ = ["condense"]
 

@@ -29,14 +29,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote, unquote
 
-from transforms import storage
-from transforms.errors import StateError
-from transforms.export.elements import SnapshotRequest, SnapshotRequestCoder
-from transforms.letter_box import LetterBox
-from transforms.reports import Report, ReportCoder
-from transforms.stored_format import check_name, damage_told, parse_object, read_document
-from transforms.stream.source import StreamSource
-from transforms.tables import Table
+from dynabeam.transforms.dead_letters.store import LetterBox
+from dynabeam.transforms.errors import StateError
+from dynabeam.transforms.export.elements import SnapshotRequest, SnapshotRequestCoder
+from dynabeam.transforms.model.report import Report, ReportCoder
+from dynabeam.transforms.model.table import Table
+from dynabeam.transforms.runtime.stored_format import (
+    check_name,
+    damage_told,
+    parse_object,
+    read_document,
+)
+from dynabeam.transforms.storage import filesystem
+from dynabeam.transforms.stream.source import StreamSource
 
 __all__ = ["Assignment", "DeploymentFolder"]
 
@@ -97,7 +102,7 @@ class DeploymentFolder:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self._over = storage.join(path, "over")
+        self._over = filesystem.join(path, "over")
 
     def assign(self, name: str, assignment: Assignment) -> str:
         """Writes an assignment; a running deployment finds it within seconds.
@@ -110,40 +115,40 @@ class DeploymentFolder:
             The path of the file.
         """
         path = self._assignment(name)
-        storage.write_atomic(path, assignment.to_json(), StateError)
+        filesystem.write_atomic(path, assignment.to_json(), StateError)
         return path
 
     def assign_once(self, name: str, assignment: Assignment) -> str:
         """Writes an assignment unless there is one of this name; returns its path."""
         path = self._assignment(name)
-        return path if storage.exists(path) else self.assign(name, assignment)
+        return path if filesystem.exists(path) else self.assign(name, assignment)
 
     def _assignment(self, name: str) -> str:
         check_name(name, what="an assignment", where=self.path)
-        return storage.join(self.path, "assignments", f"{name}.json")
+        return filesystem.join(self.path, "assignments", f"{name}.json")
 
     def assignments(self) -> list[str]:
         """Paths of all assignments, sorted."""
-        found = storage.list_files(storage.join(self.path, "assignments"))
+        found = filesystem.list_files(filesystem.join(self.path, "assignments"))
         return sorted(each for each in found if each.endswith(".json"))
 
     def read_assignment(self, path: str) -> Assignment:
         """Reads one assignment."""
-        return Assignment.from_json(path, storage.read_bytes(path, StateError))
+        return Assignment.from_json(path, filesystem.read_bytes(path, StateError))
 
     def write_positions(self, table: str, reports: Sequence[Report]) -> None:
         """Replaces the stored positions of a table."""
         coder = ReportCoder()
         content = b"".join(coder.encode(self._without_manifest(each)) + b"\n" for each in reports)
-        storage.write_atomic(self.positions_path(table), content, StateError)
+        filesystem.write_atomic(self.positions_path(table), content, StateError)
 
     def read_positions(self) -> dict[str, list[Report]]:
         """The stored positions: table → reports."""
         coder, found = ReportCoder(), {}
-        for path in storage.list_files(storage.join(self.path, "positions")):
+        for path in filesystem.list_files(filesystem.join(self.path, "positions")):
             name = os.path.basename(path)
             if name.endswith(".jsonl"):
-                lines = storage.read_bytes(path, StateError).splitlines()
+                lines = filesystem.read_bytes(path, StateError).splitlines()
                 with damage_told("the stored positions of a table", where=path, mend=_RESTORE):
                     found[unquote(name.removesuffix(".jsonl"))] = [
                         self._with_manifest(coder.decode(each)) for each in lines
@@ -164,7 +169,7 @@ class DeploymentFolder:
         if name is None:
             content = json.dumps(manifest, separators=(",", ":"), sort_keys=True).encode()
             name = hashlib.sha256(content).hexdigest()
-            storage.write_atomic(self._manifest(name), content, StateError)
+            filesystem.write_atomic(self._manifest(name), content, StateError)
             if len(_kept) >= _MOST_KEPT:
                 _kept.clear()
             _kept[subject] = name
@@ -183,7 +188,7 @@ class DeploymentFolder:
                 mend=_RESTORE,
             )
         path = self._manifest(name)
-        content = storage.read_bytes(path, StateError)
+        content = filesystem.read_bytes(path, StateError)
         with damage_told("the manifest of an export", where=path, mend=_RESTORE):
             document = parse_object(content)
             if hashlib.sha256(content).hexdigest() != name:
@@ -191,16 +196,16 @@ class DeploymentFolder:
         return Report(report.kind, report.table, {**report.fields, "manifest": document})
 
     def _manifest(self, name: str) -> str:
-        return storage.join(self.path, "manifests", f"{name}.json")
+        return filesystem.join(self.path, "manifests", f"{name}.json")
 
     @property
     def stops(self) -> str:
         """The folder of why the run cannot go on."""
-        return storage.join(self.path, "stops")
+        return filesystem.join(self.path, "stops")
 
     def generation_file(self, table: str) -> str:
         """The path of the file that says which generation a table has."""
-        return storage.join(self.path, "generations", f"{quote(table, safe='')}.json")
+        return filesystem.join(self.path, "generations", f"{quote(table, safe='')}.json")
 
     @property
     def letters(self) -> LetterBox:
@@ -211,12 +216,12 @@ class DeploymentFolder:
     def write_table(self, table: str, state: Mapping[str, Any]) -> None:
         """Keeps the first state of a table that the run found, for the position document."""
         content = json.dumps(state, separators=(",", ":"), sort_keys=True).encode()
-        storage.write_atomic(self._table(table), content, StateError)
+        filesystem.write_atomic(self._table(table), content, StateError)
 
     def read_tables(self) -> dict[str, dict[str, Any]]:
         """The tables that the run found: table → first state."""
         found = {}
-        for path in storage.list_files(storage.join(self.path, "tables")):
+        for path in filesystem.list_files(filesystem.join(self.path, "tables")):
             if path.endswith(".json"):
                 state = _read_table(path)
                 found[state["table"]["name"]] = state
@@ -225,23 +230,23 @@ class DeploymentFolder:
     def read_table(self, table: str) -> dict[str, Any] | None:
         """The first state of one table that the run found; None if it did not find it."""
         path = self._table(table)
-        if not storage.exists(path):
+        if not filesystem.exists(path):
             return None
         return _read_table(path)
 
     @property
     def discovery(self) -> str:
         """The path of what further tables to look for."""
-        return storage.join(self.path, "discovery.json")
+        return filesystem.join(self.path, "discovery.json")
 
     @property
     def findings(self) -> str:
         """The path of what keeps tables from being read."""
-        return storage.join(self.path, "findings.json")
+        return filesystem.join(self.path, "findings.json")
 
     def end(self, successor: str) -> None:
         """Says that the deployment has a successor."""
-        storage.write_atomic(self._over, successor.encode(), StateError)
+        filesystem.write_atomic(self._over, successor.encode(), StateError)
 
     def check_current(self) -> None:
         """Fails a run that was superseded.
@@ -249,8 +254,8 @@ class DeploymentFolder:
         Raises:
             StateError: The deployment has a successor, which reads on from its positions.
         """
-        if storage.exists(self._over):
-            successor = storage.read_bytes(self._over, StateError).decode(errors="replace")
+        if filesystem.exists(self._over):
+            successor = filesystem.read_bytes(self._over, StateError).decode(errors="replace")
             raise StateError(
                 f"another run has taken over: {successor}",
                 where=self.path,
@@ -258,18 +263,18 @@ class DeploymentFolder:
             )
 
     def _table(self, table: str) -> str:
-        return storage.join(self.path, "tables", f"{quote(table, safe='')}.json")
+        return filesystem.join(self.path, "tables", f"{quote(table, safe='')}.json")
 
     def positions_path(self, table: str) -> str:
         """The path of a table's stored positions."""
-        return storage.join(self.path, "positions", f"{quote(table, safe='')}.jsonl")
+        return filesystem.join(self.path, "positions", f"{quote(table, safe='')}.jsonl")
 
 
 _RESTORE = "Restore the state directory from a copy, or start with a new one"
 
 
 def _read_table(path: str) -> dict[str, Any]:
-    content = storage.read_bytes(path, StateError)
+    content = filesystem.read_bytes(path, StateError)
     with damage_told("the first state of a table", where=path, mend=_RESTORE):
         state = parse_object(content)
         Table.from_json(state["table"])

@@ -7,7 +7,8 @@ for (`discovery_plan`), looks (`discovery`), and writes an assignment for each n
 from the table, so a look that is repeated after a failure changes nothing. A table that is not
 ready is a report and a line in the folder's `findings.json`, and the others go on.
 
-It also looks after the tables whose streams have ended: see `transforms.deployment.follow`.
+It also looks after the tables whose streams have ended: see
+`transforms.continuous.stream_successors`.
 """
 
 from __future__ import annotations
@@ -22,18 +23,28 @@ from apache_beam.transforms.core import RestrictionProvider
 from apache_beam.transforms.window import TimestampedValue
 from apache_beam.utils.timestamp import Duration, Timestamp
 
-from transforms.aws.session import AwsAccess
-from transforms.deployment.discovery import Discovery, Finding, read_findings, write_findings
-from transforms.deployment.discovery_plan import DiscoveryPlan
-from transforms.deployment.folder import DeploymentFolder
-from transforms.deployment.follow import Follow, Follower
-from transforms.deployment.stream_ends import read_ends
-from transforms.gap_rules import GapRules
-from transforms.look_tracker import HeldWatermark, LookState, LookStateCoder, LookTracker
-from transforms.reports import Report
-from transforms.sinks.base import Sink
-from transforms.tables import Table
-from transforms.wall_clock import WallClock, now_us
+from dynabeam.transforms.aws.session import AwsAccess
+from dynabeam.transforms.continuous.control_folder import DeploymentFolder
+from dynabeam.transforms.continuous.discovery import (
+    Discovery,
+    Finding,
+    read_findings,
+    write_findings,
+)
+from dynabeam.transforms.continuous.discovery_plan import DiscoveryPlan
+from dynabeam.transforms.continuous.stream_ends import read_ends
+from dynabeam.transforms.continuous.stream_successors import Follow, Follower
+from dynabeam.transforms.model.gap_handler import GapRules
+from dynabeam.transforms.model.report import Report
+from dynabeam.transforms.model.table import Table
+from dynabeam.transforms.runtime.clock import WallClock, now_us
+from dynabeam.transforms.runtime.poll_tracker import (
+    HeldWatermark,
+    LookState,
+    LookStateCoder,
+    LookTracker,
+)
+from dynabeam.transforms.sinks.base import Sink
 
 __all__ = ["DiscoverTables", "Discovered", "DiscoveredCoder"]
 

@@ -17,22 +17,22 @@ from typing import Literal
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from transforms import storage
-from transforms.aws.dynamodb import TableDescription, describe_table
-from transforms.aws.errors import AwsErrorKind, classify
-from transforms.aws.session import AwsAccess
-from transforms.errors import (
+from dynabeam.transforms.aws.dynamodb import TableDescription, describe_table
+from dynabeam.transforms.aws.errors import AwsErrorKind, classify
+from dynabeam.transforms.aws.session import AwsAccess
+from dynabeam.transforms.errors import (
     AwsAccessError,
     CredentialsError,
     DynabeamError,
     StateError,
     TableError,
 )
-from transforms.reports import Report
-from transforms.stored_format import damage_told, parse_object, typed_fields
-from transforms.table_readiness import describe_ready
-from transforms.table_selection import TableSelection
-from transforms.tables import Table
+from dynabeam.transforms.model.report import Report
+from dynabeam.transforms.model.table import Table
+from dynabeam.transforms.runtime.stored_format import damage_told, parse_object, typed_fields
+from dynabeam.transforms.state.table_readiness import describe_ready
+from dynabeam.transforms.state.table_selection import TableSelection
+from dynabeam.transforms.storage import filesystem
 
 __all__ = ["Discovery", "Finding", "Look", "Needs", "read_findings", "write_findings"]
 
@@ -185,7 +185,7 @@ def write_findings(path: str, findings: Mapping[str, Finding]) -> None:
         "format": FORMAT,
         "findings": [dataclasses.asdict(each) for each in findings.values()],
     }
-    storage.write_atomic(path, json.dumps(document, indent=1).encode(), StateError)
+    filesystem.write_atomic(path, json.dumps(document, indent=1).encode(), StateError)
 
 
 def read_findings(path: str) -> dict[str, Finding]:
@@ -194,10 +194,10 @@ def read_findings(path: str) -> dict[str, Finding]:
     Raises:
         StateError: It is damaged, or of an unknown format.
     """
-    if not storage.exists(path):
+    if not filesystem.exists(path):
         return {}
     with damage_told("what was found", where=path, mend="Delete the file: it is written again"):
-        document = parse_object(storage.read_bytes(path, StateError))
+        document = parse_object(filesystem.read_bytes(path, StateError))
         if document.get("format") != FORMAT:
             raise StateError(
                 "findings of an unknown format",

@@ -12,15 +12,20 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from transforms import storage
-from transforms.aws.dynamodb import TableDescription
-from transforms.aws.session import AwsAccess
-from transforms.deployment.discovery import Needs
-from transforms.deployment.folder import Assignment, DeploymentFolder
-from transforms.errors import StateError
-from transforms.sinks.base import Round
-from transforms.stored_format import check_name, damage_told, read_document, typed_fields
-from transforms.table_reading import (
+from dynabeam.transforms.aws.dynamodb import TableDescription
+from dynabeam.transforms.aws.session import AwsAccess
+from dynabeam.transforms.continuous.control_folder import Assignment, DeploymentFolder
+from dynabeam.transforms.continuous.discovery import Needs
+from dynabeam.transforms.errors import StateError
+from dynabeam.transforms.runtime.clock import now_us
+from dynabeam.transforms.runtime.stored_format import (
+    check_name,
+    damage_told,
+    read_document,
+    typed_fields,
+)
+from dynabeam.transforms.sinks.base import Round
+from dynabeam.transforms.state.table_reading import (
     ReadingOptions,
     choose_readers,
     list_for_readers,
@@ -29,8 +34,8 @@ from transforms.table_reading import (
     snapshot_requests,
     stream_sources,
 )
-from transforms.table_selection import TableSelection
-from transforms.wall_clock import now_us
+from dynabeam.transforms.state.table_selection import TableSelection
+from dynabeam.transforms.storage import filesystem
 
 __all__ = ["DiscoveryPlan", "first_assignment"]
 
@@ -106,7 +111,7 @@ class DiscoveryPlan:
             "every_seconds": self.every_seconds,
         }
         content = json.dumps(document, indent=1, sort_keys=True).encode()
-        storage.write_atomic(folder.discovery, content, StateError)
+        filesystem.write_atomic(folder.discovery, content, StateError)
 
     @classmethod
     def read(cls, folder: DeploymentFolder) -> DiscoveryPlan | None:
@@ -116,12 +121,12 @@ class DiscoveryPlan:
             StateError: The document is damaged, or of an unknown format.
         """
         path = folder.discovery
-        if not storage.exists(path):
+        if not filesystem.exists(path):
             return None
         what = "what to discover"
         mend = "Stop the job behind a savepoint and give the command that started it again"
         document = read_document(
-            storage.read_bytes(path, StateError),
+            filesystem.read_bytes(path, StateError),
             [each.name for each in dataclasses.fields(cls)],
             known=FORMAT,
             what=what,

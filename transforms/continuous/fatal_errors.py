@@ -13,10 +13,10 @@ import json
 import os
 from urllib.parse import quote, unquote
 
-from transforms import storage
-from transforms.deployment.folder import DeploymentFolder
-from transforms.errors import DynabeamError, StateError
-from transforms.stored_format import damage_told
+from dynabeam.transforms.continuous.control_folder import DeploymentFolder
+from dynabeam.transforms.errors import DynabeamError, StateError
+from dynabeam.transforms.runtime.stored_format import damage_told
+from dynabeam.transforms.storage import filesystem
 
 __all__ = ["forget_stops", "read_stops", "tell_stop"]
 
@@ -27,19 +27,21 @@ def tell_stop(folder: DeploymentFolder, table: str, error: DynabeamError) -> Non
     Raises:
         StateError: It cannot be written.
     """
-    path = storage.join(folder.stops, f"{quote(table, safe='')}.json")
-    storage.write_atomic(path, json.dumps(f"{type(error).__name__}: {error}").encode(), StateError)
+    path = filesystem.join(folder.stops, f"{quote(table, safe='')}.json")
+    filesystem.write_atomic(
+        path, json.dumps(f"{type(error).__name__}: {error}").encode(), StateError
+    )
 
 
 def read_stops(folder: DeploymentFolder) -> dict[str, str]:
     """Why a run cannot go on: table → its error."""
     found = {}
-    for path in storage.list_files(folder.stops):
+    for path in filesystem.list_files(folder.stops):
         name = os.path.basename(path)
         if name.endswith(".json"):
             mend = "Remove the file: the run writes it again if it still cannot go on"
             with damage_told("why a run cannot go on", where=path, mend=mend):
-                why = json.loads(storage.read_bytes(path, StateError))
+                why = json.loads(filesystem.read_bytes(path, StateError))
                 if not isinstance(why, str):
                     raise TypeError(f"a text was expected, not {type(why).__name__}")
             found[unquote(name.removesuffix(".json"))] = why
@@ -48,4 +50,4 @@ def read_stops(folder: DeploymentFolder) -> dict[str, str]:
 
 def forget_stops(folder: DeploymentFolder) -> None:
     """Forgets them, because the run is begun again."""
-    storage.delete(storage.list_files(folder.stops), StateError)
+    filesystem.delete(filesystem.list_files(folder.stops), StateError)

@@ -20,8 +20,8 @@ import apache_beam as beam
 from apache_beam.transforms.window import GlobalWindows
 from apache_beam.utils.timestamp import MIN_TIMESTAMP, Timestamp
 
-from transforms.deployment.condense import condense
-from transforms.reports import Report
+from dynabeam.transforms.continuous.compact_reports import condense
+from dynabeam.transforms.model.report import Report
 
 __all__ = ["FewerReports"]
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 
 import dataclasses
 
-from transforms.deployment.folder import DeploymentFolder
-from transforms.deployment.stops import tell_stop
-from transforms.errors import GapError
-from transforms.gaps import GapPolicies, GapPolicy
+from dynabeam.transforms.continuous.control_folder import DeploymentFolder
+from dynabeam.transforms.continuous.fatal_errors import tell_stop
+from dynabeam.transforms.errors import GapError
+from dynabeam.transforms.model.gap import GapPolicies, GapPolicy
 
 __all__ = ["FolderGapRules"]
 
 
 @dataclasses.dataclass(frozen=True)
 class FolderGapRules:
-    """See `transforms.gap_rules.GapRules`; picklable.
+    """See `transforms.model.gap_handler.GapRules`; picklable.
 
     Attributes:
         folder: Path of the deployment's folder.

@@ -2,7 +2,7 @@
 """The generations of the tables of a run that never ends, one small file a table.
 
 The command line writes the first one. Then only the step behind the sinks does
-(`transforms.deployment.repairs`), one writer a table; readers look at it at the start of a slice.
+(`transforms.continuous.repairs`), one writer a table; readers look at it at the start of a slice.
 A generation in a file never goes down.
 """
 
@@ -15,11 +15,11 @@ import time
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from transforms import storage
-from transforms.deployment.folder import DeploymentFolder
-from transforms.errors import StateError
-from transforms.stored_format import read_dataclass
-from transforms.stream.generations import Known
+from dynabeam.transforms.continuous.control_folder import DeploymentFolder
+from dynabeam.transforms.errors import StateError
+from dynabeam.transforms.runtime.stored_format import read_dataclass
+from dynabeam.transforms.storage import filesystem
+from dynabeam.transforms.stream.generations import Known
 
 __all__ = ["CACHED_SECONDS", "FolderGenerations", "TableGeneration", "read_generation"]
 
@@ -41,13 +41,13 @@ class TableGeneration:
         policy: `heal` or `resnapshot`: what is done in a step of a repair; empty while settled.
         since_us: While a repair is under way: since when changes are lost, 0 if not known.
         lost_in: The lowest generation whose gaps the repair mends.
-        plan: `transforms.repair.Repair` as JSON once it is made, else None.
+        plan: `transforms.state.repair_plan.Repair` as JSON once it is made, else None.
         snapshot_us: The moment that the snapshot shows which was loaded before the run, 0 for none.
         asked: The last request for a new snapshot that was taken up; empty for none.
         key_range: Until there is a plan: the range of keys that it is of, empty for all.
         ended: The last repair that ended: `generation`, `kind`, `rows`, `swept`; and `repaired`,
-            generation and `since_us` of all that have ended (`transforms.gap_events`); None for
-            none.
+            generation and `since_us` of all that have ended (`transforms.state.gap_events`); None
+            for none.
         table_id: The id of the table when the run began; empty if nobody said.
     """
 
@@ -68,7 +68,7 @@ class TableGeneration:
         """Replaces the file of a table."""
         document = {"format": FORMAT, **dataclasses.asdict(self)}
         content = json.dumps(document, separators=(",", ":"), sort_keys=True).encode()
-        storage.write_atomic(folder.generation_file(table), content, StateError)
+        filesystem.write_atomic(folder.generation_file(table), content, StateError)
 
 
 def read_generation(folder: DeploymentFolder, table: str) -> TableGeneration:
@@ -78,11 +78,11 @@ def read_generation(folder: DeploymentFolder, table: str) -> TableGeneration:
         StateError: It cannot be read, or is of an unknown format.
     """
     path = folder.generation_file(table)
-    if not storage.exists(path):
+    if not filesystem.exists(path):
         return TableGeneration()
     what = "the file of a table's generation"
     mend = "Restore it from a copy, or take over with catch-up rounds"
-    content = storage.read_bytes(path, StateError)
+    content = filesystem.read_bytes(path, StateError)
     return read_dataclass(TableGeneration, content, known=FORMAT, what=what, where=path, mend=mend)
 
 

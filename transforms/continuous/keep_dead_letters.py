@@ -10,10 +10,10 @@ from typing import Any
 
 import apache_beam as beam
 
-from transforms.dead_letters import DeadLetter
-from transforms.deployment.folder import DeploymentFolder
-from transforms.deployment.stops import tell_stop
-from transforms.letter_limit import too_many
+from dynabeam.transforms.continuous.control_folder import DeploymentFolder
+from dynabeam.transforms.continuous.fatal_errors import tell_stop
+from dynabeam.transforms.dead_letters.limit import too_many
+from dynabeam.transforms.model.dead_letter import DeadLetter
 
 __all__ = ["KeepDeadLetters"]
 

@@ -9,7 +9,7 @@ the next step of the table's repair here, if there is one to be taken:
 | settled → switching | a gap was stored, or a snapshot was asked for | the generation goes up |
 | switching → loading | every reader has reported the new generation | exports are planned |
 | loading → sweeping | every file of the exports is in the sinks | |
-| sweeping → settled | | rows of older generations go (`transforms.repair_sweep`) |
+| sweeping → settled | | rows of older generations go (`transforms.state.repair_sweep`) |
 
 A gap of the new generation begins the repair anew, over all that is lost. Each step is one file
 that is replaced, and what it does besides (an assignment under a fixed name, a sweep) may be
@@ -27,21 +27,21 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from transforms.aws.dynamodb import continuous_backups, describe_table
-from transforms.aws.session import AwsAccess
-from transforms.coverage import FUZZ_US
-from transforms.deployment.folder import Assignment, DeploymentFolder
-from transforms.deployment.generations import TableGeneration, read_generation
-from transforms.deployment.stream_ends import source_of, table_id_of
-from transforms.errors import TableError
-from transforms.export.elements import SnapshotRequest
-from transforms.gaps import GapPolicies, GapPolicy
-from transforms.repair import Lost, Repair, plan_repair
-from transforms.repair_sweep import sweep_sinks
-from transforms.reports import Report
-from transforms.sinks.base import Sink
-from transforms.snapshot_orders import SnapshotOrder, SnapshotOrders
-from transforms.wall_clock import WallClock, now_us
+from dynabeam.transforms.aws.dynamodb import continuous_backups, describe_table
+from dynabeam.transforms.aws.session import AwsAccess
+from dynabeam.transforms.continuous.control_folder import Assignment, DeploymentFolder
+from dynabeam.transforms.continuous.generations import TableGeneration, read_generation
+from dynabeam.transforms.continuous.stream_ends import source_of, table_id_of
+from dynabeam.transforms.errors import TableError
+from dynabeam.transforms.export.elements import SnapshotRequest
+from dynabeam.transforms.model.gap import GapPolicies, GapPolicy
+from dynabeam.transforms.model.report import Report
+from dynabeam.transforms.runtime.clock import WallClock, now_us
+from dynabeam.transforms.sinks.base import Sink
+from dynabeam.transforms.state.coverage import FUZZ_US
+from dynabeam.transforms.state.repair_plan import Lost, Repair, plan_repair
+from dynabeam.transforms.state.repair_sweep import sweep_sinks
+from dynabeam.transforms.state.snapshot_signals import SnapshotOrder, SnapshotOrders
 
 __all__ = ["RepairSettings", "Repairs", "next_step", "repair_assignment", "step_line"]
 

@@ -12,7 +12,7 @@ bundle that is not finished and, for at most `HELD_SECONDS`, by what a sink keep
 the timer fires, everything before the position is in every sink. The reports of all sinks have to
 be part of the input, because only through them does this transform stand behind the sinks.
 
-What was stored also decides over repairs of lost changes: see `transforms.deployment.repairs`.
+What was stored also decides over repairs of lost changes: see `transforms.continuous.repairs`.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from apache_beam.transforms.userstate import (
     on_timer,
 )
 
-from transforms.deployment.condense import condense
-from transforms.deployment.fewer import FewerReports
-from transforms.deployment.folder import DeploymentFolder
-from transforms.deployment.repairs import Repairs, RepairSettings
-from transforms.deployment.stream_ends import stream_end, write_end
-from transforms.event_timers import not_before
-from transforms.reports import Report, ReportCoder
-from transforms.sinks.base import HELD_SECONDS
-from transforms.state_weight import weigh_quickly
-from transforms.telemetry.figures import figures
-from transforms.wall_clock import WallClock, now_us
+from dynabeam.transforms.continuous.compact_reports import condense
+from dynabeam.transforms.continuous.control_folder import DeploymentFolder
+from dynabeam.transforms.continuous.fewer import FewerReports
+from dynabeam.transforms.continuous.repairs import Repairs, RepairSettings
+from dynabeam.transforms.continuous.stream_ends import stream_end, write_end
+from dynabeam.transforms.model.report import Report, ReportCoder
+from dynabeam.transforms.runtime.clock import WallClock, now_us
+from dynabeam.transforms.runtime.state_cache import weigh_quickly
+from dynabeam.transforms.runtime.timers import not_before
+from dynabeam.transforms.sinks.base import HELD_SECONDS
+from dynabeam.transforms.telemetry.process_metrics import figures
 
 __all__ = ["STORED_AFTER_US", "StorePositions"]
 

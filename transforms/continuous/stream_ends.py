@@ -17,14 +17,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
-from transforms import storage
-from transforms.deployment.folder import DeploymentFolder
-from transforms.deployment.generations import read_generation
-from transforms.errors import StateError
-from transforms.reports import Report
-from transforms.stored_format import damage_told, parse_object, typed_fields
-from transforms.stream.source import StreamSource
-from transforms.stream_sequel import read_us
+from dynabeam.transforms.continuous.control_folder import DeploymentFolder
+from dynabeam.transforms.continuous.generations import read_generation
+from dynabeam.transforms.errors import StateError
+from dynabeam.transforms.model.report import Report
+from dynabeam.transforms.runtime.stored_format import damage_told, parse_object, typed_fields
+from dynabeam.transforms.state.stream_successor import read_us
+from dynabeam.transforms.storage import filesystem
+from dynabeam.transforms.stream.source import StreamSource
 
 __all__ = [
     "Followed",
@@ -68,7 +68,7 @@ class Followed:
         arn: The stream.
         created_us: When it was switched on, microseconds since 1970.
         table_id: The id of its table.
-        table: The table as JSON (`transforms.tables`).
+        table: The table as JSON (`transforms.model.table`).
     """
 
     arn: str
@@ -113,7 +113,7 @@ def read_ends(folder: DeploymentFolder) -> list[StreamEnd]:
     Raises:
         StateError: A file is of an unknown format.
     """
-    paths = storage.list_files(storage.join(folder.path, "ends"))
+    paths = filesystem.list_files(filesystem.join(folder.path, "ends"))
     return [_read_end(each) for each in paths if each.endswith(".json")]
 
 
@@ -137,7 +137,7 @@ def read_followed(folder: DeploymentFolder, table: str) -> list[Followed]:
         StateError: The file is of an unknown format.
     """
     path = _path(folder, "followed", table)
-    if not storage.exists(path):
+    if not filesystem.exists(path):
         return []
     document = _read(path)
     with damage_told(_WHAT, where=path, mend=_MEND):
@@ -175,12 +175,12 @@ def source_of(folder: DeploymentFolder, table: str) -> StreamSource:
 
 
 def _path(folder: DeploymentFolder, kind: str, table: str) -> str:
-    return storage.join(folder.path, kind, f"{quote(table, safe='')}.json")
+    return filesystem.join(folder.path, kind, f"{quote(table, safe='')}.json")
 
 
 def _write(path: str, document: Mapping[str, Any]) -> None:
     content = json.dumps({"format": FORMAT, **document}, separators=(",", ":"), sort_keys=True)
-    storage.write_atomic(path, content.encode(), StateError)
+    filesystem.write_atomic(path, content.encode(), StateError)
 
 
 _WHAT = "what is known of a stream that has ended"
@@ -195,7 +195,7 @@ def _read_end(path: str) -> StreamEnd:
 
 def _read(path: str) -> dict[str, Any]:
     with damage_told(_WHAT, where=path, mend=_MEND):
-        document = parse_object(storage.read_bytes(path, StateError))
+        document = parse_object(filesystem.read_bytes(path, StateError))
     if document.pop("format", None) != FORMAT:
         raise StateError(
             f"{_WHAT} is of an unknown format",

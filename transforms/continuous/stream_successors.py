@@ -16,26 +16,26 @@ import dataclasses
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from transforms.aws.dynamodb import TableDescription
-from transforms.aws.errors import AwsErrorKind, classify
-from transforms.aws.session import AwsAccess
-from transforms.coverage import FUZZ_US
-from transforms.deployment.discovery import Finding, What
-from transforms.deployment.folder import Assignment, DeploymentFolder
-from transforms.deployment.stream_ends import (
+from dynabeam.transforms.aws.dynamodb import TableDescription
+from dynabeam.transforms.aws.errors import AwsErrorKind, classify
+from dynabeam.transforms.aws.session import AwsAccess
+from dynabeam.transforms.continuous.control_folder import Assignment, DeploymentFolder
+from dynabeam.transforms.continuous.discovery import Finding, What
+from dynabeam.transforms.continuous.stream_ends import (
     Followed,
     StreamEnd,
     add_followed,
     source_of,
     table_id_of,
 )
-from transforms.errors import AwsAccessError, DynabeamError, TableError
-from transforms.gap_rules import GapRules
-from transforms.gaps import Gap, GapKind, GapPolicy
-from transforms.stream.source import TRIM_HORIZON, StreamSource
-from transforms.stream_sequel import find_sequel, switch_gap
-from transforms.table_readiness import readiness_problem
-from transforms.tables import Table
+from dynabeam.transforms.errors import AwsAccessError, DynabeamError, TableError
+from dynabeam.transforms.model.gap import Gap, GapKind, GapPolicy
+from dynabeam.transforms.model.gap_handler import GapRules
+from dynabeam.transforms.model.table import Table
+from dynabeam.transforms.state.coverage import FUZZ_US
+from dynabeam.transforms.state.stream_successor import find_sequel, switch_gap
+from dynabeam.transforms.state.table_readiness import readiness_problem
+from dynabeam.transforms.stream.source import TRIM_HORIZON, StreamSource
 
 __all__ = ["Follow", "Follower"]
 

@@ -20,12 +20,17 @@ from apache_beam.transforms.core import RestrictionProvider
 from apache_beam.transforms.window import TimestampedValue
 from apache_beam.utils.timestamp import Duration, Timestamp
 
-from transforms.coverage import FUZZ_US
-from transforms.deployment.folder import DeploymentFolder
-from transforms.export.elements import SnapshotRequest
-from transforms.look_tracker import HeldWatermark, LookState, LookStateCoder, LookTracker
-from transforms.stream.group import SourceGroup, grouped
-from transforms.wall_clock import WallClock, now_us
+from dynabeam.transforms.continuous.control_folder import DeploymentFolder
+from dynabeam.transforms.export.elements import SnapshotRequest
+from dynabeam.transforms.runtime.clock import WallClock, now_us
+from dynabeam.transforms.runtime.poll_tracker import (
+    HeldWatermark,
+    LookState,
+    LookStateCoder,
+    LookTracker,
+)
+from dynabeam.transforms.state.coverage import FUZZ_US
+from dynabeam.transforms.stream.group import SourceGroup, grouped
 
 __all__ = ["Assigned", "Seen", "SeenCoder", "WatchAssignments"]
 

@@ -12,9 +12,9 @@ import threading
 from collections.abc import Iterable
 from typing import Any
 
-from transforms.dead_letters import DeadLetter
-from transforms.errors import StateError
-from transforms.letter_box import LetterBox
+from dynabeam.transforms.dead_letters.store import LetterBox
+from dynabeam.transforms.errors import StateError
+from dynabeam.transforms.model.dead_letter import DeadLetter
 
 __all__ = ["DEFAULT_LIMIT", "LetterLimit", "too_many"]
 

@@ -14,16 +14,16 @@ from typing import Any, NamedTuple
 
 import apache_beam as beam
 
-from transforms.block import Block, BlockHeader, split_by_bucket
-from transforms.dead_letters import DeadLetter
-from transforms.errors import DynabeamError, StreamError
-from transforms.export.elements import FileSlice
-from transforms.export.manifest import DataFile
-from transforms.export.rows import rows_of_lines
-from transforms.row_payload import block_of_payload
-from transforms.stream.records import PageParser
-from transforms.tables import Table
-from transforms.wall_clock import now_us
+from dynabeam.transforms.errors import DynabeamError, StreamError
+from dynabeam.transforms.export.elements import FileSlice
+from dynabeam.transforms.export.manifest import DataFile
+from dynabeam.transforms.export.rows import rows_of_lines
+from dynabeam.transforms.model.block import Block, BlockHeader, split_by_bucket
+from dynabeam.transforms.model.dead_letter import DeadLetter
+from dynabeam.transforms.model.row_payload import block_of_payload
+from dynabeam.transforms.model.table import Table
+from dynabeam.transforms.runtime.clock import now_us
+from dynabeam.transforms.stream.records import PageParser
 
 __all__ = ["LettersRead", "PutBack", "read_again"]
 

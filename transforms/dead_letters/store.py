@@ -24,10 +24,10 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal, NamedTuple
 
-from transforms import storage
-from transforms.dead_letters import DeadLetter
-from transforms.errors import StateError
-from transforms.stored_format import damage_told, parse_object, typed_fields
+from dynabeam.transforms.errors import StateError
+from dynabeam.transforms.model.dead_letter import DeadLetter
+from dynabeam.transforms.runtime.stored_format import damage_told, parse_object, typed_fields
+from dynabeam.transforms.storage import filesystem
 
 __all__ = ["LetterBox"]
 
@@ -74,7 +74,7 @@ class LetterBox:
 
     def __init__(self, state_dir: str) -> None:
         self._state_dir = state_dir
-        self.path = storage.join(state_dir, "dead_letters")
+        self.path = filesystem.join(state_dir, "dead_letters")
         self._seen: dict[str, dict[str, _Entry]] = {}
         self._done: dict[str, dict[str, int]] = {}
         self._closed: dict[str, int] = {}
@@ -191,7 +191,7 @@ class LetterBox:
         """
         for path in self._old_files():
             self.keep(convert(each) for each in _lines_of(path))
-            storage.delete([path], StateError)
+            filesystem.delete([path], StateError)
 
     def stop(self, letters: Iterable[DeadLetter]) -> str:
         """Shows letters of a round that is not committed because of them: the first, if many.
@@ -199,7 +199,7 @@ class LetterBox:
         Returns:
             The path of the file that shows them.
         """
-        path = storage.join(self.path, _STOPPED)
+        path = filesystem.join(self.path, _STOPPED)
         lines: list[bytes] = []
         size = 0
         for each in itertools.islice(letters, _SHOWN):
@@ -207,20 +207,20 @@ class LetterBox:
             size += len(lines[-1])
             if size >= _PIECE_BYTES:
                 break
-        storage.write_atomic(path, b"".join(lines), StateError)
+        filesystem.write_atomic(path, b"".join(lines), StateError)
         return path
 
     def stopped(self) -> Iterator[DeadLetter]:
         """What `stop` shows."""
-        path = storage.join(self.path, _STOPPED)
-        if storage.exists(path):
+        path = filesystem.join(self.path, _STOPPED)
+        if filesystem.exists(path):
             yield from _lines_of(path)
 
     def go_on(self) -> None:
         """Forgets what `stop` showed: its round was repeated, and is committed."""
-        path = storage.join(self.path, _STOPPED)
-        if storage.exists(path):
-            storage.delete([path], StateError)
+        path = filesystem.join(self.path, _STOPPED)
+        if filesystem.exists(path):
+            filesystem.delete([path], StateError)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"_state_dir": self._state_dir}
@@ -253,10 +253,10 @@ class LetterBox:
 
     def _pieces(self) -> list[str]:
         """Paths of all pieces, and of the files of older versions that hold a letter each."""
-        found = storage.list_files(storage.join(self.path, _LETTERS))
+        found = filesystem.list_files(filesystem.join(self.path, _LETTERS))
         paths = [each for each in found if each.endswith(".jsonl")]
         for severity in _OPEN:
-            old = storage.list_files(storage.join(self.path, severity))
+            old = filesystem.list_files(filesystem.join(self.path, severity))
             paths += [each for each in old if each.endswith(".json")]
         return paths
 
@@ -264,11 +264,11 @@ class LetterBox:
         """Reads what a piece says; false if another process has made it part of another one."""
         if path in self._seen:
             return True
-        if not storage.exists(path):
+        if not filesystem.exists(path):
             return False
         letters: dict[str, _Entry] = {}
         done: dict[str, int] = {}
-        for place, line in enumerate(storage.read_bytes(path, StateError).splitlines()):
+        for place, line in enumerate(filesystem.read_bytes(path, StateError).splitlines()):
             if line.startswith(_DONE_LINE):
                 with damage_told("a piece of dead letters", where=path, mend=_RESTORE):
                     mark = typed_fields(_Done, parse_object(line))
@@ -282,15 +282,15 @@ class LetterBox:
     def _line(self, entry: _Entry) -> bytes:
         path, lines = self._last_read
         if path != entry.path:
-            lines = storage.read_bytes(entry.path, StateError).splitlines(keepends=True)
+            lines = filesystem.read_bytes(entry.path, StateError).splitlines(keepends=True)
             self._last_read = (entry.path, lines)
         return lines[entry.place]
 
     def _write(self, folder: str, lines: list[bytes]) -> None:
         if lines:
             name = f"{time.time_ns() // 1000:019d}-{uuid.uuid4().hex[:8]}.jsonl"
-            path = storage.join(self.path, folder, name)
-            storage.write_atomic(path, b"".join(lines), StateError)
+            path = filesystem.join(self.path, folder, name)
+            filesystem.write_atomic(path, b"".join(lines), StateError)
 
     def _fold(self) -> None:
         """Makes many pieces one, or as few as their size allows."""
@@ -309,11 +309,11 @@ class LetterBox:
         # What is done stays said: another writer may have a letter in hand that it is about.
         lines += [_done_line(name, last_us) for name, last_us in self._closed.items()]
         self._write(_LETTERS, lines)
-        storage.delete(paths, StateError)
+        filesystem.delete(paths, StateError)
 
     def _old_files(self) -> list[str]:
-        rounds = storage.list_files(self.path)
-        continuous = storage.list_files(storage.join(self._state_dir, "continuous"))
+        rounds = filesystem.list_files(self.path)
+        continuous = filesystem.list_files(filesystem.join(self._state_dir, "continuous"))
         in_rounds = [each for each in rounds if os.path.basename(each).startswith("round-")]
         in_jobs = [each for each in continuous if _folder_of(each) == "dead_letters"]
         return [each for each in (*in_rounds, *in_jobs) if each.endswith(".jsonl")]
@@ -352,5 +352,5 @@ def _folder_of(path: str) -> str:
 
 
 def _lines_of(path: str) -> Iterator[DeadLetter]:
-    for line in storage.read_bytes(path, StateError).splitlines():
+    for line in filesystem.read_bytes(path, StateError).splitlines():
         yield DeadLetter.from_line(line, where=path)

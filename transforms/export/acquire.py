@@ -16,23 +16,23 @@ from typing import Literal
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from transforms.aws import dynamodb
-from transforms.aws.session import AwsAccess
-from transforms.errors import (
+from dynabeam.transforms.aws import dynamodb
+from dynabeam.transforms.aws.session import AwsAccess
+from dynabeam.transforms.errors import (
     ConfigurationError,
     DynabeamError,
     ExportError,
     ExportIntegrityError,
     TableError,
 )
-from transforms.export.elements import SnapshotRequest
-from transforms.export.location import (
+from dynabeam.transforms.export.elements import SnapshotRequest
+from dynabeam.transforms.export.location import (
     find_summary,
     is_export_arn,
     newest_age_us,
     table_arn_of_export,
 )
-from transforms.export.manifest import ExportManifest, Verify, load_manifest
+from dynabeam.transforms.export.manifest import ExportManifest, Verify, load_manifest
 
 __all__ = ["Acquisition", "ExportFailedError", "Look", "acquire", "client_token", "open_export"]
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
 
-from transforms.errors import ExportError
-from transforms.export.manifest import ExportManifest
+from dynabeam.transforms.errors import ExportError
+from dynabeam.transforms.export.manifest import ExportManifest
 
 __all__ = ["check_chain"]
 

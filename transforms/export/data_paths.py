@@ -20,8 +20,8 @@ from collections.abc import Callable, Iterable, Sequence
 
 from apache_beam.io.filesystem import BeamIOError
 
-from transforms import storage
-from transforms.errors import AwsAccessError, ExportIntegrityError
+from dynabeam.transforms.errors import AwsAccessError, ExportIntegrityError
+from dynabeam.transforms.storage import filesystem
 
 __all__ = ["DataFolder"]
 
@@ -52,7 +52,7 @@ class DataFolder:
         """Makes one from the summary's path and the `manifestFilesS3Key` in it."""
         folder = summary_path.rpartition("/")[0]
         origin = _clean(files_key, summary_path).rpartition("/")[0]
-        if not storage.is_local(folder):
+        if not filesystem.is_local(folder):
             scheme, _, rest = folder.partition("://")
             root = f"{scheme}://{rest.partition('/')[0]}"
             return cls(folder, root, origin)
@@ -64,7 +64,7 @@ class DataFolder:
 
     def sibling(self, key: str) -> str:
         """The path of the other manifest: beside the summary, wherever that lies now."""
-        return storage.join(self.folder, key.rpartition("/")[2])
+        return filesystem.join(self.folder, key.rpartition("/")[2])
 
     def data_paths(self, keys: Sequence[str]) -> dict[str, str]:
         """The paths of data files, all by the first rule under which a few of them exist.
@@ -79,8 +79,8 @@ class DataFolder:
         rules: list[Callable[[str], str]] = [self._relative]
         if self.root:
             rules.append(self._from_root)
-        rules.append(lambda key: storage.join(self.folder, "data", key.rpartition("/")[2]))
-        rules.append(lambda key: storage.join(self.folder, key.rpartition("/")[2]))
+        rules.append(lambda key: filesystem.join(self.folder, "data", key.rpartition("/")[2]))
+        rules.append(lambda key: filesystem.join(self.folder, key.rpartition("/")[2]))
         looked_for = [clean[key] for key in _spread(keys)]
         chosen = next(
             (rule for rule in rules if any(_exists(rule(key)) for key in looked_for)), rules[0]
@@ -89,18 +89,18 @@ class DataFolder:
 
     def _from_root(self, key: str) -> str:
         if not key.startswith(self.prefix):
-            return storage.join(self.folder, "data", key.rpartition("/")[2])
-        return storage.join(self.root, *key[len(self.prefix) :].split("/"))
+            return filesystem.join(self.folder, "data", key.rpartition("/")[2])
+        return filesystem.join(self.root, *key[len(self.prefix) :].split("/"))
 
     def _relative(self, key: str) -> str:
         parent, _, own = self.origin.rpartition("/")
         if key.startswith(f"{self.origin}/"):
-            return storage.join(self.folder, *key[len(self.origin) + 1 :].split("/"))
+            return filesystem.join(self.folder, *key[len(self.origin) + 1 :].split("/"))
         shared = f"{parent}/data/" if parent else "data/"
         if own and key.startswith(shared):
             above = self.folder.rpartition("/")[0]
-            return storage.join(above, "data", *key[len(shared) :].split("/"))
-        return storage.join(self.folder, "data", key.rpartition("/")[2])
+            return filesystem.join(above, "data", *key[len(shared) :].split("/"))
+        return filesystem.join(self.folder, "data", key.rpartition("/")[2])
 
 
 def _clean(key: str, where: str) -> str:
@@ -120,7 +120,7 @@ def _spread(keys: Sequence[str]) -> Iterable[str]:
 
 def _exists(path: str) -> bool:
     try:
-        return storage.exists(path)
+        return filesystem.exists(path)
     except (BeamIOError, AwsAccessError):
         # Not being allowed to look under one rule must not hide the file under another one;
         # reading the file tells the reason.

@@ -19,9 +19,9 @@ from typing import NoReturn
 
 from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 
-from transforms.aws.errors import AwsErrorKind, classify, error_code, raise_access_error
-from transforms.aws.session import AwsAccess, client
-from transforms.errors import ConfigurationError
+from dynabeam.transforms.aws.errors import AwsErrorKind, classify, error_code, raise_access_error
+from dynabeam.transforms.aws.session import AwsAccess, client
+from dynabeam.transforms.errors import ConfigurationError
 
 __all__ = ["Destination", "parse_destination", "try_destination"]
 

@@ -29,12 +29,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from transforms import storage
-from transforms.errors import ExportIntegrityError, StateError, ValueDecodeError
-from transforms.tables import Table
-from transforms.values.json_sql import query
-from transforms.values.keys import bucket_numbers, decode_key
-from transforms.values.python_values import parse_json
+from dynabeam.transforms.errors import ExportIntegrityError, StateError, ValueDecodeError
+from dynabeam.transforms.model.table import Table
+from dynabeam.transforms.storage import filesystem
+from dynabeam.transforms.values.json_sql import query
+from dynabeam.transforms.values.keys import bucket_numbers, decode_key
+from dynabeam.transforms.values.python_values import parse_json
 
 __all__ = [
     "KeyDigests",
@@ -96,15 +96,15 @@ def digests_of(keys: pa.Array) -> KeyDigests:
 
 def write_digests(folder: str, digests: Sequence[KeyDigests], name: str = "") -> str:
     """Writes digests into a file of a folder; returns its path."""
-    path = storage.join(folder, name or f"{uuid.uuid4().hex}.keys")
+    path = filesystem.join(folder, name or f"{uuid.uuid4().hex}.keys")
     content = _sorted(np.concatenate([np.zeros((0, 2), np.uint64), *digests]))
-    storage.write_atomic(path, content.astype("<u8").tobytes(), StateError)
+    filesystem.write_atomic(path, content.astype("<u8").tobytes(), StateError)
     return path
 
 
 def read_digests(path: str) -> KeyDigests:
     """Reads what `write_digests` wrote."""
-    content = storage.read_bytes(path, StateError)
+    content = filesystem.read_bytes(path, StateError)
     return np.frombuffer(content, "<u8").reshape(-1, 2).astype(np.uint64)
 
 
@@ -249,10 +249,10 @@ def _sorted(digests: KeyDigests) -> KeyDigests:
 
 def _mapped(path: str, folder: str) -> Any:
     """A file of digests as an array that lies on the disk."""
-    if not storage.is_local(path):
+    if not filesystem.is_local(path):
         local = os.path.join(folder, uuid.uuid4().hex)
         with open(local, "wb") as file:
-            file.write(storage.read_bytes(path, StateError))
+            file.write(filesystem.read_bytes(path, StateError))
         path = local
     if not os.path.getsize(path):
         return np.zeros((0, 2), np.uint64)

@@ -13,11 +13,11 @@ from typing import Any, Literal
 
 import apache_beam as beam
 
-from transforms.element_json import dump_element, load_element
-from transforms.errors import ValueDecodeError
-from transforms.export.manifest import DataFile
-from transforms.stored_format import damage_told, typed_fields
-from transforms.tables import Table
+from dynabeam.transforms.errors import ValueDecodeError
+from dynabeam.transforms.export.manifest import DataFile
+from dynabeam.transforms.model.table import Table
+from dynabeam.transforms.runtime.json_coder import dump_element, load_element
+from dynabeam.transforms.runtime.stored_format import damage_told, typed_fields
 
 __all__ = ["DONE", "FileSlice", "FileSliceCoder", "SnapshotRequest", "SnapshotRequestCoder"]
 
@@ -48,7 +48,7 @@ class SnapshotRequest:
         manifest: JSON of an `ExportManifest` read before, or None.
         from_us: Start of the window of an incremental export (inclusive); 0 for a full export.
         to_us: End of that window (exclusive); the export is not requested before it.
-        key_range: The range of keys that is loaded (`transforms.key_range`); empty for all.
+        key_range: The range of keys that is loaded (`transforms.model.key_range`); empty for all.
         attempt: How many exports that were requested for it have failed: each has its own token.
         table_id: The table's UUID, which another table of its name does not have; empty if it is
             not known.

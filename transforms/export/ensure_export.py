@@ -7,7 +7,7 @@ and gives its worker back between two looks; the output is unbounded, and its wa
 the request's timestamp until the slices are out.
 
 A look may be repeated at any time: the same token gives the same export. Tracker and contract are
-those of `transforms.look_tracker`.
+those of `transforms.runtime.poll_tracker`.
 """
 
 from __future__ import annotations
@@ -21,13 +21,18 @@ import apache_beam as beam
 from apache_beam.transforms.core import RestrictionProvider
 from apache_beam.utils.timestamp import Duration
 
-from transforms.export.acquire import Acquisition, ExportFailedError, Look, acquire
-from transforms.export.elements import FileSlice, SnapshotRequest
-from transforms.export.fetch import compressed_size
-from transforms.export.plan import DEFAULT_RATIO, compression_ratio, plan_round
-from transforms.look_tracker import HeldWatermark, LookState, LookStateCoder, LookTracker
-from transforms.reports import Report
-from transforms.wall_clock import WallClock, now_us
+from dynabeam.transforms.export.acquire import Acquisition, ExportFailedError, Look, acquire
+from dynabeam.transforms.export.elements import FileSlice, SnapshotRequest
+from dynabeam.transforms.export.fetch import compressed_size
+from dynabeam.transforms.export.slices import DEFAULT_RATIO, compression_ratio, plan_round
+from dynabeam.transforms.model.report import Report
+from dynabeam.transforms.runtime.clock import WallClock, now_us
+from dynabeam.transforms.runtime.poll_tracker import (
+    HeldWatermark,
+    LookState,
+    LookStateCoder,
+    LookTracker,
+)
 
 __all__ = [
     "EnsureExport",

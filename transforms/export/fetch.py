@@ -19,9 +19,9 @@ import tempfile
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from transforms import storage
-from transforms.errors import ExportIntegrityError
-from transforms.export.manifest import REPACKED, DataFile, Verify
+from dynabeam.transforms.errors import ExportIntegrityError
+from dynabeam.transforms.export.manifest import REPACKED, DataFile, Verify
+from dynabeam.transforms.storage import filesystem
 
 __all__ = ["FetchedFile", "compressed_size", "fetched", "missing_file"]
 
@@ -54,7 +54,7 @@ def compressed_size(path: str) -> int:
         ExportIntegrityError: It is missing or may not be seen.
     """
     try:
-        return storage.size_of(path, ExportIntegrityError)
+        return filesystem.size_of(path, ExportIntegrityError)
     except ExportIntegrityError as problem:
         raise missing_file(path, problem) from problem
 
@@ -72,11 +72,13 @@ def fetched(file: DataFile, *, verify: Verify = "strict") -> Iterator[FetchedFil
     """
     with contextlib.ExitStack() as stack:
         try:
-            source = stack.enter_context(storage.open_for_reading(file.path, ExportIntegrityError))
+            source = stack.enter_context(
+                filesystem.open_for_reading(file.path, ExportIntegrityError)
+            )
         except ExportIntegrityError as problem:
             raise missing_file(file.path, problem) from problem
         spool = None
-        if not storage.is_local(file.path):
+        if not filesystem.is_local(file.path):
             spool = stack.enter_context(tempfile.TemporaryFile(prefix="dynabeam-export-"))
         try:
             digest = _digest(source, spool)
@@ -129,5 +131,5 @@ def missing_file(path: str, problem: ExportIntegrityError) -> ExportIntegrityErr
     return ExportIntegrityError(
         f"a data file that the manifest lists is not to be had: {problem.what}",
         where=path,
-        mend=_MISSING if problem.mend in ("", storage.CHECK_PATH) else problem.mend,
+        mend=_MISSING if problem.mend in ("", filesystem.CHECK_PATH) else problem.mend,
     )

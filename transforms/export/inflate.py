@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from transforms.errors import ExportIntegrityError
+from dynabeam.transforms.errors import ExportIntegrityError
 
 try:
     from isal import isal_zlib

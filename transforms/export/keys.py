@@ -22,18 +22,23 @@ from collections.abc import Iterable, Mapping
 from itertools import islice
 from typing import Any, cast
 
-from transforms import storage
-from transforms.aws import dynamodb
-from transforms.aws.session import AwsAccess
-from transforms.errors import ConfigurationError, ExportError, ExportIntegrityError, TableError
-from transforms.errors import ValueDecodeError as _BadValue
-from transforms.export.distinct import keys_option, repeated_error
-from transforms.export.inflate import inflate_start
-from transforms.export.manifest import ExportManifest
-from transforms.tables import KeyAttribute, KeySchema, KeyType, Table
-from transforms.values.ion_text import ion_lines_to_json
-from transforms.values.keys import encode_key
-from transforms.values.python_values import parse_json
+from dynabeam.transforms.aws import dynamodb
+from dynabeam.transforms.aws.session import AwsAccess
+from dynabeam.transforms.errors import (
+    ConfigurationError,
+    ExportError,
+    ExportIntegrityError,
+    TableError,
+)
+from dynabeam.transforms.errors import ValueDecodeError as _BadValue
+from dynabeam.transforms.export.distinct import keys_option, repeated_error
+from dynabeam.transforms.export.inflate import inflate_start
+from dynabeam.transforms.export.manifest import ExportManifest
+from dynabeam.transforms.model.table import KeyAttribute, KeySchema, KeyType, Table
+from dynabeam.transforms.storage import filesystem
+from dynabeam.transforms.values.ion_text import ion_lines_to_json
+from dynabeam.transforms.values.keys import encode_key
+from dynabeam.transforms.values.python_values import parse_json
 
 __all__ = ["find_keys", "parse_keys"]
 
@@ -219,7 +224,7 @@ def _sample(manifest: ExportManifest, most_bytes: int) -> list[Item]:
 def _first_lines(path: str, export_format: str, most_bytes: int) -> list[bytes]:
     """The first whole lines of a file: those in some packed bytes, but at least one."""
     while True:
-        packed = storage.read_start(path, most_bytes, ExportIntegrityError)
+        packed = filesystem.read_start(path, most_bytes, ExportIntegrityError)
         data = inflate_start(packed, path, _LONGEST_SAMPLE)
         end = data.rfind(b"\n") + 1
         if end or len(packed) < most_bytes or len(data) >= _LONGEST_SAMPLE:

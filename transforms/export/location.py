@@ -18,8 +18,8 @@ import re
 
 from apache_beam.io.filesystem import BeamIOError
 
-from transforms import storage
-from transforms.errors import ConfigurationError, ExportError
+from dynabeam.transforms.errors import ConfigurationError, ExportError
+from dynabeam.transforms.storage import filesystem
 
 __all__ = ["SUMMARY_NAME", "find_summary", "is_export_arn", "newest_age_us", "table_arn_of_export"]
 
@@ -76,16 +76,16 @@ def find_summary(location: str) -> str:
         AwsAccessError: S3 refuses to show or to list it.
     """
     plain = location.removeprefix("file://")
-    if storage.is_local(plain):
+    if filesystem.is_local(plain):
         plain = os.path.abspath(os.path.expanduser(plain))
     if plain.rpartition("/")[2] == SUMMARY_NAME:
         return plain
     try:
-        direct = storage.join(plain, SUMMARY_NAME)
-        if storage.exists(direct):
+        direct = filesystem.join(plain, SUMMARY_NAME)
+        if filesystem.exists(direct):
             return direct
         found = [
-            path for path in storage.list_files(plain) if path.rpartition("/")[2] == SUMMARY_NAME
+            path for path in filesystem.list_files(plain) if path.rpartition("/")[2] == SUMMARY_NAME
         ]
     except (BeamIOError, OSError, ValueError) as problem:
         raise ExportError(

@@ -25,11 +25,11 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta, timezone
 from typing import Any, Literal
 
-from transforms import storage
-from transforms.errors import ExportError, ExportIntegrityError, ValueDecodeError
-from transforms.export.data_paths import DataFolder
-from transforms.stored_format import damage_told, typed_fields
-from transforms.tables import Table
+from dynabeam.transforms.errors import ExportError, ExportIntegrityError, ValueDecodeError
+from dynabeam.transforms.export.data_paths import DataFolder
+from dynabeam.transforms.model.table import Table
+from dynabeam.transforms.runtime.stored_format import damage_told, typed_fields
+from dynabeam.transforms.storage import filesystem
 
 __all__ = ["REPACKED", "DataFile", "ExportManifest", "Verify", "load_manifest"]
 
@@ -337,11 +337,13 @@ def _entry(line: bytes, where: str) -> tuple[str, int, str]:
 
 def _read_checked(path: str, checks: _Checks) -> bytes:
     """Reads a manifest and compares it with its `.md5` object, if there is one."""
-    content = storage.read_bytes(path, ExportIntegrityError)
+    content = filesystem.read_bytes(path, ExportIntegrityError)
     checksum_path = path.removesuffix(".json") + ".md5"
-    if storage.exists(checksum_path):
+    if filesystem.exists(checksum_path):
         expected = (
-            storage.read_bytes(checksum_path, ExportIntegrityError).strip().decode("latin-1")[:64]
+            filesystem.read_bytes(checksum_path, ExportIntegrityError)
+            .strip()
+            .decode("latin-1")[:64]
         )
         digest = hashlib.md5(content, usedforsecurity=False).digest()
         found = base64.b64encode(digest).decode("ascii")

@@ -19,9 +19,9 @@ import threading
 from collections.abc import Callable
 from typing import TypeAlias
 
-from transforms.export.fetch import FetchedFile, fetched
-from transforms.export.inflate import LinesReader
-from transforms.export.manifest import DataFile, Verify
+from dynabeam.transforms.export.fetch import FetchedFile, fetched
+from dynabeam.transforms.export.inflate import LinesReader
+from dynabeam.transforms.export.manifest import DataFile, Verify
 
 __all__ = ["MOST", "OpenFile", "OpenFiles"]
 

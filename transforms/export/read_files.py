@@ -21,19 +21,19 @@ from typing import Any, NamedTuple
 
 import apache_beam as beam
 
-from transforms.block import Block, BlockHeader, split_by_bucket
-from transforms.dead_letters import DeadLetter
-from transforms.errors import ExportIntegrityError, ValueDecodeError
-from transforms.export.distinct import KeyDigests, check_piece, write_digests
-from transforms.export.elements import FileSlice
-from transforms.export.fetch import FetchedFile
-from transforms.export.inflate import count_lines, may_be_longer_than
-from transforms.export.manifest import REPACKED, Verify
-from transforms.export.open_files import OpenFiles
-from transforms.export.rows import rows_of_lines
-from transforms.key_range import KeyRange
-from transforms.reports import Report
-from transforms.wall_clock import now_us
+from dynabeam.transforms.errors import ExportIntegrityError, ValueDecodeError
+from dynabeam.transforms.export.distinct import KeyDigests, check_piece, write_digests
+from dynabeam.transforms.export.elements import FileSlice
+from dynabeam.transforms.export.fetch import FetchedFile
+from dynabeam.transforms.export.inflate import count_lines, may_be_longer_than
+from dynabeam.transforms.export.manifest import REPACKED, Verify
+from dynabeam.transforms.export.open_files import OpenFiles
+from dynabeam.transforms.export.rows import rows_of_lines
+from dynabeam.transforms.model.block import Block, BlockHeader, split_by_bucket
+from dynabeam.transforms.model.dead_letter import DeadLetter
+from dynabeam.transforms.model.key_range import KeyRange
+from dynabeam.transforms.model.report import Report
+from dynabeam.transforms.runtime.clock import now_us
 
 __all__ = ["ExportRows", "ReadExportFiles", "read_slice"]
 

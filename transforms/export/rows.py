@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from transforms.block import SCHEMA
-from transforms.errors import ExportError
-from transforms.export.elements import FileSlice
-from transforms.values.ion_text import ion_lines_to_json
-from transforms.values.lines import (
+from dynabeam.transforms.errors import ExportError
+from dynabeam.transforms.export.elements import FileSlice
+from dynabeam.transforms.model.block import SCHEMA
+from dynabeam.transforms.model.version import constant_versions, encode_versions
+from dynabeam.transforms.values.ion_text import ion_lines_to_json
+from dynabeam.transforms.values.lines import (
     BadLine,
     ExportView,
     FullLines,
@@ -22,7 +23,6 @@ from transforms.values.lines import (
     parse_full_lines,
     parse_incremental_lines,
 )
-from transforms.version import constant_versions, encode_versions
 
 __all__ = ["rows_of_lines"]
 

@@ -11,10 +11,10 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
-from transforms import storage
-from transforms.errors import ExportIntegrityError
-from transforms.export.fetch import missing_file
-from transforms.export.plan import FileSize, foresee
+from dynabeam.transforms.errors import ExportIntegrityError
+from dynabeam.transforms.export.fetch import missing_file
+from dynabeam.transforms.export.slices import FileSize, foresee
+from dynabeam.transforms.storage import filesystem
 
 __all__ = ["FileSizes", "file_size"]
 
@@ -31,7 +31,7 @@ def file_size(path: str) -> FileSize:
         AwsAccessError: S3 refuses to show it.
     """
     try:
-        size, end = storage.read_end(path, _TRAILER, ExportIntegrityError)
+        size, end = filesystem.read_end(path, _TRAILER, ExportIntegrityError)
     except ExportIntegrityError as problem:
         raise missing_file(path, problem) from problem
     return FileSize(size, int.from_bytes(end, "little") if len(end) == _TRAILER else None)
@@ -74,7 +74,7 @@ class _Asked:
         if len(self._known) > _MOST_REMEMBERED:
             self._known.clear()
         paths = [path]
-        if not storage.is_local(path):
+        if not filesystem.is_local(path):
             following = (each for each in self._coming if each != path and each not in self._known)
             paths += islice(following, _TOGETHER - 1)
         if len(paths) == 1:

@@ -20,10 +20,10 @@ from collections.abc import Callable, Mapping
 from fractions import Fraction
 from typing import Literal
 
-from transforms.export.elements import DONE, FileSlice
-from transforms.export.inflate import HIGHEST_RATIO
-from transforms.export.manifest import DataFile, ExportManifest
-from transforms.tables import Table
+from dynabeam.transforms.export.elements import DONE, FileSlice
+from dynabeam.transforms.export.inflate import HIGHEST_RATIO
+from dynabeam.transforms.export.manifest import DataFile, ExportManifest
+from dynabeam.transforms.model.table import Table
 
 __all__ = [
     "DEFAULT_RATIO",

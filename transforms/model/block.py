@@ -10,7 +10,7 @@ Columns of `SCHEMA` (one row per change):
 | column | meaning |
 |---|---|
 | key | canonical encoding of the whole primary key (`transforms.values.keys`) |
-| version | `transforms.version`: 49 ASCII bytes, byte order is the order |
+| version | `transforms.model.version`: 49 ASCII bytes, byte order is the order |
 | op | `r` snapshot row, `c` insert, `u` update, `d` delete |
 | event_time | time of the write in UTC, as exact as the source says |
 | old, new | raw DynamoDB JSON of the image before and after, as the service sent it |
@@ -34,12 +34,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from transforms.arrow_stream import encoded, opened
-from transforms.errors import ValueDecodeError
-from transforms.stored_format import damage_told, parse_object, typed_fields
-from transforms.tables import Table
-from transforms.values.keys import bucket_numbers
-from transforms.wall_clock import now_us
+from dynabeam.transforms.errors import ValueDecodeError
+from dynabeam.transforms.model.table import Table
+from dynabeam.transforms.runtime.arrow_ipc import encoded, opened
+from dynabeam.transforms.runtime.clock import now_us
+from dynabeam.transforms.runtime.stored_format import damage_told, parse_object, typed_fields
+from dynabeam.transforms.values.keys import bucket_numbers
 
 __all__ = [
     "FORMAT",

@@ -3,7 +3,7 @@
 
 A malformed line or record, or a row that a sink refuses for what is in it, stops nothing and is
 never lost: it leaves the graph on a side output as a `DeadLetter` with its place, the reason, its
-bytes, and all that is needed to put it back (`transforms.put_back`).
+bytes, and all that is needed to put it back (`transforms.dead_letters.replay`).
 
 | severity | what it says | which |
 |---|---|---|
@@ -29,8 +29,8 @@ from typing import Any, Literal
 
 import apache_beam as beam
 
-from transforms.errors import StateError
-from transforms.stored_format import damage_told, parse_object, typed_fields
+from dynabeam.transforms.errors import StateError
+from dynabeam.transforms.runtime.stored_format import damage_told, parse_object, typed_fields
 
 __all__ = ["DeadLetter", "DeadLetterCoder", "Severity"]
 
@@ -49,7 +49,8 @@ class DeadLetter:
         place: Where it stood: file and line number, or stream, shard and sequence number; for a
             row that a sink refused, the sink too.
         reason: What is wrong with it.
-        raw: Its bytes, exactly as read; of a row that a sink refused, `transforms.row_payload`.
+        raw: Its bytes, exactly as read; of a row that a sink refused,
+        `transforms.model.row_payload`.
         error: Class of the error, e.g. `ValueDecodeError`, or `CheckViolation 23514`.
         severity: Whether it may succeed later as it is.
         origin: What tells it from others: `stream_arn`, `shard_id`, `sequence`; or `export_arn`,

@@ -13,8 +13,8 @@ import enum
 from collections.abc import Mapping
 from typing import Any
 
-from transforms.errors import GapError
-from transforms.reports import Report
+from dynabeam.transforms.errors import GapError
+from dynabeam.transforms.model.report import Report
 
 __all__ = ["Gap", "GapKind", "GapPolicies", "GapPolicy"]
 
@@ -45,7 +45,7 @@ class GapPolicy(str, enum.Enum):
     CONTINUE = "continue"
     """Record and count the gap, then read on from the oldest change that is left."""
     HEAL = "heal"
-    """Read on, and load what was lost from incremental exports (`transforms.repair`)."""
+    """Read on, and load what was lost from incremental exports (`transforms.state.repair_plan`)."""
     RESNAPSHOT = "resnapshot"
     """Read on, load the table from a new full export, and remove what that no longer has."""
 

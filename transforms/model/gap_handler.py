@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from transforms.errors import GapError
-from transforms.gaps import GapPolicy
+from dynabeam.transforms.errors import GapError
+from dynabeam.transforms.model.gap import GapPolicy
 
 __all__ = ["GapRules"]
 

@@ -16,11 +16,11 @@ from decimal import Decimal
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from transforms.errors import ConfigurationError, ValueDecodeError
-from transforms.tables import KeySchema, KeyType
-from transforms.values.base64_columns import base64_or_none
-from transforms.values.keys import encode_key
-from transforms.values.numbers import normalise_number
+from dynabeam.transforms.errors import ConfigurationError, ValueDecodeError
+from dynabeam.transforms.model.table import KeySchema, KeyType
+from dynabeam.transforms.values.base64_columns import base64_or_none
+from dynabeam.transforms.values.keys import encode_key
+from dynabeam.transforms.values.numbers import normalise_number
 
 __all__ = ["LONGEST_BOUND", "KeyRange"]
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A row that a sink refused, as the payload of a dead letter: readable, and exact to the byte.
 
-A JSON object with the columns of `transforms.block.SCHEMA`: `version` and `op` as text,
+A JSON object with the columns of `transforms.model.block.SCHEMA`: `version` and `op` as text,
 `event_time_us`, `ttl`; `key` as base64; `old`, `new` and `envelope` as the text that they are, or
 as `{"base64": ...}` where they are no UTF-8. Beside them the block's `header`.
 """
@@ -15,7 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from transforms.block import SCHEMA, Block, BlockHeader
+from dynabeam.transforms.model.block import SCHEMA, Block, BlockHeader
 
 __all__ = ["block_of_payload", "row_payload"]
 

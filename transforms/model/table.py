@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from transforms.errors import TableError
+from dynabeam.transforms.errors import TableError
 
 __all__ = ["KeyAttribute", "KeySchema", "KeyType", "Table"]
 

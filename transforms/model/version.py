@@ -14,7 +14,7 @@ from __future__ import annotations
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from transforms.errors import ValueDecodeError
+from dynabeam.transforms.errors import ValueDecodeError
 
 __all__ = [
     "GENERATION_DIGITS",

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from transforms.stream.pacing import Pacing
+from dynabeam.transforms.stream.pacing import Pacing
 
 __all__ = ["PAGE_BYTES", "PAGE_RECORDS", "RETENTION_SECONDS", "Reading", "StreamRate", "TableFacts"]
 

@@ -8,12 +8,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from transforms.planning.facts import Reading, TableFacts
-from transforms.planning.figures import Figure, shown
-from transforms.planning.prices import Prices
-from transforms.planning.snapshot import snapshot_figures
-from transforms.planning.speeds import Speeds
-from transforms.planning.stream import reading_speed, seconds_to_loss, stream_figures
+from dynabeam.transforms.planning.estimates import Figure, shown
+from dynabeam.transforms.planning.facts import Reading, TableFacts
+from dynabeam.transforms.planning.prices import Prices
+from dynabeam.transforms.planning.snapshot import snapshot_figures
+from dynabeam.transforms.planning.stream import reading_speed, seconds_to_loss, stream_figures
+from dynabeam.transforms.planning.throughput import Speeds
 
 __all__ = ["Plan", "TablePlan", "make_plan"]
 

@@ -11,7 +11,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
-from transforms.errors import ConfigurationError
+from dynabeam.transforms.errors import ConfigurationError
 
 __all__ = ["Prices", "parse_prices"]
 

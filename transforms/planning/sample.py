@@ -10,9 +10,9 @@ import dataclasses
 import json
 from collections.abc import Sequence
 
-from transforms.aws.streams import StreamsClient
-from transforms.planning.facts import StreamRate
-from transforms.stream.listing import patiently
+from dynabeam.transforms.aws.streams import StreamsClient
+from dynabeam.transforms.planning.facts import StreamRate
+from dynabeam.transforms.stream.listing import patiently
 
 __all__ = ["sample_stream"]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import math
 
-from transforms.planning.facts import Reading, TableFacts
-from transforms.planning.figures import GIB, Figure
-from transforms.planning.prices import Prices
-from transforms.planning.speeds import Speeds
+from dynabeam.transforms.planning.estimates import GIB, Figure
+from dynabeam.transforms.planning.facts import Reading, TableFacts
+from dynabeam.transforms.planning.prices import Prices
+from dynabeam.transforms.planning.throughput import Speeds
 
 __all__ = ["snapshot_figures"]
 
@@ -17,7 +17,7 @@ _MANIFESTS = 5
 """`_started`, two manifests and their checksums."""
 _KEY_BYTES = 30
 _VERSION_BYTES = 49
-"""As `transforms.reconcile` states: per remembered key, before compression."""
+"""As `transforms.reconcile.reconcile` states: per remembered key, before compression."""
 
 
 def snapshot_figures(

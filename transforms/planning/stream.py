@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import math
 
-from transforms.planning.facts import RETENTION_SECONDS, Reading, TableFacts
-from transforms.planning.figures import Figure
-from transforms.planning.speeds import Speeds
+from dynabeam.transforms.planning.estimates import Figure
+from dynabeam.transforms.planning.facts import RETENTION_SECONDS, Reading, TableFacts
+from dynabeam.transforms.planning.throughput import Speeds
 
 __all__ = ["reading_speed", "seconds_to_loss", "stream_figures"]
 

@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from transforms.arrow_stream import encoded, opened
-from transforms.version import GENERATION_DIGITS
+from dynabeam.transforms.model.version import GENERATION_DIGITS
+from dynabeam.transforms.runtime.arrow_ipc import encoded, opened
 
 __all__ = ["SLACK_US", "Break", "ChainMemory", "Link", "Row"]
 

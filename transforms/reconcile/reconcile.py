@@ -10,7 +10,8 @@ bucket is a mark of some 40 bytes that says up to when snapshots are over.
 
 Promise: at least once in, at least once out; nothing but superseded snapshot rows is ever dropped.
 
-State per bucket: that of `transforms.keyed_memory`, with runs of Arrow and LZ4. Cost per remembered
+State per bucket: that of `transforms.runtime.keyed_memory`, with runs of Arrow and LZ4. Cost per
+remembered
 key: its encoding plus 49 bytes of version in the state before compression, and about 250 bytes in
 the worker's memory. Only ReadModifyWrite and Bag state and an event-time timer are used, because
 only these work on every runner.
@@ -33,15 +34,15 @@ from apache_beam.transforms.userstate import (
     on_timer,
 )
 
-from transforms.arrow_stream import encoded, opened
-from transforms.block import Block
-from transforms.event_timers import not_before
-from transforms.keyed_memory import Copies, Copy
-from transforms.metrics import NAMESPACE
-from transforms.order import newest_per_key, supersedes, without_stale
-from transforms.reports import Report
-from transforms.state_weight import weigh_quickly
-from transforms.telemetry.figures import figures
+from dynabeam.transforms.model.block import Block
+from dynabeam.transforms.model.order import newest_per_key, supersedes, without_stale
+from dynabeam.transforms.model.report import Report
+from dynabeam.transforms.runtime.arrow_ipc import encoded, opened
+from dynabeam.transforms.runtime.keyed_memory import Copies, Copy
+from dynabeam.transforms.runtime.state_cache import weigh_quickly
+from dynabeam.transforms.runtime.timers import not_before
+from dynabeam.transforms.telemetry.metric_names import NAMESPACE
+from dynabeam.transforms.telemetry.process_metrics import figures
 
 __all__ = ["Reconcile", "Reconciled"]
 

@@ -34,16 +34,16 @@ from apache_beam.transforms.userstate import (
     on_timer,
 )
 
-from transforms.block import SCHEMA, Block, BlockHeader
-from transforms.chain_memory import Break, ChainMemory, Row
-from transforms.event_timers import not_before
-from transforms.gap_rules import GapRules
-from transforms.gaps import Gap, GapKind, GapPolicy
-from transforms.reports import Report
-from transforms.state_weight import weigh_quickly
-from transforms.values.digests import item_digest
-from transforms.values.keys import decode_key
-from transforms.version import decode_version
+from dynabeam.transforms.model.block import SCHEMA, Block, BlockHeader
+from dynabeam.transforms.model.gap import Gap, GapKind, GapPolicy
+from dynabeam.transforms.model.gap_handler import GapRules
+from dynabeam.transforms.model.report import Report
+from dynabeam.transforms.model.version import decode_version
+from dynabeam.transforms.reconcile.chain_links import Break, ChainMemory, Row
+from dynabeam.transforms.runtime.state_cache import weigh_quickly
+from dynabeam.transforms.runtime.timers import not_before
+from dynabeam.transforms.values.digests import item_digest
+from dynabeam.transforms.values.keys import decode_key
 
 __all__ = ["KEYS", "VerifyChain"]
 

@@ -7,8 +7,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from transforms.errors import ValueDecodeError
-from transforms.stored_format import damage_told, parse_object
+from dynabeam.transforms.errors import ValueDecodeError
+from dynabeam.transforms.runtime.stored_format import damage_told, parse_object
 
 __all__ = ["FORMAT", "dump_element", "load_element"]
 

@@ -18,8 +18,8 @@ from apache_beam.io.watermark_estimators import ManualWatermarkEstimator
 from apache_beam.transforms.core import WatermarkEstimatorProvider
 from apache_beam.utils.timestamp import MIN_TIMESTAMP, Timestamp
 
-from transforms.errors import ValueDecodeError
-from transforms.stored_format import damage_told, parse_object, typed_fields
+from dynabeam.transforms.errors import ValueDecodeError
+from dynabeam.transforms.runtime.stored_format import damage_told, parse_object, typed_fields
 
 __all__ = ["HeldWatermark", "LookState", "LookStateCoder", "LookTracker"]
 

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from transforms.errors import DynabeamError, StateError
+from dynabeam.transforms.errors import DynabeamError, StateError
 
 __all__ = [
     "NewerFieldsError",

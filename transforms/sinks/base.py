@@ -33,12 +33,12 @@ from typing import Any, ClassVar, Literal
 
 import apache_beam as beam
 
-from transforms.errors import SinkError
-from transforms.key_range import KeyRange
-from transforms.reports import Report
-from transforms.sinks.membership import Lack
-from transforms.sinks.uri import SinkUri
-from transforms.tables import Table
+from dynabeam.transforms.errors import SinkError
+from dynabeam.transforms.model.key_range import KeyRange
+from dynabeam.transforms.model.report import Report
+from dynabeam.transforms.model.table import Table
+from dynabeam.transforms.sinks.membership import Lack
+from dynabeam.transforms.sinks.uri import SinkUri
 
 __all__ = ["HELD_SECONDS", "Capabilities", "Round", "Sink", "SinkPosition"]
 

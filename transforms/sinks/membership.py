@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Any, Literal, get_args
 
-from transforms.errors import StateError
-from transforms.stored_format import typed_fields
+from dynabeam.transforms.errors import StateError
+from dynabeam.transforms.runtime.stored_format import typed_fields
 
 __all__ = ["KnownSink", "Lack", "SinkState", "time_text"]
 

@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 
 import apache_beam as beam
 
-from transforms.block import Block
-from transforms.dead_letters import DeadLetter, Severity
-from transforms.reports import Report
-from transforms.row_payload import row_payload
-from transforms.wall_clock import now_us
+from dynabeam.transforms.model.block import Block
+from dynabeam.transforms.model.dead_letter import DeadLetter, Severity
+from dynabeam.transforms.model.report import Report
+from dynabeam.transforms.model.row_payload import row_payload
+from dynabeam.transforms.runtime.clock import now_us
 
 __all__ = ["SinkOutput", "SplitRefused", "refused_row"]
 

@@ -11,10 +11,10 @@ import dataclasses
 import importlib
 from collections.abc import Mapping, Sequence
 
-from transforms import storage
-from transforms.errors import ConfigurationError, SinkError
-from transforms.sinks.base import Sink
-from transforms.sinks.uri import parse_sink_uri
+from dynabeam.transforms.errors import ConfigurationError, SinkError
+from dynabeam.transforms.sinks.base import Sink
+from dynabeam.transforms.sinks.uri import parse_sink_uri
+from dynabeam.transforms.storage import filesystem
 
 __all__ = [
     "SINKS",
@@ -42,11 +42,13 @@ class SinkModule:
     extra: str = ""
 
 
-_FILES = SinkModule("transforms.sinks.file_changelog", "FileChangelog")
-_POSTGRESQL = SinkModule("transforms.sinks.postgresql_mirror", "PostgreSQLMirror", extra="postgres")
+_FILES = SinkModule("dynabeam.transforms.sinks.files.changelog", "FileChangelog")
+_POSTGRESQL = SinkModule(
+    "dynabeam.transforms.sinks.postgresql.mirror", "PostgreSQLMirror", extra="postgres"
+)
 
 SINKS: Mapping[str, SinkModule] = {
-    "duckdb": SinkModule("transforms.sinks.duckdb_mirror", "DuckDBMirror", extra="duckdb"),
+    "duckdb": SinkModule("dynabeam.transforms.sinks.duckdb.mirror", "DuckDBMirror", extra="duckdb"),
     "file": _FILES,
     "s3": _FILES,
     "gs": dataclasses.replace(_FILES, extra="dataflow"),
@@ -147,7 +149,7 @@ def check_place(place: str, facts: RunnerFacts, option: str) -> None:
     Raises:
         ConfigurationError: They would write to disks of their own, and nobody would notice.
     """
-    if storage.is_local(place) and not facts.shares_disk:
+    if filesystem.is_local(place) and not facts.shares_disk:
         raise ConfigurationError(
             f"the workers of {facts.runner} do not see this machine's disk",
             where=option,

@@ -26,13 +26,13 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from transforms.errors import ConfigurationError
-from transforms.sinks.change_lines import key_objects
-from transforms.sinks.uri import SinkUri
-from transforms.tables import KeySchema, Table
-from transforms.values.column_bounds import MAX_COLUMNS
-from transforms.values.column_types import DEFAULT_NUMBERS, ColumnTypes, NumberType
-from transforms.values.columns import NestedForm, UnpackedColumns, discover, unpack
+from dynabeam.transforms.errors import ConfigurationError
+from dynabeam.transforms.model.table import KeySchema, Table
+from dynabeam.transforms.sinks.files.change_lines import key_objects
+from dynabeam.transforms.sinks.uri import SinkUri
+from dynabeam.transforms.values.column_bounds import MAX_COLUMNS
+from dynabeam.transforms.values.column_types import DEFAULT_NUMBERS, ColumnTypes, NumberType
+from dynabeam.transforms.values.columns import NestedForm, UnpackedColumns, discover, unpack
 
 __all__ = [
     "ITEM",

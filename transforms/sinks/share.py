@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 import apache_beam as beam
 
-from transforms.block import Block
+from dynabeam.transforms.model.block import Block
 
 __all__ = ["SinkShare"]
 

@@ -25,13 +25,13 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from transforms.block import Block
-from transforms.errors import ValueDecodeError
-from transforms.reports import Report
-from transforms.sinks.refused import refused_row
-from transforms.values.deep_json import MAX_IMAGE_DEPTH
-from transforms.values.nesting import is_deeper_than
-from transforms.values.value_texts import object_names
+from dynabeam.transforms.errors import ValueDecodeError
+from dynabeam.transforms.model.block import Block
+from dynabeam.transforms.model.report import Report
+from dynabeam.transforms.sinks.refused import refused_row
+from dynabeam.transforms.values.deep_json import MAX_IMAGE_DEPTH
+from dynabeam.transforms.values.nesting import is_deeper_than
+from dynabeam.transforms.values.value_texts import object_names
 
 __all__ = ["refused_images", "split_malformed", "split_unfit", "without_unfit"]
 

@@ -28,8 +28,8 @@ import re
 from collections.abc import Collection, Mapping
 from urllib.parse import quote, unquote
 
-from transforms.errors import ConfigurationError
-from transforms.telemetry.secrets import remember_secret
+from dynabeam.transforms.errors import ConfigurationError
+from dynabeam.transforms.telemetry.secrets import remember_secret
 
 __all__ = [
     "SinkUri",

@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Does a stream cover the time behind a snapshot? If not, changes in between are lost: a gap.
 
-An export shows the table at its time, give or take a minute (`transforms.export.request`); a stream
-holds 24 hours, and nothing from before it was switched on.
+An export shows the table at its time, give or take a minute (`transforms.export.ensure_export`); a
+stream holds 24 hours, and nothing from before it was switched on.
 """
 
 from __future__ import annotations
 
 from datetime import datetime, timedelta, timezone
 
-from transforms.gaps import Gap, GapKind
-from transforms.stream.source import TRIM_HORIZON
+from dynabeam.transforms.model.gap import Gap, GapKind
+from dynabeam.transforms.stream.source import TRIM_HORIZON
 
 __all__ = ["FUZZ_US", "REQUEST_MARGIN_US", "covered_since_us", "uncovered"]
 

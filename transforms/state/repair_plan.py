@@ -39,12 +39,12 @@ from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Any, Literal
 
-from transforms.aws.dynamodb import RecoveryWindow
-from transforms.coverage import FUZZ_US, REQUEST_MARGIN_US
-from transforms.gaps import GapPolicy
-from transforms.key_range import KeyRange
-from transforms.stored_format import damage_told, typed_fields
-from transforms.tables import KeySchema
+from dynabeam.transforms.aws.dynamodb import RecoveryWindow
+from dynabeam.transforms.model.gap import GapPolicy
+from dynabeam.transforms.model.key_range import KeyRange
+from dynabeam.transforms.model.table import KeySchema
+from dynabeam.transforms.runtime.stored_format import damage_told, typed_fields
+from dynabeam.transforms.state.coverage import FUZZ_US, REQUEST_MARGIN_US
 
 __all__ = ["LONGEST_US", "SHORTEST_US", "Lost", "Repair", "plan_repair"]
 

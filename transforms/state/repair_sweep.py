@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from transforms.repair import Repair
-from transforms.sinks.base import Round, Sink
-from transforms.tables import Table
+from dynabeam.transforms.model.table import Table
+from dynabeam.transforms.sinks.base import Round, Sink
+from dynabeam.transforms.state.repair_plan import Repair
 
 __all__ = ["sweep_sinks"]
 

@@ -25,19 +25,19 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.transforms.window import GlobalWindows
 
-from transforms import storage
-from transforms.dead_letters import DeadLetter
-from transforms.errors import StateError
-from transforms.letter_box import LetterBox
-from transforms.letter_limit import LetterLimit
-from transforms.reports import Report, ReportCoder
-from transforms.stored_format import (
+from dynabeam.transforms.dead_letters.limit import LetterLimit
+from dynabeam.transforms.dead_letters.store import LetterBox
+from dynabeam.transforms.errors import StateError
+from dynabeam.transforms.model.dead_letter import DeadLetter
+from dynabeam.transforms.model.report import Report, ReportCoder
+from dynabeam.transforms.runtime.stored_format import (
     check_format,
     check_name,
     damage_told,
     parse_object,
     typed_fields,
 )
+from dynabeam.transforms.storage import filesystem
 
 __all__ = [
     "DEAD_LETTERS",
@@ -87,7 +87,7 @@ class Retried:
             "letters": [[each.table, each.id] for each in self.letters],
             "max_retries": self.max_retries,
         }
-        storage.write_atomic(path, json.dumps(document).encode(), StateError)
+        filesystem.write_atomic(path, json.dumps(document).encode(), StateError)
 
 
 class WriteReports(beam.PTransform):
@@ -162,7 +162,9 @@ class _PiecesFn(beam.DoFn):
 
     def _write(self) -> bytes:
         name = f"{uuid.uuid4().hex}.jsonl"
-        storage.write_atomic(storage.join(self._folder, name), b"".join(self._lines), StateError)
+        filesystem.write_atomic(
+            filesystem.join(self._folder, name), b"".join(self._lines), StateError
+        )
         said = {"piece": name, "letters": len(self._lines)}
         self._lines, self._size = [], 0
         return json.dumps(said).encode() + b"\n"
@@ -174,7 +176,7 @@ def read_reports(path: str) -> list[Report]:
     Raises:
         StateError: The file is not there, or not whole.
     """
-    if not storage.exists(path):
+    if not filesystem.exists(path):
         raise _lost("reports", path, None)
     return [ReportCoder().decode(line) for line in _whole(_lines_of(path), "reports", path)]
 
@@ -185,11 +187,11 @@ def read_dead_letters(path: str) -> Iterator[DeadLetter]:
     Raises:
         StateError: The file is not there, or not whole.
     """
-    if not storage.exists(path):
+    if not filesystem.exists(path):
         raise _lost("dead letters", path, None)
     for line in _whole(_lines_of(path), "dead letters", path):
         piece, count = _piece_of(path, line)
-        if not storage.exists(piece):
+        if not filesystem.exists(piece):
             raise _lost("dead letters", piece, None)
         found = 0
         for letter in _lines_of(piece):
@@ -205,7 +207,7 @@ def read_kept_dead_letters(path: str) -> Iterator[DeadLetter]:
     They may have been kept and removed already; and an older version wrote them into the file
     itself, without an end.
     """
-    if not storage.exists(path):
+    if not filesystem.exists(path):
         return
     for line in _lines_of(path):
         if line.startswith(_END):
@@ -214,7 +216,7 @@ def read_kept_dead_letters(path: str) -> Iterator[DeadLetter]:
             yield DeadLetter.from_line(line)
             continue
         piece, _ = _piece_of(path, line)
-        if storage.exists(piece):
+        if filesystem.exists(piece):
             yield from map(DeadLetter.from_line, _lines_of(piece))
 
 
@@ -226,12 +228,12 @@ def keep_outcome(box: LetterBox, staged: Iterable[DeadLetter], retried: str) -> 
         staged: The round's dead letters.
         retried: Path of what `Retried.write` wrote, which ordinary rounds do not have.
     """
-    if not storage.exists(retried):
+    if not filesystem.exists(retried):
         box.keep(staged)
         return
     what = "the list of the letters that were put back"
     with damage_told(what, where=retried, mend=_RESTORE):
-        document = parse_object(storage.read_bytes(retried, StateError))
+        document = parse_object(filesystem.read_bytes(retried, StateError))
         check_format(document, (_FORMAT,), what=what, where=retried)
         if not isinstance(document["max_retries"], int):
             raise TypeError("max_retries is no number")
@@ -281,7 +283,7 @@ def _piece_of(path: str, line: bytes) -> tuple[str, int]:
     with damage_told("the list of a round's dead letters", where=path, mend=_RESTORE):
         piece = typed_fields(_Piece, parse_object(line))
         name = check_name(piece.piece, what="the name of a piece of dead letters", where=path)
-    return storage.join(_piece_folder(path), name), piece.letters
+    return filesystem.join(_piece_folder(path), name), piece.letters
 
 
 _RESTORE = "Restore the state directory from a copy"
@@ -302,11 +304,11 @@ def _in_one_group(line: bytes) -> tuple[str, bytes]:
 def _write_lines(group: tuple[str, Iterable[bytes]], path: str) -> None:
     lines = sorted(line for line in group[1] if line != _NO_LINE)
     end = _END + b"%d}}\n" % len(lines)
-    storage.write_atomic(path, b"".join([*lines, end]), StateError)
+    filesystem.write_atomic(path, b"".join([*lines, end]), StateError)
 
 
 def _lines_of(path: str) -> Iterator[bytes]:
-    with storage.open_for_reading(path, StateError) as file:
+    with filesystem.open_for_reading(path, StateError) as file:
         yield from file
 
 

@@ -15,9 +15,9 @@ import dataclasses
 import json
 from urllib.parse import quote
 
-from transforms import storage
-from transforms.errors import StateError
-from transforms.stored_format import read_dataclass
+from dynabeam.transforms.errors import StateError
+from dynabeam.transforms.runtime.stored_format import read_dataclass
+from dynabeam.transforms.storage import filesystem
 
 __all__ = ["SnapshotOrder", "SnapshotOrders"]
 
@@ -49,14 +49,14 @@ class SnapshotOrders:
     """
 
     def __init__(self, state_dir: str) -> None:
-        self._folder = storage.join(state_dir, "requests")
+        self._folder = filesystem.join(state_dir, "requests")
 
     def give(self, order: SnapshotOrder) -> None:
         """Writes an order; of several for a table only the newest counts."""
         document = {"format": FORMAT, **dataclasses.asdict(order)}
         content = json.dumps(document, separators=(",", ":"), sort_keys=True).encode()
         name = f"{order.at_us:020d}-{quote(order.order_id, safe='')}.json"
-        storage.write_atomic(storage.join(self._of(order.table), name), content, StateError)
+        filesystem.write_atomic(filesystem.join(self._of(order.table), name), content, StateError)
 
     def pending(self, table: str) -> SnapshotOrder | None:
         """The newest order of a table that was not taken up yet.
@@ -82,29 +82,29 @@ class SnapshotOrders:
         if order_id not in ids:
             return False
         # The newest goes last: a crash in between leaves none that it has taken the place of.
-        storage.delete(paths[: ids.index(order_id) + 1], StateError)
+        filesystem.delete(paths[: ids.index(order_id) + 1], StateError)
         return True
 
     def cancel(self, table: str) -> bool:
         """Removes all orders of a table; False if there is none."""
         paths = self._paths(table)
-        storage.delete(paths, StateError)
+        filesystem.delete(paths, StateError)
         return bool(paths)
 
     def _of(self, table: str) -> str:
-        return storage.join(self._folder, quote(table, safe=""))
+        return filesystem.join(self._folder, quote(table, safe=""))
 
     def _paths(self, table: str) -> list[str]:
         """The orders of a table, oldest first."""
-        below = storage.join(self._of(table), "")
+        below = filesystem.join(self._of(table), "")
         # As orders were written when a table had one file:
         former = f"{self._of(table)}.json"
-        found = storage.list_files(self._folder)
+        found = filesystem.list_files(self._folder)
         mine = [each for each in found if each.startswith(below) and each.endswith(".json")]
         return [*(each for each in found if each == former), *sorted(mine)]
 
 
 def _read(path: str) -> SnapshotOrder:
     what, mend = "the order of a snapshot", "Remove the file and order the snapshot again"
-    content = storage.read_bytes(path, StateError)
+    content = filesystem.read_bytes(path, StateError)
     return read_dataclass(SnapshotOrder, content, known=FORMAT, what=what, where=path, mend=mend)

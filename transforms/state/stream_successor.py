@@ -15,12 +15,12 @@ import dataclasses
 import logging
 from typing import Literal
 
-from transforms.aws.dynamodb import TableDescription, describe_table
-from transforms.aws.session import AwsAccess
-from transforms.aws.stream_listing import list_streams, summarise_stream
-from transforms.errors import AwsAccessError, TableError
-from transforms.gaps import Gap, GapKind
-from transforms.reports import Report
+from dynabeam.transforms.aws.dynamodb import TableDescription, describe_table
+from dynabeam.transforms.aws.session import AwsAccess
+from dynabeam.transforms.aws.stream_listing import list_streams, summarise_stream
+from dynabeam.transforms.errors import AwsAccessError, TableError
+from dynabeam.transforms.model.gap import Gap, GapKind
+from dynabeam.transforms.model.report import Report
 
 __all__ = ["NextStream", "Sequel", "find_sequel", "read_us", "switch_gap"]
 

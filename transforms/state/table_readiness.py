@@ -3,14 +3,14 @@
 
 from __future__ import annotations
 
-from transforms.aws.dynamodb import (
+from dynabeam.transforms.aws.dynamodb import (
     RecoveryWindow,
     TableDescription,
     continuous_backups,
     describe_table,
 )
-from transforms.aws.session import AwsAccess
-from transforms.errors import TableError
+from dynabeam.transforms.aws.session import AwsAccess
+from dynabeam.transforms.errors import TableError
 
 __all__ = ["describe_ready", "readiness_problem", "recovery_problem", "stream_problem"]
 

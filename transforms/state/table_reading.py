@@ -22,20 +22,20 @@ from typing import Any, Literal, TypeAlias
 
 from botocore.exceptions import ClientError
 
-from transforms.aws.dynamodb import TableDescription
-from transforms.aws.errors import AwsErrorKind, classify
-from transforms.aws.session import AwsAccess
-from transforms.aws.streams import connect
-from transforms.coverage import FUZZ_US, REQUEST_MARGIN_US, covered_since_us
-from transforms.export.elements import SnapshotRequest
-from transforms.gaps import GapPolicies
-from transforms.stored_format import typed_fields
-from transforms.stream.frontier import Frontier
-from transforms.stream.lineage import adopt_together, agree, redistribute
-from transforms.stream.listing import list_shards
-from transforms.stream.source import StreamSource
-from transforms.tables import Table
-from transforms.wall_clock import now_us
+from dynabeam.transforms.aws.dynamodb import TableDescription
+from dynabeam.transforms.aws.errors import AwsErrorKind, classify
+from dynabeam.transforms.aws.session import AwsAccess
+from dynabeam.transforms.aws.streams import connect
+from dynabeam.transforms.export.elements import SnapshotRequest
+from dynabeam.transforms.model.gap import GapPolicies
+from dynabeam.transforms.model.table import Table
+from dynabeam.transforms.runtime.clock import now_us
+from dynabeam.transforms.runtime.stored_format import typed_fields
+from dynabeam.transforms.state.coverage import FUZZ_US, REQUEST_MARGIN_US, covered_since_us
+from dynabeam.transforms.stream.frontier import Frontier
+from dynabeam.transforms.stream.lineage import adopt_together, agree, redistribute
+from dynabeam.transforms.stream.listing import list_shards
+from dynabeam.transforms.stream.source import StreamSource
 
 __all__ = [
     "READERS",

@@ -13,10 +13,10 @@ import fnmatch
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from transforms.aws.dynamodb import list_tables
-from transforms.aws.session import AwsAccess
-from transforms.aws.tags import tagged_tables
-from transforms.stored_format import typed_fields
+from dynabeam.transforms.aws.dynamodb import list_tables
+from dynabeam.transforms.aws.session import AwsAccess
+from dynabeam.transforms.aws.tags import tagged_tables
+from dynabeam.transforms.runtime.stored_format import typed_fields
 
 __all__ = ["Found", "TableSelection", "is_glob"]
 

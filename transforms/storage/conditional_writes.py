@@ -46,10 +46,10 @@ from botocore.exceptions import (
 )
 from botocore.parsers import ResponseParserError
 
-from transforms import storage
-from transforms.aws.beam_s3 import s3_client
-from transforms.errors import CredentialsError, DynabeamError, StateError
-from transforms.s3_answers import LISTING_MEND, is_missing, refusal, withheld
+from dynabeam.transforms.aws.beam_s3 import s3_client
+from dynabeam.transforms.errors import CredentialsError, DynabeamError, StateError
+from dynabeam.transforms.storage import filesystem
+from dynabeam.transforms.storage.s3_answers import LISTING_MEND, is_missing, refusal, withheld
 
 __all__ = ["Tagged", "check_conditions", "put_if_absent", "put_if_match", "read_with_tag"]
 
@@ -214,15 +214,15 @@ class _Local(_Store):
     def read(self, path: str) -> Tagged | None:
         if not os.path.exists(path):
             return None
-        content = storage.read_bytes(path, self._error)
+        content = filesystem.read_bytes(path, self._error)
         return Tagged(content, hashlib.sha256(content).hexdigest())
 
     def put(self, path: str, content: bytes, tag: str | None) -> str:
         folder, name = os.path.split(path)
         with contextlib.ExitStack() as guarded:
             try:
-                storage.make_folder(folder or ".")
-                guard = storage.open_private(os.path.join(folder, f".{name}.guard"))
+                filesystem.make_folder(folder or ".")
+                guard = filesystem.open_private(os.path.join(folder, f".{name}.guard"))
                 fcntl.flock(guarded.enter_context(guard), fcntl.LOCK_EX)
             except OSError as problem:
                 raise self._error(
@@ -233,7 +233,7 @@ class _Local(_Store):
             found = self.read(path)
             if (found.tag if found else None) != tag:
                 raise _RefusedError
-            storage.write_atomic(path, content, self._error)
+            filesystem.write_atomic(path, content, self._error)
         return hashlib.sha256(content).hexdigest()
 
 
@@ -361,7 +361,11 @@ class _GCS(_Store):
         """What an error of Google's client means."""
         status = int(getattr(problem, "code", None) or 0)
         if status in (HTTPStatus.FORBIDDEN, HTTPStatus.UNAUTHORIZED):
-            right = "storage.objects.get" if verb == "read" else "storage.objects.create and delete"
+            right = (
+                "filesystem.objects.get"
+                if verb == "read"
+                else "filesystem.objects.create and delete"
+            )
             return self._error(
                 f"Google Cloud Storage refused it: {problem}",
                 where=path,
@@ -378,7 +382,7 @@ class _GCS(_Store):
 
 
 def _store(path: str, error: type[DynabeamError]) -> _Store:
-    if storage.is_local(path):
+    if filesystem.is_local(path):
         return _Local(error)
     scheme = path.partition("://")[0]
     if scheme == "s3":

@@ -4,8 +4,8 @@
 A thin layer over `apache_beam.io.filesystems` that adds the two things the promises rest on: a file
 appears whole or not at all, and a failure names the file and what was tried. Local files and
 folders that are made here are their owner's alone (0600, 0700): they hold the tables' data. A run
-that has lost its lease changes nothing here any more (`transforms.fence`). S3 goes through Beam's
-S3 client too, but through one that is shared and may have a role (`transforms.aws.beam_s3`).
+that has lost its lease changes nothing here any more (`transforms.storage.fence`). S3 goes through
+Beam's S3 client too, but through one that is shared and may have a role (`transforms.aws.beam_s3`).
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from apache_beam.io.filesystems import FileSystems
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from transforms.aws.beam_s3 import s3_client, s3_io
-from transforms.aws.errors import AwsErrorKind, classify, error_code, statement_to_add
-from transforms.errors import AwsAccessError, CredentialsError, DynabeamError
-from transforms.fence import check_fence
-from transforms.s3_answers import (
+from dynabeam.transforms.aws.beam_s3 import s3_client, s3_io
+from dynabeam.transforms.aws.errors import AwsErrorKind, classify, error_code, statement_to_add
+from dynabeam.transforms.errors import AwsAccessError, CredentialsError, DynabeamError
+from dynabeam.transforms.storage.fence import check_fence
+from dynabeam.transforms.storage.s3_answers import (
     CHECK_PATH,
     ELSEWHERE,
     LISTING_MEND,
@@ -43,7 +43,7 @@ from transforms.s3_answers import (
     withheld,
     write_error,
 )
-from transforms.s3_streams import S3Object, S3Upload
+from dynabeam.transforms.storage.s3_streams import S3Object, S3Upload
 
 __all__ = [
     "CHECK_PATH",

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """A lease: who may write a state directory in an object store, where no kernel keeps a lock.
 
-A small document, replaced by compare-and-swap only (`transforms.conditional_writes`). Whoever holds
-it renews it every third of its length; a process that dies stops doing so, and the next one may
-take it. Modelled on the leases of Litestream; the terms are those of Gray and Cheriton.
+A small document, replaced by compare-and-swap only (`transforms.storage.conditional_writes`).
+Whoever holds it renews it every third of its length; a process that dies stops doing so, and the
+next one may take it. Modelled on the leases of Litestream; the terms are those of Gray and
+Cheriton.
 
 **No two clocks are compared.** The holder reckons from the moment *before* its last renewal was
 sent, by a clock of its own that goes on while the process or the machine is suspended. The waiter
@@ -13,7 +14,7 @@ o'clock either believes it is; a tenth is left for clocks that go at different r
 says how old the document is, by its own clock alone, a waiter need not watch it.
 
 **A holder that is late is stopped**: it looks at its lease before everything that it changes
-(`transforms.fence`), and `on_lost` is called as soon as the lease is known to be lost.
+(`transforms.storage.fence`), and `on_lost` is called as soon as the lease is known to be lost.
 
 | field of the document | what |
 |---|---|
@@ -43,16 +44,21 @@ import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from transforms.conditional_writes import (
+from dynabeam.transforms.errors import DynabeamError, StateError, StateInUseError
+from dynabeam.transforms.runtime.stored_format import (
+    check_fields,
+    check_format,
+    damage_told,
+    parse_object,
+)
+from dynabeam.transforms.storage.conditional_writes import (
     Tagged,
     check_conditions,
     put_if_absent,
     put_if_match,
     read_with_tag,
 )
-from transforms.errors import DynabeamError, StateError, StateInUseError
-from transforms.fence import fenced
-from transforms.stored_format import check_fields, check_format, damage_told, parse_object
+from dynabeam.transforms.storage.fence import fenced
 
 __all__ = ["LEASE_SECONDS", "Lease", "check_unheld", "steady_seconds"]
 

@@ -10,9 +10,9 @@ from typing import Any
 from apache_beam.io.aws.clients.s3.messages import S3ClientError
 from botocore.exceptions import ClientError
 
-from transforms.aws.beam_s3 import s3_io
-from transforms.aws.errors import statement_to_add
-from transforms.errors import AwsAccessError, DynabeamError
+from dynabeam.transforms.aws.beam_s3 import s3_io
+from dynabeam.transforms.aws.errors import statement_to_add
+from dynabeam.transforms.errors import AwsAccessError, DynabeamError
 
 __all__ = [
     "CHECK_PATH",

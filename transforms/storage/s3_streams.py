@@ -11,8 +11,8 @@ from apache_beam.io.aws.clients.s3.messages import S3ClientError
 from apache_beam.io.filesystem import BeamIOError
 from botocore.exceptions import BotoCoreError
 
-from transforms.errors import DynabeamError
-from transforms.s3_answers import read_error, write_error
+from dynabeam.transforms.errors import DynabeamError
+from dynabeam.transforms.storage.s3_answers import read_error, write_error
 
 __all__ = ["S3Object", "S3Upload"]
 

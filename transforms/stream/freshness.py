@@ -8,7 +8,7 @@ shard is older than its `low_us`, nor older than the shard itself.
 
 from __future__ import annotations
 
-from transforms.stream.frontier import Frontier, ShardPosition, created_ms
+from dynabeam.transforms.stream.frontier import Frontier, ShardPosition, created_ms
 
 __all__ = ["RETENTION_US", "furthest_behind", "lag_us", "unread_since_us"]
 

@@ -23,8 +23,8 @@ from typing import Any, Literal
 
 import apache_beam as beam
 
-from transforms.errors import ValueDecodeError
-from transforms.stored_format import damage_told, parse_object, typed_fields
+from dynabeam.transforms.errors import ValueDecodeError
+from dynabeam.transforms.runtime.stored_format import damage_told, parse_object, typed_fields
 
 __all__ = [
     "FORMAT",

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 
-from transforms.block import Block, BlockHeader, event_times, split_by_bucket
-from transforms.stream.source import StreamSource
+from dynabeam.transforms.model.block import Block, BlockHeader, event_times, split_by_bucket
+from dynabeam.transforms.stream.source import StreamSource
 
 __all__ = ["Gathered", "oldest_event_us"]
 
@@ -51,7 +51,7 @@ class Gathered:
 
         Args:
             shard_id: The shard.
-            rows: A batch with the columns of `transforms.block.SCHEMA`.
+            rows: A batch with the columns of `transforms.model.block.SCHEMA`.
             size: Bytes of the page.
             last: True for the last page of its shard: then all of its rows leave now, so that
                 a child's rows cannot overtake them.

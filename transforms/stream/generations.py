@@ -11,8 +11,8 @@ from __future__ import annotations
 import dataclasses
 from typing import NamedTuple, Protocol
 
-from transforms.stream.frontier import Frontier
-from transforms.stream.source import StreamSource
+from dynabeam.transforms.stream.frontier import Frontier
+from dynabeam.transforms.stream.source import StreamSource
 
 __all__ = ["Generations", "Known", "raised"]
 
@@ -22,7 +22,7 @@ class Known(NamedTuple):
 
     Attributes:
         generation: Its generation; 0 if nothing but what the reader was told is known.
-        snapshot_until_us: For the headers of blocks: see `transforms.block.BlockHeader`.
+        snapshot_until_us: For the headers of blocks: see `transforms.model.block.BlockHeader`.
     """
 
     generation: int

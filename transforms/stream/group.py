@@ -17,11 +17,11 @@ from typing import Any, ClassVar
 
 import apache_beam as beam
 
-from transforms.element_json import dump_element, load_element
-from transforms.errors import ValueDecodeError
-from transforms.stored_format import damage_told
-from transforms.stream.frontier import Frontier
-from transforms.stream.source import StreamSource
+from dynabeam.transforms.errors import ValueDecodeError
+from dynabeam.transforms.runtime.json_coder import dump_element, load_element
+from dynabeam.transforms.runtime.stored_format import damage_told
+from dynabeam.transforms.stream.frontier import Frontier
+from dynabeam.transforms.stream.source import StreamSource
 
 __all__ = [
     "MOST_GROUPS",

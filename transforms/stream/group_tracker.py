@@ -8,9 +8,9 @@ from typing import Any
 
 from apache_beam.io.iobase import RestrictionProgress, RestrictionTracker
 
-from transforms.stream.frontier import Frontier
-from transforms.stream.group import FrontierGroup
-from transforms.stream.tracker import Claim, FrontierTracker, Step, progress
+from dynabeam.transforms.stream.frontier import Frontier
+from dynabeam.transforms.stream.group import FrontierGroup
+from dynabeam.transforms.stream.tracker import Claim, FrontierTracker, Step, progress
 
 __all__ = ["GroupTracker", "Part", "PartClaim"]
 

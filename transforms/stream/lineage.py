@@ -17,8 +17,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from transforms.aws.streams import ShardInfo
-from transforms.stream.frontier import (
+from dynabeam.transforms.aws.streams import ShardInfo
+from dynabeam.transforms.stream.frontier import (
     Counts,
     Frontier,
     PositionKind,

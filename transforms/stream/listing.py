@@ -12,10 +12,10 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from transforms.aws.errors import AwsErrorKind, classify
-from transforms.aws.streams import ShardInfo, StreamsClient
-from transforms.errors import StreamError
-from transforms.stream.pacing import Pacing
+from dynabeam.transforms.aws.errors import AwsErrorKind, classify
+from dynabeam.transforms.aws.streams import ShardInfo, StreamsClient
+from dynabeam.transforms.errors import StreamError
+from dynabeam.transforms.stream.pacing import Pacing
 
 __all__ = ["Listed", "list_shards", "patiently"]
 

@@ -12,9 +12,9 @@ import dataclasses
 import heapq
 import math
 
-from transforms.aws.streams import ShardInfo
-from transforms.stream.frontier import Counts
-from transforms.stream.requests import Requests
+from dynabeam.transforms.aws.streams import ShardInfo
+from dynabeam.transforms.stream.frontier import Counts
+from dynabeam.transforms.stream.requests import Requests
 
 __all__ = ["Listing", "ReaderMemory", "ShardWork"]
 

@@ -11,7 +11,7 @@ import dataclasses
 import random
 import time
 
-from transforms.wall_clock import now_us, offset_us
+from dynabeam.transforms.runtime.clock import now_us, offset_us
 
 __all__ = ["Clock", "Pacing"]
 

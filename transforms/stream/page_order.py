@@ -9,11 +9,11 @@ import itertools
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from transforms.block import event_times, newest_credible_us
-from transforms.errors import StreamError
-from transforms.stream.frontier import ShardPosition
-from transforms.stream.records import Page, leaps
-from transforms.version import decode_version, encode_version
+from dynabeam.transforms.errors import StreamError
+from dynabeam.transforms.model.block import event_times, newest_credible_us
+from dynabeam.transforms.model.version import decode_version, encode_version
+from dynabeam.transforms.stream.frontier import ShardPosition
+from dynabeam.transforms.stream.records import Page, leaps
 
 __all__ = ["behind", "credible", "disorder"]
 

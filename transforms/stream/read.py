@@ -31,28 +31,33 @@ from apache_beam.transforms.core import RestrictionProvider
 from apache_beam.transforms.window import TimestampedValue
 from apache_beam.utils.timestamp import Duration
 
-from transforms.aws.session import AwsAccess
-from transforms.aws.streams import StreamsClient, connect
-from transforms.block import Block
-from transforms.dead_letters import DeadLetter
-from transforms.errors import GapError
-from transforms.gap_rules import GapRules
-from transforms.reports import Report
-from transforms.stream.frontier import Frontier, FrontierCoder
-from transforms.stream.gather import oldest_event_us
-from transforms.stream.generations import Generations, raised
-from transforms.stream.group import FrontierGroup, FrontierGroupCoder, SourceGroup
-from transforms.stream.group_tracker import GroupTracker, Part
-from transforms.stream.memory import ReaderMemory
-from transforms.stream.pacing import Clock, Pacing
-from transforms.stream.reader import Output, SliceReader
-from transforms.stream.records import PageParser
-from transforms.stream.requests import Requests
-from transforms.stream.source import StreamSource
-from transforms.stream.tracker import FrontierTracker, Moved
-from transforms.stream.turns import ReaderKey, Turns, hold, release, turns_of
-from transforms.stream.watermark import GroupWatermarks, StreamWatermarks, advance, not_before
-from transforms.telemetry.figures import figures
+from dynabeam.transforms.aws.session import AwsAccess
+from dynabeam.transforms.aws.streams import StreamsClient, connect
+from dynabeam.transforms.errors import GapError
+from dynabeam.transforms.model.block import Block
+from dynabeam.transforms.model.dead_letter import DeadLetter
+from dynabeam.transforms.model.gap_handler import GapRules
+from dynabeam.transforms.model.report import Report
+from dynabeam.transforms.stream.frontier import Frontier, FrontierCoder
+from dynabeam.transforms.stream.gather import oldest_event_us
+from dynabeam.transforms.stream.generations import Generations, raised
+from dynabeam.transforms.stream.group import FrontierGroup, FrontierGroupCoder, SourceGroup
+from dynabeam.transforms.stream.group_tracker import GroupTracker, Part
+from dynabeam.transforms.stream.memory import ReaderMemory
+from dynabeam.transforms.stream.pacing import Clock, Pacing
+from dynabeam.transforms.stream.reader import Output, SliceReader
+from dynabeam.transforms.stream.records import PageParser
+from dynabeam.transforms.stream.requests import Requests
+from dynabeam.transforms.stream.source import StreamSource
+from dynabeam.transforms.stream.tracker import FrontierTracker, Moved
+from dynabeam.transforms.stream.turns import ReaderKey, Turns, hold, release, turns_of
+from dynabeam.transforms.stream.watermark import (
+    GroupWatermarks,
+    StreamWatermarks,
+    advance,
+    not_before,
+)
+from dynabeam.transforms.telemetry.process_metrics import figures
 
 __all__ = ["BLOCKS", "DEAD_LETTERS", "REPORTS", "ReadStream", "Until"]
 

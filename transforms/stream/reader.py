@@ -13,17 +13,17 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from transforms.block import Block
-from transforms.dead_letters import DeadLetter
-from transforms.reports import Report
-from transforms.stream.frontier import Counts, Frontier
-from transforms.stream.memory import ReaderMemory
-from transforms.stream.pacing import Clock, Pacing
-from transforms.stream.requests import AskChildren, ListShards, ReadPage
-from transforms.stream.source import StreamSource
-from transforms.stream.steps import IDLE_MARGIN_US, Steps
-from transforms.stream.tracker import Closed, Polled
-from transforms.telemetry.figures import SeenReader
+from dynabeam.transforms.model.block import Block
+from dynabeam.transforms.model.dead_letter import DeadLetter
+from dynabeam.transforms.model.report import Report
+from dynabeam.transforms.stream.frontier import Counts, Frontier
+from dynabeam.transforms.stream.memory import ReaderMemory
+from dynabeam.transforms.stream.pacing import Clock, Pacing
+from dynabeam.transforms.stream.requests import AskChildren, ListShards, ReadPage
+from dynabeam.transforms.stream.source import StreamSource
+from dynabeam.transforms.stream.steps import IDLE_MARGIN_US, Steps
+from dynabeam.transforms.stream.tracker import Closed, Polled
+from dynabeam.transforms.telemetry.process_metrics import SeenReader
 
 __all__ = ["Output", "SliceReader"]
 

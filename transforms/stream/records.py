@@ -26,14 +26,14 @@ from typing import Any
 import msgspec
 import pyarrow as pa
 
-from transforms.block import SCHEMA, event_times, newest_credible_us
-from transforms.dead_letters import DeadLetter
-from transforms.errors import StreamError, ValueDecodeError
-from transforms.tables import Table
-from transforms.values.deep_json import MAX_IMAGE_DEPTH, cut_deep
-from transforms.values.keys import encode_key, encode_keys
-from transforms.version import SEQUENCE_DIGITS, encode_version, encode_versions
-from transforms.wall_clock import now_us
+from dynabeam.transforms.errors import StreamError, ValueDecodeError
+from dynabeam.transforms.model.block import SCHEMA, event_times, newest_credible_us
+from dynabeam.transforms.model.dead_letter import DeadLetter
+from dynabeam.transforms.model.table import Table
+from dynabeam.transforms.model.version import SEQUENCE_DIGITS, encode_version, encode_versions
+from dynabeam.transforms.runtime.clock import now_us
+from dynabeam.transforms.values.deep_json import MAX_IMAGE_DEPTH, cut_deep
+from dynabeam.transforms.values.keys import encode_key, encode_keys
 
 __all__ = ["Page", "PageParser", "event_time_us", "leaps"]
 
@@ -62,7 +62,7 @@ class Page:
     """One parsed page.
 
     Attributes:
-        rows: A batch with the columns of `transforms.block.SCHEMA`, in the page's order.
+        rows: A batch with the columns of `transforms.model.block.SCHEMA`, in the page's order.
         dead: Records that could not be parsed.
         last_sequence: The highest sequence number of the page, dead letters' included if they
             name a credible one; empty for none.

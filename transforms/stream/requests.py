@@ -17,10 +17,10 @@ import queue
 from collections.abc import Callable
 from concurrent.futures import Executor
 
-from transforms.aws.streams import StreamDescription, StreamsClient
-from transforms.stream.frontier import ShardPosition
-from transforms.stream.pacing import Clock
-from transforms.stream.records import Page, PageParser
+from dynabeam.transforms.aws.streams import StreamDescription, StreamsClient
+from dynabeam.transforms.stream.frontier import ShardPosition
+from dynabeam.transforms.stream.pacing import Clock
+from dynabeam.transforms.stream.records import Page, PageParser
 
 __all__ = ["Answer", "AskChildren", "ListShards", "ReadPage", "Request", "Requests"]
 

@@ -11,12 +11,12 @@ from typing import Any
 
 import apache_beam as beam
 
-from transforms.errors import ConfigurationError, ValueDecodeError
-from transforms.gaps import GapPolicy
-from transforms.stored_format import damage_told, parse_object, typed_fields
-from transforms.stream.frontier import Counts, Frontier
-from transforms.stream.lineage import Start
-from transforms.tables import Table
+from dynabeam.transforms.errors import ConfigurationError, ValueDecodeError
+from dynabeam.transforms.model.gap import GapPolicy
+from dynabeam.transforms.model.table import Table
+from dynabeam.transforms.runtime.stored_format import damage_told, parse_object, typed_fields
+from dynabeam.transforms.stream.frontier import Counts, Frontier
+from dynabeam.transforms.stream.lineage import Start
 
 __all__ = ["FORMAT", "LATEST", "TRIM_HORIZON", "StreamSource", "StreamSourceCoder"]
 
@@ -42,7 +42,7 @@ class StreamSource:
         start: `trim_horizon`, `latest` or an RFC 3339 time; used only without positions.
         frontier: Stored positions of this reader, None to begin at `start`.
         gap_policy: What a gap does.
-        snapshot_until_us: For the headers of blocks: see `transforms.block.BlockHeader`.
+        snapshot_until_us: For the headers of blocks: see `transforms.model.block.BlockHeader`.
         max_bytes: Bytes of pages after which a catch-up run stops, 0 for no bound.
         started_us: When the run began, microseconds since 1970: a record of this time or later
             proves that a shard is read up to the tip.

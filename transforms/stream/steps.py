@@ -14,33 +14,33 @@ import dataclasses
 import math
 from typing import Any
 
-from transforms.aws.errors import AwsErrorKind, classify, error_code
-from transforms.aws.streams import StreamDescription
-from transforms.dead_letters import DeadLetter
-from transforms.errors import StreamError
-from transforms.gaps import Gap, GapKind, GapPolicy
-from transforms.reports import Report
-from transforms.stream.frontier import Counts, Frontier, ShardPosition
-from transforms.stream.gather import Gathered
-from transforms.stream.lineage import (
+from dynabeam.transforms.aws.errors import AwsErrorKind, classify, error_code
+from dynabeam.transforms.aws.streams import StreamDescription
+from dynabeam.transforms.errors import StreamError
+from dynabeam.transforms.model.dead_letter import DeadLetter
+from dynabeam.transforms.model.gap import Gap, GapKind, GapPolicy
+from dynabeam.transforms.model.report import Report
+from dynabeam.transforms.stream.frontier import Counts, Frontier, ShardPosition
+from dynabeam.transforms.stream.gather import Gathered
+from dynabeam.transforms.stream.lineage import (
     DAY_US,
     adopt_listing,
     drop_childless,
     replace_vanished,
 )
-from transforms.stream.memory import Listing, ReaderMemory, ShardWork
-from transforms.stream.pacing import Clock, Pacing
-from transforms.stream.page_order import behind, credible, disorder
-from transforms.stream.records import Page
-from transforms.stream.requests import (
+from dynabeam.transforms.stream.memory import Listing, ReaderMemory, ShardWork
+from dynabeam.transforms.stream.pacing import Clock, Pacing
+from dynabeam.transforms.stream.page_order import behind, credible, disorder
+from dynabeam.transforms.stream.records import Page
+from dynabeam.transforms.stream.requests import (
     Answer,
     AskChildren,
     ListShards,
     ReadPage,
     usable_iterator,
 )
-from transforms.stream.source import StreamSource
-from transforms.stream.tracker import ChildrenFound, Claim, Moved, PageRead, Polled, Step
+from dynabeam.transforms.stream.source import StreamSource
+from dynabeam.transforms.stream.tracker import ChildrenFound, Claim, Moved, PageRead, Polled, Step
 
 __all__ = ["IDLE_MARGIN_US", "Steps"]
 

@@ -17,8 +17,8 @@ import dataclasses
 
 from apache_beam.io.iobase import RestrictionProgress, RestrictionTracker
 
-from transforms.stream.frontier import Counts, Frontier, ShardPosition
-from transforms.stream.lineage import replace_parent
+from dynabeam.transforms.stream.frontier import Counts, Frontier, ShardPosition
+from dynabeam.transforms.stream.lineage import replace_parent
 
 __all__ = [
     "ChildrenFound",

@@ -21,10 +21,10 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeAlias
 
-from transforms.stream.frontier import Frontier
-from transforms.stream.memory import ReaderMemory
-from transforms.stream.pacing import Clock, Pacing
-from transforms.stream.requests import ReadPage, Requests
+from dynabeam.transforms.stream.frontier import Frontier
+from dynabeam.transforms.stream.memory import ReaderMemory
+from dynabeam.transforms.stream.pacing import Clock, Pacing
+from dynabeam.transforms.stream.requests import ReadPage, Requests
 
 __all__ = ["ReaderKey", "Turns", "hold", "release", "turns_of"]
 

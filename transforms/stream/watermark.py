@@ -16,9 +16,9 @@ from apache_beam.io.watermark_estimators import ManualWatermarkEstimator
 from apache_beam.transforms.core import WatermarkEstimatorProvider
 from apache_beam.utils.timestamp import MAX_TIMESTAMP, MIN_TIMESTAMP, Timestamp
 
-from transforms.stream.frontier import Frontier
-from transforms.stream.group import FrontierGroup, SourceGroup
-from transforms.stream.source import StreamSource
+from dynabeam.transforms.stream.frontier import Frontier
+from dynabeam.transforms.stream.group import FrontierGroup, SourceGroup
+from dynabeam.transforms.stream.source import StreamSource
 
 __all__ = ["GroupWatermarks", "StreamWatermarks", "advance", "not_before", "seed_us"]
 

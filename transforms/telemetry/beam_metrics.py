@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """`Meter`: reports and dead letters as Beam metrics and as figures of the worker process.
 
-It stands at the end of a graph and gives nothing. The names are in `transforms.metrics`. Counts are
-of attempts: what a bundle that fails had counted is counted again by the next one.
+It stands at the end of a graph and gives nothing. The names are in
+`transforms.telemetry.metric_names`. Counts are of attempts: what a bundle that fails had counted is
+counted again by the next one.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.metrics.metric import Metrics
 
-from transforms.dead_letters import DeadLetter
-from transforms.metrics import BEAM_TABLES, NAMESPACE
-from transforms.reports import Report
-from transforms.telemetry.figures import figures, increments, reader_of
-from transforms.telemetry.worker import Telemetry
-from transforms.wall_clock import WallClock, now_us
+from dynabeam.transforms.model.dead_letter import DeadLetter
+from dynabeam.transforms.model.report import Report
+from dynabeam.transforms.runtime.clock import WallClock, now_us
+from dynabeam.transforms.telemetry.metric_names import BEAM_TABLES, NAMESPACE
+from dynabeam.transforms.telemetry.process_metrics import figures, increments, reader_of
+from dynabeam.transforms.telemetry.worker import Telemetry
 
 __all__ = ["MeterDeadLetters", "MeterReports"]
 

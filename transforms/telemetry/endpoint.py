@@ -14,8 +14,8 @@ import threading
 from types import TracebackType
 from wsgiref.simple_server import WSGIServer
 
-from transforms.errors import ConfigurationError
-from transforms.telemetry.figures import Figures, figures
+from dynabeam.transforms.errors import ConfigurationError
+from dynabeam.transforms.telemetry.process_metrics import Figures, figures
 
 __all__ = ["ALL_ADDRESSES", "PORTS", "Endpoint", "check_installed", "serve_once"]
 
@@ -91,7 +91,7 @@ def serve_once(port: int, host: str = "") -> Endpoint:
 
 def _start(wanted: int, host: str, source: Figures) -> WSGIServer | None:
     try:
-        from transforms.telemetry import prometheus  # noqa: PLC0415 - an extra
+        from dynabeam.transforms.telemetry import prometheus  # noqa: PLC0415 - an extra
     except ImportError:
         _LOGGER.warning("no metrics are served: the extra `metrics` is not installed here")
         return None

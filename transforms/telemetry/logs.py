@@ -14,9 +14,9 @@ import sys
 from datetime import datetime, timezone
 from typing import Any, Literal, TextIO, TypeAlias
 
-from transforms.errors import DynabeamError
-from transforms.printable import printable_lines
-from transforms.telemetry.secrets import masked
+from dynabeam.transforms.errors import DynabeamError
+from dynabeam.transforms.printable import printable_lines
+from dynabeam.transforms.telemetry.secrets import masked
 
 __all__ = ["FORMATS", "LEVELS", "LogFormat", "set_up_logs", "set_up_worker_logs", "writes_json"]
 
@@ -26,7 +26,7 @@ FORMATS = ("text", "json")
 LEVELS = ("debug", "info", "warning", "error")
 
 _CONTEXT = ("table", "shard")
-_OWN = ("pipelines", "transforms")
+_OWN = ("dynabeam",)
 
 
 class JsonFormatter(logging.Formatter):

@@ -14,12 +14,17 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
-from transforms.dead_letters import DeadLetter
-from transforms.metrics import SHARDS_PER_TABLE
-from transforms.reports import Report
-from transforms.stream.freshness import RETENTION_US, furthest_behind, lag_us, unread_since_us
-from transforms.stream.frontier import Frontier
-from transforms.wall_clock import WallClock, now_us
+from dynabeam.transforms.model.dead_letter import DeadLetter
+from dynabeam.transforms.model.report import Report
+from dynabeam.transforms.runtime.clock import WallClock, now_us
+from dynabeam.transforms.stream.freshness import (
+    RETENTION_US,
+    furthest_behind,
+    lag_us,
+    unread_since_us,
+)
+from dynabeam.transforms.stream.frontier import Frontier
+from dynabeam.transforms.telemetry.metric_names import SHARDS_PER_TABLE
 
 __all__ = ["Figures", "Sample", "SeenReader", "figures", "increments", "reader_of"]
 
@@ -33,7 +38,7 @@ class Sample(NamedTuple):
     """One value of a metric.
 
     Attributes:
-        name: The metric's name, see `transforms.metrics`.
+        name: The metric's name, see `transforms.telemetry.metric_names`.
         labels: Values of its labels, in their order.
         value: The value, in the metric's unit.
     """

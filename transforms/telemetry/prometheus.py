@@ -10,8 +10,8 @@ from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from transforms.metrics import METRICS, Metric
-from transforms.telemetry.figures import Figures, Sample
+from dynabeam.transforms.telemetry.metric_names import METRICS, Metric
+from dynabeam.transforms.telemetry.process_metrics import Figures, Sample
 
 __all__ = ["FiguresCollector", "start"]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import dataclasses
 
-from transforms.telemetry.endpoint import serve_once
-from transforms.telemetry.figures import figures
-from transforms.telemetry.logs import LogFormat, set_up_worker_logs
+from dynabeam.transforms.telemetry.endpoint import serve_once
+from dynabeam.transforms.telemetry.logs import LogFormat, set_up_worker_logs
+from dynabeam.transforms.telemetry.process_metrics import figures
 
 __all__ = ["Telemetry"]
 

@@ -13,9 +13,9 @@ import signal
 import sys
 from datetime import timedelta
 
-from transforms.testing.clock import SimClock
-from transforms.testing.faults import Faults
-from transforms.testing.simulator import Simulator
+from dynabeam.transforms.testing.clock import SimClock
+from dynabeam.transforms.testing.faults import Faults
+from dynabeam.transforms.testing.simulator import Simulator
 
 
 def main(arguments: list[str] | None = None) -> int:

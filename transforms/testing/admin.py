@@ -12,10 +12,10 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from transforms.testing.faults import Faults
+from dynabeam.transforms.testing.faults import Faults
 
 if TYPE_CHECKING:
-    from transforms.testing.simulator import Simulator
+    from dynabeam.transforms.testing.simulator import Simulator
 
 __all__ = ["ADMIN_PREFIX", "admin"]
 

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from transforms.testing.api_error import ApiError
+from dynabeam.transforms.testing.api_error import ApiError
 
 if TYPE_CHECKING:
-    from transforms.testing.simulator import Simulator
+    from dynabeam.transforms.testing.simulator import Simulator
 
 __all__ = ["Disturbance", "as_faulty", "draw", "resource_of"]
 

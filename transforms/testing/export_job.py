@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from transforms.testing.export_layout import ExportPlace, Put, WrittenExport
-from transforms.testing.export_requests import ExportRequest, epoch_seconds
-from transforms.testing.export_writer import write_full_export, write_incremental_export
-from transforms.testing.net_changes import HistoricTable, fuzzy_items, net_changes
+from dynabeam.transforms.testing.export_layout import ExportPlace, Put, WrittenExport
+from dynabeam.transforms.testing.export_requests import ExportRequest, epoch_seconds
+from dynabeam.transforms.testing.export_writer import write_full_export, write_incremental_export
+from dynabeam.transforms.testing.net_changes import HistoricTable, fuzzy_items, net_changes
 
 __all__ = ["ExportJob", "ExportShape"]
 

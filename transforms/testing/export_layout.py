@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 from isal import isal_zlib
 
-from transforms.errors import ConfigurationError
+from dynabeam.transforms.errors import ConfigurationError
 
 __all__ = [
     "EMPTY_GZIP",

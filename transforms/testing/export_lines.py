@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from transforms.errors import ConfigurationError
-from transforms.testing.export_layout import ExportFormat, View
-from transforms.testing.ion_text import ion_number, ion_struct
+from dynabeam.transforms.errors import ConfigurationError
+from dynabeam.transforms.testing.export_layout import ExportFormat, View
+from dynabeam.transforms.testing.ion_text import ion_number, ion_struct
 
 __all__ = ["HASH_SPACE", "Item", "NetChange", "change_line", "full_line", "hash_position"]
 

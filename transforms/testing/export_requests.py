@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Any, cast
 
-from transforms.testing.api_error import ApiError
-from transforms.testing.export_layout import ExportFormat, View
+from dynabeam.transforms.testing.api_error import ApiError
+from dynabeam.transforms.testing.export_layout import ExportFormat, View
 
 __all__ = [
     "ExportRequest",

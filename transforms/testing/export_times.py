@@ -6,10 +6,10 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from transforms.testing.api_error import ApiError
-from transforms.testing.export_requests import ExportRequest
-from transforms.testing.net_changes import HistoricTable
-from transforms.testing.recovery import Recovery
+from dynabeam.transforms.testing.api_error import ApiError
+from dynabeam.transforms.testing.export_requests import ExportRequest
+from dynabeam.transforms.testing.net_changes import HistoricTable
+from dynabeam.transforms.testing.recovery import Recovery
 
 __all__ = ["checked_times"]
 

@@ -24,8 +24,8 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from transforms.errors import ConfigurationError
-from transforms.testing.export_layout import (
+from dynabeam.transforms.errors import ConfigurationError
+from dynabeam.transforms.testing.export_layout import (
     DataFile,
     ExportFormat,
     ExportPlace,
@@ -40,7 +40,7 @@ from transforms.testing.export_layout import (
     seeded,
     write_manifests,
 )
-from transforms.testing.export_lines import (
+from dynabeam.transforms.testing.export_lines import (
     HASH_SPACE,
     Item,
     NetChange,
@@ -307,6 +307,6 @@ class _FileWriter:
 
 
 if __name__ == "__main__":
-    from transforms.testing.synthetic_export import main
+    from dynabeam.transforms.testing.synthetic_export import main
 
     main()

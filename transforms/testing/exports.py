@@ -20,20 +20,20 @@ from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
-from transforms.testing.api_error import ApiError
-from transforms.testing.clock import SimClock
-from transforms.testing.export_job import ExportJob, ExportShape
-from transforms.testing.export_layout import ExportPlace, Put, new_export_id, seeded
-from transforms.testing.export_requests import (
+from dynabeam.transforms.testing.api_error import ApiError
+from dynabeam.transforms.testing.clock import SimClock
+from dynabeam.transforms.testing.export_job import ExportJob, ExportShape
+from dynabeam.transforms.testing.export_layout import ExportPlace, Put, new_export_id, seeded
+from dynabeam.transforms.testing.export_requests import (
     ExportRequest,
     parse_export_arn,
     parse_export_request,
     parse_table_arn,
     violation,
 )
-from transforms.testing.export_times import checked_times
-from transforms.testing.net_changes import HistoricTable
-from transforms.testing.recovery import RecoveryWindows
+from dynabeam.transforms.testing.export_times import checked_times
+from dynabeam.transforms.testing.net_changes import HistoricTable
+from dynabeam.transforms.testing.recovery import RecoveryWindows
 
 __all__ = ["ExportService", "Exports"]
 

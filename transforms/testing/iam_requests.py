@@ -13,13 +13,13 @@ from email.message import Message
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, unquote
 
-from transforms.testing.api_error import ApiError
-from transforms.testing.disturbance import resource_of
-from transforms.testing.iam import Right
-from transforms.testing.s3_errors import s3_action
+from dynabeam.transforms.testing.api_error import ApiError
+from dynabeam.transforms.testing.disturbance import resource_of
+from dynabeam.transforms.testing.iam import Right
+from dynabeam.transforms.testing.s3_errors import s3_action
 
 if TYPE_CHECKING:
-    from transforms.testing.simulator import Simulator
+    from dynabeam.transforms.testing.simulator import Simulator
 
 __all__ = ["EXPORT_WRITES", "dynamodb_rights", "hide_absence", "refuse_denied", "s3_rights"]
 

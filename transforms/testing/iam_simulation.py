@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 from urllib.parse import parse_qs
 from xml.sax.saxutils import escape
 
-from transforms.testing.api_error import ApiError
-from transforms.testing.iam import Right
-from transforms.testing.iam_requests import refuse_denied
+from dynabeam.transforms.testing.api_error import ApiError
+from dynabeam.transforms.testing.iam import Right
+from dynabeam.transforms.testing.iam_requests import refuse_denied
 
 if TYPE_CHECKING:
-    from transforms.testing.simulator import Simulator
+    from dynabeam.transforms.testing.simulator import Simulator
 
 __all__ = ["simulate_principal_policy"]
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-from transforms.errors import ValueDecodeError
+from dynabeam.transforms.errors import ValueDecodeError
 
 __all__ = ["ion_number", "ion_string", "ion_struct", "ion_symbol", "ion_value"]
 

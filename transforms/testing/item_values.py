@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from transforms.testing.api_error import ApiError
+from dynabeam.transforms.testing.api_error import ApiError
 
 __all__ = ["Image", "image", "normalise_number", "normalise_request", "parse_image"]
 

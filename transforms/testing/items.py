@@ -20,15 +20,15 @@ from moto.dynamodb.models.dynamo_type import DynamoType, Item
 from moto.dynamodb.models.table import Table
 from moto.dynamodb.responses import DynamoHandler
 
-from transforms.testing.api_error import ApiError
-from transforms.testing.clock import micros_of
-from transforms.testing.item_values import Image, image, normalise_request, parse_image
-from transforms.testing.moto_items import attributes_of, moto_item
-from transforms.testing.streams import Stream, stream_label
-from transforms.testing.tables import SimTable, check_size
+from dynabeam.transforms.testing.api_error import ApiError
+from dynabeam.transforms.testing.clock import micros_of
+from dynabeam.transforms.testing.item_values import Image, image, normalise_request, parse_image
+from dynabeam.transforms.testing.moto_items import attributes_of, moto_item
+from dynabeam.transforms.testing.streams import Stream, stream_label
+from dynabeam.transforms.testing.tables import SimTable, check_size
 
 if TYPE_CHECKING:
-    from transforms.testing.simulator import Simulator
+    from dynabeam.transforms.testing.simulator import Simulator
 
 __all__ = ["ItemApi"]
 

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
-from transforms.testing.export_layout import seeded
-from transforms.testing.export_lines import Item, NetChange
+from dynabeam.transforms.testing.export_layout import seeded
+from dynabeam.transforms.testing.export_lines import Item, NetChange
 
 __all__ = ["HistoricTable", "HistoricWrite", "fuzzy_items", "net_changes"]
 

@@ -21,7 +21,7 @@ from moto.core.request import Request
 from moto.s3.models import FakeBucket, FakeKey, S3Backend, s3_backends
 from moto.s3.responses import S3Response
 
-from transforms.testing.api_error import ApiError
+from dynabeam.transforms.testing.api_error import ApiError
 
 __all__ = ["Objects", "is_conditional_write"]
 

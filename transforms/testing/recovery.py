@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from transforms.testing.export_requests import epoch_seconds, violation
+from dynabeam.transforms.testing.export_requests import epoch_seconds, violation
 
 __all__ = ["Recovery", "RecoveryWindows"]
 

@@ -10,9 +10,9 @@ from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
-from transforms.testing.admin import ADMIN_PREFIX
-from transforms.testing.faults import Faults
-from transforms.testing.iam import Right
+from dynabeam.transforms.testing.admin import ADMIN_PREFIX
+from dynabeam.transforms.testing.faults import Faults
+from dynabeam.transforms.testing.iam import Right
 
 __all__ = ["RemoteSimulator"]
 

@@ -9,7 +9,7 @@ from email.message import Message
 from urllib.parse import parse_qs
 from xml.sax.saxutils import escape
 
-from transforms.testing.api_error import ApiError
+from dynabeam.transforms.testing.api_error import ApiError
 
 __all__ = ["check_digest", "s3_action", "s3_error"]
 

@@ -20,23 +20,23 @@ from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
-from transforms.testing.admin import ADMIN_PREFIX, admin
-from transforms.testing.api_error import ApiError
-from transforms.testing.disturbance import Disturbance, as_faulty, draw, resource_of
-from transforms.testing.iam import key_of_caller
-from transforms.testing.iam_requests import (
+from dynabeam.transforms.testing.admin import ADMIN_PREFIX, admin
+from dynabeam.transforms.testing.api_error import ApiError
+from dynabeam.transforms.testing.disturbance import Disturbance, as_faulty, draw, resource_of
+from dynabeam.transforms.testing.iam import key_of_caller
+from dynabeam.transforms.testing.iam_requests import (
     dynamodb_rights,
     hide_absence,
     refuse_denied,
     s3_rights,
 )
-from transforms.testing.iam_simulation import simulate_principal_policy
-from transforms.testing.objects import is_conditional_write
-from transforms.testing.s3_errors import check_digest, s3_action, s3_error
-from transforms.testing.sts import is_sts
+from dynabeam.transforms.testing.iam_simulation import simulate_principal_policy
+from dynabeam.transforms.testing.objects import is_conditional_write
+from dynabeam.transforms.testing.s3_errors import check_digest, s3_action, s3_error
+from dynabeam.transforms.testing.sts import is_sts
 
 if TYPE_CHECKING:
-    from transforms.testing.simulator import Simulator
+    from dynabeam.transforms.testing.simulator import Simulator
 
 __all__ = ["Front"]
 

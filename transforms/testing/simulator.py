@@ -29,25 +29,25 @@ from typing import TYPE_CHECKING, Any
 
 import boto3
 
-from transforms.testing.api_error import ApiError
-from transforms.testing.clock import SimClock, micros_of
-from transforms.testing.faults import EXPORT_ACTIONS, Dice, Faults
-from transforms.testing.iam import Iam, Right
-from transforms.testing.iam_requests import EXPORT_WRITES
-from transforms.testing.item_values import image, parse_image
-from transforms.testing.items import ItemApi
-from transforms.testing.kms import kms
-from transforms.testing.objects import Objects
-from transforms.testing.server import Front
-from transforms.testing.stats import Stats
-from transforms.testing.stream_api import StreamApi
-from transforms.testing.streams import Shard, Stream
-from transforms.testing.sts import Sts
-from transforms.testing.tables import SimTable
-from transforms.testing.tagging import tagging
+from dynabeam.transforms.testing.api_error import ApiError
+from dynabeam.transforms.testing.clock import SimClock, micros_of
+from dynabeam.transforms.testing.faults import EXPORT_ACTIONS, Dice, Faults
+from dynabeam.transforms.testing.iam import Iam, Right
+from dynabeam.transforms.testing.iam_requests import EXPORT_WRITES
+from dynabeam.transforms.testing.item_values import image, parse_image
+from dynabeam.transforms.testing.items import ItemApi
+from dynabeam.transforms.testing.kms import kms
+from dynabeam.transforms.testing.objects import Objects
+from dynabeam.transforms.testing.server import Front
+from dynabeam.transforms.testing.stats import Stats
+from dynabeam.transforms.testing.stream_api import StreamApi
+from dynabeam.transforms.testing.streams import Shard, Stream
+from dynabeam.transforms.testing.sts import Sts
+from dynabeam.transforms.testing.tables import SimTable
+from dynabeam.transforms.testing.tagging import tagging
 
 if TYPE_CHECKING:
-    from transforms.testing.exports import Exports
+    from dynabeam.transforms.testing.exports import Exports
 
 __all__ = ["Simulator"]
 
@@ -357,7 +357,7 @@ class Simulator:
     def exports(self) -> Exports:
         """Exports and point-in-time recovery, and the attributes that steer them."""
         # Here, because many tests need no exports and their writer's imports take time.
-        from transforms.testing.exports import Exports  # noqa: PLC0415
+        from dynabeam.transforms.testing.exports import Exports  # noqa: PLC0415
 
         return Exports(self, seed=self.seed)
 

@@ -15,11 +15,11 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from transforms.testing.api_error import ApiError
-from transforms.testing.streams import Shard, Stream
+from dynabeam.transforms.testing.api_error import ApiError
+from dynabeam.transforms.testing.streams import Shard, Stream
 
 if TYPE_CHECKING:
-    from transforms.testing.simulator import Simulator
+    from dynabeam.transforms.testing.simulator import Simulator
 
 __all__ = ["StreamApi"]
 

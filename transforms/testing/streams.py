@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from hashlib import blake2b
 
-from transforms.testing.clock import SimClock, datetime_of
-from transforms.testing.faults import Dice, Faults
+from dynabeam.transforms.testing.clock import SimClock, datetime_of
+from dynabeam.transforms.testing.faults import Dice, Faults
 
 __all__ = ["HASH_SPACE", "Shard", "Stream", "key_hash", "stream_label"]
 

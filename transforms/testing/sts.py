@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 from xml.sax.saxutils import escape
 
-from transforms.testing.api_error import ApiError
-from transforms.testing.iam import Right, key_of_caller
-from transforms.testing.iam_requests import refuse_denied
+from dynabeam.transforms.testing.api_error import ApiError
+from dynabeam.transforms.testing.iam import Right, key_of_caller
+from dynabeam.transforms.testing.iam_requests import refuse_denied
 
 if TYPE_CHECKING:
-    from transforms.testing.simulator import Simulator
+    from dynabeam.transforms.testing.simulator import Simulator
 
 __all__ = ["Sts", "is_sts"]
 

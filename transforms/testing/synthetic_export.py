@@ -14,9 +14,9 @@ import time
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
 
-from transforms.errors import ConfigurationError
-from transforms.testing.export_layout import seeded
-from transforms.testing.export_writer import (
+from dynabeam.transforms.errors import ConfigurationError
+from dynabeam.transforms.testing.export_layout import seeded
+from dynabeam.transforms.testing.export_writer import (
     ROWS_PER_FILE,
     WrittenExport,
     folder_put,

@@ -20,11 +20,11 @@ from typing import Any
 
 import msgspec
 
-from transforms.testing.api_error import ApiError
-from transforms.testing.clock import SimClock, datetime_of, micros_of
-from transforms.testing.faults import Dice, Faults
-from transforms.testing.item_values import MAX_ITEM_BYTES, Image, image, parse_image
-from transforms.testing.streams import Stream, key_hash
+from dynabeam.transforms.testing.api_error import ApiError
+from dynabeam.transforms.testing.clock import SimClock, datetime_of, micros_of
+from dynabeam.transforms.testing.faults import Dice, Faults
+from dynabeam.transforms.testing.item_values import MAX_ITEM_BYTES, Image, image, parse_image
+from dynabeam.transforms.testing.streams import Stream, key_hash
 
 __all__ = ["SimTable", "TableChange", "check_size"]
 

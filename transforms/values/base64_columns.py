@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from transforms.values.json_sql import query
-from transforms.values.python_values import base64_bytes
+from dynabeam.transforms.values.json_sql import query
+from dynabeam.transforms.values.python_values import base64_bytes
 
 __all__ = ["base64_or_none", "decode_base64"]
 

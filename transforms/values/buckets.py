@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from transforms.values.byte_columns import Bytes, Offsets, offsets_and_bytes
+from dynabeam.transforms.values.byte_columns import Bytes, Offsets, offsets_and_bytes
 
 __all__ = ["bucket_numbers"]
 

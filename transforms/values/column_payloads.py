@@ -12,12 +12,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from transforms.errors import ValueDecodeError
-from transforms.values.base64_columns import decode_base64
-from transforms.values.column_types import NumberType
-from transforms.values.numbers import normalise_number, normalise_numbers
-from transforms.values.plain_json import plain_value_json
-from transforms.values.value_texts import (
+from dynabeam.transforms.errors import ValueDecodeError
+from dynabeam.transforms.values.base64_columns import decode_base64
+from dynabeam.transforms.values.column_types import NumberType
+from dynabeam.transforms.values.numbers import normalise_number, normalise_numbers
+from dynabeam.transforms.values.plain_json import plain_value_json
+from dynabeam.transforms.values.value_texts import (
     json_strings,
     list_payload,
     nested_payload,

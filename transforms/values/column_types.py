@@ -17,8 +17,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from transforms.errors import ConfigurationError, StateError
-from transforms.values.column_bounds import MAX_NAMES_BYTES, name_bytes, name_fits
+from dynabeam.transforms.errors import ConfigurationError, StateError
+from dynabeam.transforms.values.column_bounds import MAX_NAMES_BYTES, name_bytes, name_fits
 
 __all__ = ["ATTRIBUTE_TAGS", "DEFAULT_NUMBERS", "MAX_COLUMNS", "ColumnTypes", "NumberType"]
 

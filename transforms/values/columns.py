@@ -20,7 +20,7 @@ How it is known that nothing was left out: an image's compact text is as long as
 values that were found, their names and the punctuation. Where it is longer, something else is in
 there, and that row, only that row, takes an exact path of its own.
 
-Few images take a way without fixed cost to the same outcome: `transforms.values.few_columns`.
+Few images take a way without fixed cost to the same outcome: `transforms.values.row_decoder`.
 """
 
 from __future__ import annotations
@@ -34,21 +34,21 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from transforms.errors import ValueDecodeError
-from transforms.values.byte_columns import offsets_and_bytes
-from transforms.values.column_bounds import name_fits
-from transforms.values.column_payloads import is_number_value, payload_column
-from transforms.values.column_types import (
+from dynabeam.transforms.errors import ValueDecodeError
+from dynabeam.transforms.values.byte_columns import offsets_and_bytes
+from dynabeam.transforms.values.column_bounds import name_fits
+from dynabeam.transforms.values.column_payloads import is_number_value, payload_column
+from dynabeam.transforms.values.column_types import (
     ATTRIBUTE_TAGS,
     DEFAULT_NUMBERS,
     MAX_COLUMNS,
     ColumnTypes,
     NumberType,
 )
-from transforms.values.few_columns import FEW_ROWS, unpack_few
-from transforms.values.python_values import shown
-from transforms.values.unpacked_columns import NestedForm, UnpackedColumns, batch_of
-from transforms.values.value_texts import compacted, extract_values, object_names
+from dynabeam.transforms.values.python_values import shown
+from dynabeam.transforms.values.row_decoder import FEW_ROWS, unpack_few
+from dynabeam.transforms.values.unpacked_columns import NestedForm, UnpackedColumns, batch_of
+from dynabeam.transforms.values.value_texts import compacted, extract_values, object_names
 
 __all__ = ["ColumnTypes", "NestedForm", "NumberType", "UnpackedColumns", "discover", "unpack"]
 

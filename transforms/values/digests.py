@@ -11,8 +11,8 @@ import hashlib
 import json
 from typing import Any
 
-from transforms.errors import ValueDecodeError
-from transforms.values.numbers import normalise_number
+from dynabeam.transforms.errors import ValueDecodeError
+from dynabeam.transforms.values.numbers import normalise_number
 
 __all__ = ["DIGEST_BYTES", "item_digest"]
 

@@ -15,9 +15,9 @@ from typing import Any
 
 import msgspec
 
-from transforms.errors import ValueDecodeError
-from transforms.values.numbers import normalise_number
-from transforms.values.python_values import base64_bytes
+from dynabeam.transforms.errors import ValueDecodeError
+from dynabeam.transforms.values.numbers import normalise_number
+from dynabeam.transforms.values.python_values import base64_bytes
 
 __all__ = ["quick_line"]
 

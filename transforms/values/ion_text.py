@@ -32,11 +32,11 @@ from typing import Any
 
 import msgspec
 
-from transforms.errors import ValueDecodeError
-from transforms.values.ion_quick import quick_line
-from transforms.values.lines import BadLine
-from transforms.values.numbers import normalise_number
-from transforms.values.python_values import MAX_NESTING, base64_bytes, shown
+from dynabeam.transforms.errors import ValueDecodeError
+from dynabeam.transforms.values.ion_quick import quick_line
+from dynabeam.transforms.values.lines import BadLine
+from dynabeam.transforms.values.numbers import normalise_number
+from dynabeam.transforms.values.python_values import MAX_NESTING, base64_bytes, shown
 
 __all__ = ["ion_line_to_json", "ion_lines_to_json"]
 

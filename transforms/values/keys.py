@@ -24,13 +24,13 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from transforms.errors import ValueDecodeError
-from transforms.tables import KeyAttribute, KeySchema
-from transforms.values.base64_columns import decode_base64
-from transforms.values.buckets import bucket_numbers
-from transforms.values.byte_columns import without_first_byte
-from transforms.values.numbers import normalise_number, normalise_numbers
-from transforms.values.python_values import decode_value
+from dynabeam.transforms.errors import ValueDecodeError
+from dynabeam.transforms.model.table import KeyAttribute, KeySchema
+from dynabeam.transforms.values.base64_columns import decode_base64
+from dynabeam.transforms.values.buckets import bucket_numbers
+from dynabeam.transforms.values.byte_columns import without_first_byte
+from dynabeam.transforms.values.numbers import normalise_number, normalise_numbers
+from dynabeam.transforms.values.python_values import decode_value
 
 __all__ = ["bucket_numbers", "decode_key", "encode_key", "encode_keys", "key_columns"]
 

@@ -20,12 +20,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from transforms.errors import ValueDecodeError
-from transforms.tables import KeySchema
-from transforms.values.keys import encode_key, encode_keys
-from transforms.values.numbers import normalise_number
-from transforms.values.python_values import parse_json, shown
-from transforms.values.value_texts import extract_values, text_payload
+from dynabeam.transforms.errors import ValueDecodeError
+from dynabeam.transforms.model.table import KeySchema
+from dynabeam.transforms.values.keys import encode_key, encode_keys
+from dynabeam.transforms.values.numbers import normalise_number
+from dynabeam.transforms.values.python_values import parse_json, shown
+from dynabeam.transforms.values.value_texts import extract_values, text_payload
 
 __all__ = [
     "BadLine",

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from transforms.errors import ValueDecodeError
+from dynabeam.transforms.errors import ValueDecodeError
 
 __all__ = [
     "MAX_DIGITS",

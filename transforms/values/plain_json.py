@@ -18,8 +18,8 @@ from typing import Any
 
 import msgspec
 
-from transforms.values.numbers import normalise_number
-from transforms.values.python_values import (
+from dynabeam.transforms.values.numbers import normalise_number
+from dynabeam.transforms.values.python_values import (
     BinarySet,
     NumberSet,
     StringSet,

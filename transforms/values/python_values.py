@@ -30,8 +30,8 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 import msgspec
 
-from transforms.errors import ValueDecodeError
-from transforms.values.numbers import normalise_number
+from dynabeam.transforms.errors import ValueDecodeError
+from dynabeam.transforms.values.numbers import normalise_number
 
 __all__ = [
     "MAX_NESTING",

@@ -22,16 +22,16 @@ from typing import Any, NoReturn
 import msgspec
 import pyarrow as pa
 
-from transforms.errors import ValueDecodeError
-from transforms.values.base64_columns import base64_or_none
-from transforms.values.column_bounds import MAX_DEPTH
-from transforms.values.column_payloads import column_type, is_number_value
-from transforms.values.column_types import ATTRIBUTE_TAGS, ColumnTypes, NumberType
-from transforms.values.json_texts import compact_json
-from transforms.values.nesting import is_deeper_than
-from transforms.values.numbers import normalise_number
-from transforms.values.plain_json import plain_value_json
-from transforms.values.unpacked_columns import NestedForm, UnpackedColumns, batch_of
+from dynabeam.transforms.errors import ValueDecodeError
+from dynabeam.transforms.values.base64_columns import base64_or_none
+from dynabeam.transforms.values.column_bounds import MAX_DEPTH
+from dynabeam.transforms.values.column_payloads import column_type, is_number_value
+from dynabeam.transforms.values.column_types import ATTRIBUTE_TAGS, ColumnTypes, NumberType
+from dynabeam.transforms.values.json_texts import compact_json
+from dynabeam.transforms.values.nesting import is_deeper_than
+from dynabeam.transforms.values.numbers import normalise_number
+from dynabeam.transforms.values.plain_json import plain_value_json
+from dynabeam.transforms.values.unpacked_columns import NestedForm, UnpackedColumns, batch_of
 
 __all__ = ["FEW_ROWS", "FewCells", "FewDecoder", "unpack_few"]
 

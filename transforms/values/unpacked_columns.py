@@ -9,8 +9,8 @@ from typing import Literal
 
 import pyarrow as pa
 
-from transforms.values.column_payloads import column_type
-from transforms.values.column_types import ColumnTypes, NumberType
+from dynabeam.transforms.values.column_payloads import column_type
+from dynabeam.transforms.values.column_types import ColumnTypes, NumberType
 
 __all__ = ["NestedForm", "UnpackedColumns", "batch_of"]
 

@@ -17,10 +17,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from transforms.values.byte_columns import offsets_and_bytes, trimmed
-from transforms.values.column_bounds import MAX_DEPTH
-from transforms.values.json_sql import query, quoted_text
-from transforms.values.nesting import deeper_than
+from dynabeam.transforms.values.byte_columns import offsets_and_bytes, trimmed
+from dynabeam.transforms.values.column_bounds import MAX_DEPTH
+from dynabeam.transforms.values.json_sql import query, quoted_text
+from dynabeam.transforms.values.nesting import deeper_than
 
 __all__ = [
     "compacted",

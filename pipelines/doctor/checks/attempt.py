@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from transforms.aws.errors import AwsErrorKind, classify, error_code
-from transforms.errors import DynabeamError
+from dynabeam.transforms.aws.errors import AwsErrorKind, classify, error_code
+from dynabeam.transforms.errors import DynabeamError
 
 __all__ = ["Outcome", "allowed", "attempt", "outcome_of_error", "unknown"]
 

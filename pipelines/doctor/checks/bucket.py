@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from pipelines.checks.examination import Examination
-from pipelines.checks.finding import Finding, failure, ok, warning
-from transforms.aws.errors import AwsErrorKind, classify
+from dynabeam.pipelines.doctor.checks.examination import Examination
+from dynabeam.pipelines.doctor.checks.finding import Finding, failure, ok, warning
+from dynabeam.transforms.aws.errors import AwsErrorKind, classify
 
 __all__ = ["bucket_findings"]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from pipelines.checks.examination import Examination
-from pipelines.checks.finding import Finding, ok, warning
-from transforms.stream.pacing import Pacing
+from dynabeam.pipelines.doctor.checks.examination import Examination
+from dynabeam.pipelines.doctor.checks.finding import Finding, ok, warning
+from dynabeam.transforms.stream.pacing import Pacing
 
 __all__ = ["budget_findings", "budget_of"]
 

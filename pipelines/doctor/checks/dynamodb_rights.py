@@ -8,10 +8,16 @@ from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-from pipelines.checks.attempt import Outcome, allowed, attempt, outcome_of_error, unknown
-from pipelines.checks.examination import Answer, Examination
-from transforms.aws.session import client
-from transforms.errors import AwsAccessError
+from dynabeam.pipelines.doctor.checks.attempt import (
+    Outcome,
+    allowed,
+    attempt,
+    outcome_of_error,
+    unknown,
+)
+from dynabeam.pipelines.doctor.checks.examination import Answer, Examination
+from dynabeam.transforms.aws.session import client
+from dynabeam.transforms.errors import AwsAccessError
 
 __all__ = ["DYNAMODB_ATTEMPTS"]
 

@@ -13,9 +13,9 @@ from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from pipelines.checks.examination import Examination
-from pipelines.checks.finding import Finding, ok, warning
-from transforms.aws.errors import AwsErrorKind, classify, error_code
+from dynabeam.pipelines.doctor.checks.examination import Examination
+from dynabeam.pipelines.doctor.checks.finding import Finding, ok, warning
+from dynabeam.transforms.aws.errors import AwsErrorKind, classify, error_code
 
 __all__ = ["BucketEncryption", "bucket_encryption"]
 

@@ -10,13 +10,13 @@ from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Generic, TypeVar
 
-from pipelines.options import ReplicateOptions
-from transforms.aws import dynamodb
-from transforms.aws.permissions import partition_of, table_arn
-from transforms.aws.session import AwsAccess, client
-from transforms.aws.streams import ShardInfo, connect
-from transforms.errors import DynabeamError
-from transforms.stream.listing import list_shards
+from dynabeam.pipelines.options.replicate import ReplicateOptions
+from dynabeam.transforms.aws import dynamodb
+from dynabeam.transforms.aws.permissions import partition_of, table_arn
+from dynabeam.transforms.aws.session import AwsAccess, client
+from dynabeam.transforms.aws.streams import ShardInfo, connect
+from dynabeam.transforms.errors import DynabeamError
+from dynabeam.transforms.stream.listing import list_shards
 
 __all__ = ["Answer", "Examination", "Identity"]
 

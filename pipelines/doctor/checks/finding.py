@@ -6,7 +6,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Literal
 
-from transforms.errors import DynabeamError
+from dynabeam.transforms.errors import DynabeamError
 
 __all__ = ["Finding", "failure", "of_error", "ok", "warning"]
 

@@ -8,9 +8,9 @@ from datetime import datetime, timezone
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from pipelines.checks.examination import Examination
-from pipelines.checks.finding import Finding, failure, of_error, ok, warning
-from transforms.errors import DynabeamError
+from dynabeam.pipelines.doctor.checks.examination import Examination
+from dynabeam.pipelines.doctor.checks.finding import Finding, failure, of_error, ok, warning
+from dynabeam.transforms.errors import DynabeamError
 
 __all__ = ["clock_finding", "identity_findings"]
 

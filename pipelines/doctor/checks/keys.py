@@ -8,8 +8,8 @@ from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from pipelines.checks.finding import Finding, failure, ok, warning
-from transforms.aws.session import AwsAccess, client
+from dynabeam.pipelines.doctor.checks.finding import Finding, failure, ok, warning
+from dynabeam.transforms.aws.session import AwsAccess, client
 
 __all__ = ["bucket_key_findings", "table_key_findings"]
 

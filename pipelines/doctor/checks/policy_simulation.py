@@ -13,8 +13,8 @@ from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from pipelines.checks.attempt import Outcome, allowed, unknown
-from transforms.aws.permissions import Condition
+from dynabeam.pipelines.doctor.checks.attempt import Outcome, allowed, unknown
+from dynabeam.transforms.aws.permissions import Condition
 
 __all__ = ["principal_of", "simulated"]
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 import shutil
 from typing import TextIO
 
-from pipelines.checks.runner import runner_findings
-from pipelines.checks.state import room_finding
-from pipelines.options import ReplicateOptions
-from pipelines.state_directory import StateDirectory
-from transforms import storage
-from transforms.errors import ConfigurationError
+from dynabeam.pipelines.doctor.checks.runner import runner_findings
+from dynabeam.pipelines.doctor.checks.state import room_finding
+from dynabeam.pipelines.options.replicate import ReplicateOptions
+from dynabeam.pipelines.state_directory import StateDirectory
+from dynabeam.transforms.errors import ConfigurationError
+from dynabeam.transforms.storage import filesystem
 
 __all__ = ["check_quickly", "staged_bytes"]
 
@@ -33,8 +33,8 @@ def check_quickly(options: ReplicateOptions, stream: TextIO) -> None:
     """
     findings = list(runner_findings(options))
     path = StateDirectory(options.state_dir).path
-    if storage.is_local(path):
-        free = shutil.disk_usage(storage.nearest_existing(path)).free
+    if filesystem.is_local(path):
+        free = shutil.disk_usage(filesystem.nearest_existing(path)).free
         findings.append(room_finding(options.state_dir, free, staged_bytes(options)))
     for each in findings:
         if each.status == "failure":

@@ -8,13 +8,13 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from pipelines.checks.attempt import Outcome, unknown
-from pipelines.checks.dynamodb_rights import DYNAMODB_ATTEMPTS
-from pipelines.checks.examination import Examination
-from pipelines.checks.finding import Finding
-from pipelines.checks.policy_simulation import simulated
-from pipelines.checks.s3_rights import S3Attempts
-from transforms.aws.permissions import Condition, Permission, condition_block
+from dynabeam.pipelines.doctor.checks.attempt import Outcome, unknown
+from dynabeam.pipelines.doctor.checks.dynamodb_rights import DYNAMODB_ATTEMPTS
+from dynabeam.pipelines.doctor.checks.examination import Examination
+from dynabeam.pipelines.doctor.checks.finding import Finding
+from dynabeam.pipelines.doctor.checks.policy_simulation import simulated
+from dynabeam.pipelines.doctor.checks.s3_rights import S3Attempts
+from dynabeam.transforms.aws.permissions import Condition, Permission, condition_block
 
 __all__ = ["rights_findings"]
 

@@ -9,11 +9,16 @@ import socket
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
-from pipelines.checks.finding import Finding, failure, of_error, ok, warning
-from pipelines.options import ReplicateOptions
-from pipelines.runners import ContinuousRunner, continuous_runner, option, round_runner
-from transforms.errors import DynabeamError
-from transforms.sinks.registry import RunnerFacts
+from dynabeam.pipelines.doctor.checks.finding import Finding, failure, of_error, ok, warning
+from dynabeam.pipelines.options.replicate import ReplicateOptions
+from dynabeam.pipelines.options.runners import (
+    ContinuousRunner,
+    continuous_runner,
+    option,
+    round_runner,
+)
+from dynabeam.transforms.errors import DynabeamError
+from dynabeam.transforms.sinks.registry import RunnerFacts
 
 __all__ = ["facts_of", "runner_findings"]
 

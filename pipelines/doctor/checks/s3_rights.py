@@ -16,9 +16,9 @@ from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from pipelines.checks.attempt import Outcome, attempt, unknown
-from pipelines.checks.finding import Finding, warning
-from transforms.aws.permissions import Condition
+from dynabeam.pipelines.doctor.checks.attempt import Outcome, attempt, unknown
+from dynabeam.pipelines.doctor.checks.finding import Finding, warning
+from dynabeam.transforms.aws.permissions import Condition
 
 __all__ = ["S3Attempts"]
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from pipelines.checks.finding import Finding, of_error, ok, warning
-from pipelines.sink_membership import check_members, plan_members
-from pipelines.state_directory import State
-from transforms import storage
-from transforms.errors import DynabeamError
-from transforms.sinks.base import Sink
-from transforms.sinks.registry import RunnerFacts, check_capabilities, open_sink
-from transforms.tables import Table
+from dynabeam.pipelines.doctor.checks.finding import Finding, of_error, ok, warning
+from dynabeam.pipelines.sink_membership import check_members, plan_members
+from dynabeam.pipelines.state_directory import State
+from dynabeam.transforms.errors import DynabeamError
+from dynabeam.transforms.model.table import Table
+from dynabeam.transforms.sinks.base import Sink
+from dynabeam.transforms.sinks.registry import RunnerFacts, check_capabilities, open_sink
+from dynabeam.transforms.storage import filesystem
 
 __all__ = ["sink_findings"]
 
@@ -70,7 +70,7 @@ def _of_sink(state: State, sink: Sink) -> Iterator[Finding]:
         found = plan_members(alone, [sink])
         joins = sink.place in found.joins
         seen = sink.examine(tables, state.committed, joins=joins)
-        if storage.is_local(sink.place) and sink.place not in sink.name:
+        if filesystem.is_local(sink.place) and sink.place not in sink.name:
             seen += f": {sink.resolved}"
     except DynabeamError as error:
         yield of_error("sink", sink.name, error, why=_WHY)

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 
 from apache_beam.io.filesystem import BeamIOError
 
-from pipelines.checks.finding import Finding, failure, of_error, ok, warning
-from pipelines.state_directory import StateDirectory
-from transforms import storage
-from transforms.errors import DynabeamError, StateError
+from dynabeam.pipelines.doctor.checks.finding import Finding, failure, of_error, ok, warning
+from dynabeam.pipelines.state_directory import StateDirectory
+from dynabeam.transforms.errors import DynabeamError, StateError
+from dynabeam.transforms.storage import filesystem
 
 __all__ = ["room_finding", "state_findings"]
 
@@ -28,8 +28,8 @@ def state_findings(path: str, *, needed: int) -> Iterator[Finding]:
     """
     directory = StateDirectory(path)
     try:
-        if storage.is_local(directory.path):
-            free_at = storage.check_folder(directory.path, StateError)
+        if filesystem.is_local(directory.path):
+            free_at = filesystem.check_folder(directory.path, StateError)
         directory.check_free()
         state = directory.load()
     except DynabeamError as error:
@@ -48,7 +48,7 @@ def state_findings(path: str, *, needed: int) -> Iterator[Finding]:
         yield ok("state", path, f"round {state.number}, {len(state.tables)} tables")
     else:
         yield ok("state", path, "new")
-    if storage.is_local(directory.path):
+    if filesystem.is_local(directory.path):
         yield room_finding(path, shutil.disk_usage(free_at).free, needed)
 
 

@@ -6,11 +6,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta, timezone
 
-from pipelines.checks.examination import Examination
-from pipelines.checks.finding import Finding, of_error, ok, warning
-from transforms.aws.dynamodb import RecoveryWindow, TableDescription
-from transforms.errors import AwsAccessError
-from transforms.table_readiness import recovery_problem, stream_problem
+from dynabeam.pipelines.doctor.checks.examination import Examination
+from dynabeam.pipelines.doctor.checks.finding import Finding, of_error, ok, warning
+from dynabeam.transforms.aws.dynamodb import RecoveryWindow, TableDescription
+from dynabeam.transforms.errors import AwsAccessError
+from dynabeam.transforms.state.table_readiness import recovery_problem, stream_problem
 
 __all__ = ["table_findings"]
 

@@ -4,9 +4,9 @@
 import json
 from datetime import timedelta
 
+from dynabeam.transforms.values.ion_text import ion_line_to_json
 from tests.testing.export_files import without_order
 from tests.testing.exports.conftest import ARN, BUCKET, HOUR, MINUTE, items
-from transforms.values.ion_text import ion_line_to_json
 
 
 class TestFullExport:

@@ -5,10 +5,10 @@ from datetime import timedelta
 
 import pytest
 
+from dynabeam.transforms.testing.api_error import ApiError
 from tests.testing.conftest import NOW
 from tests.testing.exports.conftest import HOUR, MINUTE, switch
 from tests.testing.reading import error_of
-from transforms.testing.api_error import ApiError
 
 
 class TestRecovery:

@@ -3,9 +3,9 @@
 
 import pytest
 
+from dynabeam.transforms.testing.api_error import ApiError
 from tests.testing.exports.conftest import ARN, BUCKET, HOUR, MINUTE, switch
 from tests.testing.reading import error_of
-from transforms.testing.api_error import ApiError
 
 
 class TestRefusals:

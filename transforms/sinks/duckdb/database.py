@@ -21,8 +21,8 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from transforms.errors import SinkError
-from transforms.sinks.base import Round
+from dynabeam.transforms.errors import SinkError
+from dynabeam.transforms.sinks.base import Round
 
 __all__ = [
     "FORMAT",

@@ -22,7 +22,7 @@ What is in the file:
 Why tombstones share the table with the rows: the guard is then one lookup by key, and a tombstone
 costs little more than key and version, because its other columns are null. There is no primary key,
 because DuckDB keeps such an index in memory and it grows with the table: a merge looks the round's
-keys up by a hash of 32 bits (see `transforms.sinks.duckdb_rows`).
+keys up by a hash of 32 bits (see `transforms.sinks.duckdb.rows`).
 
 Options: `layout` unpacked | packed; `numbers` decimal(38,18) | decimal(p,s) | text; `nested`
 dynamodb | plain; `memory_limit` 128MB (DuckDB's; what exceeds it is spilled beside the file; if it
@@ -45,14 +45,15 @@ import apache_beam as beam
 import duckdb
 import pyarrow as pa
 
-from transforms import storage
-from transforms.block import Block, BlockCoder
-from transforms.errors import ConfigurationError, SinkError, ValueDecodeError
-from transforms.key_range import KeyRange
-from transforms.reports import Report
-from transforms.sinks import duckdb_rows
-from transforms.sinks.base import Capabilities, Round, Sink, SinkPosition
-from transforms.sinks.duckdb_database import (
+from dynabeam.transforms.errors import ConfigurationError, SinkError, ValueDecodeError
+from dynabeam.transforms.model.block import Block, BlockCoder
+from dynabeam.transforms.model.key_range import KeyRange
+from dynabeam.transforms.model.report import Report
+from dynabeam.transforms.model.table import Table
+from dynabeam.transforms.model.version import decode_version
+from dynabeam.transforms.sinks.base import Capabilities, Round, Sink, SinkPosition
+from dynabeam.transforms.sinks.duckdb import rows as duckdb_rows
+from dynabeam.transforms.sinks.duckdb.database import (
     META,
     ROWS,
     DatabaseSettings,
@@ -64,13 +65,12 @@ from transforms.sinks.duckdb_database import (
     write_format,
     write_round,
 )
-from transforms.sinks.duckdb_rows import MirrorTables, RoundRows
-from transforms.sinks.row_layout import LAYOUT_OPTIONS, row_options
-from transforms.sinks.unfit_images import refused_images, split_malformed, without_unfit
-from transforms.sinks.uri import SinkUri, refuse_home
-from transforms.tables import Table
-from transforms.values.json_sql import quoted_name
-from transforms.version import decode_version
+from dynabeam.transforms.sinks.duckdb.rows import MirrorTables, RoundRows
+from dynabeam.transforms.sinks.row_layout import LAYOUT_OPTIONS, row_options
+from dynabeam.transforms.sinks.unfit_images import refused_images, split_malformed, without_unfit
+from dynabeam.transforms.sinks.uri import SinkUri, refuse_home
+from dynabeam.transforms.storage import filesystem
+from dynabeam.transforms.values.json_sql import quoted_name
 
 __all__ = ["DuckDBMirror"]
 
@@ -123,7 +123,7 @@ class DuckDBMirror(Sink):
         """Opens the file for writing and closes it unchanged; or looks at the folder for it."""
         self._check_folder(committed, joins=joins)
         if not os.path.exists(self._settings.path):
-            there = storage.nearest_existing(self._settings.path)
+            there = filesystem.nearest_existing(self._settings.path)
             return f"the file will be created below {there}"
         with open_database(self._settings) as connection:
             held = read_round(connection)
@@ -354,7 +354,7 @@ class DuckDBMirror(Sink):
                 mend=_START_ANEW,
             )
         folder = os.path.dirname(self._settings.path)
-        there = storage.nearest_existing(folder)
+        there = filesystem.nearest_existing(folder)
         if not os.path.isdir(there):
             raise SinkError(
                 "the folder cannot be created: a file is in the way",

@@ -25,17 +25,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from transforms.block import Block
-from transforms.errors import SinkError
-from transforms.key_range import KeyRange
-from transforms.order import newest_per_key
-from transforms.sinks.duckdb_database import META, ROWS, first_row, registered
-from transforms.sinks.row_layout import RowLayout, RowOptions
-from transforms.tables import Table
-from transforms.values.buckets import bucket_numbers
-from transforms.values.column_types import ColumnTypes
-from transforms.values.json_sql import quoted_name
-from transforms.version import encode_version
+from dynabeam.transforms.errors import SinkError
+from dynabeam.transforms.model.block import Block
+from dynabeam.transforms.model.key_range import KeyRange
+from dynabeam.transforms.model.order import newest_per_key
+from dynabeam.transforms.model.table import Table
+from dynabeam.transforms.model.version import encode_version
+from dynabeam.transforms.sinks.duckdb.database import META, ROWS, first_row, registered
+from dynabeam.transforms.sinks.row_layout import RowLayout, RowOptions
+from dynabeam.transforms.values.buckets import bucket_numbers
+from dynabeam.transforms.values.column_types import ColumnTypes
+from dynabeam.transforms.values.json_sql import quoted_name
 
 __all__ = ["PIECE_BYTES", "MirrorTable", "MirrorTables", "RoundRows"]
 
@@ -285,7 +285,7 @@ class MirrorTable:
         """Applies rows under the version guard.
 
         Args:
-            rows: Changes with the columns of `transforms.block.SCHEMA`, in any order.
+            rows: Changes with the columns of `transforms.model.block.SCHEMA`, in any order.
 
         Returns:
             How many rows changed the table.

@@ -20,13 +20,13 @@ from collections.abc import Mapping
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from transforms.block import Block
-from transforms.tables import KeySchema
-from transforms.values.byte_columns import offsets_and_bytes
-from transforms.values.few_columns import FEW_ROWS
-from transforms.values.json_sql import query
-from transforms.values.json_texts import compact_json
-from transforms.values.keys import decode_key, key_columns
+from dynabeam.transforms.model.block import Block
+from dynabeam.transforms.model.table import KeySchema
+from dynabeam.transforms.values.byte_columns import offsets_and_bytes
+from dynabeam.transforms.values.json_sql import query
+from dynabeam.transforms.values.json_texts import compact_json
+from dynabeam.transforms.values.keys import decode_key, key_columns
+from dynabeam.transforms.values.row_decoder import FEW_ROWS
 
 __all__ = ["change_lines", "key_object", "key_objects"]
 

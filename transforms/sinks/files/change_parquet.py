@@ -8,7 +8,7 @@ attribute of the new image, and `_other` (see `transforms.sinks.row_layout`), wi
 | column | type | meaning |
 |---|---|---|
 | `_keys` | string | the primary key as DynamoDB JSON, exact also where a column cannot be |
-| `_version`, `_op` | string | `transforms.version`; `r` `c` `u` `d` |
+| `_version`, `_op` | string | `transforms.model.version`; `r` `c` `u` `d` |
 | `_event_time` | timestamp(us, UTC) | time of the write |
 | `_ttl`, `_deleted` | bool | deleted by time to live; the change is a delete |
 | `_source`, `_origin` | string | `export` or `stream`; its shard or file and more, as JSON |
@@ -16,7 +16,7 @@ attribute of the new image, and `_other` (see `transforms.sinks.row_layout`), wi
 | `_envelope` | string | what else the record says, as JSON |
 
 A column has one type in all files of a table, and columns are only ever added, in files that come
-later (`transforms.sinks.changelog_columns`); a new attribute begins a new file. What does not fit
+later (`transforms.sinks.files.columns`); a new attribute begins a new file. What does not fit
 its column stands in `_other`, and `_new` is the exact word. Read several files by name
 (`union_by_name` in DuckDB): an earlier file lacks the columns that came later.
 """
@@ -30,20 +30,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from transforms.block import Block
-from transforms.errors import ValueDecodeError
-from transforms.sinks.change_lines import key_objects
-from transforms.sinks.change_writer import (
+from dynabeam.transforms.errors import ValueDecodeError
+from dynabeam.transforms.model.block import Block
+from dynabeam.transforms.model.table import Table
+from dynabeam.transforms.sinks.files.change_lines import key_objects
+from dynabeam.transforms.sinks.files.change_writer import (
     MAX_OPEN_FILES,
     ChangeWriter,
     StagedOutput,
     write_failed,
 )
-from transforms.sinks.changelog_columns import ChangelogColumns
-from transforms.sinks.row_layout import RowOptions
-from transforms.sinks.staging import StagedFile
-from transforms.sinks.unfit_images import refused_images, without_unfit
-from transforms.tables import Table
+from dynabeam.transforms.sinks.files.columns import ChangelogColumns
+from dynabeam.transforms.sinks.files.staging import StagedFile
+from dynabeam.transforms.sinks.row_layout import RowOptions
+from dynabeam.transforms.sinks.unfit_images import refused_images, without_unfit
 
 __all__ = ["METADATA", "PIECE_BYTES", "ParquetWriter"]
 

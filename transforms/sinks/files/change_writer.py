@@ -21,13 +21,13 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 
-from transforms import storage
-from transforms.block import Block
-from transforms.errors import SinkError
-from transforms.reports import Report
-from transforms.sinks.change_lines import change_lines
-from transforms.sinks.staging import StagedFile
-from transforms.sinks.unfit_images import split_unfit
+from dynabeam.transforms.errors import SinkError
+from dynabeam.transforms.model.block import Block
+from dynabeam.transforms.model.report import Report
+from dynabeam.transforms.sinks.files.change_lines import change_lines
+from dynabeam.transforms.sinks.files.staging import StagedFile
+from dynabeam.transforms.sinks.unfit_images import split_unfit
+from dynabeam.transforms.storage import filesystem
 
 __all__ = ["MAX_OPEN_FILES", "ChangeWriter", "LineWriter", "StagedOutput"]
 
@@ -45,8 +45,8 @@ class StagedOutput:
     def __init__(self, folder: str, table: str, extension: str, prefix: str = "") -> None:
         self.table = table
         self.rows = 0
-        self.path = storage.join(folder, f"{prefix}{uuid.uuid4().hex}.{extension}")
-        self.file: BinaryIO = storage.open_for_writing(self.path, SinkError)
+        self.path = filesystem.join(folder, f"{prefix}{uuid.uuid4().hex}.{extension}")
+        self.file: BinaryIO = filesystem.open_for_writing(self.path, SinkError)
 
     @property
     def size(self) -> int:
@@ -57,7 +57,7 @@ class StagedOutput:
         """Closes the file and says what is in it."""
         size = self.size
         try:
-            if storage.is_local(self.path):
+            if filesystem.is_local(self.path):
                 self.file.flush()
                 os.fsync(self.file.fileno())
             self.file.close()
@@ -105,7 +105,7 @@ class ChangeWriter(abc.ABC):
 
 
 class LineWriter(ChangeWriter):
-    """Stages JSON lines, see `transforms.sinks.change_lines`.
+    """Stages JSON lines, see `transforms.sinks.files.change_lines`.
 
     Args:
         folder: Staging folder of the attempt.

@@ -20,12 +20,13 @@ generation here (`Sink.append_swept`), in the folder of the round that ended the
 How a round is written: each bundle stages its own files, so the rows cross no shuffle and any
 number of workers write; the list of closed files goes through one grouped element, which writes the
 attempt's commit list. A bundle that is retried leaves a file that no list names, and that is
-removed with the attempt. See `transforms.sinks.staging` for what happens after the commit.
+removed with the attempt. See `transforms.sinks.files.staging` for what happens after the commit.
 
 A continuous run has no rounds: each file appears whole, within `HELD_SECONDS` of its changes, and
 stays. A failure of the runner makes changes come again that are in a file already, so a change can
 then be there twice, with one `_version`; no change is ever missing. See
-`transforms.sinks.continuous_files`. One folder can be written in both ways, one after the other.
+`transforms.sinks.files.continuous_files`. One folder can be written in both ways, one after the
+other.
 
 Options: `format` jsonl | parquet; `compression` none | gzip (jsonl), zstd | snappy | none
 (parquet); `max_file_bytes`, default 256 MiB, and 32 MiB of changes at most in a continuous run;
@@ -52,24 +53,28 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
-from transforms import storage
-from transforms.block import SCHEMA, Block, BlockHeader
-from transforms.errors import ConfigurationError, DynabeamError, SinkError
-from transforms.key_range import KeyRange
-from transforms.reports import Report
-from transforms.sinks.base import Capabilities, Round, Sink, SinkPosition
-from transforms.sinks.change_parquet import METADATA, ParquetWriter
-from transforms.sinks.change_writer import ChangeWriter, LineWriter
-from transforms.sinks.changelog_columns import ChangelogColumns
-from transforms.sinks.changelog_sweep import CHANGE_FILES, swept_keys
-from transforms.sinks.continuous_files import GATHER_BYTES, ContinuousFiles, WriteContinuously
-from transforms.sinks.membership import Lack
-from transforms.sinks.row_layout import LAYOUT_OPTIONS, row_options
-from transforms.sinks.staging import Marker, RoundFiles, StagedFile, table_folder
-from transforms.sinks.uri import SinkUri, refuse_home, uri_of_path
-from transforms.tables import Table
-from transforms.version import constant_versions
-from transforms.wall_clock import now_us
+from dynabeam.transforms.errors import ConfigurationError, DynabeamError, SinkError
+from dynabeam.transforms.model.block import SCHEMA, Block, BlockHeader
+from dynabeam.transforms.model.key_range import KeyRange
+from dynabeam.transforms.model.report import Report
+from dynabeam.transforms.model.table import Table
+from dynabeam.transforms.model.version import constant_versions
+from dynabeam.transforms.runtime.clock import now_us
+from dynabeam.transforms.sinks.base import Capabilities, Round, Sink, SinkPosition
+from dynabeam.transforms.sinks.files.change_parquet import METADATA, ParquetWriter
+from dynabeam.transforms.sinks.files.change_writer import ChangeWriter, LineWriter
+from dynabeam.transforms.sinks.files.columns import ChangelogColumns
+from dynabeam.transforms.sinks.files.continuous_files import (
+    GATHER_BYTES,
+    ContinuousFiles,
+    WriteContinuously,
+)
+from dynabeam.transforms.sinks.files.staging import Marker, RoundFiles, StagedFile, table_folder
+from dynabeam.transforms.sinks.files.sweep import CHANGE_FILES, swept_keys
+from dynabeam.transforms.sinks.membership import Lack
+from dynabeam.transforms.sinks.row_layout import LAYOUT_OPTIONS, row_options
+from dynabeam.transforms.sinks.uri import SinkUri, refuse_home, uri_of_path
+from dynabeam.transforms.storage import filesystem
 
 __all__ = ["DEFAULT_MAX_FILE_BYTES", "DEFAULT_WRITERS", "FileChangelog"]
 
@@ -109,7 +114,7 @@ class FileChangelog(Sink):
     @property
     def place(self) -> str:
         """The folder: an absolute local path, or the object store's URL."""
-        return os.path.realpath(self._root) if storage.is_local(self._root) else self._root
+        return os.path.realpath(self._root) if filesystem.is_local(self._root) else self._root
 
     @property
     def resolved(self) -> str:
@@ -196,10 +201,10 @@ class FileChangelog(Sink):
         """The marker, after everything that is refused was looked at."""
         _check_filesystem(self._root, self.name)
         files = self.files()
-        if storage.is_local(self._root):
+        if filesystem.is_local(self._root):
             _check_local(self._root, self.name)
         else:
-            storage.check_bucket(self._root, SinkError)
+            filesystem.check_bucket(self._root, SinkError)
         marker = files.read_marker()
         if marker is None and not joins:
             self.refuse_old_meaning(committed)
@@ -240,7 +245,7 @@ class FileChangelog(Sink):
         return _StageChanges(self, current)
 
     def write_continuously(self, state_id: str) -> beam.PTransform[Any, Any]:
-        """Writes whole files as changes come, see `transforms.sinks.continuous_files`."""
+        """Writes whole files as changes come, see `transforms.sinks.files.continuous_files`."""
         files = ContinuousFiles(self.files(), self.name, state_id, self.one_file_writer)
         return WriteContinuously(files, self._writers, min(self._max_file_bytes, GATHER_BYTES))
 
@@ -285,8 +290,8 @@ class FileChangelog(Sink):
         process dies, each delete ends up there once.
         """
         files = self.files()
-        folder = storage.join(files.root, table_folder(table.name))
-        paths = [each for each in storage.list_files(folder) if each.endswith(CHANGE_FILES)]
+        folder = filesystem.join(files.root, table_folder(table.name))
+        paths = [each for each in filesystem.list_files(folder) if each.endswith(CHANGE_FILES)]
         appended = 0
         for keys in swept_keys(paths, table, generation, changed_since_us, key_range):
             rows = _deletes(keys, generation)
@@ -317,7 +322,7 @@ class FileChangelog(Sink):
         else:
             files.claim_round(committed)
             target = files.swept_path(name, committed, part)
-        storage.move(staged.path, target, SinkError)
+        filesystem.move(staged.path, target, SinkError)
         if committed is not None:
             files.clear_attempt(attempt)
 
@@ -547,7 +552,7 @@ class _Reached:
 
 def _check_local(root: str, name: str) -> None:
     """Looks whether a folder of this machine can be written, or else made."""
-    there = storage.nearest_existing(root)
+    there = filesystem.nearest_existing(root)
     what = ""
     if not os.path.isdir(there):
         what = "a file is in the way"

@@ -25,14 +25,19 @@ from collections.abc import Sequence
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from transforms import storage
-from transforms.conditional_writes import Tagged, put_if_absent, put_if_match, read_with_tag
-from transforms.errors import ConfigurationError, SinkError, StateError
-from transforms.sinks.row_layout import OTHER, RowLayout, RowOptions
-from transforms.stored_format import parse_object
-from transforms.tables import Table
-from transforms.values.column_types import ColumnTypes, NumberType
-from transforms.values.columns import discover
+from dynabeam.transforms.errors import ConfigurationError, SinkError, StateError
+from dynabeam.transforms.model.table import Table
+from dynabeam.transforms.runtime.stored_format import parse_object
+from dynabeam.transforms.sinks.row_layout import OTHER, RowLayout, RowOptions
+from dynabeam.transforms.storage import filesystem
+from dynabeam.transforms.storage.conditional_writes import (
+    Tagged,
+    put_if_absent,
+    put_if_match,
+    read_with_tag,
+)
+from dynabeam.transforms.values.column_types import ColumnTypes, NumberType
+from dynabeam.transforms.values.columns import discover
 
 __all__ = ["SCHEMA_FILE", "ChangelogColumns"]
 
@@ -68,7 +73,7 @@ class ChangelogColumns:
         reserved: Sequence[str],
     ) -> None:
         self._folder = folder
-        self._path = storage.join(folder, SCHEMA_FILE)
+        self._path = filesystem.join(folder, SCHEMA_FILE)
         self._table = table
         self._reserved = reserved
         self._options = options
@@ -167,11 +172,11 @@ class ChangelogColumns:
 
     def _of_files(self) -> tuple[ColumnTypes | None, NumberType | None]:
         """What the newest file of a changelog says that has no list; None if there is no file."""
-        found = [each for each in storage.list_files(self._folder) if each.endswith(".parquet")]
+        found = [each for each in filesystem.list_files(self._folder) if each.endswith(".parquet")]
         if not found:
             return None, None
         newest = max(found, key=_order)
-        with storage.open_for_reading(newest, SinkError) as content:
+        with filesystem.open_for_reading(newest, SinkError) as content:
             try:
                 with pq.ParquetFile(content) as file:
                     schema = file.schema_arrow

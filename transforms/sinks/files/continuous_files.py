@@ -58,18 +58,18 @@ from apache_beam.transforms.userstate import (
 )
 from apache_beam.transforms.window import GlobalWindow, GlobalWindows
 
-from transforms import storage
-from transforms.block import Block, BlockCoder
-from transforms.errors import SinkError, ValueDecodeError
-from transforms.event_timers import not_before
-from transforms.metrics import NAMESPACE
-from transforms.reports import Report
-from transforms.sinks.base import HELD_SECONDS
-from transforms.sinks.change_writer import ChangeWriter
-from transforms.sinks.staging import RoundFiles
-from transforms.state_weight import weigh_quickly
-from transforms.tables import Table
-from transforms.telemetry.figures import figures
+from dynabeam.transforms.errors import SinkError, ValueDecodeError
+from dynabeam.transforms.model.block import Block, BlockCoder
+from dynabeam.transforms.model.report import Report
+from dynabeam.transforms.model.table import Table
+from dynabeam.transforms.runtime.state_cache import weigh_quickly
+from dynabeam.transforms.runtime.timers import not_before
+from dynabeam.transforms.sinks.base import HELD_SECONDS
+from dynabeam.transforms.sinks.files.change_writer import ChangeWriter
+from dynabeam.transforms.sinks.files.staging import RoundFiles
+from dynabeam.transforms.storage import filesystem
+from dynabeam.transforms.telemetry.metric_names import NAMESPACE
+from dynabeam.transforms.telemetry.process_metrics import figures
 
 __all__ = ["GATHER_BYTES", "ContinuousFiles", "Gathered", "WriteContinuously", "content_digest"]
 
@@ -202,7 +202,7 @@ class ContinuousFiles:
             extension = os.path.basename(staged.path).partition(".")[2]
             digest = content_digest([block.rows for block in blocks])
             target = self._files.continuous_path(table.name, day, f"part-{digest}.{extension}")
-            storage.move(staged.path, target, SinkError)
+            filesystem.move(staged.path, target, SinkError)
         except Exception:
             _abandon(writer)
             raise
@@ -344,4 +344,4 @@ def _abandon(writer: ChangeWriter) -> None:
     What cannot be removed now is removed by `recover` when the next run starts.
     """
     with contextlib.suppress(SinkError):
-        storage.delete([each.path for each in writer.finish()], SinkError)
+        filesystem.delete([each.path for each in writer.finish()], SinkError)

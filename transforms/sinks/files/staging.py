@@ -7,7 +7,7 @@ Layout below a changelog's root:
 |---|---|
 | `_dynabeam.json` | marker: the state directory of the files, the last round published |
 | `_staging/<attempt>/<uuid>.<ext>` | written by workers; a retried bundle leaves one unlisted |
-| `<table>/_schema.json` | columns of a Parquet changelog (`transforms.sinks.changelog_columns`) |
+| `<table>/_schema.json` | columns of a Parquet changelog (`transforms.sinks.files.columns`) |
 | `_staging/<attempt>/files.json` | the commit list: staged files that count, their final names |
 | `<table>/dynabeam_round=<10 digits>/part-<5 digits>-<attempt>.<ext>` | published |
 | `<table>/dynabeam_round=<10 digits>/part-swept-<digest>.<ext>` | deletes that a repair brought |
@@ -26,9 +26,9 @@ publishing is a list of moves that can be repeated from any point: a file that i
 and is at its final place has been moved already. The marker names a round before its first file is
 published; so files of a round above the marker's cannot exist. No two attempts ever use one name,
 so a run that lost its lease to another one, and still finishes a request, replaces nothing of the
-other's; and what is removed was listed before the lease was looked at (`transforms.fence`). Files
-of a continuous run are of no round: nothing here moves or removes them (see
-`transforms.sinks.continuous_files`).
+other's; and what is removed was listed before the lease was looked at (`transforms.storage.fence`).
+Files of a continuous run are of no round: nothing here moves or removes them (see
+`transforms.sinks.files.continuous_files`).
 
 A state directory that was restored from an older copy runs rounds again that are published already.
 Their files are set aside, out of the readers' sight, so that nothing is there twice. They are not
@@ -47,17 +47,17 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
-from transforms import storage
-from transforms.errors import SinkError
-from transforms.sinks.base import Round
-from transforms.sinks.membership import Lack
-from transforms.stored_format import (
+from dynabeam.transforms.errors import SinkError
+from dynabeam.transforms.runtime.stored_format import (
     check_fields,
     check_name,
     damage_told,
     parse_object,
     typed_fields,
 )
+from dynabeam.transforms.sinks.base import Round
+from dynabeam.transforms.sinks.membership import Lack
+from dynabeam.transforms.storage import filesystem
 
 __all__ = ["PARTITIONS", "Marker", "RoundFiles", "StagedFile", "table_folder"]
 
@@ -177,20 +177,20 @@ class RoundFiles:
             SinkError: The attempt's name leads elsewhere.
         """
         check_name(attempt, what="the attempt", where=self.root, error=SinkError)
-        return storage.join(self.root, _STAGING, attempt)
+        return filesystem.join(self.root, _STAGING, attempt)
 
     def continuous_staging_folder(self) -> str:
         """Where a continuous run writes a file before it gets its name."""
-        return storage.join(self.root, _STAGING, _CONTINUOUS)
+        return filesystem.join(self.root, _STAGING, _CONTINUOUS)
 
     def table_path(self, table: str) -> str:
         """The folder of a table."""
-        return storage.join(self.root, table_folder(table))
+        return filesystem.join(self.root, table_folder(table))
 
     def continuous_path(self, table: str, day: datetime.date, name: str) -> str:
         """The final path of a file of a continuous run."""
         folder = f"{self.partition}={_CONTINUOUS}-{day.isoformat()}"
-        return storage.join(self.root, table_folder(table), folder, name)
+        return filesystem.join(self.root, table_folder(table), folder, name)
 
     @property
     def partition(self) -> str:
@@ -205,7 +205,7 @@ class RoundFiles:
     def swept_path(self, table: str, current: Round, name: str) -> str:
         """The final path of a file that a repair adds to a published round."""
         folder = f"{self.partition}={current.number:010d}"
-        return storage.join(self.root, table_folder(table), folder, name)
+        return filesystem.join(self.root, table_folder(table), folder, name)
 
     def read_marker(self) -> Marker | None:
         """The marker, None if there is none.
@@ -213,22 +213,22 @@ class RoundFiles:
         Raises:
             SinkError: If it cannot be read or is not a marker.
         """
-        path = storage.join(self.root, _MARKER)
-        if not storage.exists(path):
+        path = filesystem.join(self.root, _MARKER)
+        if not filesystem.exists(path):
             return None
-        document = _parse(path, storage.read_bytes(path, SinkError), _PARTITION_OF)
+        document = _parse(path, filesystem.read_bytes(path, SinkError), _PARTITION_OF)
         mend = "Somebody has changed the file. Restore it from a copy"
         with damage_told("the marker", where=path, mend=mend, error=SinkError):
             return Marker.from_json(document)
 
     def write_marker(self, marker: Marker) -> None:
         """Replaces the marker."""
-        _write_json(storage.join(self.root, _MARKER), marker.to_json())
+        _write_json(filesystem.join(self.root, _MARKER), marker.to_json())
 
     def occupied(self, tables: Sequence[str]) -> str | None:
         """A file that lies in the folder of one of these tables, None if there is none."""
         for table in tables:
-            found = storage.list_files(storage.join(self.root, table_folder(table)))
+            found = filesystem.list_files(filesystem.join(self.root, table_folder(table)))
             if found:
                 return found[0]
         return None
@@ -256,13 +256,13 @@ class RoundFiles:
             SinkError: If a listed file is neither staged nor published, or cannot be moved.
         """
         path = self._list_path(current.attempt)
-        if storage.exists(path):
-            document = _parse(path, storage.read_bytes(path, SinkError))
+        if filesystem.exists(path):
+            document = _parse(path, filesystem.read_bytes(path, SinkError))
             self.claim_round(current)
             for each in self._checked_files(document, current):
                 self._move(current, each["staged"], each["final"])
             # The list goes last but for orphans: as long as it is there, publishing is repeated.
-            storage.delete([path], SinkError)
+            filesystem.delete([path], SinkError)
         self._clear(self.staging_folder(current.attempt))
 
     def listed_rows(self, current: Round) -> int | None:
@@ -272,9 +272,9 @@ class RoundFiles:
             SinkError: If it cannot be read, or is not a list.
         """
         path = self._list_path(current.attempt)
-        if not storage.exists(path):
+        if not filesystem.exists(path):
             return None
-        document = _parse(path, storage.read_bytes(path, SinkError))
+        document = _parse(path, filesystem.read_bytes(path, SinkError))
         return sum(int(each["rows"]) for each in self._checked_files(document, current))
 
     def claim_round(self, current: Round) -> None:
@@ -291,33 +291,33 @@ class RoundFiles:
 
     def discard_other_attempts(self, attempt: str) -> None:
         """Removes what other attempts have staged; with an empty name, what any has."""
-        kept = storage.join(self.staging_folder(attempt), "") if attempt else None
-        staged = storage.list_files(storage.join(self.root, _STAGING))
-        aside = storage.join(self.root, _STAGING, _SET_ASIDE)
+        kept = filesystem.join(self.staging_folder(attempt), "") if attempt else None
+        staged = filesystem.list_files(filesystem.join(self.root, _STAGING))
+        aside = filesystem.join(self.root, _STAGING, _SET_ASIDE)
         doomed = [
             path
             for path in staged
             if not path.startswith(aside) and (kept is None or not path.startswith(kept))
         ]
-        storage.delete(doomed, SinkError)
+        filesystem.delete(doomed, SinkError)
         self._prune()
 
     def is_staged(self, current: Round) -> bool:
         """True if an attempt's commit list is there: its files are not all published."""
-        return storage.exists(self._list_path(current.attempt))
+        return filesystem.exists(self._list_path(current.attempt))
 
     def remove_rounds_after(self, number: int) -> None:
         """Removes published files of rounds above `number`: those rounds will be run again."""
         marker = self.read_marker()
         if marker is None or marker.round <= number:
             return
-        prefix = len(storage.join(self.root, ""))
+        prefix = len(filesystem.join(self.root, ""))
         late = [
             path
-            for path in storage.list_files(self.root)
+            for path in filesystem.list_files(self.root)
             if _round_of(path[prefix:].replace(os.sep, "/")) > number
         ]
-        storage.delete(late, SinkError)
+        filesystem.delete(late, SinkError)
         self.write_marker(dataclasses.replace(marker, round=number))
 
     def set_aside_rounds_after(self, number: int) -> str:
@@ -330,19 +330,19 @@ class RoundFiles:
         if marker is None or marker.round <= number:
             return ""
         when = datetime.datetime.now(datetime.timezone.utc).strftime("%Y%m%dT%H%M%S.%fZ")
-        folder = storage.join(self.root, _STAGING, f"{_SET_ASIDE}{when}")
-        prefix = len(storage.join(self.root, ""))
-        for path in storage.list_files(self.root):
+        folder = filesystem.join(self.root, _STAGING, f"{_SET_ASIDE}{when}")
+        prefix = len(filesystem.join(self.root, ""))
+        for path in filesystem.list_files(self.root):
             name = path[prefix:].replace(os.sep, "/")
             if _round_of(name) > number:
-                storage.move(path, storage.join(folder, *name.split("/")), SinkError)
+                filesystem.move(path, filesystem.join(folder, *name.split("/")), SinkError)
         self._prune_rounds()
         # Last: a crash before it repeats the rest.
         self.write_marker(dataclasses.replace(marker, round=number))
         return folder
 
     def _list_path(self, attempt: str) -> str:
-        return storage.join(self.staging_folder(attempt), _LIST)
+        return filesystem.join(self.staging_folder(attempt), _LIST)
 
     def _final_name(self, file: StagedFile, current: Round, number: int) -> str:
         extension = os.path.basename(file.path).partition(".")[2]
@@ -385,16 +385,16 @@ class RoundFiles:
         return files
 
     def _move(self, current: Round, staged: str, final: str) -> None:
-        source = storage.join(self.staging_folder(current.attempt), staged)
-        target = storage.join(self.root, *final.split("/"))
-        if storage.exists(source):
+        source = filesystem.join(self.staging_folder(current.attempt), staged)
+        target = filesystem.join(self.root, *final.split("/"))
+        if filesystem.exists(source):
             try:
-                storage.move(source, target, SinkError)
+                filesystem.move(source, target, SinkError)
             except SinkError:
                 # A run that has lost its lease may be finishing the same move.
-                if storage.exists(source) or not storage.exists(target):
+                if filesystem.exists(source) or not filesystem.exists(target):
                     raise
-        elif not storage.exists(target):
+        elif not filesystem.exists(target):
             raise SinkError(
                 f"a file of the committed round {current.number} is neither staged nor published",
                 where=source,
@@ -403,12 +403,12 @@ class RoundFiles:
             )
 
     def _clear(self, folder: str) -> None:
-        storage.delete(storage.list_files(folder), SinkError)
+        filesystem.delete(filesystem.list_files(folder), SinkError)
         self._prune()
 
     def _prune_rounds(self) -> None:
         """Removes the empty folders of rounds that were set aside; object stores have none."""
-        if not storage.is_local(self.root):
+        if not filesystem.is_local(self.root):
             return
         for table in os.scandir(self.root):
             if table.is_dir() and not table.name.startswith("_"):
@@ -422,9 +422,9 @@ class RoundFiles:
 
     def _prune(self) -> None:
         """Removes empty folders of the staging area; object stores have none."""
-        if not storage.is_local(self.root):
+        if not filesystem.is_local(self.root):
             return
-        for folder, _, _ in os.walk(storage.join(self.root, _STAGING), topdown=False):
+        for folder, _, _ in os.walk(filesystem.join(self.root, _STAGING), topdown=False):
             if not os.listdir(folder):
                 os.rmdir(folder)
 
@@ -470,4 +470,4 @@ def _parse(path: str, content: bytes, formats: Collection[int] = (_FORMAT,)) -> 
 
 
 def _write_json(path: str, content: dict[str, Any]) -> None:
-    storage.write_atomic(path, json.dumps(content, indent=1, sort_keys=True).encode(), SinkError)
+    filesystem.write_atomic(path, json.dumps(content, indent=1, sort_keys=True).encode(), SinkError)

@@ -25,12 +25,12 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from transforms import storage
-from transforms.errors import SinkError
-from transforms.key_range import KeyRange
-from transforms.tables import Table
-from transforms.values.lines import keys_of_images
-from transforms.version import encode_version
+from dynabeam.transforms.errors import SinkError
+from dynabeam.transforms.model.key_range import KeyRange
+from dynabeam.transforms.model.table import Table
+from dynabeam.transforms.model.version import encode_version
+from dynabeam.transforms.storage import filesystem
+from dynabeam.transforms.values.lines import keys_of_images
 
 __all__ = ["CHANGE_FILES", "swept_keys"]
 
@@ -144,7 +144,7 @@ def _parquet_heads(path: str) -> Iterator[pa.RecordBatch]:
     names = ["_keys", "_version", "_op", "_event_time"]
     try:
         with (
-            storage.open_for_reading(path, SinkError) as file,
+            filesystem.open_for_reading(path, SinkError) as file,
             pq.ParquetFile(file) as parquet,
         ):
             for batch in parquet.iter_batches(_BATCH_ROWS, columns=names):
@@ -217,11 +217,11 @@ def _batch(rows: Sequence[dict[str, Any]]) -> pa.RecordBatch:
 @contextlib.contextmanager
 def _on_disk(path: str, folder: str) -> Iterator[str]:
     """A file as one of this machine's disk; a copy, for as long as it is needed."""
-    if storage.is_local(path):
+    if filesystem.is_local(path):
         yield path
         return
     local = os.path.join(folder, "file.jsonl.gz" if path.endswith(".gz") else "file.jsonl")
-    with storage.open_for_reading(path, SinkError) as source, open(local, "wb") as target:
+    with filesystem.open_for_reading(path, SinkError) as source, open(local, "wb") as target:
         shutil.copyfileobj(source, target, 1 << 20)
     try:
         yield local

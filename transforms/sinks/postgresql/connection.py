@@ -20,8 +20,8 @@ from urllib.parse import unquote
 import psycopg
 from psycopg.pq import TransactionStatus
 
-from transforms.errors import ConfigurationError, DynabeamError, SinkError
-from transforms.sinks.uri import SinkUri, resolve_secrets
+from dynabeam.transforms.errors import ConfigurationError, DynabeamError, SinkError
+from dynabeam.transforms.sinks.uri import SinkUri, resolve_secrets
 
 __all__ = [
     "LIBPQ_OPTIONS",

@@ -22,9 +22,9 @@ from collections.abc import Callable, Mapping, Sequence
 import psycopg
 import pyarrow as pa
 
-from transforms.sinks.postgresql_connection import Connection, execute
-from transforms.sinks.postgresql_values import copy_text, json_rows
-from transforms.values.json_sql import quoted_name
+from dynabeam.transforms.sinks.postgresql.connection import Connection, execute
+from dynabeam.transforms.sinks.postgresql.values import copy_text, json_rows
+from dynabeam.transforms.values.json_sql import quoted_name
 
 __all__ = [
     "DELETED_AT",

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import dataclasses
 
-from transforms.errors import SinkError
-from transforms.sinks.base import Round
-from transforms.sinks.postgresql_connection import Connection, PostgresSettings, execute
-from transforms.sinks.postgresql_names import qualified, quoted_text
-from transforms.values.json_sql import quoted_name
+from dynabeam.transforms.errors import SinkError
+from dynabeam.transforms.sinks.base import Round
+from dynabeam.transforms.sinks.postgresql.connection import Connection, PostgresSettings, execute
+from dynabeam.transforms.sinks.postgresql.names import qualified, quoted_text
+from dynabeam.transforms.values.json_sql import quoted_name
 
 __all__ = [
     "FORMAT",

@@ -40,7 +40,7 @@ An attribute has the type of the first value met; values of others go to `_other
 is beyond 300 columns, names that are taken (by us, by PostgreSQL: `ctid`, `xmin` ..., or by a
 column that somebody added to `"<table>$rows"`), and for a time attributes that are new while
 someone's query holds the table. Names over 63 bytes are shortened, see
-`transforms.sinks.postgresql_names`; `"$tables"` has them whole.
+`transforms.sinks.postgresql.names`; `"$tables"` has them whole.
 
 Tombstones are removed `tombstone_days` after they were made. The default, 36, is safe because
 nothing brings an older row later than that: a stream keeps 24 hours, and an export, full or
@@ -80,12 +80,14 @@ import psycopg
 from apache_beam.transforms.window import GlobalWindows
 from apache_beam.utils.timestamp import MIN_TIMESTAMP, Timestamp
 
-from transforms.block import Block
-from transforms.errors import ConfigurationError, SinkError
-from transforms.key_range import KeyRange
-from transforms.reports import Report
-from transforms.sinks.base import Capabilities, Round, Sink, SinkPosition
-from transforms.sinks.postgresql_connection import (
+from dynabeam.transforms.errors import ConfigurationError, SinkError
+from dynabeam.transforms.model.block import Block
+from dynabeam.transforms.model.key_range import KeyRange
+from dynabeam.transforms.model.report import Report
+from dynabeam.transforms.model.table import Table
+from dynabeam.transforms.model.version import decode_version
+from dynabeam.transforms.sinks.base import Capabilities, Round, Sink, SinkPosition
+from dynabeam.transforms.sinks.postgresql.connection import (
     LIBPQ_OPTIONS,
     Connection,
     PostgresSettings,
@@ -93,7 +95,7 @@ from transforms.sinks.postgresql_connection import (
     execute,
     sink_error,
 )
-from transforms.sinks.postgresql_meta import (
+from dynabeam.transforms.sinks.postgresql.meta import (
     TABLES,
     Held,
     add_columns_of_names,
@@ -102,14 +104,16 @@ from transforms.sinks.postgresql_meta import (
     read_held,
     write_held,
 )
-from transforms.sinks.postgresql_names import qualified, rows_name
-from transforms.sinks.postgresql_table import PURGE_ROWS, MirrorTable
-from transforms.sinks.postgresql_writer import GatheredRows, MirrorWriter, refuse_other_owner
-from transforms.sinks.row_layout import LAYOUT_OPTIONS, RowOptions, row_options
-from transforms.sinks.uri import SinkUri
-from transforms.tables import Table
-from transforms.values.column_types import NumberType
-from transforms.version import decode_version
+from dynabeam.transforms.sinks.postgresql.names import qualified, rows_name
+from dynabeam.transforms.sinks.postgresql.table import PURGE_ROWS, MirrorTable
+from dynabeam.transforms.sinks.postgresql.writer import (
+    GatheredRows,
+    MirrorWriter,
+    refuse_other_owner,
+)
+from dynabeam.transforms.sinks.row_layout import LAYOUT_OPTIONS, RowOptions, row_options
+from dynabeam.transforms.sinks.uri import SinkUri
+from dynabeam.transforms.values.column_types import NumberType
 
 __all__ = ["PostgreSQLMirror"]
 

@@ -19,7 +19,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 
-from transforms.values.json_sql import quoted_name
+from dynabeam.transforms.values.json_sql import quoted_name
 
 __all__ = [
     "ColumnNames",

@@ -18,8 +18,8 @@ import dataclasses
 
 import psycopg
 
-from transforms.dead_letters import Severity
-from transforms.errors import SinkError
+from dynabeam.transforms.errors import SinkError
+from dynabeam.transforms.model.dead_letter import Severity
 
 __all__ = ["Refusal", "refusal_of"]
 

@@ -14,15 +14,20 @@ from typing import Any
 
 import pyarrow as pa
 
-from transforms.errors import ValueDecodeError
-from transforms.order import newest_places
-from transforms.sinks.change_lines import key_object
-from transforms.sinks.postgresql_merge import FEW_BYTES, FEW_ROWS
-from transforms.sinks.postgresql_values import hex_cells, hex_set_cells, index_key, json_document
-from transforms.sinks.postgresql_values import set_one_aside as _split
-from transforms.sinks.row_layout import RowLayout, RowOptions
-from transforms.tables import KeySchema
-from transforms.values.few_columns import FewDecoder
+from dynabeam.transforms.errors import ValueDecodeError
+from dynabeam.transforms.model.order import newest_places
+from dynabeam.transforms.model.table import KeySchema
+from dynabeam.transforms.sinks.files.change_lines import key_object
+from dynabeam.transforms.sinks.postgresql.merge import FEW_BYTES, FEW_ROWS
+from dynabeam.transforms.sinks.postgresql.values import (
+    hex_cells,
+    hex_set_cells,
+    index_key,
+    json_document,
+)
+from dynabeam.transforms.sinks.postgresql.values import set_one_aside as _split
+from dynabeam.transforms.sinks.row_layout import RowLayout, RowOptions
+from dynabeam.transforms.values.row_decoder import FewDecoder
 
 __all__ = ["FewLayout"]
 

@@ -16,12 +16,12 @@ from datetime import datetime, timedelta, timezone
 import psycopg
 import pyarrow as pa
 
-from transforms.key_range import KeyRange
-from transforms.sinks.postgresql_connection import Connection, execute
-from transforms.sinks.postgresql_merge import DELETED_AT
-from transforms.sinks.postgresql_names import quoted_text
-from transforms.values.json_sql import quoted_name
-from transforms.version import encode_version
+from dynabeam.transforms.model.key_range import KeyRange
+from dynabeam.transforms.model.version import encode_version
+from dynabeam.transforms.sinks.postgresql.connection import Connection, execute
+from dynabeam.transforms.sinks.postgresql.merge import DELETED_AT
+from dynabeam.transforms.sinks.postgresql.names import quoted_text
+from dynabeam.transforms.values.json_sql import quoted_name
 
 __all__ = ["sweep"]
 

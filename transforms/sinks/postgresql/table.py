@@ -24,13 +24,13 @@ import psycopg
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from transforms.errors import SinkError
-from transforms.key_range import KeyRange
-from transforms.order import newest_per_key
-from transforms.sinks.change_lines import key_objects
-from transforms.sinks.postgresql_connection import Connection, PostgresSettings, execute
-from transforms.sinks.postgresql_few import FewLayout
-from transforms.sinks.postgresql_merge import (
+from dynabeam.transforms.errors import SinkError
+from dynabeam.transforms.model.key_range import KeyRange
+from dynabeam.transforms.model.order import newest_per_key
+from dynabeam.transforms.model.table import Table
+from dynabeam.transforms.sinks.files.change_lines import key_objects
+from dynabeam.transforms.sinks.postgresql.connection import Connection, PostgresSettings, execute
+from dynabeam.transforms.sinks.postgresql.merge import (
     DELETED_AT,
     KEY,
     MergeStatements,
@@ -39,8 +39,8 @@ from transforms.sinks.postgresql_merge import (
     merge_statements,
     staging_sql,
 )
-from transforms.sinks.postgresql_meta import TABLES, raise_format
-from transforms.sinks.postgresql_names import (
+from dynabeam.transforms.sinks.postgresql.meta import TABLES, raise_format
+from dynabeam.transforms.sinks.postgresql.names import (
     ColumnNames,
     column_name,
     qualified,
@@ -48,12 +48,12 @@ from transforms.sinks.postgresql_names import (
     relation_name,
     rows_name,
 )
-from transforms.sinks.postgresql_sweep import sweep
-from transforms.sinks.postgresql_values import index_keys, set_aside, without_nul
-from transforms.sinks.row_layout import RowLayout, RowOptions
-from transforms.tables import Table
-from transforms.values.column_types import ColumnTypes
-from transforms.values.json_sql import quoted_name
+from dynabeam.transforms.sinks.postgresql.small_batch import FewLayout
+from dynabeam.transforms.sinks.postgresql.sweep import sweep
+from dynabeam.transforms.sinks.postgresql.values import index_keys, set_aside, without_nul
+from dynabeam.transforms.sinks.row_layout import RowLayout, RowOptions
+from dynabeam.transforms.values.column_types import ColumnTypes
+from dynabeam.transforms.values.json_sql import quoted_name
 
 __all__ = ["MAX_COLUMNS", "PURGE_ROWS", "STAGING_SQL", "MirrorTable"]
 

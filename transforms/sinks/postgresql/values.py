@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from transforms.values.byte_columns import binary_from, offsets_and_bytes
+from dynabeam.transforms.values.byte_columns import binary_from, offsets_and_bytes
 
 __all__ = [
     "KEY_BYTES",

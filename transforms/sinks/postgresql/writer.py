@@ -13,11 +13,12 @@ from typing import TypeVar
 import msgspec
 import pyarrow as pa
 
-from transforms.block import Block
-from transforms.errors import SinkError, ValueDecodeError
-from transforms.key_range import KeyRange
-from transforms.reports import Report
-from transforms.sinks.postgresql_connection import (
+from dynabeam.transforms.errors import SinkError, ValueDecodeError
+from dynabeam.transforms.model.block import Block
+from dynabeam.transforms.model.key_range import KeyRange
+from dynabeam.transforms.model.report import Report
+from dynabeam.transforms.model.table import Table
+from dynabeam.transforms.sinks.postgresql.connection import (
     Connection,
     PostgresSettings,
     connect,
@@ -25,12 +26,11 @@ from transforms.sinks.postgresql_connection import (
     persistently,
     transaction_left,
 )
-from transforms.sinks.postgresql_meta import Held, read_held, write_held
-from transforms.sinks.postgresql_refusals import refusal_of
-from transforms.sinks.postgresql_table import PURGE_ROWS, STAGING_SQL, MirrorTable
-from transforms.sinks.refused import refused_row
-from transforms.sinks.unfit_images import refused_images, split_unfit, without_unfit
-from transforms.tables import Table
+from dynabeam.transforms.sinks.postgresql.meta import Held, read_held, write_held
+from dynabeam.transforms.sinks.postgresql.refusals import refusal_of
+from dynabeam.transforms.sinks.postgresql.table import PURGE_ROWS, STAGING_SQL, MirrorTable
+from dynabeam.transforms.sinks.refused import refused_row
+from dynabeam.transforms.sinks.unfit_images import refused_images, split_unfit, without_unfit
 
 __all__ = ["MOST_REFUSED", "PIECE_BYTES", "GatheredRows", "MirrorWriter", "refuse_other_owner"]
 
