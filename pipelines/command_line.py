@@ -25,7 +25,7 @@ __all__ = ["main"]
 _COMMANDS = {
     "replicate": "replicate tables into sinks",
     "add": "add tables to a continuous run, while it runs",
-    "doctor": "look whether a replication will work, and what mends it",
+    "doctor": "look whether a replication will work, and how to fix it",
     "setup": "print the policies and table settings that are needed, or apply the settings",
     "snapshot": "take a new snapshot of tables, while they are replicated",
     "plan": "say beforehand what a replication will read, take and cost",

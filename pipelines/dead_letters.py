@@ -18,7 +18,7 @@ from typing import Any, TextIO
 
 from dynabeam.pipelines.options.arguments import beam_arguments, option_strings, parse_known
 from dynabeam.pipelines.options.state import add_state_options, named_state_directory
-from dynabeam.transforms.dead_letters.store import LetterBox
+from dynabeam.transforms.dead_letters.store import DeadLetterStore
 from dynabeam.transforms.errors import StateError
 from dynabeam.transforms.model.dead_letter import DeadLetter
 from dynabeam.transforms.printable import printable
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _all(box: LetterBox) -> Iterator[tuple[str, DeadLetter]]:
+def _all(box: DeadLetterStore) -> Iterator[tuple[str, DeadLetter]]:
     """The letters with what may become of them."""
     for letter in box.read():
         yield letter.severity, letter
@@ -59,7 +59,7 @@ def _all(box: LetterBox) -> Iterator[tuple[str, DeadLetter]]:
         yield _STOPPED, letter
 
 
-def _find(box: LetterBox, name: str) -> DeadLetter:
+def _find(box: DeadLetterStore, name: str) -> DeadLetter:
     found = {each.id: each for _, each in _all(box) if each.id.startswith(name)}
     if len(found) == 1:
         return next(iter(found.values()))
@@ -67,7 +67,7 @@ def _find(box: LetterBox, name: str) -> DeadLetter:
         "no dead letter has this id" if not found else "several dead letters begin with this id",
         where="--show",
         found=name,
-        mend="dynabeam dead_letters lists them",
+        hint="dynabeam dead_letters lists them",
     )
 
 

@@ -131,14 +131,14 @@ class KeptManifests:
                 "the position document names a manifest that cannot be",
                 where=self._folder,
                 found=name,
-                mend="Restore the state directory from a copy, or start with a new one",
+                hint="Restore the state directory from a copy, or start with a new one",
             )
         content = filesystem.read_bytes(self._path(name), StateError)
         if hashlib.sha256(content).hexdigest() != name:
             raise StateError(
                 "a manifest is not the one that the position document names",
                 where=self._path(name),
-                mend="Restore the state directory from a copy, or start with a new one",
+                hint="Restore the state directory from a copy, or start with a new one",
             )
         return KeptManifest(json.loads(content), name)
 

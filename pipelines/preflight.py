@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is checked before anything is read: the tables, their streams, recovery, exports and state.
 
-A run that cannot work stops here, with one error that names the mend, and leaves sinks and state as
+A run that cannot work stops here, with one error that names the hint, and leaves sinks and state as
 they are.
 """
 
@@ -81,7 +81,7 @@ def check_tables(
         raise ConfigurationError(
             "no table is left",
             where="--tables, --table_tags, --exclude_tables",
-            mend="Leave out fewer tables, or name others",
+            hint="Leave out fewer tables, or name others",
         )
     if not new and names and state.tables and not set(names) & set(state.tables):
         raise StateError(
@@ -89,7 +89,7 @@ def check_tables(
             where=options.state_dir,
             expected=sorted(names),
             found=sorted(state.tables),
-            mend="Give another --state_dir",
+            hint="Give another --state_dir",
         )
     unknown = set(options.gaps.by_table) - set(names) - set(state.tables)
     if unknown and not options.discovers:
@@ -98,7 +98,7 @@ def check_tables(
             where="--gaps",
             expected=sorted(names),
             found=sorted(unknown),
-            mend="Name the table in --tables, or leave its policy out",
+            hint="Name the table in --tables, or leave its policy out",
         )
     taken = TableFindings() if findings is None else findings
     read = [
@@ -150,7 +150,7 @@ def _check_or_leave(
     """Checks a table; false if nothing of it can be read now, which is a finding.
 
     Of one that is new and not ready discovery, if there is one, tells what is the matter, and takes
-    it up when it is mended.
+    it up when it is fixed.
     """
     description = None
     if name not in state.tables and _describes(options):
@@ -204,7 +204,7 @@ def given_exports(options: ReplicateOptions) -> dict[str, tuple[str, ExportManif
                 "two exports of one table are given",
                 where=f"--export={location}",
                 found=found[manifest.table_name][0],
-                mend="Give one export a table",
+                hint="Give one export a table",
             )
         found[manifest.table_name] = (location, manifest)
     return found
@@ -227,7 +227,7 @@ def _names(
                 where=f"--export={location}",
                 expected=sorted(names),
                 found=table,
-                mend="Name the table in --tables, or give an export of one that is",
+                hint="Name the table in --tables, or give an export of one that is",
             )
     return names
 
@@ -251,7 +251,7 @@ def _check_patterns(
             f"no table of {options.access.region or 'the default region'} matches",
             where=option,
             found=given,
-            mend=f"Check it and --region; the tables there are: {shown or 'none'}",
+            hint=f"Check it and --region; the tables there are: {shown or 'none'}",
         )
 
 
@@ -291,7 +291,7 @@ def _check_keys(name: str, known: dict[str, Any], options: ReplicateOptions) -> 
             where=f"{options.state_dir}, --keys={name}:{keys_option(given)}",
             expected=f"{name}:{keys_option(names)}",
             found=f"{name}:{keys_option(given)}",
-            mend="Give the key as before, or a new --state_dir and new sinks",
+            hint="Give the key as before, or a new --state_dir and new sinks",
         )
 
 
@@ -390,7 +390,7 @@ def _check_arn(
             where=f"{options.state_dir}, table {name}",
             expected=expected,
             found=found,
-            mend="Give another --state_dir",
+            hint="Give another --state_dir",
         )
 
 
@@ -399,7 +399,7 @@ def _table_of_export(options: ReplicateOptions, given: tuple[str, ExportManifest
         raise ConfigurationError(
             "without AWS a table needs an export",
             where="--export",
-            mend="Give --region or --export",
+            hint="Give --region or --export",
         )
     manifest = given[1]
     keys = find_keys(manifest, access=options.access, given=parse_keys(options.keys))
@@ -420,7 +420,7 @@ def _set_export(
             raise ConfigurationError(
                 "the table has no export, and there is no bucket for a new one",
                 where=f"table {name}",
-                mend="Give --s3_export_bucket, or an --export of this table",
+                hint="Give --s3_export_bucket, or an --export of this table",
             )
         return
     location, manifest = given

@@ -17,7 +17,7 @@ from dynabeam.pipelines.doctor.checks.quick import check_quickly
 from dynabeam.pipelines.options.replicate import ReplicateOptions, parse_replicate
 from dynabeam.pipelines.options.runners import round_runner
 from dynabeam.pipelines.preflight import check_tables
-from dynabeam.pipelines.rounds.figures import RoundFigures
+from dynabeam.pipelines.rounds.figures import RoundMetrics
 from dynabeam.pipelines.rounds.last_run import read_last_run, recorded
 from dynabeam.pipelines.rounds.progress import RoundLogger, RoundPrinter, print_summary
 from dynabeam.pipelines.rounds.run import RoundOutcome, Rounds, beam_options, publish
@@ -98,7 +98,7 @@ def replicate(options: ReplicateOptions, findings: TableFindings | None = None) 
             left_out=[name for name in state.tables if options.selection.excludes(name)],
         )
         printer.say([*found.notes, *ended, *repair_lines(state.tables), *told])
-        figures_of_run = RoundFigures(names, state, figures())
+        figures_of_run = RoundMetrics(names, state, figures())
         discovery = None
         if options.discovers:
             discovery = RoundDiscovery(options, directory, sinks, printer.say)

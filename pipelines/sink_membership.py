@@ -89,7 +89,7 @@ def check_members(state: State, sinks: Sequence[Sink], drop: Sequence[str]) -> s
         raise ConfigurationError(
             "a sink is given and dropped",
             where=f"--drop_sink, --sink={given[place].name}",
-            mend="Leave one of the two out",
+            hint="Leave one of the two out",
         )
     for place, each in known.items():
         if each.state != "dropped" and place not in given and place not in dropped:
@@ -100,7 +100,7 @@ def check_members(state: State, sinks: Sequence[Sink], drop: Sequence[str]) -> s
                 where=f"--sink={each.uri}",
                 expected=place,
                 found=new or sorted(given),
-                mend=(
+                hint=(
                     f"Give --sink={each.uri} too, or --drop_sink={each.uri} to go on without it, "
                     "also if it was moved and is given at its new place"
                 ),
@@ -149,7 +149,7 @@ def refuse_joins(found: Membership, command: str) -> None:
             "brings nothing up",
             where=f"--sink={found.sinks[place].uri}",
             found=place,
-            mend=f"Run dynabeam replicate with it first, then dynabeam {command}",
+            hint=f"Run dynabeam replicate with it first, then dynabeam {command}",
         )
 
 
@@ -252,7 +252,7 @@ def check_same_graph(state: State, sinks: Sequence[Sink], drop: Sequence[str]) -
             where="--drop_sink" if drop else "--sink, --savepoint_path",
             expected=[each.uri for each in known],
             found=list(drop) or [each.name for each in sinks],
-            mend="Give these sinks in this order; or begin without --savepoint_path, at the stored "
+            hint="Give these sinks in this order; or begin without --savepoint_path, at the stored "
             "positions, where sinks may be dropped and added",
         )
 
@@ -436,7 +436,7 @@ def _place_of(text: str, known: Mapping[str, KnownSink]) -> str:
             where=f"--drop_sink={text}",
             expected=[each.uri for each in known.values() if each.state != "dropped"],
             found=place or text,
-            mend="Write it as it was given to --sink",
+            hint="Write it as it was given to --sink",
         )
     return place
 
@@ -491,7 +491,7 @@ def _begin_load(
         raise ConfigurationError(
             f"the mirror is new or lacks rounds, and there is nothing to load table {name} from",
             where=f"--sink={(state.sinks or {})[places[0]].uri}",
-            mend=(
+            hint=(
                 f"Give --s3_export_bucket, or an --export of the table{newer}; or leave the "
                 "mirror out, or give it a state directory of its own"
             ),

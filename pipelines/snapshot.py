@@ -30,7 +30,7 @@ from dynabeam.transforms.errors import ConfigurationError, StateError
 from dynabeam.transforms.model.key_range import KeyRange
 from dynabeam.transforms.model.table import KeySchema, Table
 from dynabeam.transforms.runtime.clock import now_us
-from dynabeam.transforms.state.snapshot_signals import SnapshotOrder, SnapshotOrders
+from dynabeam.transforms.state.snapshot_signals import SnapshotSignal, SnapshotSignals
 
 __all__ = ["main"]
 
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str]) -> int:
             "an order is of one table, whatever its keys",
             where="--key_range",
             found=given.key_range,
-            mend="Leave it out with --cancel and --status",
+            hint="Leave it out with --cancel and --status",
         )
     options = parse_replicate(rest, complete=False, command=parser)
     FileSystems.set_options(beam_options(options))
@@ -99,7 +99,7 @@ def _known(options: ReplicateOptions, directory: StateDirectory, state: State) -
             where=directory.path,
             expected=sorted(known),
             found=unknown,
-            mend="Check --tables, and --state_dir or --name",
+            hint="Check --tables, and --state_dir or --name",
         )
     return list(options.tables)
 
@@ -113,21 +113,21 @@ def _keys_of(name: str, directory: StateDirectory, state: State) -> KeySchema:
 
 
 def _order(name: str, directory: StateDirectory, state: State, *, key_range: str) -> str:
-    order = SnapshotOrder(name, uuid.uuid4().hex, now_us(), key_range)
-    SnapshotOrders(directory.path).give(order)
+    order = SnapshotSignal(name, uuid.uuid4().hex, now_us(), key_range)
+    SnapshotSignals(directory.path).give(order)
     who = "the running job" if state.deployment else "the next round"
     part = f" of the keys {key_range}" if key_range else ""
     return f"{name}: a new snapshot{part} is ordered; {who} takes it up"
 
 
 def _cancel(name: str, directory: StateDirectory, state: State) -> str:
-    if SnapshotOrders(directory.path).cancel(name):
+    if SnapshotSignals(directory.path).cancel(name):
         return f"{name}: the order is cancelled"
     return f"{name}: nothing to cancel; {_how_far(name, directory, state)}"
 
 
 def _status(name: str, directory: StateDirectory, state: State) -> str:
-    if SnapshotOrders(directory.path).pending(name) is not None:
+    if SnapshotSignals(directory.path).pending(name) is not None:
         return f"{name}: ordered, not taken up yet"
     return f"{name}: {_how_far(name, directory, state)}"
 

@@ -32,7 +32,7 @@ from typing import Any
 
 from dynabeam.pipelines import stop_signals
 from dynabeam.pipelines.kept_manifests import KeptManifests
-from dynabeam.transforms.dead_letters.store import LetterBox
+from dynabeam.transforms.dead_letters.store import DeadLetterStore
 from dynabeam.transforms.errors import StateError, StateInUseError
 from dynabeam.transforms.runtime.stored_format import (
     check_fields,
@@ -213,7 +213,7 @@ class StateDirectory:
             return State(uuid.uuid4().hex, 0, "", {})
         document = self._parsed(found)
         self._revision = int(document.get("revision", 0))
-        with damage_told(_WHAT, where=self._document, mend=_RESTORE):
+        with damage_told(_WHAT, where=self._document, hint=_RESTORE):
             KeptManifests(self.path).bring_back(document["tables"])
             return State(
                 check_name(document["state_id"], what="the state's identity", where=self._document),
@@ -263,9 +263,9 @@ class StateDirectory:
         return filesystem.join(self.path, "attempts", attempt, name)
 
     @property
-    def letters(self) -> LetterBox:
+    def letters(self) -> DeadLetterStore:
         """The dead letters."""
-        return LetterBox(self.path)
+        return DeadLetterStore(self.path)
 
     def keep_dead_letters(self, current: Round) -> None:
         """Stores the dead letters of a committed round where they stay; may be repeated."""
@@ -293,7 +293,7 @@ class StateDirectory:
             raise StateError(
                 f"the state directory cannot be written: {problem.strerror}",
                 where=self.path,
-                mend="Give another --state_dir, or the right to write this one",
+                hint="Give another --state_dir, or the right to write this one",
             ) from problem
         with file:
             try:
@@ -306,7 +306,7 @@ class StateDirectory:
                 raise StateError(
                     f"the state directory cannot be locked: {problem.strerror}",
                     where=path,
-                    mend="Give a --state_dir on a disk with locks, or in an object store",
+                    hint="Give a --state_dir on a disk with locks, or in an object store",
                 ) from problem
             file.truncate(0)
             file.write(_this_process().encode())
@@ -318,14 +318,14 @@ class StateDirectory:
             "another run is using the state directory",
             where=self.path,
             found=holder.strip() or "a run that has just started",
-            mend="Wait for it or stop it, or give this run its own --state_dir",
+            hint="Wait for it or stop it, or give this run its own --state_dir",
         )
 
     def _read(self) -> Tagged | None:
         return read_with_tag(self._document, StateError)
 
     def _parsed(self, found: Tagged) -> dict[str, Any]:
-        with damage_told(_WHAT, where=self._document, mend=_RESTORE):
+        with damage_told(_WHAT, where=self._document, hint=_RESTORE):
             document = parse_object(found.content)
             check_format(document, (1, FORMAT), what=_WHAT, where=self._document)
             check_fields(document, _FIELDS, what=_WHAT, where=self._document)
@@ -378,7 +378,7 @@ class StateDirectory:
         return StateInUseError(
             f"another run has replaced {_WHAT}; this one stops without writing anything more",
             where=self._document,
-            mend="Nothing is lost: the other run goes on from the last committed round",
+            hint="Nothing is lost: the other run goes on from the last committed round",
         )
 
 

@@ -33,7 +33,7 @@ from dynabeam.transforms.sinks.base import Sink
 from dynabeam.transforms.sinks.membership import KnownSink
 from dynabeam.transforms.state.repair_plan import Lost, Repair, plan_repair
 from dynabeam.transforms.state.repair_sweep import sweep_sinks
-from dynabeam.transforms.state.snapshot_signals import SnapshotOrders
+from dynabeam.transforms.state.snapshot_signals import SnapshotSignals
 from dynabeam.transforms.state.stream_successor import NextStream
 from dynabeam.transforms.state.table_reading import loads_of, new_load, open_loads
 from dynabeam.transforms.stream.source import TRIM_HORIZON
@@ -49,7 +49,7 @@ __all__ = [
     "resume_repair",
     "sweep",
     "switch_stream",
-    "take_orders",
+    "take_signals",
     "with_table_loaded",
 ]
 
@@ -112,7 +112,7 @@ def begin_repair(
 ) -> Repair:
     """Makes the generation one higher, and puts what is to be loaded into the table's state.
 
-    A repair that is under way is part of the new one: what it was to mend is lost still.
+    A repair that is under way is part of the new one: what it was to repair is lost still.
 
     Args:
         state: The table's state, changed in place.
@@ -232,7 +232,7 @@ def _moment(us: int) -> str:
     return moment.isoformat().replace("+00:00", "Z")
 
 
-def take_orders(
+def take_signals(
     directory: StateDirectory, state: State, names: Sequence[str], options: ReplicateOptions
 ) -> list[str]:
     """Takes up the orders of new snapshots between two rounds (`snapshot_signals`).
@@ -249,7 +249,7 @@ def take_orders(
     Raises:
         ConfigurationError: There is no bucket for a new export.
     """
-    orders = SnapshotOrders(directory.path)
+    orders = SnapshotSignals(directory.path)
     lines = []
     for name in names:
         table = state.tables[name]
@@ -262,7 +262,7 @@ def take_orders(
                 raise ConfigurationError(
                     "a new snapshot is ordered, and there is no bucket for its export",
                     where=f"table {name}",
-                    mend="Give --s3_export_bucket, or cancel it: dynabeam snapshot --cancel",
+                    hint="Give --s3_export_bucket, or cancel it: dynabeam snapshot --cancel",
                 )
             plan = begin_repair(table, [], GapPolicy.RESNAPSHOT, options.access, order.key_range)
             table["asked"] = order.order_id

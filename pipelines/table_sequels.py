@@ -209,13 +209,13 @@ class TableSequels:
                 where=f"table {name}",
                 expected=str(old.keys),
                 found=str(description.table.keys),
-                mend="Replicate it with a --state_dir and sinks of its own",
+                hint="Replicate it with a --state_dir and sinks of its own",
             )
         if not options.bucket:
             return ConfigurationError(
                 "the table was deleted and made again, and there is no bucket for its export",
                 where=f"table {name}",
-                mend="Give --s3_export_bucket",
+                hint="Give --s3_export_bucket",
             )
         problem = stream_problem(name, description) if state["stream"] is not None else None
         return problem or recovery_problem(name, continuous_backups(options.access, name))
@@ -240,14 +240,14 @@ def ended_error(
         return TableError(
             "the table was deleted; its rows stay in the sinks as they are",
             where=f"table {name}",
-            mend=f"Leave it out: --exclude_tables={name}",
+            hint=f"Leave it out: --exclude_tables={name}",
         )
     return StateError(
         "the state directory is that of another table of this name: its table id differs",
         where=f"{options.state_dir}, table {name}",
         expected=state["table_id"],
         found=sequel.description.table_id,
-        mend=(
+        hint=(
             f"Take the table that was made again in its place with --gaps={name}:resnapshot (rows "
             f"of the old one are removed), give another --state_dir and other sinks, or leave it "
             f"out: --exclude_tables={name}"

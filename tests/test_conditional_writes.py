@@ -195,8 +195,8 @@ class TestStoresWithoutConditions:
         sim.faults = Faults(conditional_writes="unsupported")
         with pytest.raises(StateError, match="no conditional writes") as caught:
             put_if_absent(self.PATH, b"1")
-        assert "MinIO" in caught.value.mend
-        assert "local --state_dir" in caught.value.mend
+        assert "MinIO" in caught.value.hint
+        assert "local --state_dir" in caught.value.hint
 
     def test_ignored(self, sim):
         tag = put_if_absent(self.PATH, b"1")

@@ -52,7 +52,7 @@ class TestHolding:
         ):
             raise AssertionError
         assert path.rpartition("/")[0] in str(caught.value)
-        assert "Wait for it or stop it" in caught.value.mend
+        assert "Wait for it or stop it" in caught.value.hint
 
     @pytest.mark.parametrize("asked", [True, False])
     def test_who_comes_while_it_is_held_is_refused_or_follows(self, path, asked):

@@ -10,7 +10,7 @@ import pickle
 import pytest
 
 from dynabeam.transforms.dead_letters import store as letter_box
-from dynabeam.transforms.dead_letters.store import LetterBox
+from dynabeam.transforms.dead_letters.store import DeadLetterStore
 from dynabeam.transforms.errors import StateError
 from dynabeam.transforms.model.dead_letter import DeadLetter, DeadLetterCoder
 from dynabeam.transforms.storage import filesystem
@@ -39,7 +39,7 @@ def later(letter, us):
 
 @pytest.fixture
 def box(tmp_path):
-    return LetterBox(str(tmp_path))
+    return DeadLetterStore(str(tmp_path))
 
 
 def stored(box):
@@ -137,7 +137,7 @@ class TestBox:
             with pytest.raises(OSError, match="killed"):
                 box.done([("orders", LETTER.id)])
         assert box.counts() == {"orders": 1}
-        LetterBox(box._state_dir).done([("orders", LETTER.id)])
+        DeadLetterStore(box._state_dir).done([("orders", LETTER.id)])
         assert box.counts() == {}
 
     @pytest.mark.parametrize("table", ["..", "...", "a/b", "%2E"])
@@ -163,7 +163,7 @@ class TestBox:
         assert {each.attempts for each in box.read()} == {1, 2}
         monkeypatch.setattr(letter_box, "_PIECES", 1)
         box.done([("orders", LETTER.id)])
-        assert [each.raw for each in LetterBox(box._state_dir).read()] == [b"other"]
+        assert [each.raw for each in DeadLetterStore(box._state_dir).read()] == [b"other"]
         assert {each.split("/")[0] for each in stored(box)} == {"letters", "done"}
 
     def test_old_files_are_counted_read_and_converted(self, box, tmp_path):
@@ -213,13 +213,13 @@ class TestPieces:
     def test_writers_side_by_side(self, tmp_path, monkeypatch):
         """Two workers keep letters, each makes pieces one, a third sets aside: nothing is lost."""
         monkeypatch.setattr(letter_box, "_PIECES", 3)
-        boxes = [LetterBox(str(tmp_path)) for _ in range(3)]
+        boxes = [DeadLetterStore(str(tmp_path)) for _ in range(3)]
         for n in range(40):
             boxes[n % 2].keep([numbered(n)])
             if n % 5 == 4:
                 boxes[2].done([("orders", numbered(n - 2).id)])
         open_ones = {str(n) for n in range(40)} - {str(n - 2) for n in range(4, 40, 5)}
-        for box in (*boxes, LetterBox(str(tmp_path))):
+        for box in (*boxes, DeadLetterStore(str(tmp_path))):
             assert {each.origin["sequence"] for each in box.read()} == open_ones
         assert len(filesystem.list_files(f"{boxes[0].path}/letters")) <= 4
 
@@ -235,7 +235,7 @@ class TestPieces:
             patch.setattr(filesystem, "delete", die)
             with pytest.raises(OSError, match="killed"):
                 box.keep([numbered(2)])
-        again = LetterBox(box._state_dir)
+        again = DeadLetterStore(box._state_dir)
         again.keep([numbered(2)])
         assert [each.origin["sequence"] for each in again.read()] == ["2"]
         assert [each.attempts for each in again.read()] == [1]

@@ -106,10 +106,10 @@ def test_status():
 
 
 def test_errors():
-    error = SinkError(f"refused {HOSTILE}", where=HOSTILE, found=HOSTILE, mend="Do\nthis")
+    error = SinkError(f"refused {HOSTILE}", where=HOSTILE, found=HOSTILE, hint="Do\nthis")
     assert not steering(str(error))
     assert "orders: EQUAL" in str(error)
-    assert str(error).count("\n") == 1  # of the mend, which is ours and may hold a statement
+    assert str(error).count("\n") == 1  # of the hint, which is ours and may hold a statement
 
 
 @pytest.mark.parametrize("formatter", [TextFormatter(), JsonFormatter()])

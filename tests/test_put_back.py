@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from dynabeam.transforms.dead_letters.replay import read_again
+from dynabeam.transforms.dead_letters.replay import reparse
 from dynabeam.transforms.export.elements import FileSlice
 from dynabeam.transforms.export.manifest import DataFile
 from dynabeam.transforms.export.rows import rows_of_lines
@@ -70,7 +70,7 @@ def record(**fields):
 @pytest.mark.parametrize("of", LINES, ids="-".join)
 def test_lines_of_an_export(of):
     slice_ = part(*of)
-    (block,) = read_again(of_export(LINES[of], slice_))
+    (block,) = reparse(of_export(LINES[of], slice_))
     assert block.rows == rows_of_lines(LINES[of], slice_)[0]
     assert block.header.origin == {"export_arn": "arn:export", "file": "f.json.gz"}
     assert block.header.generation == 3
@@ -94,11 +94,11 @@ def test_a_record_of_a_stream():
         "sequence": "1" * 21,
     }
     assert letter.first_us == letter.last_us > 0
-    again = read_again(letter)
+    again = reparse(letter)
     assert isinstance(again, DeadLetter)
     assert (again.id, again.reason) == (letter.id, letter.reason)
     assert again.last_us >= letter.last_us
-    (block,) = read_again(dataclasses.replace(letter, raw=record()))
+    (block,) = reparse(dataclasses.replace(letter, raw=record()))
     expected = parser.parse(b'{"Records":[' + record() + b"]}", "shardId-1").rows
     assert block.rows == expected
     assert block.header.origin == {"shard_id": "shardId-1", "stream_arn": "arn:stream"}
@@ -110,7 +110,7 @@ def test_what_still_cannot_be_read_is_the_same_letter(stage, raw):
     letter = of_export(raw, part("DYNAMODB_JSON", "FULL_EXPORT"))
     origin = {**letter.origin, "stream_arn": "s", "shard_id": "t", "sink": "u"}
     letter = dataclasses.replace(letter, stage=stage, origin=origin)
-    again = read_again(letter)
+    again = reparse(letter)
     assert isinstance(again, DeadLetter)
     assert (again.id, again.raw) == (letter.id, raw)
     assert again.last_us > letter.last_us
@@ -118,6 +118,6 @@ def test_what_still_cannot_be_read_is_the_same_letter(stage, raw):
 
 def test_a_letter_that_does_not_say_what_is_needed():
     letter = DeadLetter("orders", "export", "f:1", "no", b"{}")
-    again = read_again(letter)
+    again = reparse(letter)
     assert isinstance(again, DeadLetter)
     assert again.severity == "severe"

@@ -48,7 +48,7 @@ class TestReports:
         with pytest.raises(StateError, match="did not arrive whole") as caught:
             read_reports(str(tmp_path / "reports.jsonl"))
         assert "found 'none'" in str(caught.value)
-        assert "every worker sees" in caught.value.mend
+        assert "every worker sees" in caught.value.hint
 
     def test_cut_anywhere(self, reports, tmp_path):
         path, _ = reports

@@ -7,15 +7,15 @@ import json
 import pytest
 
 from dynabeam.transforms.errors import StateError
-from dynabeam.transforms.state.snapshot_signals import FORMAT, SnapshotOrder, SnapshotOrders
+from dynabeam.transforms.state.snapshot_signals import FORMAT, SnapshotSignal, SnapshotSignals
 
-FIRST = SnapshotOrder("or/ders", "first", 1)
-SECOND = SnapshotOrder("or/ders", "second", 2, "a..b")
+FIRST = SnapshotSignal("or/ders", "first", 1)
+SECOND = SnapshotSignal("or/ders", "second", 2, "a..b")
 
 
 @pytest.fixture
 def orders(tmp_path):
-    return SnapshotOrders(str(tmp_path))
+    return SnapshotSignals(str(tmp_path))
 
 
 def test_removing_what_was_taken_up_leaves_what_was_ordered_meanwhile(orders):

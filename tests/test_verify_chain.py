@@ -11,9 +11,9 @@ from apache_beam.utils.timestamp import Timestamp
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dynabeam.transforms.continuous.control_folder import DeploymentFolder
-from dynabeam.transforms.continuous.fatal_errors import read_stops
-from dynabeam.transforms.continuous.gap_handler import FolderGapRules
+from dynabeam.transforms.continuous.control_folder import ControlFolder
+from dynabeam.transforms.continuous.fatal_errors import load_fatal_errors
+from dynabeam.transforms.continuous.gap_handler import FolderGapHandler
 from dynabeam.transforms.model.block import SCHEMA
 from dynabeam.transforms.model.gap import GapPolicies, GapPolicy
 from dynabeam.transforms.model.version import encode_version
@@ -263,6 +263,6 @@ class TestVerifyChain:
         lost = blocks([(b"Sk", 1, None, A)], [(b"Sk", 3, B, None)])
         with pytest.raises(Exception, match=r"chain: key .*'k'"):
             self.run(
-                lost, equal_to([]), GapPolicy.FAIL, FolderGapRules(str(tmp_path), GapPolicies())
+                lost, equal_to([]), GapPolicy.FAIL, FolderGapHandler(str(tmp_path), GapPolicies())
             )
-        assert "chain: key" in read_stops(DeploymentFolder(str(tmp_path)))["orders"]
+        assert "chain: key" in load_fatal_errors(ControlFolder(str(tmp_path)))["orders"]

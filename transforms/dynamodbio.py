@@ -100,14 +100,14 @@ class ReadFromDynamoDB(beam.PTransform):
                 if until == "forever"
                 else "a run to the tip cannot wait for a new export",
                 where="export",
-                mend="Give export, until='forever' with s3_export_bucket, or snapshot='never'",
+                hint="Give export, until='forever' with s3_export_bucket, or snapshot='never'",
             )
         if export and len(tables) > 1:
             raise ConfigurationError(
                 "an export is of one table, but several are named",
                 where="export",
                 found=list(tables),
-                mend="Apply the transform once per table",
+                hint="Apply the transform once per table",
             )
         if gap_policy.repairs:
             raise ConfigurationError(
@@ -115,7 +115,7 @@ class ReadFromDynamoDB(beam.PTransform):
                 where="gap_policy",
                 expected=["fail", "continue"],
                 found=gap_policy.value,
-                mend="Use dynabeam replicate --gaps=heal",
+                hint="Use dynabeam replicate --gaps=heal",
             )
         self._tables = tuple(dict.fromkeys(tables))
         self._access = access
@@ -195,7 +195,7 @@ class ReadFromDynamoDB(beam.PTransform):
                 where=f"table {described.table.name}",
                 expected=f"a stream with view type {_VIEW}",
                 found=described.stream_view_type or "no stream",
-                mend="Turn it on with this view type, or give snapshot='only'",
+                hint="Turn it on with this view type, or give snapshot='only'",
             )
         now_us = wall_clock.now_us()
         return [

@@ -3,7 +3,7 @@
 
 One flat family, so that a caller can catch `DynabeamError` or exactly one kind. An error is written
 for the person who has to act: it names *what* went wrong, *where* (option, file, record, table),
-*both values* where two disagree, and the *mend*.
+*both values* where two disagree, and the *hint*.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class DynabeamError(Exception):
         where: The option, file, record, table or shard at fault.
         expected: The value that was asked for or promised, if two values disagree.
         found: The value that was met instead.
-        mend: What the user can do about it, in the imperative.
+        hint: What the user can do about it, in the imperative.
     """
 
     def __init__(
@@ -50,13 +50,13 @@ class DynabeamError(Exception):
         where: str = "",
         expected: Any = _ABSENT,
         found: Any = _ABSENT,
-        mend: str = "",
+        hint: str = "",
     ) -> None:
         # What others wrote may be part of each: a line of theirs must not pass for one of ours.
-        what, where, mend = one_line(what), one_line(where), printable_lines(mend)
+        what, where, hint = one_line(what), one_line(where), printable_lines(hint)
         self.what = what
         self.where = where
-        self.mend = mend
+        self.hint = hint
         parts = [what.rstrip(".")]
         if where:
             parts[0] = f"{where}: {parts[0]}"
@@ -65,8 +65,8 @@ class DynabeamError(Exception):
         if found is not _ABSENT:
             parts.append(f"found {found!r}")
         text = "; ".join(parts) + "."
-        if mend:
-            text = f"{text} {mend.rstrip('.')}."
+        if hint:
+            text = f"{text} {hint.rstrip('.')}."
         self._text = text
         super().__init__(text)
 
@@ -76,14 +76,14 @@ class DynabeamError(Exception):
     def __reduce__(self) -> Any:
         # Keyword-only arguments would be lost by the default reduction when a worker process
         # sends the error home.
-        return (_restore, (type(self), self._text, self.what, self.where, self.mend))
+        return (_restore, (type(self), self._text, self.what, self.where, self.hint))
 
 
 def _restore(
-    kind: type[DynabeamError], text: str, what: str, where: str, mend: str
+    kind: type[DynabeamError], text: str, what: str, where: str, hint: str
 ) -> DynabeamError:
     error = kind.__new__(kind)
-    error.what, error.where, error.mend, error._text = what, where, mend, text
+    error.what, error.where, error.hint, error._text = what, where, hint, text
     error.args = (text,)
     return error
 

@@ -27,7 +27,7 @@ from dynabeam.transforms.export.read_files import ReadExportFiles
 from dynabeam.transforms.model.block import Block
 from dynabeam.transforms.model.dead_letter import DeadLetter
 from dynabeam.transforms.model.gap import GapPolicy
-from dynabeam.transforms.model.gap_handler import GapRules
+from dynabeam.transforms.model.gap_handler import GapHandler
 from dynabeam.transforms.model.report import Report
 from dynabeam.transforms.reconcile.reconcile import Reconcile
 from dynabeam.transforms.reconcile.verify_chain import VerifyChain
@@ -81,7 +81,7 @@ class ReadTables(beam.PTransform):
         verify: Verify = "strict",
         chain_policy: Callable[[str], GapPolicy] | None = None,
         generations: Generations | None = None,
-        gap_rules: GapRules | None = None,
+        gap_rules: GapHandler | None = None,
         export_to: tuple[str, str, str] = ("", "", ""),
     ) -> None:
         super().__init__()
@@ -138,7 +138,7 @@ class ReadTables(beam.PTransform):
         return self._generations
 
     @property
-    def gap_rules(self) -> GapRules | None:
+    def gap_rules(self) -> GapHandler | None:
         """What gaps do."""
         return self._gap_rules
 

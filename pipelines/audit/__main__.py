@@ -215,7 +215,7 @@ class _Audit:
                 where=f"table {name}",
                 expected=f"changes since {_time(manifest.export_time_us - FUZZ_US)}",
                 found=f"changes since {_time(gap.to_us)}",
-                mend="Compare with a newer export, or give --snapshot=only",
+                hint="Compare with a newer export, or give --snapshot=only",
             )
         known["snapshot"]["manifest"] = manifest.to_json()
         self._manifests[name] = manifest
@@ -229,7 +229,7 @@ class _Audit:
                 "the mirror does not hold this table",
                 where=f"--sink={self._reader.sink.name}",
                 found=name,
-                mend="Name the tables that are replicated to it",
+                hint="Name the tables that are replicated to it",
             )
         (request,) = snapshot_requests(known, source, self._fresh.state_id, 0)
         sources = stream_sources(known, source, 0, started)

@@ -54,7 +54,7 @@ def parse_audit(arguments: Sequence[str]) -> AuditOptions:
             raise ConfigurationError(
                 "an audit is one bounded run that writes nothing to the mirror",
                 where=each,
-                mend="Leave it out",
+                hint="Leave it out",
             )
     # Blocks need not be cut: their rows are put into the audit's own buckets.
     source = parse_replicate([*rest, "--buckets=1"], command=parser)
@@ -63,13 +63,13 @@ def parse_audit(arguments: Sequence[str]) -> AuditOptions:
             "an audit looks at one mirror",
             where="--sink",
             found=list(source.sinks),
-            mend="Audit them one after the other",
+            hint="Audit them one after the other",
         )
     if source.snapshot == "never":
         raise ConfigurationError(
             "an audit compares with an export",
             where="--snapshot=never",
-            mend="Leave it out, or give --snapshot=only for an audit without the stream",
+            hint="Leave it out, or give --snapshot=only for an audit without the stream",
         )
     return AuditOptions(
         source=source,

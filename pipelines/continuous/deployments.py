@@ -18,7 +18,7 @@ from dynabeam.pipelines.options.replicate import ReplicateOptions
 from dynabeam.pipelines.state_directory import State, StateDirectory
 from dynabeam.pipelines.table_repair import reopen_loads, with_table_loaded
 from dynabeam.pipelines.table_state import generation_of, merge_reports
-from dynabeam.transforms.continuous.control_folder import Assignment, DeploymentFolder
+from dynabeam.transforms.continuous.control_folder import Assignment, ControlFolder
 from dynabeam.transforms.continuous.discovery_plan import first_assignment
 from dynabeam.transforms.continuous.generations import TableGeneration, read_generation
 from dynabeam.transforms.continuous.repairs import repair_assignment
@@ -53,7 +53,7 @@ __all__ = [
 _LIVE_SECONDS = 180
 
 
-def current(directory: StateDirectory, state: State) -> DeploymentFolder:
+def current(directory: StateDirectory, state: State) -> ControlFolder:
     """The folder of the deployment that the state names.
 
     Raises:
@@ -63,19 +63,19 @@ def current(directory: StateDirectory, state: State) -> DeploymentFolder:
         raise StateError(
             "the state directory has no continuous deployment to go on with",
             where=directory.path,
-            mend="Leave --savepoint_path out: the run begins at the stored positions",
+            hint="Leave --savepoint_path out: the run begins at the stored positions",
         )
-    return DeploymentFolder(filesystem.join(directory.path, "continuous", state.deployment))
+    return ControlFolder(filesystem.join(directory.path, "continuous", state.deployment))
 
 
-def begin(directory: StateDirectory, state: State) -> DeploymentFolder:
+def begin(directory: StateDirectory, state: State) -> ControlFolder:
     """Makes a new deployment the state's own; to be committed by the caller."""
     state.deployment = uuid.uuid4().hex[:12]
     return current(directory, state)
 
 
 def assign_tables(
-    folder: DeploymentFolder, state: State, names: Sequence[str], options: ReplicateOptions
+    folder: ControlFolder, state: State, names: Sequence[str], options: ReplicateOptions
 ) -> None:
     """Tells a deployment to read tables from where the state says."""
     started = now_us()
@@ -83,7 +83,7 @@ def assign_tables(
 
 
 def assign_each(
-    folder: DeploymentFolder, state: State, names: Sequence[str], options: ReplicateOptions
+    folder: ControlFolder, state: State, names: Sequence[str], options: ReplicateOptions
 ) -> None:
     """Tells a deployment to read new tables, each under the name that follows from the table."""
     started = now_us()
@@ -93,7 +93,7 @@ def assign_each(
 
 
 def _assignment(
-    folder: DeploymentFolder,
+    folder: ControlFolder,
     state: State,
     names: Sequence[str],
     options: ReplicateOptions,
@@ -121,7 +121,7 @@ def _assignment(
     return Assignment(sources, requests)
 
 
-def _tell_generation(folder: DeploymentFolder, name: str, table: dict[str, Any]) -> None:
+def _tell_generation(folder: ControlFolder, name: str, table: dict[str, Any]) -> None:
     """Writes a table's generation, with the repair that goes on in the deployment."""
     snapshot, repair = table["snapshot"], table.get("repair")
     loaded = snapshot["status"] == "done" and snapshot["manifest"]
@@ -143,7 +143,7 @@ def _tell_generation(folder: DeploymentFolder, name: str, table: dict[str, Any])
     told.write(folder, name)
 
 
-def tell_discovery(folder: DeploymentFolder, state: State, options: ReplicateOptions) -> None:
+def tell_discovery(folder: ControlFolder, state: State, options: ReplicateOptions) -> None:
     """Tells a deployment which new tables to look for; nothing if it is to look for none."""
     if options.discovers:
         discovery_plan(options, state).write(folder)
@@ -151,7 +151,7 @@ def tell_discovery(folder: DeploymentFolder, state: State, options: ReplicateOpt
         filesystem.delete([folder.discovery], StateError)
 
 
-def adopt_tables(folder: DeploymentFolder, state: State) -> None:
+def adopt_tables(folder: ControlFolder, state: State) -> None:
     """Brings the tables that a deployment found into the state."""
     for name, found in folder.read_tables().items():
         state.tables.setdefault(name, found)
@@ -178,7 +178,7 @@ def take_over(directory: StateDirectory, state: State, *, successor: str, forced
             f"a continuous run stored positions here {quiet:.0f} seconds ago",
             where=directory.path,
             found=f"deployment {state.deployment}",
-            mend=(
+            hint=(
                 "If it runs, stop it; then give --take_over, or wait three minutes. To resume it "
                 "from a savepoint, give --savepoint_path"
             ),
@@ -201,9 +201,9 @@ def take_over(directory: StateDirectory, state: State, *, successor: str, forced
 
 
 def _take_generation(
-    folder: DeploymentFolder, name: str, table: dict[str, Any], gaps: Sequence[dict[str, Any]]
+    folder: ControlFolder, name: str, table: dict[str, Any], gaps: Sequence[dict[str, Any]]
 ) -> None:
-    """Goes on at the generation of a deployment; notes what of its gaps is not mended."""
+    """Goes on at the generation of a deployment; notes what of its gaps is not repaired."""
     at = read_generation(folder, name)
     table["generation"] = max(table["generation"], at.generation)
     table["asked"] = at.asked or table.get("asked", "")
@@ -233,7 +233,7 @@ def _expect_snapshot(table: dict[str, Any], reports: Sequence[Report]) -> None:
 
 
 def _follow_streams(
-    folder: DeploymentFolder, name: str, table: dict[str, Any], reports: Sequence[Report]
+    folder: ControlFolder, name: str, table: dict[str, Any], reports: Sequence[Report]
 ) -> None:
     """Makes room for the positions in a stream that a deployment has begun behind another one."""
     stream = table["stream"]
@@ -257,7 +257,7 @@ def _follow_streams(
     }
 
 
-def absorb(folder: DeploymentFolder, state: State) -> None:
+def absorb(folder: ControlFolder, state: State) -> None:
     """Brings the tables that a deployment found, its positions and its counts into the state."""
     adopt_tables(folder, state)
     for table, reports in folder.read_positions().items():
@@ -271,5 +271,5 @@ def absorb(folder: DeploymentFolder, state: State) -> None:
         each["totals"]["dead_letters"] = counts.get(table, 0)
 
 
-def _seconds_since_last_store(folder: DeploymentFolder) -> float:
+def _seconds_since_last_store(folder: ControlFolder) -> float:
     return filesystem.seconds_since_change(filesystem.join(folder.path, "positions"))

@@ -19,7 +19,7 @@ import apache_beam as beam
 
 from dynabeam.transforms.aws.session import AwsAccess
 from dynabeam.transforms.continuous.discover_tables import DiscoverTables
-from dynabeam.transforms.continuous.gap_handler import FolderGapRules
+from dynabeam.transforms.continuous.gap_handler import FolderGapHandler
 from dynabeam.transforms.continuous.generations import FolderGenerations
 from dynabeam.transforms.continuous.keep_dead_letters import KeepDeadLetters
 from dynabeam.transforms.continuous.repairs import RepairSettings
@@ -68,7 +68,7 @@ def build_continuous(
     """
     deployment = pipeline | "Deployment" >> beam.Create([folder], reshuffle=False)
     assigned = deployment | "WatchAssignments" >> WatchAssignments()
-    gap_rules = None if repairs is None else FolderGapRules(folder, repairs.policies)
+    gap_rules = None if repairs is None else FolderGapHandler(folder, repairs.policies)
     elements = {"requests": assigned.requests, "sources": assigned.sources}
     read = elements | "ReadTables" >> ReadTables(
         access,

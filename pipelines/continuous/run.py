@@ -51,9 +51,9 @@ from dynabeam.pipelines.sink_membership import (
 )
 from dynabeam.pipelines.state_directory import State, StateDirectory
 from dynabeam.pipelines.table_findings import TableFindings
-from dynabeam.transforms.continuous.control_folder import DeploymentFolder
+from dynabeam.transforms.continuous.control_folder import ControlFolder
 from dynabeam.transforms.continuous.discovery import read_findings
-from dynabeam.transforms.continuous.fatal_errors import forget_stops, read_stops
+from dynabeam.transforms.continuous.fatal_errors import clear_fatal_errors, load_fatal_errors
 from dynabeam.transforms.continuous.generations import read_generation
 from dynabeam.transforms.continuous.repairs import RepairSettings, step_line
 from dynabeam.transforms.model.table import Table
@@ -102,7 +102,7 @@ def add_graph(
     options: ReplicateOptions,
     sinks: Sequence[Sink],
     state_id: str,
-    folder: DeploymentFolder,
+    folder: ControlFolder,
 ) -> None:
     """Adds the graph that the options ask for to a pipeline.
 
@@ -142,7 +142,7 @@ def prepare(
     directory: StateDirectory,
     sinks: Sequence[Sink],
     runner: ContinuousRunner,
-) -> tuple[State, DeploymentFolder]:
+) -> tuple[State, ControlFolder]:
     """Checks tables and sinks, and writes down what the job is to read.
 
     A job that is resumed from a savepoint goes on with its own deployment, and reads in addition
@@ -176,7 +176,7 @@ def prepare(
     _prepare_sinks(options, directory, state, found=found, sinks=sinks, names=names)
     if runner.savepoint:
         folder = current(directory, state)
-        forget_stops(folder)
+        clear_fatal_errors(folder)
         names = [each for each in names if each not in known]
     else:
         folder = begin(directory, state)
@@ -237,7 +237,7 @@ def _stay(
     result: Any,
     runner: ContinuousRunner,
     directory: StateDirectory,
-    folder: DeploymentFolder,
+    folder: ControlFolder,
     stream: TextIO,
 ) -> int:
     """Shows how the job goes until it ends, or can never go on, or is interrupted.
@@ -285,9 +285,9 @@ def _wait(ended: Future[Any]) -> bool:
     return False
 
 
-def _cannot_go_on(folder: DeploymentFolder, stream: TextIO) -> bool:
+def _cannot_go_on(folder: ControlFolder, stream: TextIO) -> bool:
     """True if the run has said that it cannot; shows why."""
-    stops = read_stops(folder)
+    stops = load_fatal_errors(folder)
     for table, error in sorted(stops.items()):
         say(f"dynabeam: the run cannot go on because of {table}: {error}", stream)
     return bool(stops)
@@ -303,7 +303,7 @@ def _cancel(result: Any, ended: Future[Any], runner: ContinuousRunner, stream: T
 
 
 def _show(
-    directory: StateDirectory, folder: DeploymentFolder, shown: dict[str, str], stream: TextIO
+    directory: StateDirectory, folder: ControlFolder, shown: dict[str, str], stream: TextIO
 ) -> None:
     """A line for each table whose stored positions have moved on."""
     state = directory.load()

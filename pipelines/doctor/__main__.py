@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`dynabeam doctor`: whether a replication will work, one line a check, with what mends it.
+"""`dynabeam doctor`: whether a replication will work, one line a check, with how to fix it.
 
 Takes the options of `replicate`. Nothing is changed: no object is written (unless
 `--probe_writes`), no sink is made or bound, no export is requested. Exit code 0 if nothing failed,
@@ -118,7 +118,7 @@ def _of_no_sink(options: ReplicateOptions) -> Iterator[Finding]:
             "--sink",
             "no sink is named",
             why="rows have nowhere to go",
-            mend="Give e.g. --sink=duckdb:///mirror.duckdb",
+            hint="Give e.g. --sink=duckdb:///mirror.duckdb",
         )
 
 
@@ -195,7 +195,7 @@ def _write(finding: Finding, stream: TextIO) -> None:
                 break_long_words=False,
                 break_on_hyphens=False,
             )
-            for name, text in (("why", finding.why), ("mend", finding.mend))
+            for name, text in (("why", finding.why), ("hint", finding.hint))
             if text
         ]
     stream.write(printable_lines("\n".join(lines)) + "\n")

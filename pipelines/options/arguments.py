@@ -140,7 +140,7 @@ def _refuse(word: str, names: Sequence[str]) -> NoReturn:
     """
     if not word.startswith("--"):
         raise ConfigurationError(
-            "not an option", found=word, mend="Options look like --tables=orders"
+            "not an option", found=word, hint="Options look like --tables=orders"
         )
     name = word.partition("=")[0]
     spelt = {_plain(each): each for each in reversed(names)}
@@ -149,7 +149,7 @@ def _refuse(word: str, names: Sequence[str]) -> NoReturn:
     raise ConfigurationError(
         "no such option",
         where=name,
-        mend=f"Perhaps you mean {meant}" if meant else "--help lists the options",
+        hint=f"Perhaps you mean {meant}" if meant else "--help lists the options",
     )
 
 
@@ -196,7 +196,7 @@ def _check_runner(name: str) -> None:
         where="--runner",
         expected=" | ".join(short),
         found=name,
-        mend=f"Perhaps you mean {near[0]}" if near else "Take one of these",
+        hint=f"Perhaps you mean {near[0]}" if near else "Take one of these",
     )
 
 
@@ -211,7 +211,7 @@ def _beam_parser() -> argparse.ArgumentParser:
     class Refusing(_BeamArgumentParser):
         def error(self, message: str) -> NoReturn:
             raise ConfigurationError(
-                f"Beam cannot take the option: {message}", mend="Check its value"
+                f"Beam cannot take the option: {message}", hint="Check its value"
             )
 
     parser: argparse.ArgumentParser = Refusing(

@@ -63,6 +63,6 @@ def referenced_secret(option: str, given: str) -> str:
             "a secret is given by reference, never itself",
             where=option,
             expected="${env:NAME} or ${file:PATH}",
-            mend=f"Put it into the environment or a file, e.g. {option}='${{env:MY_SECRET}}'",
+            hint=f"Put it into the environment or a file, e.g. {option}='${{env:MY_SECRET}}'",
         )
     return resolve_secrets(given)

@@ -108,6 +108,6 @@ def export_folders(options: ReplicateOptions, *, ask: bool) -> list[S3Folder]:
             raise ConfigurationError(
                 "where the export lies is not known",
                 where=f"--export={each}",
-                mend="Name its bucket with --s3_export_bucket",
+                hint="Name its bucket with --s3_export_bucket",
             )
     return list(dict.fromkeys(found))

@@ -138,14 +138,14 @@ def parse_replicate(
         raise ConfigurationError(
             "no table is named",
             where="--tables",
-            mend=(
+            hint=(
                 "Give --tables=orders,customers, --tables_file=tables.csv, --table_tags=env=prod, "
                 "or --export=PATH"
             ),
         )
     if complete and not given.sink:
         raise ConfigurationError(
-            "no sink is named", where="--sink", mend="Give e.g. --sink=duckdb:///mirror.duckdb"
+            "no sink is named", where="--sink", hint="Give e.g. --sink=duckdb:///mirror.duckdb"
         )
     _set_credentials(given)
     _check_exports(given.export)
@@ -259,7 +259,7 @@ def _checked_names(option: str, names: Sequence[str]) -> tuple[str, ...]:
                 "not a table name",
                 where=option,
                 found=name,
-                mend="Names have letters, digits and _.- ; globs may use * ? [ ]",
+                hint="Names have letters, digits and _.- ; globs may use * ? [ ]",
             )
     return tuple(dict.fromkeys(names))
 
@@ -273,7 +273,7 @@ def _table_tags(given: Sequence[str]) -> dict[str, tuple[str, ...]]:
         key, equals, value = word.partition("=")
         if not key:
             raise ConfigurationError(
-                "not a tag", where="--table_tags", found=word, mend="Write KEY=VALUE or KEY"
+                "not a tag", where="--table_tags", found=word, hint="Write KEY=VALUE or KEY"
             )
         tags[key] = (*tags.get(key, ()), *([value] if equals else []))
     return tags
@@ -293,7 +293,7 @@ def _names_in_file(path: str) -> list[str]:
                 "a row names more than one table",
                 where=f"--tables_file={path}, row {number}",
                 found=",".join(row),
-                mend="Write one table a row, without a header",
+                hint="Write one table a row, without a header",
             )
     return [cell.strip() for row in rows for cell in row if cell.strip()]
 
@@ -310,7 +310,7 @@ def _gap_policies(given: Sequence[str]) -> GapPolicies:
                 where="--gaps",
                 expected=[each.value for each in GapPolicy],
                 found=word,
-                mend="Write a policy for all tables, TABLE:POLICY for one, or both with a comma",
+                hint="Write a policy for all tables, TABLE:POLICY for one, or both with a comma",
             ) from problem
         if colon:
             by_table[table] = policy
@@ -325,7 +325,7 @@ def _set_credentials(given: argparse.Namespace) -> None:
         raise ConfigurationError(
             "an access key id and a secret key go together",
             where="--access_key_id, --secret_key",
-            mend="Give both, or neither and let the environment or a role provide them",
+            hint="Give both, or neither and let the environment or a role provide them",
         )
     if given.access_key_id:
         os.environ["AWS_ACCESS_KEY_ID"] = resolve_secrets(given.access_key_id)
@@ -339,7 +339,7 @@ def _check_exports(given: Sequence[str]) -> None:
                 "an export is not read from the web",
                 where="--export",
                 found=each,
-                mend="Write s3://BUCKET/PREFIX/AWSDynamoDB/ID, a folder, or the export's ARN",
+                hint="Write s3://BUCKET/PREFIX/AWSDynamoDB/ID, a folder, or the export's ARN",
             )
 
 
@@ -363,11 +363,11 @@ def _access(given: argparse.Namespace, tables: Sequence[str]) -> AwsAccess | Non
 def _role(option: str, arn: str, id_option: str, external_id: str) -> Role:
     if external_id and not arn:
         raise ConfigurationError(
-            "an external id goes with a role", where=id_option, mend=f"Give {option} too"
+            "an external id goes with a role", where=id_option, hint=f"Give {option} too"
         )
     if external_id and len(external_id) < _SHORTEST_ID:
         raise ConfigurationError(
-            "AWS takes no external id of one character", where=id_option, mend="Check the id"
+            "AWS takes no external id of one character", where=id_option, hint="Check the id"
         )
     if arn and not _ROLE_ARN.fullmatch(arn):
         raise ConfigurationError(
@@ -384,7 +384,7 @@ def _check_together(options: ReplicateOptions, complete: bool) -> None:
         raise ConfigurationError(
             "a continuous run reads streams, and there is none to read",
             where="--mode=continuous",
-            mend="Name --tables and --region, or use --mode=catch_up",
+            hint="Name --tables and --region, or use --mode=catch_up",
         )
     if options.detach and options.mode != "continuous":
         raise ConfigurationError(
@@ -394,19 +394,19 @@ def _check_together(options: ReplicateOptions, complete: bool) -> None:
         raise ConfigurationError(
             "an export is given, but no snapshot is wanted",
             where="--export, --snapshot=never",
-            mend="Drop one of them",
+            hint="Drop one of them",
         )
     if complete and options.gaps.repairs and not options.bucket and options.snapshot != "only":
         raise ConfigurationError(
             "a table is healed or snapshotted again from new exports, and there is no bucket",
             where="--gaps, --s3_export_bucket",
-            mend="Give --s3_export_bucket, or --gaps=fail or --gaps=continue",
+            hint="Give --s3_export_bucket, or --gaps=fail or --gaps=continue",
         )
     if complete and options.discovers and options.snapshot != "never" and not options.bucket:
         raise ConfigurationError(
             "tables that appear later need a bucket for their exports",
             where="--s3_export_bucket",
-            mend="Give it, or --discover_every=0 to read only the tables that exist now",
+            hint="Give it, or --discover_every=0 to read only the tables that exist now",
         )
     if complete:
         check_located(options)
@@ -422,7 +422,7 @@ def check_located(options: ReplicateOptions) -> None:
         raise ConfigurationError(
             "there is neither an export to use nor a bucket for a new one",
             where="--s3_export_bucket",
-            mend="Give --s3_export_bucket, --export, or --snapshot=never for the stream alone",
+            hint="Give --s3_export_bucket, --export, or --snapshot=never for the stream alone",
         )
 
 
@@ -443,7 +443,7 @@ def duration(option: str, text: str) -> float:
     match = _DURATION.fullmatch(text)
     if not match:
         raise ConfigurationError(
-            "not a duration", where=option, found=text, mend="Write e.g. 500ms, 2s, 5m or 1h"
+            "not a duration", where=option, found=text, hint="Write e.g. 500ms, 2s, 5m or 1h"
         )
     return float(match[1]) * _SECONDS[match[2]]
 
@@ -452,7 +452,7 @@ def _size(option: str, text: str) -> int:
     match = _SIZE.fullmatch(text.strip())
     if not match:
         raise ConfigurationError(
-            "not a size in bytes", where=option, found=text, mend="Write e.g. 67108864 or 64MiB"
+            "not a size in bytes", where=option, found=text, hint="Write e.g. 67108864 or 64MiB"
         )
     size = int(match[1]) * _BYTES[match[2].lower()]
     if size < _SMALLEST_ROUND:

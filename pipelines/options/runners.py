@@ -94,7 +94,7 @@ def continuous_runner(arguments: Sequence[str]) -> ContinuousRunner:
             "a continuous run needs a runner that streams",
             where="--runner",
             expected=" | ".join(_PINNED),
-            mend="Name one, or use --mode=catch_up --every=2s, which runs in this process",
+            hint="Name one, or use --mode=catch_up --every=2s, which runs in this process",
         )
     if runner in _IN_PROCESS:
         raise ConfigurationError(
@@ -102,7 +102,7 @@ def continuous_runner(arguments: Sequence[str]) -> ContinuousRunner:
             where="--runner",
             expected=" | ".join(_PINNED),
             found=runner,
-            mend="Use --mode=catch_up --every=2s with it",
+            hint="Use --mode=catch_up --every=2s with it",
         )
     environment = option(arguments, "environment_type") or _PINNED.get(runner, {}).get(
         "environment_type", ""

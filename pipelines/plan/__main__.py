@@ -59,7 +59,7 @@ def plan(given: argparse.Namespace, options: ReplicateOptions) -> Plan:
         raise ConfigurationError(
             "a plan is made from what AWS says of the tables",
             where="--tables, --region",
-            mend="Name the tables and their region",
+            hint="Name the tables and their region",
         )
     sample = 0.0 if not given.sample else duration("--sample", given.sample)
     if sample > _LONGEST_SAMPLE.total_seconds():

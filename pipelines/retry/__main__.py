@@ -137,7 +137,7 @@ def retry(options: RetryOptions) -> Outcome:
                 "the continuous run of this state directory writes the sink",
                 where="--drop_sink",
                 found=list(asked.drop_sinks),
-                mend="Stop it and begin it again without --savepoint_path, with --drop_sink",
+                hint="Stop it and begin it again without --savepoint_path, with --drop_sink",
             )
         check_sinks(sinks, found, tables, state.committed)
         state.sinks = found.sinks

@@ -2,7 +2,7 @@
 """The graph of `dynabeam retry`: dead letters read again, reconciled, into the sinks.
 
 ```
-Letters ─► PutBack ─┬─► Reconcile ─┬─► one Write per sink ◄── rows that this sink had refused
+Letters ─► Replay ─┬─► Reconcile ─┬─► one Write per sink ◄── rows that this sink had refused
                     │              └─► WriteReports ◄── reports of the sinks
                     └─► WriteDeadLetters ◄── rows that sinks refused again
 ```
@@ -15,7 +15,7 @@ from typing import Any
 
 import apache_beam as beam
 
-from dynabeam.transforms.dead_letters.replay import PutBack
+from dynabeam.transforms.dead_letters.replay import ReplayDeadLetters
 from dynabeam.transforms.model.block import Block
 from dynabeam.transforms.model.dead_letter import DeadLetter
 from dynabeam.transforms.model.report import Report
@@ -52,7 +52,7 @@ def build_retry(
     read = (
         pipeline
         | "Letters" >> beam.Create(list(letters), reshuffle=False).with_output_types(DeadLetter)
-        | "PutBack" >> PutBack([each.place for each in sinks])
+        | "ReplayDeadLetters" >> ReplayDeadLetters([each.place for each in sinks])
     )
     reconciled = read.blocks | "Reconcile" >> Reconcile()
     reports, dead = [reconciled.reports], [read.dead_letters]

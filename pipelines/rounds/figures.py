@@ -12,10 +12,10 @@ from dynabeam.transforms.export.elements import DONE
 from dynabeam.transforms.runtime.clock import now_us
 from dynabeam.transforms.telemetry.process_metrics import Figures
 
-__all__ = ["RoundFigures"]
+__all__ = ["RoundMetrics"]
 
 
-class RoundFigures:
+class RoundMetrics:
     """Takes each committed round into the figures.
 
     Args:

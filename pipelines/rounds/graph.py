@@ -19,7 +19,7 @@ from typing import Any
 import apache_beam as beam
 
 from dynabeam.transforms.aws.session import AwsAccess
-from dynabeam.transforms.dead_letters.limit import LetterLimit
+from dynabeam.transforms.dead_letters.limit import DeadLetterLimit
 from dynabeam.transforms.export.elements import FileSlice
 from dynabeam.transforms.export.manifest import Verify
 from dynabeam.transforms.model.block import Block
@@ -64,7 +64,7 @@ class RoundPlan:
     chain_policy: Callable[[str], GapPolicy] | None
     reports_path: str
     dead_letters_path: str
-    letter_limit: LetterLimit | None = None
+    letter_limit: DeadLetterLimit | None = None
     shares: Mapping[str, SinkShare] = dataclasses.field(default_factory=dict)
 
 

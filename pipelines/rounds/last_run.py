@@ -97,9 +97,9 @@ def read_last_run(directory: StateDirectory) -> LastRun | None:
     path = _path(directory)
     if not filesystem.exists(path):
         return None
-    mend = "Delete the file: the next run writes it anew"
+    hint = "Delete the file: the next run writes it anew"
     content = filesystem.read_bytes(path, StateError)
-    return read_dataclass(LastRun, content, known=FORMAT, what=_WHAT, where=path, mend=mend)
+    return read_dataclass(LastRun, content, known=FORMAT, what=_WHAT, where=path, hint=hint)
 
 
 def _end(directory: StateDirectory, run: LastRun, outcome: Outcome) -> None:

@@ -29,12 +29,12 @@ from dynabeam.pipelines.rounds.graph import RoundPlan, build_round
 from dynabeam.pipelines.sink_membership import after_round, share_of
 from dynabeam.pipelines.state_directory import State, StateDirectory
 from dynabeam.pipelines.table_findings import TableFindings
-from dynabeam.pipelines.table_repair import begin_repairs, mark_sweeps, sweep, take_orders
+from dynabeam.pipelines.table_repair import begin_repairs, mark_sweeps, sweep, take_signals
 from dynabeam.pipelines.table_sequels import TableSequels
 from dynabeam.pipelines.table_state import is_caught_up, is_over, merge_reports
 from dynabeam.transforms.aws.beam_s3 import s3_arguments
 from dynabeam.transforms.aws.session import AwsAccess
-from dynabeam.transforms.dead_letters.limit import LetterLimit, too_many
+from dynabeam.transforms.dead_letters.limit import DeadLetterLimit, too_many
 from dynabeam.transforms.errors import DynabeamError, ExportError, GapError, StateError
 from dynabeam.transforms.model.report import Report
 from dynabeam.transforms.runtime.beam_introspection import RememberingOptions, remember_signatures
@@ -72,7 +72,7 @@ class RoundOutcome:
         caught_up: Nothing is known to be left unread.
         progressed: It read something.
         letters: How many new dead letters it left, by table and stage.
-        notes: Lines for people: what was lost, and what was mended.
+        notes: Lines for people: what was lost, and what was repaired.
         missing: Table → why its export cannot be had; set aside, while the others go on.
         stop: What stops the run after this round; None for nothing.
     """
@@ -196,7 +196,7 @@ class Rounds:
 
     def run_one(self, state: State) -> RoundOutcome:
         """Runs one round, commits and publishes it, and ends the repairs that are loaded."""
-        ordered = take_orders(self.directory, state, self.names, self.options)
+        ordered = take_signals(self.directory, state, self.names, self.options)
         current = state.next_round()
         tables = copy.deepcopy(state.tables)
         gaps = {name: len(each.get("gaps", ())) for name, each in tables.items()}
@@ -263,7 +263,7 @@ class Rounds:
 
         Raises:
             StateError: There are more than `--max_dead_letters`. The round is not committed, so it
-                is repeated when the cause is mended, and counts nothing twice.
+                is repeated when the cause is fixed, and counts nothing twice.
         """
         box = self.directory.letters
         known: set[str] | None = None
@@ -282,9 +282,9 @@ class Rounds:
             raise too_many(found, limit, shown, read_dead_letters(path))
         return new
 
-    def _limit(self, attempt: str) -> LetterLimit | None:
+    def _limit(self, attempt: str) -> DeadLetterLimit | None:
         limit = self.options.max_dead_letters
-        return None if limit is None else LetterLimit(self.directory.letters, limit, attempt)
+        return None if limit is None else DeadLetterLimit(self.directory.letters, limit, attempt)
 
     def _plan(
         self, state: State, states: Mapping[str, dict[str, Any]], current: Round
@@ -346,7 +346,7 @@ def _check_complete(plan: RoundPlan, reports: Sequence[Report]) -> None:
             "a part of the round did not report what it has read: nothing is committed",
             where=plan.reports_path,
             found=silent,
-            mend="Run again: the round is repeated. If it happens again, report it as a bug",
+            hint="Run again: the round is repeated. If it happens again, report it as a bug",
         )
 
 
@@ -364,7 +364,7 @@ def run_to_its_end(pipeline: beam.Pipeline) -> None:
             "the round's job ended before it was done; nothing is committed",
             expected=PipelineState.DONE,
             found=result.state,
-            mend="Run again: the round is repeated",
+            hint="Run again: the round is repeated",
         )
 
 
@@ -378,7 +378,7 @@ def _missing_error(missing: Mapping[str, DynabeamError]) -> DynabeamError:
         f"the exports of {len(missing)} tables cannot be had; all other tables are read. "
         f"{name}: {first.what}; {told}",
         where=first.where,
-        mend=first.mend,
+        hint=first.hint,
     )
 
 

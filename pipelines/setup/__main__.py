@@ -53,17 +53,17 @@ def main(arguments: Sequence[str]) -> int:
         raise ConfigurationError(
             "nothing of AWS is used, so there is nothing to set up",
             where="--tables, --region",
-            mend="Name the tables and their region",
+            hint="Name the tables and their region",
         )
     if not options.tables:
         raise ConfigurationError(
-            "rights are given for tables by their names", where="--tables", mend="Give --tables"
+            "rights are given for tables by their names", where="--tables", hint="Give --tables"
         )
     if options.snapshot != "never" and not options.exports and not options.bucket:
         raise ConfigurationError(
             "exports are requested, but there is no bucket for them",
             where="--s3_export_bucket",
-            mend="Give --s3_export_bucket, --export, or --snapshot=never for the stream alone",
+            hint="Give --s3_export_bucket, --export, or --snapshot=never for the stream alone",
         )
     _check(given)
     code = 0
@@ -117,7 +117,7 @@ def _check(given: argparse.Namespace) -> None:
                 )
     if not given.apply and (given.yes or given.replace_streams):
         raise ConfigurationError(
-            "only --apply changes anything", where="--yes, --replace_streams", mend="Add --apply"
+            "only --apply changes anything", where="--yes, --replace_streams", hint="Add --apply"
         )
 
 
@@ -151,7 +151,7 @@ def _document(
     region = access.region or boto3.session.Session().region_name
     if not region:
         raise ConfigurationError(
-            "no AWS region is known", where="--region", mend="Give --region, e.g. eu-west-1"
+            "no AWS region is known", where="--region", hint="Give --region, e.g. eu-west-1"
         )
     offline = bool(given.account)
     account = given.account or account_of(access.role.arn) or account_of(_caller(access))
@@ -184,7 +184,7 @@ def _check_principal(features: Features, principals: Principals, owner: str) -> 
         raise ConfigurationError(
             "a policy has to name what Dynabeam runs as, and that is not known",
             where="--principal",
-            mend="Give --principal=arn:aws:iam::ACCOUNT:role/NAME",
+            hint="Give --principal=arn:aws:iam::ACCOUNT:role/NAME",
         )
 
 
@@ -195,7 +195,7 @@ def _caller(access: AwsAccess) -> str:
         raise ConfigurationError(
             f"AWS does not say who runs this: {error}",
             where="--account",
-            mend=(
+            hint=(
                 "Check the credentials, or work without AWS: give --account, --region and, where "
                 "a policy names it, --principal"
             ),

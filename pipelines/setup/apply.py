@@ -118,7 +118,7 @@ class Applier:
             raise ConfigurationError(
                 "there is something to change, and nobody to ask",
                 where="--apply",
-                mend="Add --yes to do what was listed",
+                hint="Add --yes to do what was listed",
             )
         return self.ask(f"Change {count} table{'s' if count > 1 else ''}? [y/N] ")
 

@@ -49,7 +49,7 @@ def main(arguments: Sequence[str]) -> int:
         return shown.once(sys.stdout)
     pause = duration("--watch", given.watch)
     if not pause:
-        raise ConfigurationError("a pause is needed", where="--watch", mend="Write e.g. 2s")
+        raise ConfigurationError("a pause is needed", where="--watch", hint="Write e.g. 2s")
     return shown.again_and_again(pause, sys.stdout)
 
 

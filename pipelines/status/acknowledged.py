@@ -38,9 +38,9 @@ def read_acknowledged(directory: StateDirectory) -> dict[str, int]:
     path = _path(directory)
     if not filesystem.exists(path):
         return {}
-    what, mend = "the list of acknowledged losses", "Delete the file and acknowledge them again"
+    what, hint = "the list of acknowledged losses", "Delete the file and acknowledge them again"
     content = filesystem.read_bytes(path, StateError)
-    found = read_dataclass(_Acknowledged, content, known=FORMAT, what=what, where=path, mend=mend)
+    found = read_dataclass(_Acknowledged, content, known=FORMAT, what=what, where=path, hint=hint)
     return found.tables
 
 

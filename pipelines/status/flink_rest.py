@@ -134,7 +134,7 @@ def _choose(jobs: list[dict[str, Any]], wanted: str, url: str) -> str:
             "Flink has several jobs",
             where=f"--flink_rest={url}",
             found=names,
-            mend="Give one's id or name as --flink_job",
+            hint="Give one's id or name as --flink_job",
         )
     return str(max(alive or found, key=lambda each: int(each["start-time"]))["jid"])
 
@@ -174,7 +174,7 @@ def _ask(base: str, path: str) -> Any:
             "not the address of a REST interface",
             where="--flink_rest",
             found=base,
-            mend="Write e.g. http://jobmanager:8081",
+            hint="Write e.g. http://jobmanager:8081",
         )
     try:
         # The scheme was looked at above.
@@ -186,5 +186,5 @@ def _ask(base: str, path: str) -> Any:
         raise FlinkRestError(
             f"Flink's REST interface does not answer: {problem}",
             where=f"--flink_rest={base}",
-            mend="Check the address: it is that of Flink's web page, by default port 8081",
+            hint="Check the address: it is that of Flink's web page, by default port 8081",
         ) from problem

@@ -20,9 +20,9 @@ from dynabeam.pipelines.rounds.last_run import LastRun, read_last_run
 from dynabeam.pipelines.state_directory import StateDirectory
 from dynabeam.pipelines.status.acknowledged import read_acknowledged
 from dynabeam.pipelines.table_repair import with_table_loaded
-from dynabeam.transforms.continuous.control_folder import DeploymentFolder
+from dynabeam.transforms.continuous.control_folder import ControlFolder
 from dynabeam.transforms.continuous.discovery import read_findings
-from dynabeam.transforms.continuous.fatal_errors import read_stops
+from dynabeam.transforms.continuous.fatal_errors import load_fatal_errors
 from dynabeam.transforms.continuous.generations import TableGeneration, read_generation
 from dynabeam.transforms.errors import StateError, StateInUseError
 from dynabeam.transforms.export.elements import DONE
@@ -103,7 +103,7 @@ class TableStatus:
         gaps: Losses that were met; one that several shards met together counts once.
         gaps_lost: Those of them whose changes are missing, and nobody has acknowledged it.
         gaps_repairing: Those that are being repaired.
-        gaps_repaired: Those that a repair has mended.
+        gaps_repaired: Those that a repair has closed.
         gaps_acknowledged: Those that are lost for good, and somebody knows.
         gaps_met: How many the shards met, each by itself.
         newest_gap: The last one that is neither repaired nor acknowledged, in words; empty if there
@@ -235,7 +235,7 @@ def read_status(directory: StateDirectory, at_us: int) -> Status:
         raise StateError(
             "no replication has written here",
             where=f"--state_dir={directory.path}",
-            mend="Give the --state_dir or --name that the replication was started with",
+            hint="Give the --state_dir or --name that the replication was started with",
         )
     state = directory.load()
     begun = dict(state.tables)
@@ -247,7 +247,7 @@ def read_status(directory: StateDirectory, at_us: int) -> Status:
         state = copy.deepcopy(state)
         folder = current(directory, state)
         absorb(folder, state)
-        stops, findings = read_stops(folder), folder.findings
+        stops, findings = load_fatal_errors(folder), folder.findings
         for name in state.tables:
             generations[name] = read_generation(folder, name)
             # A deployment that has stored nothing yet says nothing new.
@@ -288,7 +288,7 @@ def _run_status(run: LastRun, directory: StateDirectory) -> RunStatus:
     return RunStatus(outcome, run.began_us, run.ended_us, run.reason)
 
 
-def _is_loaded(folder: DeploymentFolder, name: str, table: dict[str, Any]) -> bool:
+def _is_loaded(folder: ControlFolder, name: str, table: dict[str, Any]) -> bool:
     """True if a deployment has ended the load of a table that it was begun with."""
     at = read_generation(folder, name)
     return "repair" in table and at.step == "settled" and at.generation >= table["generation"]

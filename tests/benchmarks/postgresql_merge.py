@@ -2,7 +2,7 @@
 """How quickly rows go into a PostgreSQL mirror: small bundles, a large load, replays.
 
 Small bundles are measured both ways, in turns: as they go, and as they would go if they were not
-few (`FEW_ROWS`: vectorised decoding, COPY and then a merge).
+few (`SMALL_BATCH_ROWS`: vectorised decoding, COPY and then a merge).
 
     python -m tests.benchmarks.postgresql_merge [--rows=100000]
 
@@ -77,7 +77,7 @@ def no_rows_are_few():
     """Lets all rows take the way of many."""
     with contextlib.ExitStack() as stack:
         for module in (columns, change_lines, postgresql_few, postgresql_merge):
-            stack.enter_context(mock.patch.object(module, "FEW_ROWS", -1))
+            stack.enter_context(mock.patch.object(module, "SMALL_BATCH_ROWS", -1))
         yield
 
 

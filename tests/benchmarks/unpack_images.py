@@ -25,7 +25,7 @@ from dynabeam.transforms.values import columns
 from dynabeam.transforms.values.columns import ColumnTypes, NumberType, discover, unpack
 from dynabeam.transforms.values.json_sql import query, quoted_text
 from dynabeam.transforms.values.python_values import decode_item
-from dynabeam.transforms.values.row_decoder import FEW_ROWS, unpack_few
+from dynabeam.transforms.values.row_decoder import SMALL_BATCH_ROWS, unpack_few
 from tests.benchmarks.items import best_seconds, images_of, report
 
 RIVAL = "boto3 TypeDeserializer"
@@ -97,7 +97,7 @@ def candidates(texts: list[bytes]) -> dict[str, Callable[[], Any]]:
 def few_images(texts: list[bytes]) -> None:
     """Print what few images cost, item by item and by the vectorised way; shows the break-even."""
     types = discover(pa.array(texts, pa.binary()))
-    for count in (1, 10, 30, 100, FEW_ROWS, 500, 1000):
+    for count in (1, 10, 30, 100, SMALL_BATCH_ROWS, 500, 1000):
         images = pa.array(texts[:count], pa.binary())
         ways = [
             partial(way, images, types, NumberType(), "dynamodb")

@@ -4,7 +4,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dynabeam.transforms.continuous.compact_reports import condense
+from dynabeam.transforms.continuous.compact_reports import compact
 from dynabeam.transforms.model.report import Report
 
 COUNTS = ("changes", "bytes", "pages", "empty_polls", "throttles", "children")
@@ -53,11 +53,11 @@ def test_bit_by_bit_is_the_same_as_at_once(found, cut):
     def plain(condensed):
         return sorted(repr(each) for each in condensed)
 
-    assert plain(condense(condense(found[:cut]) + found[cut:])) == plain(condense(found))
+    assert plain(compact(compact(found[:cut]) + found[cut:])) == plain(compact(found))
 
 
 def test_the_last_position_of_each_reader_with_the_counts_of_all():
-    first, second = condense([stream(0, 5, 1), stream(1, 7, 2), stream(0, 6, 10)])
+    first, second = compact([stream(0, 5, 1), stream(1, 7, 2), stream(0, 6, 10)])
     assert first.fields["frontier"] == {"at": 6}
     assert [first.fields[name] for name in COUNTS] == [11] * 6
     assert first.fields["newest_event_us"] == 6
@@ -65,13 +65,13 @@ def test_the_last_position_of_each_reader_with_the_counts_of_all():
 
 
 def test_a_manifest_that_was_read_stays():
-    (report,) = condense([export(None), export({"m": 1}), export(None)])
+    (report,) = compact([export(None), export({"m": 1}), export(None)])
     assert report.fields["manifest"] == {"m": 1}
 
 
 def test_files_and_gaps():
     gap = Report("gap", "orders", {"shard_id": "s"})
-    found = condense([file("a", 3, done=False), gap, file("a", 9, done=True), gap])
+    found = compact([file("a", 3, done=False), gap, file("a", 9, done=True), gap])
     assert [each.fields.get("lines") for each in found] == [9, None, None]
     assert found[0].fields["rows"] == 2
     assert found[0].fields["done"] is True

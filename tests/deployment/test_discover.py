@@ -5,7 +5,7 @@ import pytest
 from apache_beam.utils.timestamp import Timestamp
 
 from dynabeam.transforms.aws.session import AwsAccess
-from dynabeam.transforms.continuous.control_folder import DeploymentFolder
+from dynabeam.transforms.continuous.control_folder import ControlFolder
 from dynabeam.transforms.continuous.discover_tables import DiscoveredCoder, _DiscoverFn
 from dynabeam.transforms.continuous.discovery import read_findings
 from dynabeam.transforms.continuous.discovery_plan import DiscoveryPlan
@@ -35,7 +35,7 @@ class Discovering:
     """Runs the discovery by hand, bundle by bundle."""
 
     def __init__(self, sim, path, sinks=()):
-        self.folder = DeploymentFolder(path)
+        self.folder = ControlFolder(path)
         self.now = 1_000 * SECOND
         access = AwsAccess(region=sim.region, endpoint_url=sim.endpoint_url)
         self.fn = _DiscoverFn(access, sinks, lambda: self.now)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from dynabeam.transforms.continuous.control_folder import Assignment, DeploymentFolder
+from dynabeam.transforms.continuous.control_folder import Assignment, ControlFolder
 from dynabeam.transforms.errors import StateError
 from dynabeam.transforms.export.elements import SnapshotRequest
 from dynabeam.transforms.model.report import Report, ReportCoder
@@ -14,7 +14,7 @@ from tests.stream.scripted import TABLE, source
 
 @pytest.fixture
 def folder(tmp_path):
-    return DeploymentFolder(str(tmp_path / "continuous" / "abc"))
+    return ControlFolder(str(tmp_path / "continuous" / "abc"))
 
 
 class TestAssignments:

@@ -9,12 +9,12 @@ from dynabeam.pipelines.continuous.deployments import absorb
 from dynabeam.pipelines.state_directory import State
 from dynabeam.transforms.aws.dynamodb import describe_table
 from dynabeam.transforms.aws.session import AwsAccess
-from dynabeam.transforms.continuous.compact_reports import condense
+from dynabeam.transforms.continuous.compact_reports import compact
 from dynabeam.transforms.continuous.control_folder import Assignment
 from dynabeam.transforms.continuous.discover_tables import Discovered, DiscoveredCoder
 from dynabeam.transforms.continuous.discovery import read_findings
-from dynabeam.transforms.continuous.fatal_errors import read_stops
-from dynabeam.transforms.continuous.gap_handler import FolderGapRules
+from dynabeam.transforms.continuous.fatal_errors import load_fatal_errors
+from dynabeam.transforms.continuous.gap_handler import FolderGapHandler
 from dynabeam.transforms.continuous.generations import TableGeneration
 from dynabeam.transforms.continuous.stream_ends import read_followed, stream_end, write_end
 from dynabeam.transforms.errors import GapError
@@ -47,7 +47,7 @@ class Following(Discovering):
         super().__init__(sim, str(path / "continuous" / "x"))
         self.sim = sim
         self.access = AwsAccess(region=sim.region, endpoint_url=sim.endpoint_url)
-        rules = FolderGapRules(self.folder.path, GapPolicies(policy))
+        rules = FolderGapHandler(self.folder.path, GapPolicies(policy))
         self.fn = type(self.fn)(self.access, (), lambda: self.now, rules)
         found = describe_table(self.access, "orders")
         options = dataclasses.replace(OPTIONS, readers=2)
@@ -82,7 +82,7 @@ class Following(Discovering):
 
     def store(self, *reports):
         """As `StorePositions` does it."""
-        self.stored = condense([*self.stored, *reports])
+        self.stored = compact([*self.stored, *reports])
         self.folder.write_positions("orders", self.stored)
         end = stream_end("orders", self.stored)
         if end is not None:
@@ -166,7 +166,7 @@ class TestStreams:
         run.switch(on=True)
         with pytest.raises(GapError, match="table orders"):
             run.look()
-        assert "GapError" in read_stops(run.folder)["orders"]
+        assert "GapError" in load_fatal_errors(run.folder)["orders"]
         assert run.sources() == []
 
     def test_off_and_on_later(self, run):

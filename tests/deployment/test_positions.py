@@ -4,7 +4,7 @@
 import apache_beam as beam
 import pytest
 
-from dynabeam.transforms.continuous.control_folder import DeploymentFolder
+from dynabeam.transforms.continuous.control_folder import ControlFolder
 from dynabeam.transforms.continuous.store_positions import STORED_AFTER_US, StorePositions, _StoreFn
 from dynabeam.transforms.errors import StateError
 from dynabeam.transforms.model.report import Report
@@ -69,7 +69,7 @@ class Storing:
 
 @pytest.fixture
 def folder(tmp_path):
-    return DeploymentFolder(str(tmp_path))
+    return ControlFolder(str(tmp_path))
 
 
 def stored(folder):

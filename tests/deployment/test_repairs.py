@@ -10,7 +10,7 @@ import pytest
 
 from dynabeam.transforms.aws.dynamodb import describe_table
 from dynabeam.transforms.aws.session import AwsAccess
-from dynabeam.transforms.continuous.control_folder import Assignment, DeploymentFolder
+from dynabeam.transforms.continuous.control_folder import Assignment, ControlFolder
 from dynabeam.transforms.continuous.generations import (
     FolderGenerations,
     TableGeneration,
@@ -20,7 +20,7 @@ from dynabeam.transforms.continuous.repairs import Repairs, RepairSettings, next
 from dynabeam.transforms.model.gap import GapPolicies, GapPolicy
 from dynabeam.transforms.model.report import Report
 from dynabeam.transforms.sinks.registry import open_sink
-from dynabeam.transforms.state.snapshot_signals import SnapshotOrder, SnapshotOrders
+from dynabeam.transforms.state.snapshot_signals import SnapshotSignal, SnapshotSignals
 from dynabeam.transforms.stream.frontier import Frontier
 from dynabeam.transforms.stream.generations import Known, raised
 from dynabeam.transforms.stream.source import StreamSource
@@ -56,7 +56,7 @@ FIRST = [stream(0, 1), stream(1, 1), export(1, "a"), file(1, "a")]
 
 
 def step(at, reports, policy=GapPolicy.HEAL, asked="", key_range=""):
-    order = SnapshotOrder("orders", asked, NOW, key_range) if asked else None
+    order = SnapshotSignal("orders", asked, NOW, key_range) if asked else None
     return next_step(at, reports, policy, asked=order, now_us=NOW)
 
 
@@ -133,8 +133,8 @@ class Deployment:
     def __init__(self, folder, sim, policy=GapPolicy.HEAL):
         access = AwsAccess(region=sim.region, endpoint_url=sim.endpoint_url)
         self.table = describe_table(access, "orders").table
-        self.folder = DeploymentFolder(str(folder / "deployment"))
-        self.orders = SnapshotOrders(str(folder))
+        self.folder = ControlFolder(str(folder / "deployment"))
+        self.orders = SnapshotSignals(str(folder))
         self.mirror = folder / "mirror.duckdb"
         self.sink = open_sink(f"duckdb:///{self.mirror}")
         self.sink.check([self.table], NO_ROUND)
@@ -160,7 +160,7 @@ class Deployment:
 
 class TestRepairs:
     def test_an_ordered_snapshot_from_order_to_sweep(self, place):
-        place.orders.give(SnapshotOrder("orders", "x", NOW))
+        place.orders.give(SnapshotSignal("orders", "x", NOW))
         at = place.advance()
         assert (at.step, at.generation) == ("switching", 2)
         assert place.orders.pending("orders") is None
@@ -189,7 +189,7 @@ class TestRepairs:
         assert (again, len(place.requests())) == (at, 1)
 
     def test_an_ordered_snapshot_of_a_range(self, place):
-        place.orders.give(SnapshotOrder("orders", "x", NOW, "g..h"))
+        place.orders.give(SnapshotSignal("orders", "x", NOW, "g..h"))
         assert place.advance().key_range == "g..h"
         at = place.advance(stream(0, 2), stream(1, 2))
         assert (at.step, at.key_range, at.plan["key_range"]) == ("loading", "", "g..h")
@@ -216,14 +216,14 @@ class TestRepairs:
         assert at.step == "loading"
 
     def test_steps_that_are_repeated_after_a_crash_change_nothing(self, place):
-        place.orders.give(SnapshotOrder("orders", "x", NOW))
+        place.orders.give(SnapshotSignal("orders", "x", NOW))
         switched = (stream(0, 2), stream(1, 2))
         place.advance()
         place.advance(*switched)
         before = place.requests()
         at = read_generation(place.folder, "orders")
         # Died after the order was noted and before it was removed, then before the assignment.
-        place.orders.give(SnapshotOrder("orders", "x", NOW))
+        place.orders.give(SnapshotSignal("orders", "x", NOW))
         assert place.advance(*switched) == at
         assert place.orders.pending("orders") is None
         assert place.requests() == before
@@ -233,7 +233,7 @@ class TestReaders:
     def test_learn_it_at_once_when_new_and_soon_otherwise(self, tmp_path, monkeypatch):
         now = [100.0]
         monkeypatch.setattr(time, "monotonic", lambda: now[0])
-        folder = DeploymentFolder(str(tmp_path))
+        folder = ControlFolder(str(tmp_path))
         generations = FolderGenerations(folder.path)
         assert generations.known("orders", fresh=False) == Known(0, 0)
         TableGeneration(generation=2, snapshot_until_us=7).write(folder, "orders")
@@ -278,7 +278,7 @@ class TestReaders:
         changelog.publish(round_number(1))
         settings = dataclasses.replace(place.settings, sinks=[changelog])
         place.repairs = Repairs(place.folder, settings, lambda: NOW)
-        place.orders.give(SnapshotOrder("orders", "x", NOW))
+        place.orders.give(SnapshotSignal("orders", "x", NOW))
         place.advance()
         place.advance(stream(0, 2), stream(1, 2))
         for _ in range(2):

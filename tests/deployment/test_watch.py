@@ -7,11 +7,11 @@ import pytest
 from apache_beam.pvalue import TaggedOutput
 from apache_beam.utils.timestamp import MIN_TIMESTAMP, Timestamp
 
-from dynabeam.transforms.continuous.control_folder import Assignment, DeploymentFolder
+from dynabeam.transforms.continuous.control_folder import Assignment, ControlFolder
 from dynabeam.transforms.continuous.watch_assignments import Seen, SeenCoder, _WatchFn
 from dynabeam.transforms.errors import StateError, ValueDecodeError
 from dynabeam.transforms.export.elements import SnapshotRequest
-from dynabeam.transforms.runtime.poll_tracker import LookTracker
+from dynabeam.transforms.runtime.poll_tracker import PollTracker
 from dynabeam.transforms.state.coverage import FUZZ_US
 from dynabeam.transforms.stream.group import MOST_GROUPS
 from tests.export.test_request import Watermark
@@ -67,7 +67,7 @@ class Deferring:
 
 @pytest.fixture
 def folder(tmp_path):
-    return DeploymentFolder(str(tmp_path / "d"))
+    return ControlFolder(str(tmp_path / "d"))
 
 
 def split(outputs):
@@ -130,7 +130,7 @@ class TestWatch:
     def test_nothing_is_taken_up_that_was_not_claimed(self, folder):
         folder.assign("1", Assignment([source()], []))
         watching = Watching(folder.path)
-        tracker = LookTracker(Seen())
+        tracker = PollTracker(Seen())
         tracker.try_claim(Seen(names=("x",)))
         assert list(watching.fn.process(folder.path, Deferring(tracker), Watermark())) == []
 

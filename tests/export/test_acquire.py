@@ -180,14 +180,14 @@ class TestRequestRefused:
     )
     def test_other_options_are_another_export(self, sim, request_of_orders, how, option):
         sim.create_bucket("other")
-        mended = dataclasses.replace(request_of_orders, **option)
+        fixed = dataclasses.replace(request_of_orders, **option)
         first, second, again = (
-            look(sim, each, how).export_arn for each in (request_of_orders, mended, mended)
+            look(sim, each, how).export_arn for each in (request_of_orders, fixed, fixed)
         )
         assert first != second == again
         described = sim.client("dynamodb").describe_export(ExportArn=second)["ExportDescription"]
-        assert described["S3Bucket"] == mended.bucket
-        assert described.get("S3Prefix", "") == mended.prefix
+        assert described["S3Bucket"] == fixed.bucket
+        assert described.get("S3Prefix", "") == fixed.prefix
 
     def test_other_encryption_is_another_export(self, sim, request_of_orders, access):
         plain, keyed = Acquisition(access), Acquisition(access, sse_algorithm="AES256")

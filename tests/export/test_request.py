@@ -24,7 +24,7 @@ from dynabeam.transforms.export.elements import DONE, FileSlice, SnapshotRequest
 from dynabeam.transforms.export.ensure_export import EnsureExport, WaitState, WaitStateCoder
 from dynabeam.transforms.export.read_files import ReadExportFiles
 from dynabeam.transforms.runtime.clock import now_us
-from dynabeam.transforms.runtime.poll_tracker import LookTracker
+from dynabeam.transforms.runtime.poll_tracker import PollTracker
 from tests.export.builders import BUCKET, SAMPLE, SAMPLE_TABLE, TABLE, items, write_full
 from tests.export.conftest import beam_options
 
@@ -34,13 +34,13 @@ ENDED = WaitState(True, "arn", 7)
 
 class TestTracker:
     def test_a_split_before_any_claim_is_declined(self):
-        tracker = LookTracker(WaitState())
+        tracker = PollTracker(WaitState())
         assert tracker.try_split(0) is None
         assert tracker.try_split(0.5) is None
         assert tracker.current_restriction() == WaitState()
 
     def test_a_claimed_look_hands_over_what_is_left(self):
-        tracker = LookTracker(WaitState())
+        tracker = PollTracker(WaitState())
         assert tracker.try_claim(WAITING)
         primary, residual = tracker.try_split(0)
         assert primary.done
@@ -50,30 +50,30 @@ class TestTracker:
         assert tracker.try_split(0) is None
 
     def test_an_answered_request_leaves_nothing(self):
-        tracker = LookTracker(WAITING)
+        tracker = PollTracker(WAITING)
         assert tracker.try_claim(ENDED)
         assert tracker.try_split(0) is None
         assert tracker.check_done()
 
     def test_one_claim_per_bundle(self):
-        tracker = LookTracker(WaitState())
+        tracker = PollTracker(WaitState())
         assert tracker.try_claim(WAITING)
         assert not tracker.try_claim(ENDED)
 
     def test_nothing_to_claim_after_the_end(self):
-        assert not LookTracker(ENDED).try_claim(WAITING)
-        assert LookTracker(ENDED).check_done()
+        assert not PollTracker(ENDED).try_claim(WAITING)
+        assert PollTracker(ENDED).check_done()
 
     @pytest.mark.parametrize("claims", [[], [WAITING]])
     def test_work_that_is_neither_done_nor_handed_over(self, claims):
-        tracker = LookTracker(WaitState())
+        tracker = PollTracker(WaitState())
         for claim in claims:
             tracker.try_claim(claim)
         with pytest.raises(ValueError, match="neither ended nor handed over"):
             tracker.check_done()
 
     def test_progress_and_bounds(self):
-        tracker = LookTracker(WaitState())
+        tracker = PollTracker(WaitState())
         assert not tracker.is_bounded()
         assert tracker.current_progress().completed_work == 0
         tracker.try_claim(ENDED)
@@ -228,13 +228,13 @@ class TestWaiting:
 
     def test_a_resumed_job_takes_the_bucket_that_was_mended(self, sim, access, request_of_orders):
         """The request is what a savepoint has kept; the graph is new."""
-        sim.create_bucket("mended")
-        how = Acquisition(access, bucket="mended", prefix="p")
+        sim.create_bucket("fixed")
+        how = Acquisition(access, bucket="fixed", prefix="p")
         waiting = Waiting(how, request_of_orders, Clock(sim.clock.micros()))
         waiting.state = WaitState(False, "", 0, attempt=1)
         waiting.bundle()
         (found,) = list_exports(access, request_of_orders.table.arn)
-        assert describe_export(access, found.arn).bucket == "mended"
+        assert describe_export(access, found.arn).bucket == "fixed"
 
     def test_a_failed_export_that_was_given_stops_the_job(self, sim, access, request_of_orders):
         sim.exports.fail_next("Odd", "Something odd")

@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from dynabeam.pipelines.rounds.last_run import LastRun, read_last_run
 from dynabeam.pipelines.state_directory import State, StateDirectory
 from dynabeam.pipelines.status.acknowledged import read_acknowledged
-from dynabeam.transforms.continuous.control_folder import Assignment, DeploymentFolder
+from dynabeam.transforms.continuous.control_folder import Assignment, ControlFolder
 from dynabeam.transforms.continuous.discover_tables import Discovered, DiscoveredCoder
 from dynabeam.transforms.continuous.discovery import Finding, read_findings, write_findings
-from dynabeam.transforms.continuous.fatal_errors import read_stops, tell_stop
+from dynabeam.transforms.continuous.fatal_errors import load_fatal_errors, record_fatal_error
 from dynabeam.transforms.continuous.generations import TableGeneration, read_generation
 from dynabeam.transforms.continuous.stream_ends import (
     Followed,
@@ -31,7 +31,7 @@ from dynabeam.transforms.continuous.stream_ends import (
     write_end,
 )
 from dynabeam.transforms.continuous.watch_assignments import Seen, SeenCoder
-from dynabeam.transforms.dead_letters.store import LetterBox
+from dynabeam.transforms.dead_letters.store import DeadLetterStore
 from dynabeam.transforms.errors import DynabeamError, SinkError, StateError, ValueDecodeError
 from dynabeam.transforms.export.elements import (
     FileSlice,
@@ -46,7 +46,7 @@ from dynabeam.transforms.model.dead_letter import DeadLetter
 from dynabeam.transforms.model.report import Report, ReportCoder
 from dynabeam.transforms.sinks.base import Round
 from dynabeam.transforms.sinks.files.staging import RoundFiles
-from dynabeam.transforms.state.snapshot_signals import SnapshotOrder, SnapshotOrders
+from dynabeam.transforms.state.snapshot_signals import SnapshotSignal, SnapshotSignals
 from dynabeam.transforms.stream.frontier import Counts, Frontier, FrontierCoder, ShardPosition
 from dynabeam.transforms.stream.source import StreamSourceCoder
 from tests.fuzz.cases import cases
@@ -168,11 +168,11 @@ def told(error, place=""):
 
 
 def orders(folder):
-    SnapshotOrders(str(folder)).give(SnapshotOrder("orders", "1", 5))
+    SnapshotSignals(str(folder)).give(SnapshotSignal("orders", "1", 5))
 
 
 def deployment(folder):
-    return DeploymentFolder(str(folder / "continuous" / "d1"))
+    return ControlFolder(str(folder / "continuous" / "d1"))
 
 
 def letter(number=1):
@@ -222,7 +222,7 @@ def acknowledged(folder):
 
 
 def letters(folder):
-    box = LetterBox(str(folder))
+    box = DeadLetterStore(str(folder))
     box.keep([letter(1), letter(2)])
     box.done([("orders", letter(1).id)])
 
@@ -242,8 +242,8 @@ DOCUMENTS = {
         acknowledged,
         lambda folder: list(read_acknowledged(StateDirectory(str(folder))).values()),
     ),
-    "order": (orders, lambda folder: SnapshotOrders(str(folder)).pending("orders")),
-    "dead letters": (letters, lambda folder: list(LetterBox(str(folder)).read())),
+    "order": (orders, lambda folder: SnapshotSignals(str(folder)).pending("orders")),
+    "dead letters": (letters, lambda folder: list(DeadLetterStore(str(folder)).read())),
     "assignment": (
         lambda folder: deployment(folder).assign("a", Assignment([source(FRONTIER)], [REQUEST])),
         lambda folder: [
@@ -256,8 +256,8 @@ DOCUMENTS = {
         lambda folder: read_generation(deployment(folder), "orders"),
     ),
     "stop": (
-        lambda folder: tell_stop(deployment(folder), "orders", StateError("why")),
-        lambda folder: read_stops(deployment(folder)),
+        lambda folder: record_fatal_error(deployment(folder), "orders", StateError("why")),
+        lambda folder: load_fatal_errors(deployment(folder)),
     ),
     "first state": (
         lambda folder: deployment(folder).write_table("orders", {"table": TABLE.to_json()}),

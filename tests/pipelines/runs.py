@@ -9,7 +9,7 @@ from pathlib import Path
 import duckdb
 
 from dynabeam.pipelines.command_line import main
-from dynabeam.transforms.dead_letters.store import LetterBox
+from dynabeam.transforms.dead_letters.store import DeadLetterStore
 from dynabeam.transforms.testing.clock import SimClock
 from dynabeam.transforms.testing.export_writer import folder_put, write_full_export
 from dynabeam.transforms.testing.simulator import Simulator
@@ -90,7 +90,7 @@ class Place:
 
     def dead_letters(self):
         """All open dead letters of committed rounds."""
-        return [json.loads(each.to_line()) for each in LetterBox(str(self.state_dir)).read()]
+        return [json.loads(each.to_line()) for each in DeadLetterStore(str(self.state_dir)).read()]
 
     def assert_nothing_visible(self):
         """Nothing of a failed first run may be seen by anybody."""

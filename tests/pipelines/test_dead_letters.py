@@ -14,10 +14,10 @@ import pytest
 from dynabeam.pipelines.command_line import main
 from dynabeam.pipelines.continuous.deployments import begin
 from dynabeam.pipelines.state_directory import StateDirectory
-from dynabeam.transforms.continuous.control_folder import DeploymentFolder
-from dynabeam.transforms.continuous.fatal_errors import read_stops
+from dynabeam.transforms.continuous.control_folder import ControlFolder
+from dynabeam.transforms.continuous.fatal_errors import load_fatal_errors
 from dynabeam.transforms.continuous.keep_dead_letters import KeepDeadLetters
-from dynabeam.transforms.dead_letters.store import LetterBox
+from dynabeam.transforms.dead_letters.store import DeadLetterStore
 from dynabeam.transforms.model.dead_letter import DeadLetter
 from dynabeam.transforms.sinks.registry import open_sink
 from dynabeam.transforms.stream import records
@@ -47,13 +47,13 @@ def changes_of(place, name):
 
 
 def states(place):
-    box = LetterBox(str(place.state_dir))
+    box = DeadLetterStore(str(place.state_dir))
     return {each.severity: each for each in box.read()}
 
 
 @pytest.fixture
 def spoiled(world):
-    """A run has met one record that it cannot read, `o2`, under a bug that is then mended."""
+    """A run has met one record that it cannot read, `o2`, under a bug that is then fixed."""
     world.sim.put_many("orders", orders(4))
     world.catch_up()
     with pytest.MonkeyPatch.context() as bug:
@@ -140,7 +140,7 @@ class TestRetry:
         place, name = {
             "commit": (StateDirectory, "commit"),
             "publish": (StateDirectory, "keep_dead_letters"),
-            "keep": (LetterBox, "done"),
+            "keep": (DeadLetterStore, "done"),
         }[at]
 
         def die(*_, **__):
@@ -178,7 +178,9 @@ class TestRetry:
         # The letter says all that is needed, so a version that can read the line puts it back.
         letter["raw"] = base64.b64encode(b'{"Item":{"id":{"S":"y"}}}').decode()
         path.unlink()
-        LetterBox(str(place.state_dir)).keep([DeadLetter.from_line(json.dumps(letter).encode())])
+        DeadLetterStore(str(place.state_dir)).keep(
+            [DeadLetter.from_line(json.dumps(letter).encode())]
+        )
         code, out, err = retry(place, "--severe")
         assert (code, out) == (0, "1 dead letters put back, 0 failed again\n"), err
         assert place.rows() == [("o0",), ("y",)]
@@ -320,5 +322,5 @@ class TestLimit:
         keep(letters)
         with pytest.raises(Exception, match="2 dead letters, and 1 may be"):
             keep([*letters, dataclasses.replace(LETTER, raw=b"x")])
-        assert LetterBox(str(tmp_path)).counts() == {"orders": 2}
-        assert "2 dead letters, and 1 may be" in read_stops(DeploymentFolder(folder))["orders"]
+        assert DeadLetterStore(str(tmp_path)).counts() == {"orders": 2}
+        assert "2 dead letters, and 1 may be" in load_fatal_errors(ControlFolder(folder))["orders"]

@@ -114,7 +114,7 @@ class TestInRounds:
         running = Running(world, "--tables=orders,new_*")
         dynamodb = world.sim.client("dynamodb")
 
-        def mend():
+        def hint():
             assert [each.split(":")[0] for each in running.said] == ["new_dumb", "new_old"]
             dynamodb.update_table(
                 TableName="new_dumb",
@@ -142,7 +142,7 @@ class TestInRounds:
         said = list(running.said)
         running.until(lambda outcome: "new_old" in running.findings())
         both = [running.read("new_dumb"), running.read("new_old")]
-        running.until(lambda outcome: all(each(outcome) for each in both), mend)
+        running.until(lambda outcome: all(each(outcome) for each in both), hint)
         assert running.findings() == {}
         lines = [each for each in running.said if "not ready" in each]
         assert len(lines) == len(set(lines)) == 2, said

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`dynabeam doctor` names what is missing, exactly, with what mends it, and changes nothing."""
+"""`dynabeam doctor` names what is missing, exactly, with how to fix it, and changes nothing."""
 
 import hashlib
 import json
@@ -139,7 +139,7 @@ class TestRights:
                 mild = "Delete" in missing or missing == "dynamodb:ListStreams"
                 assert each.status == ("warning" if mild else "failure")
                 assert each.why.startswith("it is needed to ")
-                assert f'"Action": "{missing}", "Resource": "{each.resource}"' in each.mend
+                assert f'"Action": "{missing}", "Resource": "{each.resource}"' in each.hint
 
     def test_nothing_is_missing_with_all_of_it(self, account):
         account.set_policies(KEY, [without(account, None)])
@@ -165,7 +165,7 @@ class TestRights:
         (left,) = [each for each in found if each.check == "probe"]
         (key,) = account.objects.keys("exports", "daily/dynabeam-doctor-")
         assert left.subject == f"s3://exports/{key}"
-        assert left.mend == f"aws s3 rm s3://exports/{key}"
+        assert left.hint == f"aws s3 rm s3://exports/{key}"
         account.set_policies(KEY, None)
         account.client("s3").delete_object(Bucket="exports", Key=key)
 
@@ -177,7 +177,7 @@ class TestRights:
             each for each in examine(options) if each.check == "recovery" and each.status != "ok"
         ]
         assert (found.subject, found.status) == ("orders", "warning")
-        assert "aws dynamodb describe-continuous-backups" in found.mend
+        assert "aws dynamodb describe-continuous-backups" in found.hint
 
     def test_what_cannot_be_tried_nor_looked_up_is_a_warning(self, account):
         policy = without(account, None)
@@ -210,15 +210,15 @@ class TestTables:
             ("table", "nope"),
         }
         assert "found 'KEYS_ONLY'" in failed["stream", "keys"]["text"]
-        assert "StreamEnabled=true" in failed["stream", "bare"]["mend"]
-        assert "update-continuous-backups --table-name bare" in failed["recovery", "bare"]["mend"]
+        assert "StreamEnabled=true" in failed["stream", "bare"]["hint"]
+        assert "update-continuous-backups --table-name bare" in failed["recovery", "bare"]["hint"]
         assert all(each["why"] for each in failed.values())
 
     def test_a_bucket_that_is_not_there(self, world):
         ended = doctor(world, "--tables=orders", "--s3_export_bucket=exprots")
         (found,) = [each for each in failures(ended) if each["check"] == "bucket"]
         assert found["text"] == "there is no such bucket"
-        assert "aws s3 mb s3://exprots --region eu-west-1" in found["mend"]
+        assert "aws s3 mb s3://exprots --region eu-west-1" in found["hint"]
 
     def test_no_bucket_for_a_snapshot(self, world):
         ended = doctor(world, "--tables=orders")
@@ -261,7 +261,7 @@ class TestCommand:
             "table",
         }
         assert {each["status"] for each in document["findings"]} == {"ok"}
-        fields = {"check", "subject", "status", "text", "why", "mend", "action", "resource"}
+        fields = {"check", "subject", "status", "text", "why", "hint", "action", "resource"}
         assert all(set(each) == fields for each in document["findings"])
         assert not world.state_dir.exists()
         assert not world.mirror.exists()
@@ -277,7 +277,7 @@ class TestCommand:
         at = next(n for n, line in enumerate(lines) if line.startswith("FAILURE"))
         assert lines[at].startswith("FAILURE  stream    bare: the table has no stream")
         assert lines[at + 1].strip().startswith("why: ")
-        assert lines[at + 2].strip().startswith("mend: Turn it on: aws dynamodb update-table")
+        assert lines[at + 2].strip().startswith("hint: Turn it on: aws dynamodb update-table")
         assert lines[-1].endswith(" ok, 0 warnings, 1 failures")
 
     def test_without_credentials_the_rest_is_still_looked_at(self, world, monkeypatch, tmp_path):
@@ -298,7 +298,7 @@ class TestCommand:
         with StateDirectory(str(world.state_dir)).locked():
             ended = doctor(world, "--tables=orders", "--s3_export_bucket=exports")
         (found,) = failures(ended)
-        assert (found["check"], found["mend"][:11]) == ("state", "Wait for it")
+        assert (found["check"], found["hint"][:11]) == ("state", "Wait for it")
         seen = {each["check"]: each["text"] for each in ended.document["findings"]}
         assert seen["sink"] == "a changelog"
         ended = doctor(world, "--tables=orders", "--s3_export_bucket=exports")
@@ -334,7 +334,7 @@ class TestSinks:
     def test_a_server_that_does_not_answer(self):
         (found,) = sinks(f"postgresql://nobody@127.0.0.1:{closed_port()}/db")
         assert found.status == "failure"
-        assert "See that the server runs" in found.mend
+        assert "See that the server runs" in found.hint
 
     def test_two_at_one_place(self, tmp_path):
         found = sinks(f"file:///{tmp_path}/out", f"file:///{tmp_path}/out/")
@@ -351,7 +351,7 @@ class TestSinks:
                 f"GRANT CONNECT ON DATABASE {name} TO {name}"
             )
         (poor,) = sinks(server.uri(name, name))
-        assert (poor.status, "GRANT" in poor.mend) == ("failure", True)
+        assert (poor.status, "GRANT" in poor.hint) == ("failure", True)
         (rich,) = sinks(server.uri(name))
         assert (rich.status, rich.text.endswith("no mirror yet")) == ("ok", True)
         with server.connect(name) as connection:
@@ -389,14 +389,14 @@ class TestRunner:
 
     def test_none_that_can_stream(self):
         (found,) = continuous("--runner=FnApiRunner")
-        assert (found.status, "--every=2s" in found.mend) == ("failure", True)
+        assert (found.status, "--every=2s" in found.hint) == ("failure", True)
 
     def test_flink_needs_java(self, monkeypatch, tmp_path):
         monkeypatch.setenv("PATH", str(tmp_path))
         monkeypatch.delenv("JAVA_HOME", raising=False)
         java, flink = continuous("--runner=FlinkRunner")
         assert (java.status, flink.status) == ("failure", "ok")
-        assert "Install Java" in java.mend
+        assert "Install Java" in java.hint
         (tmp_path / "java").write_text("#!/bin/sh\n")
         (tmp_path / "java").chmod(0o755)
         assert continuous("--runner=FlinkRunner")[0].status == "ok"
@@ -471,9 +471,9 @@ class TestSmallOnes:
         assert principal_of(arn) == principal
 
     def test_errors_read_as_findings(self):
-        error = TableError("it is off", where="table a", expected=1, found=2, mend="Turn it on.")
+        error = TableError("it is off", where="table a", expected=1, found=2, hint="Turn it on.")
         found = of_error("stream", "a", error, why="so")
-        assert (found.text, found.mend) == ("it is off; expected 1; found 2", "Turn it on")
+        assert (found.text, found.hint) == ("it is off; expected 1; found 2", "Turn it on")
 
     def test_keys(self, monkeypatch):
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
@@ -497,9 +497,9 @@ class TestSmallOnes:
             [],
         ]
         for found in (of_tables[1], *of_buckets[1]):
-            assert f"aws kms enable-key --key-id {off}" in found.mend
+            assert f"aws kms enable-key --key-id {off}" in found.hint
         for found in (of_tables[2], *of_buckets[2]):
             assert "PendingDeletion" in found.text
-            assert f"aws kms cancel-key-deletion --key-id {going}" in found.mend
+            assert f"aws kms cancel-key-deletion --key-id {going}" in found.hint
         assert "exports" in of_tables[1].why
         assert "minutes later" in of_buckets[1][0].why

@@ -43,9 +43,9 @@ def test_the_key_and_the_rights_to_it(world, key, algorithm):
 
 
 @pytest.mark.parametrize(
-    ("state", "mend"), [("Disabled", "enable-key"), ("PendingDeletion", "cancel-key-deletion")]
+    ("state", "hint"), [("Disabled", "enable-key"), ("PendingDeletion", "cancel-key-deletion")]
 )
-def test_a_key_that_is_off(world, state, mend):
+def test_a_key_that_is_off(world, state, hint):
     encrypt(world, ARN)
     world.sim.kms_keys[ARN] = state
     ended = doctor(world, "--tables=orders", "--s3_export_bucket=exports")
@@ -54,7 +54,7 @@ def test_a_key_that_is_off(world, state, mend):
     assert (found["check"], found["subject"]) == ("key", ARN)
     assert state in found["text"]
     assert "an export" in found["why"]
-    assert f"aws kms {mend} --key-id {ARN}" in found["mend"]
+    assert f"aws kms {hint} --key-id {ARN}" in found["hint"]
 
 
 def test_a_key_that_is_on(world):
@@ -75,7 +75,7 @@ def test_rights_to_the_key_that_the_policy_lacks(world):
         # The key's own policy may allow it: so it is no failure.
         assert each["status"] == "warning"
         assert "the key's policy may" in each["text"]
-        assert f'"Action": "{each["action"]}", "Resource": "{ARN}"' in each["mend"]
+        assert f'"Action": "{each["action"]}", "Resource": "{ARN}"' in each["hint"]
 
 
 @pytest.mark.parametrize(
@@ -96,8 +96,8 @@ def test_an_alias_is_no_resource_of_a_policy(world):
     encrypt(world, "alias/exports")
     found, rights = look(world)
     assert (found["status"], rights) == ("warning", [])
-    assert "aws kms describe-key --key-id alias/exports" in found["mend"]
-    assert "dynabeam setup --kms_key=ARN" in found["mend"]
+    assert "aws kms describe-key --key-id alias/exports" in found["hint"]
+    assert "dynabeam setup --kms_key=ARN" in found["hint"]
 
 
 @pytest.mark.parametrize("key", [None, ID, "alias/exports"])
@@ -105,7 +105,7 @@ def test_a_bucket_of_another_account_needs_a_key_with_its_arn(world, key):
     encrypt(world, key)
     found, rights = look(world, OWNER)
     assert (found["status"], rights) == ("warning", [])
-    assert "by its ARN" in found["mend"]
+    assert "by its ARN" in found["hint"]
     encrypt(world, FOREIGN)
     found, rights = look(world, OWNER)
     assert found["status"] == "ok"
@@ -124,4 +124,4 @@ def test_not_being_allowed_to_see_it_is_a_hint(world):
     assert (found["status"], rights) == ("warning", [])
     assert f"{hidden} is not allowed" in found["text"]
     assert "kms:GenerateDataKey" in found["why"]
-    assert "aws s3api get-bucket-encryption --bucket exports" in found["mend"]
+    assert "aws s3api get-bucket-encryption --bucket exports" in found["hint"]

@@ -41,7 +41,7 @@ def assert_same_verdict(place, source, sinks, *, good=False):
     # Some of it names a connection, a process or a new state directory: another one each time.
     first = failed[0]["text"].partition(": ")[0].partition("; expected")[0]
     assert first in line, (failed, line)
-    assert failed[0]["mend"] in line
+    assert failed[0]["hint"] in line
     return line
 
 

@@ -253,7 +253,7 @@ class TestOrderedSnapshots:
         with duckdb.connect(str(begun.mirror), read_only=True) as connection:
             held = dict(connection.execute("SELECT id, total::int FROM orders").fetchall())
         assert held == {**table, "old": -1}
-        # The stream goes on for all keys, and a snapshot of the whole table mends the rest.
+        # The stream goes on for all keys, and a snapshot of the whole table fixes the rest.
         self.command(begun)
         begun.work(timedelta(minutes=5), steps=2)
         ended = begun.replicate()

@@ -155,7 +155,7 @@ class TestKeys:
         assert ended.code == 0, ended.err
         assert len(place.rows("orders", "cust")) == 50
         assert not list(place.state_dir.rglob("*.keys"))
-        # Another key from now on is no mend any more.
+        # Another key from now on is no hint any more.
         ended = place.run(export.option, "--keys=orders:no")
         assert ended.code == 1
         assert "found 'orders:no'" in ended.error_lines[0]
@@ -300,13 +300,13 @@ class TestMendedOptions:
         assert first.code == 1
         assert "S3NoSuchBucket" in first.error_lines[0]
         assert "--s3_export_bucket" in first.error_lines[0]
-        world.sim.create_bucket("mended")
-        second = world.run("--tables=orders", "--s3_export_bucket=mended", "--s3_export_prefix=p")
+        world.sim.create_bucket("fixed")
+        second = world.run("--tables=orders", "--s3_export_bucket=fixed", "--s3_export_prefix=p")
         assert second.code == 0, second.err
         assert len(world.rows()) == 20
         arn = world.committed()["tables"]["orders"]["snapshot"]["reuse"]
         described = world.sim.client("dynamodb").describe_export(ExportArn=arn)
-        assert described["ExportDescription"]["S3Bucket"] == "mended"
+        assert described["ExportDescription"]["S3Bucket"] == "fixed"
 
 
 def test_positions_of_an_older_release_are_read(place, tmp_path):

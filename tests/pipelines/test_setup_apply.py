@@ -179,6 +179,6 @@ def test_the_printed_rights_of_the_operator_are_enough(sim, setup, tmp_path):
     assert used == granted
 
 
-def test_nobody_to_ask_is_an_error_with_a_mend(sim):
+def test_nobody_to_ask_is_an_error_with_a_hint(sim):
     with pytest.raises(ConfigurationError, match="--yes"):
         applier(sim, yes=False).apply(["orders"])

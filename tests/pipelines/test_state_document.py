@@ -9,15 +9,15 @@ import pytest
 
 from dynabeam.pipelines import state_directory
 from dynabeam.pipelines.state_directory import State, StateDirectory
-from dynabeam.transforms.continuous.control_folder import Assignment, DeploymentFolder
+from dynabeam.transforms.continuous.control_folder import Assignment, ControlFolder
 from dynabeam.transforms.continuous.discovery_plan import DiscoveryPlan
 from dynabeam.transforms.continuous.generations import TableGeneration, read_generation
-from dynabeam.transforms.dead_letters.store import LetterBox
+from dynabeam.transforms.dead_letters.store import DeadLetterStore
 from dynabeam.transforms.errors import SinkError, StateError, StateInUseError
 from dynabeam.transforms.sinks.base import Round
 from dynabeam.transforms.sinks.registry import open_sink
 from dynabeam.transforms.state.round_outputs import keep_outcome
-from dynabeam.transforms.state.snapshot_signals import SnapshotOrder, SnapshotOrders
+from dynabeam.transforms.state.snapshot_signals import SnapshotSignal, SnapshotSignals
 from dynabeam.transforms.storage import filesystem
 from tests.test_conditional_writes import gcs, own_options, sim  # noqa: F401 - fixtures
 
@@ -60,7 +60,7 @@ class TestFormat:
         directory = StateDirectory(str(tmp_path))
         with pytest.raises(StateError, match="newer") as caught, directory.locked():
             directory.load()
-        assert "newer one" in caught.value.mend
+        assert "newer one" in caught.value.hint
         assert (tmp_path / "state.json").read_text() == text
 
     @pytest.mark.parametrize("text", ["[]", "7", '{"format":2}', '{"format":"2"}', "null", "{"])
@@ -74,7 +74,7 @@ class TestBrothers:
     """The other documents of a state directory that a newer version may have written."""
 
     def test_generations(self, tmp_path):
-        folder = DeploymentFolder(str(tmp_path))
+        folder = ControlFolder(str(tmp_path))
         TableGeneration(generation=3).write(folder, "orders")
         path = folder.generation_file("orders")
         document = json.loads(filesystem.read_bytes(path, StateError))
@@ -82,26 +82,26 @@ class TestBrothers:
             filesystem.write_atomic(path, json.dumps(document | newer).encode(), StateError)
             with pytest.raises(StateError) as caught:
                 read_generation(folder, "orders")
-            assert "newer one" in caught.value.mend
+            assert "newer one" in caught.value.hint
         filesystem.write_atomic(path, b"{", StateError)
         with pytest.raises(StateError, match="damaged"):
             read_generation(folder, "orders")
 
     def test_orders(self, tmp_path):
-        orders = SnapshotOrders(str(tmp_path))
-        orders.give(SnapshotOrder("orders", "x", 7))
+        orders = SnapshotSignals(str(tmp_path))
+        orders.give(SnapshotSignal("orders", "x", 7))
         (path,) = (tmp_path / "requests").rglob("*.json")
         path.write_text(json.dumps(json.loads(path.read_text()) | {"colour": "red"}))
         with pytest.raises(StateError) as caught:
             orders.pending("orders")
-        assert "newer one" in caught.value.mend
+        assert "newer one" in caught.value.hint
 
     @pytest.mark.parametrize("newer", [{"format": 2}, {"colour": "red"}])
     def test_assignments(self, newer):
         document = json.loads(Assignment([], []).to_json()) | newer
         with pytest.raises(StateError) as caught:
             Assignment.from_json("a.json", json.dumps(document).encode())
-        assert "newer one" in caught.value.mend
+        assert "newer one" in caught.value.hint
 
 
 ODD_NAMES = ["..", ".", "../../home/user", "a/b", "/etc", "a\\b", "a\n", "\0", "x" * 300, 7, ["a"]]
@@ -118,7 +118,7 @@ class TestNames:
     @pytest.mark.parametrize("name", ODD_NAMES)
     def test_of_letters_that_were_put_back(self, tmp_path, name):
         (tmp_path / "secret.json").write_text("{}")
-        box = LetterBox(str(tmp_path))
+        box = DeadLetterStore(str(tmp_path))
         listed = {"format": 1, "letters": [["orders", name]], "max_retries": 5}
         (tmp_path / "retried.json").write_text(json.dumps(listed))
         with pytest.raises(StateError, match="could lead out of its folder"):
@@ -180,7 +180,7 @@ class TestNames:
         assert (root / older["final"]).read_text() == "{}\n"
 
     def test_of_the_discovery_plan(self, tmp_path):
-        folder = DeploymentFolder(str(tmp_path))
+        folder = ControlFolder(str(tmp_path))
         document = {"format": 1, "selection": {}, "options": {}, "reuse": "", "every_seconds": 1}
         document["committed"] = {"state_id": "s", "number": 1, "attempt": "../.."}
         filesystem.write_atomic(folder.discovery, json.dumps(document).encode(), StateError)
@@ -190,11 +190,11 @@ class TestNames:
     @pytest.mark.parametrize("name", ["table-a/../../b-id", "..", ""])
     def test_of_an_assignment(self, tmp_path, name):
         with pytest.raises(StateError, match="could lead out of its folder"):
-            DeploymentFolder(str(tmp_path)).assign(name, Assignment([], []))
+            ControlFolder(str(tmp_path)).assign(name, Assignment([], []))
 
     def test_tables_with_dots_are_tables(self, tmp_path):
         """`a..b` is a name of DynamoDB's."""
-        path = DeploymentFolder(str(tmp_path)).assign("table-a..b-id", Assignment([], []))
+        path = ControlFolder(str(tmp_path)).assign("table-a..b-id", Assignment([], []))
         assert os.path.dirname(path) == str(tmp_path / "assignments")
 
 

@@ -22,7 +22,7 @@ from typing import Any
 import boto3
 import psycopg
 
-from dynabeam.transforms.dead_letters.store import LetterBox
+from dynabeam.transforms.dead_letters.store import DeadLetterStore
 from dynabeam.transforms.model.table import KeyAttribute, KeySchema, Table
 from dynabeam.transforms.sinks.registry import open_sink
 from dynabeam.transforms.testing.remote import RemoteSimulator
@@ -316,7 +316,7 @@ class ContinuousWorld:
 
     def dead_letters(self) -> list[Any]:
         """All dead letters below the state directory."""
-        return list(LetterBox(str(self.folder / "state")).read())
+        return list(DeadLetterStore(str(self.folder / "state")).read())
 
     def _held(self, table: Table) -> dict[bytes, Any]:
         sink = open_sink(self.sinks[0])

@@ -17,7 +17,7 @@ import zipfile
 from concurrent.futures import ThreadPoolExecutor
 
 from tests.runners.parts import assembled, require, run
-from tests.runners.residual_ids import HANDLER, constant_ids, mended
+from tests.runners.residual_ids import HANDLER, constant_ids, fixed
 
 __all__ = ["FLINK", "JAVA_FLAGS", "FlinkParts", "flink_parts"]
 
@@ -133,7 +133,7 @@ def flink_parts() -> FlinkParts:
         AssemblyError: Something could not be fetched.
     """
     java = require("java", "running Flink")
-    name = f"flink-{_CLUSTER}-beam-{_BEAM_RUNNER}-mended"
+    name = f"flink-{_CLUSTER}-beam-{_BEAM_RUNNER}-fixed"
     return FlinkParts(java, assembled(name, _assemble))
 
 
@@ -175,7 +175,7 @@ def _merge_jars(source: pathlib.Path, target: pathlib.Path) -> None:
                     elif _belongs(name) and name not in seen:
                         seen.add(name)
                         content = jar.read(entry)
-                        merged.writestr(name, mended(content) if name == HANDLER else content)
+                        merged.writestr(name, fixed(content) if name == HANDLER else content)
         for name, classes in {**services, **added}.items():
             merged.writestr(name, classes)
 

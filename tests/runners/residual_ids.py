@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Mends what Beam has mended since: splittable DoFns that defer leaked state on Flink (#27648).
+"""Mends what Beam has fixed since: splittable DoFns that defer leaked state on Flink (#27648).
 
 Beam's runner before 2.76 keeps each residual of a splittable DoFn under a state name of its own, so
 a reader that polls registers a new state with Flink at every turn: a RocksDB column family each,
@@ -16,7 +16,7 @@ import tempfile
 
 from tests.runners.parts import require, run
 
-__all__ = ["HANDLER", "constant_ids", "mended"]
+__all__ = ["HANDLER", "constant_ids", "fixed"]
 
 HANDLER = (
     "org/apache/beam/runners/fnexecution/control/"
@@ -35,13 +35,13 @@ public final class ConstantId {
 """
 
 
-def mended(handler: bytes) -> bytes:
+def fixed(handler: bytes) -> bytes:
     """The class with the constant in place of the counter.
 
     A class file names other classes in its pool of constants, each with its length before it.
 
     Raises:
-        ValueError: It does not count: this release of Beam needs no mending, or another one.
+        ValueError: It does not count: this release of Beam needs no fixing, or another one.
     """
     before = struct.pack(">BH", 1, len(_COUNTER)) + _COUNTER
     after = struct.pack(">BH", 1, len(_CONSTANT)) + _CONSTANT
@@ -56,7 +56,7 @@ def constant_ids(classes: pathlib.Path) -> dict[str, bytes]:
     Args:
         classes: Folder with Beam's jars.
     """
-    compiler = require("javac", "mending Beam's Flink runner")
+    compiler = require("javac", "fixing Beam's Flink runner")
     name = _CONSTANT.decode().rpartition("/")[2]
     with tempfile.TemporaryDirectory() as folder:
         place = pathlib.Path(folder)

@@ -17,7 +17,7 @@ def no_rows_are_few(monkeypatch):
     def patch():
         modules = ("values.columns", *(f"sinks.{each}" for each in _OF_SINKS))
         for module in modules:
-            monkeypatch.setattr(f"dynabeam.transforms.{module}.FEW_ROWS", -1)
+            monkeypatch.setattr(f"dynabeam.transforms.{module}.SMALL_BATCH_ROWS", -1)
 
     return patch
 

@@ -15,7 +15,7 @@ from dynabeam.transforms.sinks.files.change_lines import (
     key_objects,
 )
 from dynabeam.transforms.values.keys import decode_key, encode_key
-from dynabeam.transforms.values.row_decoder import FEW_ROWS
+from dynabeam.transforms.values.row_decoder import SMALL_BATCH_ROWS
 from tests.values.test_keys import schema_and_keys
 
 ID = KeySchema(KeyAttribute("id", "S"))
@@ -33,7 +33,7 @@ def test_few_are_as_many(given_keys):
         assert json.loads(text) == decode_key(key, schema)
 
 
-@pytest.mark.parametrize("count", [1, FEW_ROWS + 1])
+@pytest.mark.parametrize("count", [1, SMALL_BATCH_ROWS + 1])
 @pytest.mark.parametrize("key", [b"Nx", b"S\xff", b""])
 def test_what_is_no_key_is_an_error(count, key):
     assert len(key_objects(pa.array([b"Sx"] * count), ID)) == count

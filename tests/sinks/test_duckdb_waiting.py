@@ -91,7 +91,7 @@ def test_in_the_end_the_error_names_who_holds_it(path, how):
         assert time.monotonic() - began >= 0.5
     for said in (f"process {process.pid}", os.path.basename(sys.executable)[:6], "retry_seconds"):
         assert said in str(caught.value)
-    assert caught.value.mend
+    assert caught.value.hint
     (report,) = sink.apply(change(), round_number(1))
     assert report.fields["written"] == 1
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from dynabeam.transforms.model.order import newest_per_key
 from dynabeam.transforms.sinks.postgresql.connection import PostgresSettings
-from dynabeam.transforms.sinks.postgresql.merge import FEW_BYTES, FEW_ROWS
-from dynabeam.transforms.sinks.postgresql.small_batch import FewLayout
+from dynabeam.transforms.sinks.postgresql.merge import FEW_BYTES, SMALL_BATCH_ROWS
+from dynabeam.transforms.sinks.postgresql.small_batch import SmallBatchLayout
 from dynabeam.transforms.sinks.postgresql.table import MirrorTable
 from dynabeam.transforms.sinks.postgresql.values import KEY_BYTES, json_rows
 from dynabeam.transforms.sinks.row_layout import RowLayout, RowOptions
@@ -44,7 +44,7 @@ def both_ways(of, options, changes, types):
     )
     layout = RowLayout(of, options, ["_key"])
     layout.add(types)
-    few = FewLayout(of.keys, layout, options).document(rows)
+    few = SmallBatchLayout(of.keys, layout, options).document(rows)
     general = MirrorTable(of, options, "numeric", SETTINGS)
     general._layout.restore(layout.types)
     # A layout that grows would ask the database.
@@ -104,7 +104,7 @@ def test_ordinary_rows_go_this_way(options):
 
 def document(*changes, options=OPTIONS[1]):
     rows = pa.concat_batches([each.rows for each in blocks(ORDERS, changes)])
-    return FewLayout(ORDERS.keys, RowLayout(ORDERS, options, []), options).document(rows)
+    return SmallBatchLayout(ORDERS.keys, RowLayout(ORDERS, options, []), options).document(rows)
 
 
 def test_what_goes_the_general_way():
@@ -113,7 +113,7 @@ def test_what_goes_the_general_way():
     assert document(Change(1, {**key, "new": {"S": "attribute"}})) is None
     assert document(Change(1, None, keys=key, op="u")) is None, "an image is missing"
     assert document(Change(1, {"id": {"S": "\x00"}}), options=OPTIONS[0]) is None
-    many = [Change(1, {"id": {"S": str(at)}}) for at in range(FEW_ROWS + 1)]
+    many = [Change(1, {"id": {"S": str(at)}}) for at in range(SMALL_BATCH_ROWS + 1)]
     assert document(*many[1:]) is not None
     assert document(*many) is None
     assert document(Change(1, {**key, "long": {"S": "x" * FEW_BYTES}})) is None

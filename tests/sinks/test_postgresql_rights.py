@@ -78,7 +78,7 @@ class TestLeastRights:
             try:
                 sink.check([ORDERS], NO_ROUND)
             except SinkError as error:
-                given.append(error.mend.removeprefix("Have it given: "))
+                given.append(error.hint.removeprefix("Have it given: "))
                 run_sql(place, given[-1])
             else:
                 break

@@ -106,7 +106,7 @@ class TestOptions:
             ("s3:///prefix", "s3://bucket"),
         ],
     )
-    def test_wrong_ones_are_refused_with_the_mend(self, text, said):
+    def test_wrong_ones_are_refused_with_the_hint(self, text, said):
         with pytest.raises(ConfigurationError) as caught:
             open_sink(text)
         assert said in str(caught.value)

@@ -12,9 +12,9 @@ from apache_beam.testing.util import assert_that, equal_to
 from apache_beam.utils.timestamp import Timestamp
 
 from dynabeam.transforms.aws.session import AwsAccess
-from dynabeam.transforms.continuous.control_folder import DeploymentFolder
-from dynabeam.transforms.continuous.fatal_errors import forget_stops, read_stops
-from dynabeam.transforms.continuous.gap_handler import FolderGapRules
+from dynabeam.transforms.continuous.control_folder import ControlFolder
+from dynabeam.transforms.continuous.fatal_errors import clear_fatal_errors, load_fatal_errors
+from dynabeam.transforms.continuous.gap_handler import FolderGapHandler
 from dynabeam.transforms.errors import GapError
 from dynabeam.transforms.model.block import Block, BlockCoder
 from dynabeam.transforms.model.dead_letter import DeadLetterCoder
@@ -186,9 +186,9 @@ class TestRunner:
     @pytest.mark.parametrize(("told", "ruled"), [("fail", "continue"), ("continue", "fail")])
     def test_the_rules_of_a_run_outweigh_what_its_elements_say(self, told, ruled, tmp_path):
         """An element lies in savepoints: it has the policy of the day when the run began."""
-        folder = DeploymentFolder(str(tmp_path))
+        folder = ControlFolder(str(tmp_path))
         pacing = dataclasses.replace(QUICK, slice=0.05, slice_bytes=4000, tip_slice=0.01)
-        rules = FolderGapRules(folder.path, GapPolicies(GapPolicy(ruled)))
+        rules = FolderGapHandler(folder.path, GapPolicies(GapPolicy(ruled)))
         transform = ReadStream(
             AwsAccess(), "forever", pacing, FixedClock(), disabled, gap_rules=rules
         )
@@ -200,13 +200,13 @@ class TestRunner:
         assert_that(kinds, equal_to(["gap", "stream"]))
         if ruled == "continue":
             pipeline.run().wait_until_finish()
-            assert read_stops(folder) == {}
+            assert load_fatal_errors(folder) == {}
             return
         with pytest.raises(GapError, match="changes are lost"):
             pipeline.run().wait_until_finish()
-        assert "changes are lost" in read_stops(folder)["orders"]
-        forget_stops(folder)
-        assert read_stops(folder) == {}
+        assert "changes are lost" in load_fatal_errors(folder)["orders"]
+        clear_fatal_errors(folder)
+        assert load_fatal_errors(folder) == {}
 
     def test_a_failure_ends_the_pipeline(self):
         def broken(access):

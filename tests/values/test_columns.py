@@ -31,7 +31,7 @@ def images_of(rows, **options):
 def unpack(images, types, **options):
     """Columns by the vectorised way, which the one for few rows equals."""
     few = columns.unpack(images, types, **options)
-    with mock.patch.object(columns, "FEW_ROWS", -1):
+    with mock.patch.object(columns, "SMALL_BATCH_ROWS", -1):
         many = columns.unpack(images, types, **options)
     assert few.batch.equals(many.batch)
     assert few.unknown == many.unknown

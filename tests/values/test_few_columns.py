@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from dynabeam.transforms.values.column_types import ATTRIBUTE_TAGS, ColumnTypes, NumberType
 from dynabeam.transforms.values.columns import _unpack_many, unpack
-from dynabeam.transforms.values.row_decoder import FEW_ROWS, unpack_few
+from dynabeam.transforms.values.row_decoder import SMALL_BATCH_ROWS, unpack_few
 
 from .strategies import items, number_texts, texts, wire_values
 
@@ -240,7 +240,7 @@ def test_many_rows_do_not(monkeypatch):
 
     monkeypatch.setattr("dynabeam.transforms.values.columns.unpack_few", refuse)
     types = ColumnTypes({"a": "S"})
-    found = unpack(pa.array(['{"a":{"S":"x"}}'] * (FEW_ROWS + 1)), types)
-    assert found.batch.num_rows == FEW_ROWS + 1
+    found = unpack(pa.array(['{"a":{"S":"x"}}'] * (SMALL_BATCH_ROWS + 1)), types)
+    assert found.batch.num_rows == SMALL_BATCH_ROWS + 1
     with pytest.raises(AssertionError):
-        unpack(pa.array(['{"a":{"S":"x"}}'] * FEW_ROWS), types)
+        unpack(pa.array(['{"a":{"S":"x"}}'] * SMALL_BATCH_ROWS), types)

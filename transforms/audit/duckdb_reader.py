@@ -107,7 +107,7 @@ class DuckDBReader(MirrorReader):
             raise SinkError(
                 f"the mirror cannot be read: {error}",
                 where=self._where,
-                mend="Audit between two rounds: DuckDB lets one process write, or several read",
+                hint="Audit between two rounds: DuckDB lets one process write, or several read",
             ) from error
         try:
             connection.execute("SET TimeZone = 'UTC'")

@@ -149,5 +149,5 @@ def check_keys(table: Table, stored: str, where: str) -> None:
             where=f"{where}, table {table.name}",
             expected=keys,
             found=stored,
-            mend="Give --keys as it was replicated, or audit the mirror of this table",
+            hint="Give --keys as it was replicated, or audit the mirror of this table",
         )

@@ -144,7 +144,7 @@ class ParquetReader(MirrorReader):
         return SinkError(
             f"the file cannot be read as Parquet: {error}",
             where=path,
-            mend="Restore it from a copy, or write the changelog anew with a new state directory",
+            hint="Restore it from a copy, or write the changelog anew with a new state directory",
         )
 
 
@@ -155,7 +155,7 @@ def _keys(batch: pa.RecordBatch, table: Table) -> pa.Array:
             "a row of the changelog has no key of the table",
             where=f"table {table.name}",
             found=next(iter(bad.values())),
-            mend="Give --keys as it was replicated",
+            hint="Give --keys as it was replicated",
         )
     return keys
 

@@ -129,7 +129,7 @@ def _without_silence(client: Any) -> Any:
             raise _NoAnswerError(
                 f"{operation}: {problem}",
                 where=client.meta.endpoint_url,
-                mend=error.mend if error is not None else "",
+                hint=error.hint if error is not None else "",
             ) from problem
 
     client._make_api_call = made

@@ -245,22 +245,22 @@ def request_export(access: AwsAccess, order: ExportOrder) -> ExportDescription:
             ExportConflictException=TokenUsedError(
                 f"an export was requested before with the same token and other options: {error}",
                 where=table,
-                mend="Request it with another token",
+                hint="Request it with another token",
             ),
             InvalidExportTimeException=ExportError(
                 f"the export's time is not possible: {error}",
                 where=table,
-                mend="Choose a time inside the table's window of point-in-time recovery",
+                hint="Choose a time inside the table's window of point-in-time recovery",
             ),
             ValidationException=ExportError(
                 f"AWS refused the request: {error}",
                 where=table,
-                mend="Check --s3_export_bucket, --s3_export_prefix and the encryption options",
+                hint="Check --s3_export_bucket, --s3_export_prefix and the encryption options",
             ),
             LimitExceededException=ExportError(
                 f"too many exports are in progress: {error}",
                 where=table,
-                mend="Wait until others have finished (300 at once per account), then run again",
+                hint="Wait until others have finished (300 at once per account), then run again",
             ),
         )
     return _description(answer["ExportDescription"])
@@ -278,7 +278,7 @@ def describe_export(access: AwsAccess, arn: str) -> ExportDescription:
     missing = ExportError(
         "there is no such export",
         where=arn,
-        mend="Check ARN and region; exports are listed for 90 days, after that give the location "
+        hint="Check ARN and region; exports are listed for 90 days, after that give the location "
         "of their manifest-summary.json",
     )
     try:
@@ -400,7 +400,7 @@ def _no_table(access: AwsAccess, name: str) -> TableError:
     return TableError(
         f"there is no such table in {region}",
         where=f"table {name}",
-        mend="Check the table's name, --region and the account of the credentials",
+        hint="Check the table's name, --region and the account of the credentials",
     )
 
 
@@ -409,7 +409,7 @@ def _recovery_is_off(table_arn: str) -> TableError:
     return TableError(
         "point-in-time recovery is off, and without it DynamoDB cannot export a table",
         where=f"table {name}",
-        mend=(
+        hint=(
             "Turn it on: aws dynamodb update-continuous-backups "
             f"--table-name {name} --point-in-time-recovery-specification "
             "PointInTimeRecoveryEnabled=true, or run `dynabeam setup`"

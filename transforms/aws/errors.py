@@ -215,13 +215,13 @@ def raise_access_error(
         raise AwsAccessError(
             f"AWS refused {action}: {error}",
             where=where or resource,
-            mend=statement_to_add(action, _policy_resource(error, resource)),
+            hint=statement_to_add(action, _policy_resource(error, resource)),
         ) from error
     if kind is AwsErrorKind.CREDENTIALS:
         raise CredentialsError(
             f"AWS did not accept the credentials for {action}: {error}",
             where=where or resource,
-            mend=_CHECK_IDENTITY,
+            hint=_CHECK_IDENTITY,
         ) from error
 
 
@@ -238,9 +238,9 @@ def explained(error: BaseException) -> DynabeamError | None:
         if isinstance(error, kinds):
             return make(str(error).strip())
     if isinstance(error, botocore_errors.ClientError):
-        return AwsAccessError(f"AWS refused a call: {error}", mend="See what AWS says of this code")
+        return AwsAccessError(f"AWS refused a call: {error}", hint="See what AWS says of this code")
     if isinstance(error, botocore_errors.BotoCoreError):
-        return ConfigurationError(f"boto3 cannot go on: {error}", mend="Check the settings of AWS")
+        return ConfigurationError(f"boto3 cannot go on: {error}", hint="Check the settings of AWS")
     return None
 
 
@@ -256,7 +256,7 @@ def explained_text(kind: str, text: str) -> DynabeamError | None:
 
 def _no_profile(text: str) -> DynabeamError:
     return CredentialsError(
-        f"{text}", where="AWS_PROFILE", mend="Name a profile of ~/.aws, or unset AWS_PROFILE"
+        f"{text}", where="AWS_PROFILE", hint="Name a profile of ~/.aws, or unset AWS_PROFILE"
     )
 
 
@@ -264,37 +264,37 @@ def _bad_settings(text: str) -> DynabeamError:
     return ConfigurationError(
         f"the settings of AWS cannot be read: {text}",
         where="~/.aws/config, AWS_CONFIG_FILE",
-        mend="Mend that file, or name another",
+        hint="Fix that file, or name another",
     )
 
 
 def _bad_region(text: str) -> DynabeamError:
-    return ConfigurationError(text, where="--region", mend="Give a region such as eu-west-1")
+    return ConfigurationError(text, where="--region", hint="Give a region such as eu-west-1")
 
 
 def _no_identity(text: str) -> DynabeamError:
-    return CredentialsError(f"no AWS credentials can be had: {text}", mend=_CHECK_IDENTITY)
+    return CredentialsError(f"no AWS credentials can be had: {text}", hint=_CHECK_IDENTITY)
 
 
 def _no_proxy(text: str) -> DynabeamError:
     return AwsUnreachableError(
         f"the proxy does not answer: {text}",
         where="HTTPS_PROXY, HTTP_PROXY",
-        mend="Check these variables, or name hosts that need no proxy in NO_PROXY",
+        hint="Check these variables, or name hosts that need no proxy in NO_PROXY",
     )
 
 
 def _untrusted(text: str) -> DynabeamError:
     return AwsUnreachableError(
         f"the endpoint's certificate is not accepted: {text}",
-        mend="Check the endpoint; for an authority of your own set AWS_CA_BUNDLE",
+        hint="Check the endpoint; for an authority of your own set AWS_CA_BUNDLE",
     )
 
 
 def _unreachable(text: str) -> DynabeamError:
     return AwsUnreachableError(
         f"no answer from AWS: {text}",
-        mend="Check --region and --endpoint_url, and that this machine reaches that host",
+        hint="Check --region and --endpoint_url, and that this machine reaches that host",
     )
 
 
@@ -318,7 +318,7 @@ _EXPLAINED: tuple[tuple[tuple[type[BaseException], ...], Callable[[str], Dynabea
 
 
 def statement_to_add(action: str, resource: str) -> str:
-    """The mend of a missing right.
+    """The hint of a missing right.
 
     Args:
         action: The IAM action.

@@ -202,7 +202,7 @@ class GetRecords:
         return StreamError(
             f"the answer to GetRecords has {error}; a page of DynamoDB Streams holds 1 MB",
             where=self._learned.url if self._learned is not None else "GetRecords",
-            mend="Check what answers at this endpoint: it is not DynamoDB Streams",
+            hint="Check what answers at this endpoint: it is not DynamoDB Streams",
         )
 
     def _avoid_if_refused(self, error: Exception) -> bool:

@@ -241,7 +241,7 @@ def permissions(features: Features) -> tuple[Permission, ...]:
         raise ConfigurationError(
             "exports are requested, but there is no bucket for them",
             where="--s3_export_bucket",
-            mend="Give --s3_export_bucket, --export, or --snapshot=never for the stream alone",
+            hint="Give --s3_export_bucket, --export, or --snapshot=never for the stream alone",
         )
     found = [
         *_of_tables(features),

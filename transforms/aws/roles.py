@@ -80,7 +80,7 @@ def _refuse(error: Exception, role: Role) -> None:
         raise AwsAccessError(
             f"AWS refused sts:AssumeRole: {error}",
             where=role.arn,
-            mend=(
+            hint=(
                 "Let the policy of this machine's identity allow sts:AssumeRole on the role, and "
                 "the role's trust policy name that identity and the external id; `dynabeam setup` "
                 "prints both"
@@ -90,5 +90,5 @@ def _refuse(error: Exception, role: Role) -> None:
         raise CredentialsError(
             f"AWS did not accept the credentials that are to assume the role: {error}",
             where=role.arn,
-            mend="Check AWS_PROFILE, the AWS_* environment variables, or this machine's own role",
+            hint="Check AWS_PROFILE, the AWS_* environment variables, or this machine's own role",
         ) from error

@@ -89,7 +89,7 @@ class AwsAccess:
                     where=argument,
                     expected=f"${variable}",
                     found=None,
-                    mend=f"Set {variable} where the pipeline's workers run",
+                    hint=f"Set {variable} where the pipeline's workers run",
                 )
             found[argument] = os.environ[variable]
         return found
@@ -111,7 +111,7 @@ class AwsAccess:
         _ask_for_codes(session)
         if not session.region_name:
             raise ConfigurationError(
-                "no AWS region is known", where="--region", mend="Give --region, e.g. eu-west-1"
+                "no AWS region is known", where="--region", hint="Give --region, e.g. eu-west-1"
             )
         own = _own_credentials(session)
         role = self.bucket_role if service == "s3" else self.role
@@ -171,7 +171,7 @@ def _code_of_person(prompt: str) -> str:
         raise CredentialsError(
             "the profile's role wants an MFA code, and there is nobody to ask",
             where=f"AWS_PROFILE={os.environ.get('AWS_PROFILE', 'default')}",
-            mend="Take a session beforehand, as 'aws sts get-session-token' does, or another role",
+            hint="Take a session beforehand, as 'aws sts get-session-token' does, or another role",
         )
     return getpass.getpass(prompt)
 
@@ -213,12 +213,12 @@ def _own_credentials(session: Any) -> Any:
     except BotoCoreError as error:
         raise CredentialsError(
             f"AWS credentials cannot be loaded: {error}",
-            mend="Check AWS_PROFILE, ~/.aws and the role of this machine",
+            hint="Check AWS_PROFILE, ~/.aws and the role of this machine",
         ) from error
     if found is None:
         raise CredentialsError(
             "no AWS credentials were found",
-            mend=(
+            hint=(
                 "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or run on a "
                 "machine with a role"
             ),

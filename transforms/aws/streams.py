@@ -243,7 +243,7 @@ class Boto3Streams:
             raise StreamError(
                 "this release of boto3 does not hand over the raw answer of GetRecords",
                 where=stream_arn,
-                mend="Install the boto3 release that this release of Dynabeam names",
+                hint="Install the boto3 release that this release of Dynabeam names",
             )
         return body
 
@@ -276,7 +276,7 @@ class Boto3Streams:
             raise StreamError(
                 f"the answer to {operation} cannot be read: {type(error).__name__}: {error}",
                 where=stream_arn,
-                mend="Check what answers at the endpoint: it may not be DynamoDB Streams",
+                hint="Check what answers at the endpoint: it may not be DynamoDB Streams",
             ) from error
         return answer
 

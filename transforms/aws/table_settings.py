@@ -146,14 +146,14 @@ def change(
                 where=f"table {name}",
                 expected=VIEW_TYPE,
                 found=found.view_type,
-                mend="Give --replace_streams",
+                hint="Give --replace_streams",
             )
         if pacing.now() > ends:
             raise TableError(
                 f"it was not on after {pacing.seconds:.0f} s",
                 where=f"table {name}",
                 found="the table is being changed" if not found.active else found.view_type,
-                mend="Run the command again: it goes on where this one stopped",
+                hint="Run the command again: it goes on where this one stopped",
             )
         if found.active:
             _ask(access, found, needs)
@@ -196,5 +196,5 @@ def _call(access: AwsAccess, operation: str, method: str, name: str, **arguments
         raise TableError(
             f"AWS refused {operation}: {error}",
             where=f"table {name}",
-            mend="Mend what the message says, then run the command again",
+            hint="Fix what the message says, then run the command again",
         ) from error

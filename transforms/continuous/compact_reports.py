@@ -17,7 +17,7 @@ from typing import Any
 from dynabeam.transforms.model.report import Report
 from dynabeam.transforms.state.stream_successor import read_us
 
-__all__ = ["condense"]
+__all__ = ["compact"]
 
 _SUMS = {
     "stream": ("changes", "bytes", "pages", "empty_polls", "throttles", "children", "repeats"),
@@ -28,7 +28,7 @@ _SUMS = {
 _SUBJECT = {"stream": "reader", "file": "file", "sink": "sink"}
 
 
-def condense(reports: Iterable[Report]) -> list[Report]:
+def compact(reports: Iterable[Report]) -> list[Report]:
     """The reports, one a subject; may be done bit by bit: what is condensed is condensed again.
 
     Args:

@@ -29,7 +29,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote, unquote
 
-from dynabeam.transforms.dead_letters.store import LetterBox
+from dynabeam.transforms.dead_letters.store import DeadLetterStore
 from dynabeam.transforms.errors import StateError
 from dynabeam.transforms.export.elements import SnapshotRequest, SnapshotRequestCoder
 from dynabeam.transforms.model.report import Report, ReportCoder
@@ -43,7 +43,7 @@ from dynabeam.transforms.runtime.stored_format import (
 from dynabeam.transforms.storage import filesystem
 from dynabeam.transforms.stream.source import StreamSource
 
-__all__ = ["Assignment", "DeploymentFolder"]
+__all__ = ["Assignment", "ControlFolder"]
 
 FORMAT = 1
 _NAME = re.compile(r"[0-9a-f]{64}")
@@ -81,11 +81,11 @@ class Assignment:
         Raises:
             StateError: It is damaged, or of an unknown format.
         """
-        what, mend = "an assignment", "Remove the file and give the command that wrote it again"
+        what, hint = "an assignment", "Remove the file and give the command that wrote it again"
         document = read_document(
-            content, ("sources", "requests"), known=FORMAT, what=what, where=path, mend=mend
+            content, ("sources", "requests"), known=FORMAT, what=what, where=path, hint=hint
         )
-        with damage_told(what, where=path, mend=mend):
+        with damage_told(what, where=path, hint=hint):
             coder = SnapshotRequestCoder()
             return cls(
                 [StreamSource.from_json(each) for each in document["sources"]],
@@ -93,7 +93,7 @@ class Assignment:
             )
 
 
-class DeploymentFolder:
+class ControlFolder:
     """The folder of one deployment.
 
     Args:
@@ -149,7 +149,7 @@ class DeploymentFolder:
             name = os.path.basename(path)
             if name.endswith(".jsonl"):
                 lines = filesystem.read_bytes(path, StateError).splitlines()
-                with damage_told("the stored positions of a table", where=path, mend=_RESTORE):
+                with damage_told("the stored positions of a table", where=path, hint=_RESTORE):
                     found[unquote(name.removesuffix(".jsonl"))] = [
                         self._with_manifest(coder.decode(each)) for each in lines
                     ]
@@ -185,11 +185,11 @@ class DeploymentFolder:
                 "the stored positions name a manifest that cannot be",
                 where=self.path,
                 found=name,
-                mend=_RESTORE,
+                hint=_RESTORE,
             )
         path = self._manifest(name)
         content = filesystem.read_bytes(path, StateError)
-        with damage_told("the manifest of an export", where=path, mend=_RESTORE):
+        with damage_told("the manifest of an export", where=path, hint=_RESTORE):
             document = parse_object(content)
             if hashlib.sha256(content).hexdigest() != name:
                 raise ValueError("it is not the one that was written under its name")
@@ -208,10 +208,10 @@ class DeploymentFolder:
         return filesystem.join(self.path, "generations", f"{quote(table, safe='')}.json")
 
     @property
-    def letters(self) -> LetterBox:
+    def letters(self) -> DeadLetterStore:
         """The dead letters, which all deployments and rounds of a state directory share."""
         # The folder is `<state_dir>/continuous/<id>`.
-        return LetterBox(self.path.rstrip("/").rsplit("/", 2)[0])
+        return DeadLetterStore(self.path.rstrip("/").rsplit("/", 2)[0])
 
     def write_table(self, table: str, state: Mapping[str, Any]) -> None:
         """Keeps the first state of a table that the run found, for the position document."""
@@ -259,7 +259,7 @@ class DeploymentFolder:
             raise StateError(
                 f"another run has taken over: {successor}",
                 where=self.path,
-                mend="Cancel this job; the other one goes on from where it stored its positions",
+                hint="Cancel this job; the other one goes on from where it stored its positions",
             )
 
     def _table(self, table: str) -> str:
@@ -275,7 +275,7 @@ _RESTORE = "Restore the state directory from a copy, or start with a new one"
 
 def _read_table(path: str) -> dict[str, Any]:
     content = filesystem.read_bytes(path, StateError)
-    with damage_told("the first state of a table", where=path, mend=_RESTORE):
+    with damage_told("the first state of a table", where=path, hint=_RESTORE):
         state = parse_object(content)
         Table.from_json(state["table"])
     return state

@@ -24,7 +24,7 @@ from apache_beam.transforms.window import TimestampedValue
 from apache_beam.utils.timestamp import Duration, Timestamp
 
 from dynabeam.transforms.aws.session import AwsAccess
-from dynabeam.transforms.continuous.control_folder import DeploymentFolder
+from dynabeam.transforms.continuous.control_folder import ControlFolder
 from dynabeam.transforms.continuous.discovery import (
     Discovery,
     Finding,
@@ -34,15 +34,15 @@ from dynabeam.transforms.continuous.discovery import (
 from dynabeam.transforms.continuous.discovery_plan import DiscoveryPlan
 from dynabeam.transforms.continuous.stream_ends import read_ends
 from dynabeam.transforms.continuous.stream_successors import Follow, Follower
-from dynabeam.transforms.model.gap_handler import GapRules
+from dynabeam.transforms.model.gap_handler import GapHandler
 from dynabeam.transforms.model.report import Report
 from dynabeam.transforms.model.table import Table
 from dynabeam.transforms.runtime.clock import WallClock, now_us
 from dynabeam.transforms.runtime.poll_tracker import (
-    HeldWatermark,
-    LookState,
-    LookStateCoder,
-    LookTracker,
+    ManualWatermark,
+    PollState,
+    PollStateCoder,
+    PollTracker,
 )
 from dynabeam.transforms.sinks.base import Sink
 
@@ -52,7 +52,7 @@ _UNTOLD_SECONDS = 30
 _SOON_SECONDS = 2
 
 _TRACKER = beam.DoFn.RestrictionParam()
-_ESTIMATOR = beam.DoFn.WatermarkEstimatorParam(HeldWatermark())
+_ESTIMATOR = beam.DoFn.WatermarkEstimatorParam(ManualWatermark())
 
 
 class DiscoverTables(beam.PTransform):
@@ -72,7 +72,7 @@ class DiscoverTables(beam.PTransform):
         access: AwsAccess,
         sinks: Sequence[Sink] = (),
         clock: WallClock = now_us,
-        gap_rules: GapRules | None = None,
+        gap_rules: GapHandler | None = None,
     ) -> None:
         super().__init__()
         self._fn = _DiscoverFn(access, sinks, clock, gap_rules)
@@ -92,7 +92,7 @@ class DiscoverTables(beam.PTransform):
 
 
 @dataclasses.dataclass(frozen=True)
-class Discovered(LookState):
+class Discovered(PollState):
     """The restriction.
 
     Attributes:
@@ -108,8 +108,8 @@ class Discovered(LookState):
     followed: tuple[str, ...] = ()
 
 
-class DiscoveredCoder(LookStateCoder):
-    """What is known, see `LookStateCoder`."""
+class DiscoveredCoder(PollStateCoder):
+    """What is known, see `PollStateCoder`."""
 
     kind = Discovered
     where = "restriction of DiscoverTables"
@@ -123,7 +123,7 @@ class _DiscoverFn(beam.DoFn, RestrictionProvider):
         access: AwsAccess,
         sinks: Sequence[Sink],
         clock: WallClock,
-        gap_rules: GapRules | None = None,
+        gap_rules: GapHandler | None = None,
     ) -> None:
         self._access = access
         self._follower = Follower(access, gap_rules)
@@ -133,8 +133,8 @@ class _DiscoverFn(beam.DoFn, RestrictionProvider):
     def initial_restriction(self, element: bytes) -> Discovered:
         return Discovered()
 
-    def create_tracker(self, restriction: Discovered) -> LookTracker[Discovered]:
-        return LookTracker(restriction)
+    def create_tracker(self, restriction: Discovered) -> PollTracker[Discovered]:
+        return PollTracker(restriction)
 
     def restriction_coder(self) -> DiscoveredCoder:
         return DiscoveredCoder()
@@ -158,7 +158,7 @@ class _DiscoverFn(beam.DoFn, RestrictionProvider):
             if tracker.try_claim(state):
                 tracker.defer_remainder(Duration(seconds=_SOON_SECONDS))
             return
-        folder = DeploymentFolder(element.decode())
+        folder = ControlFolder(element.decode())
         folder.check_current()
         plan, before = DiscoveryPlan.read(folder), read_findings(folder.findings)
         state, pause, found = _with_assigned(state, folder), _UNTOLD_SECONDS, None
@@ -184,9 +184,7 @@ class _DiscoverFn(beam.DoFn, RestrictionProvider):
         _advance(estimator, now)
         tracker.defer_remainder(Duration(seconds=pause))
 
-    def _follow(
-        self, folder: DeploymentFolder, followed: Collection[str], now: int
-    ) -> list[Follow]:
+    def _follow(self, folder: ControlFolder, followed: Collection[str], now: int) -> list[Follow]:
         ends = [each for each in read_ends(folder) if each.stream_arn not in followed]
         return [self._follower.follow(folder, each, now) for each in ends]
 
@@ -217,7 +215,7 @@ def _followed(follows: Sequence[Follow]) -> set[str]:
 
 
 def _carried_out(
-    folder: DeploymentFolder,
+    folder: ControlFolder,
     before: Mapping[str, Finding],
     findings: Mapping[str, Finding],
     follows: Sequence[Follow],
@@ -235,7 +233,7 @@ def _carried_out(
             yield follow.gap.report()
 
 
-def _with_assigned(state: Discovered, folder: DeploymentFolder) -> Discovered:
+def _with_assigned(state: Discovered, folder: ControlFolder) -> Discovered:
     """The state with the tables of assignments that came in meanwhile, by whomever."""
     paths = {os.path.basename(path): path for path in folder.assignments()}
     tables = set(state.tables)

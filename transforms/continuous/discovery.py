@@ -196,7 +196,7 @@ def read_findings(path: str) -> dict[str, Finding]:
     """
     if not filesystem.exists(path):
         return {}
-    with damage_told("what was found", where=path, mend="Delete the file: it is written again"):
+    with damage_told("what was found", where=path, hint="Delete the file: it is written again"):
         document = parse_object(filesystem.read_bytes(path, StateError))
         if document.get("format") != FORMAT:
             raise StateError(
@@ -204,7 +204,7 @@ def read_findings(path: str) -> dict[str, Finding]:
                 where=path,
                 expected=FORMAT,
                 found=document.get("format"),
-                mend="Use the version of Dynabeam that wrote them, or delete the file",
+                hint="Use the version of Dynabeam that wrote them, or delete the file",
             )
         findings = [typed_fields(Finding, each) for each in document["findings"]]
     return {each.table: each for each in findings}

@@ -14,7 +14,7 @@ from typing import Any
 
 from dynabeam.transforms.aws.dynamodb import TableDescription
 from dynabeam.transforms.aws.session import AwsAccess
-from dynabeam.transforms.continuous.control_folder import Assignment, DeploymentFolder
+from dynabeam.transforms.continuous.control_folder import Assignment, ControlFolder
 from dynabeam.transforms.continuous.discovery import Needs
 from dynabeam.transforms.errors import StateError
 from dynabeam.transforms.runtime.clock import now_us
@@ -75,7 +75,7 @@ class DiscoveryPlan:
         return state
 
     def begin(
-        self, folder: DeploymentFolder, access: AwsAccess, found: TableDescription, tables: int
+        self, folder: ControlFolder, access: AwsAccess, found: TableDescription, tables: int
     ) -> None:
         """Has a deployment read a table from now on; may be repeated, and then changes nothing.
 
@@ -96,7 +96,7 @@ class DiscoveryPlan:
         folder.write_table(found.table.name, state)
         folder.assign_once(first_assignment(state), Assignment(sources, requests))
 
-    def write(self, folder: DeploymentFolder) -> None:
+    def write(self, folder: ControlFolder) -> None:
         """Tells a deployment.
 
         Raises:
@@ -114,7 +114,7 @@ class DiscoveryPlan:
         filesystem.write_atomic(folder.discovery, content, StateError)
 
     @classmethod
-    def read(cls, folder: DeploymentFolder) -> DiscoveryPlan | None:
+    def read(cls, folder: ControlFolder) -> DiscoveryPlan | None:
         """What a deployment was told last, None if nothing.
 
         Raises:
@@ -124,16 +124,16 @@ class DiscoveryPlan:
         if not filesystem.exists(path):
             return None
         what = "what to discover"
-        mend = "Stop the job behind a savepoint and give the command that started it again"
+        hint = "Stop the job behind a savepoint and give the command that started it again"
         document = read_document(
             filesystem.read_bytes(path, StateError),
             [each.name for each in dataclasses.fields(cls)],
             known=FORMAT,
             what=what,
             where=path,
-            mend=mend,
+            hint=hint,
         )
-        with damage_told(what, where=path, mend=mend):
+        with damage_told(what, where=path, hint=hint):
             check_name(document["committed"]["state_id"], what="the state's identity", where=path)
             if document["committed"]["attempt"]:
                 check_name(document["committed"]["attempt"], what="the attempt", where=path)

@@ -2,7 +2,7 @@
 """Why a run cannot go on, where the command line looks for it: one small file a table.
 
 A runner that restarts what has failed (Flink) does so for ever, and tells why in its own log only.
-What a restart cannot mend is kept here before it is raised: lost changes under the policy `fail`,
+What a restart cannot fix is kept here before it is raised: lost changes under the policy `fail`,
 and more dead letters than allowed. A command that resumes the run forgets it; if nothing has
 changed, it is soon written again.
 """
@@ -13,15 +13,15 @@ import json
 import os
 from urllib.parse import quote, unquote
 
-from dynabeam.transforms.continuous.control_folder import DeploymentFolder
+from dynabeam.transforms.continuous.control_folder import ControlFolder
 from dynabeam.transforms.errors import DynabeamError, StateError
 from dynabeam.transforms.runtime.stored_format import damage_told
 from dynabeam.transforms.storage import filesystem
 
-__all__ = ["forget_stops", "read_stops", "tell_stop"]
+__all__ = ["clear_fatal_errors", "load_fatal_errors", "record_fatal_error"]
 
 
-def tell_stop(folder: DeploymentFolder, table: str, error: DynabeamError) -> None:
+def record_fatal_error(folder: ControlFolder, table: str, error: DynabeamError) -> None:
     """Keeps why a table stops its run; the last error of a table counts.
 
     Raises:
@@ -33,14 +33,14 @@ def tell_stop(folder: DeploymentFolder, table: str, error: DynabeamError) -> Non
     )
 
 
-def read_stops(folder: DeploymentFolder) -> dict[str, str]:
+def load_fatal_errors(folder: ControlFolder) -> dict[str, str]:
     """Why a run cannot go on: table → its error."""
     found = {}
     for path in filesystem.list_files(folder.stops):
         name = os.path.basename(path)
         if name.endswith(".json"):
-            mend = "Remove the file: the run writes it again if it still cannot go on"
-            with damage_told("why a run cannot go on", where=path, mend=mend):
+            hint = "Remove the file: the run writes it again if it still cannot go on"
+            with damage_told("why a run cannot go on", where=path, hint=hint):
                 why = json.loads(filesystem.read_bytes(path, StateError))
                 if not isinstance(why, str):
                     raise TypeError(f"a text was expected, not {type(why).__name__}")
@@ -48,6 +48,6 @@ def read_stops(folder: DeploymentFolder) -> dict[str, str]:
     return found
 
 
-def forget_stops(folder: DeploymentFolder) -> None:
+def clear_fatal_errors(folder: ControlFolder) -> None:
     """Forgets them, because the run is begun again."""
     filesystem.delete(filesystem.list_files(folder.stops), StateError)

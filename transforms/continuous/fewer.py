@@ -20,7 +20,7 @@ import apache_beam as beam
 from apache_beam.transforms.window import GlobalWindows
 from apache_beam.utils.timestamp import MIN_TIMESTAMP, Timestamp
 
-from dynabeam.transforms.continuous.compact_reports import condense
+from dynabeam.transforms.continuous.compact_reports import compact
 from dynabeam.transforms.model.report import Report
 
 __all__ = ["FewerReports"]
@@ -76,7 +76,7 @@ class _FewerFn(beam.DoFn):
         by_table: dict[str, list[Report]] = {}
         for report in self._waiting:
             by_table.setdefault(report.table, []).append(report)
-        self._waiting = [each for reports in by_table.values() for each in condense(reports)]
+        self._waiting = [each for reports in by_table.values() for each in compact(reports)]
         if not self._waiting or self._monotonic() - self._since < self._seconds:
             return
         for report in self._waiting:

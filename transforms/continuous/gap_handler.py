@@ -5,17 +5,17 @@ from __future__ import annotations
 
 import dataclasses
 
-from dynabeam.transforms.continuous.control_folder import DeploymentFolder
-from dynabeam.transforms.continuous.fatal_errors import tell_stop
+from dynabeam.transforms.continuous.control_folder import ControlFolder
+from dynabeam.transforms.continuous.fatal_errors import record_fatal_error
 from dynabeam.transforms.errors import GapError
 from dynabeam.transforms.model.gap import GapPolicies, GapPolicy
 
-__all__ = ["FolderGapRules"]
+__all__ = ["FolderGapHandler"]
 
 
 @dataclasses.dataclass(frozen=True)
-class FolderGapRules:
-    """See `transforms.model.gap_handler.GapRules`; picklable.
+class FolderGapHandler:
+    """See `transforms.model.gap_handler.GapHandler`; picklable.
 
     Attributes:
         folder: Path of the deployment's folder.
@@ -35,4 +35,4 @@ class FolderGapRules:
         Raises:
             StateError: It cannot be written.
         """
-        tell_stop(DeploymentFolder(self.folder), table, error)
+        record_fatal_error(ControlFolder(self.folder), table, error)

@@ -15,7 +15,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from dynabeam.transforms.continuous.control_folder import DeploymentFolder
+from dynabeam.transforms.continuous.control_folder import ControlFolder
 from dynabeam.transforms.errors import StateError
 from dynabeam.transforms.runtime.stored_format import read_dataclass
 from dynabeam.transforms.storage import filesystem
@@ -40,7 +40,7 @@ class TableGeneration:
             `loading` (exports are requested and loaded), `sweeping` (mirrors are swept).
         policy: `heal` or `resnapshot`: what is done in a step of a repair; empty while settled.
         since_us: While a repair is under way: since when changes are lost, 0 if not known.
-        lost_in: The lowest generation whose gaps the repair mends.
+        lost_in: The lowest generation whose gaps the repair closes.
         plan: `transforms.state.repair_plan.Repair` as JSON once it is made, else None.
         snapshot_us: The moment that the snapshot shows which was loaded before the run, 0 for none.
         asked: The last request for a new snapshot that was taken up; empty for none.
@@ -64,14 +64,14 @@ class TableGeneration:
     ended: Mapping[str, Any] | None = None
     table_id: str = ""
 
-    def write(self, folder: DeploymentFolder, table: str) -> None:
+    def write(self, folder: ControlFolder, table: str) -> None:
         """Replaces the file of a table."""
         document = {"format": FORMAT, **dataclasses.asdict(self)}
         content = json.dumps(document, separators=(",", ":"), sort_keys=True).encode()
         filesystem.write_atomic(folder.generation_file(table), content, StateError)
 
 
-def read_generation(folder: DeploymentFolder, table: str) -> TableGeneration:
+def read_generation(folder: ControlFolder, table: str) -> TableGeneration:
     """The file of a table; one that says nothing if there is none.
 
     Raises:
@@ -81,9 +81,9 @@ def read_generation(folder: DeploymentFolder, table: str) -> TableGeneration:
     if not filesystem.exists(path):
         return TableGeneration()
     what = "the file of a table's generation"
-    mend = "Restore it from a copy, or take over with catch-up rounds"
+    hint = "Restore it from a copy, or take over with catch-up rounds"
     content = filesystem.read_bytes(path, StateError)
-    return read_dataclass(TableGeneration, content, known=FORMAT, what=what, where=path, mend=mend)
+    return read_dataclass(TableGeneration, content, known=FORMAT, what=what, where=path, hint=hint)
 
 
 class FolderGenerations:
@@ -94,7 +94,7 @@ class FolderGenerations:
     """
 
     def __init__(self, folder: str) -> None:
-        self._folder = DeploymentFolder(folder)
+        self._folder = ControlFolder(folder)
 
     def known(self, table: str, *, fresh: bool) -> Known:
         """See `Generations.known`."""

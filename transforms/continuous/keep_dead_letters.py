@@ -10,8 +10,8 @@ from typing import Any
 
 import apache_beam as beam
 
-from dynabeam.transforms.continuous.control_folder import DeploymentFolder
-from dynabeam.transforms.continuous.fatal_errors import tell_stop
+from dynabeam.transforms.continuous.control_folder import ControlFolder
+from dynabeam.transforms.continuous.fatal_errors import record_fatal_error
 from dynabeam.transforms.dead_letters.limit import too_many
 from dynabeam.transforms.model.dead_letter import DeadLetter
 
@@ -44,7 +44,7 @@ class KeepDeadLetters(beam.PTransform):
 
 class _KeepFn(beam.DoFn):
     def __init__(self, folder: str, limit: int | None) -> None:
-        self._folder = DeploymentFolder(folder)
+        self._folder = ControlFolder(folder)
         self._box = self._folder.letters
         self._limit = limit
         self._letters: list[DeadLetter] = []
@@ -81,5 +81,5 @@ class _KeepFn(beam.DoFn):
         found = len(self._box.open_ids())
         if self._limit is not None and found > self._limit:
             error = too_many(found, self._limit, self._box.path, letters)
-            tell_stop(self._folder, letters[-1].table, error)
+            record_fatal_error(self._folder, letters[-1].table, error)
             raise error

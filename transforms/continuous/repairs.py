@@ -29,7 +29,7 @@ from typing import Any
 
 from dynabeam.transforms.aws.dynamodb import continuous_backups, describe_table
 from dynabeam.transforms.aws.session import AwsAccess
-from dynabeam.transforms.continuous.control_folder import Assignment, DeploymentFolder
+from dynabeam.transforms.continuous.control_folder import Assignment, ControlFolder
 from dynabeam.transforms.continuous.generations import TableGeneration, read_generation
 from dynabeam.transforms.continuous.stream_ends import source_of, table_id_of
 from dynabeam.transforms.errors import TableError
@@ -41,7 +41,7 @@ from dynabeam.transforms.sinks.base import Sink
 from dynabeam.transforms.state.coverage import FUZZ_US
 from dynabeam.transforms.state.repair_plan import Lost, Repair, plan_repair
 from dynabeam.transforms.state.repair_sweep import sweep_sinks
-from dynabeam.transforms.state.snapshot_signals import SnapshotOrder, SnapshotOrders
+from dynabeam.transforms.state.snapshot_signals import SnapshotSignal, SnapshotSignals
 
 __all__ = ["RepairSettings", "Repairs", "next_step", "repair_assignment", "step_line"]
 
@@ -87,7 +87,7 @@ class Repairs:
     """
 
     def __init__(
-        self, folder: DeploymentFolder, settings: RepairSettings, clock: WallClock = now_us
+        self, folder: ControlFolder, settings: RepairSettings, clock: WallClock = now_us
     ) -> None:
         self._folder = folder
         self._settings = settings
@@ -127,14 +127,14 @@ class Repairs:
         if asked is not None and after.asked == asked.order_id:
             # Written before the order goes, so that it is neither lost nor taken up again.
             after.write(self._folder, table)
-            SnapshotOrders(self._settings.state_dir).remove(table, asked.order_id)
+            SnapshotSignals(self._settings.state_dir).remove(table, asked.order_id)
         if at.step == after.step == "switching" and at == after and _switched(at, reports):
             return self._plan(table, at, reports)
         return after
 
-    def _asked(self, table: str) -> SnapshotOrder | None:
+    def _asked(self, table: str) -> SnapshotSignal | None:
         """The order of a new snapshot, if there is one that can be carried out."""
-        order = SnapshotOrders(self._settings.state_dir).pending(table)
+        order = SnapshotSignals(self._settings.state_dir).pending(table)
         if order is not None and not self._settings.bucket:
             _LOGGER.warning(
                 "%s: a new snapshot is ordered, but the run has no --s3_export_bucket", table
@@ -231,7 +231,7 @@ def next_step(
     reports: Sequence[Report],
     policy: GapPolicy,
     *,
-    asked: SnapshotOrder | None,
+    asked: SnapshotSignal | None,
     now_us: int,
 ) -> TableGeneration:
     """What the stored reports of a table lead to, as far as that takes no look at anything else.
@@ -264,7 +264,7 @@ def next_step(
             lost_in=at.lost_in or generation,
             plan=None,
             asked=asked.order_id if asked is not None else at.asked,
-            # If anything else is to be mended too, that takes the whole table.
+            # If anything else is to be fixed too, that takes the whole table.
             key_range="" if asked is None or lost or at.step != "settled" else asked.key_range,
         )
     if at.step == "loading" and _loaded(at, reports):

@@ -29,14 +29,14 @@ from apache_beam.transforms.userstate import (
     on_timer,
 )
 
-from dynabeam.transforms.continuous.compact_reports import condense
-from dynabeam.transforms.continuous.control_folder import DeploymentFolder
+from dynabeam.transforms.continuous.compact_reports import compact
+from dynabeam.transforms.continuous.control_folder import ControlFolder
 from dynabeam.transforms.continuous.fewer import FewerReports
 from dynabeam.transforms.continuous.repairs import Repairs, RepairSettings
 from dynabeam.transforms.continuous.stream_ends import stream_end, write_end
 from dynabeam.transforms.model.report import Report, ReportCoder
 from dynabeam.transforms.runtime.clock import WallClock, now_us
-from dynabeam.transforms.runtime.state_cache import weigh_quickly
+from dynabeam.transforms.runtime.state_cache import skip_deep_sizing
 from dynabeam.transforms.runtime.timers import not_before
 from dynabeam.transforms.sinks.base import HELD_SECONDS
 from dynabeam.transforms.telemetry.process_metrics import figures
@@ -93,13 +93,13 @@ class _StoreFn(beam.DoFn):
     def __init__(
         self, folder: str, clock: WallClock, repairs: RepairSettings | None = None
     ) -> None:
-        self._folder = DeploymentFolder(folder)
+        self._folder = ControlFolder(folder)
         self._clock = clock
         self._repairs = None if repairs is None else Repairs(self._folder, repairs, clock)
 
     def setup(self) -> None:
         """Prepares the process for state."""
-        weigh_quickly()
+        skip_deep_sizing()
 
     def process(
         self,
@@ -131,7 +131,7 @@ class _StoreFn(beam.DoFn):
         """
         passed_us = due.read() - STORED_AFTER_US
         decoded = sorted((_decode(each) for each in waiting.read()), key=lambda pair: pair[0])
-        reports = condense([*_reports(stored.read()), *(r for at, r in decoded if at <= passed_us)])
+        reports = compact([*_reports(stored.read()), *(r for at, r in decoded if at <= passed_us)])
         self._folder.check_current()
         self._folder.write_positions(table, reports)
         end = stream_end(table, reports) if table else None

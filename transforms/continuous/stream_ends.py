@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
-from dynabeam.transforms.continuous.control_folder import DeploymentFolder
+from dynabeam.transforms.continuous.control_folder import ControlFolder
 from dynabeam.transforms.continuous.generations import read_generation
 from dynabeam.transforms.errors import StateError
 from dynabeam.transforms.model.report import Report
@@ -98,7 +98,7 @@ def stream_end(table: str, reports: Sequence[Report]) -> StreamEnd | None:
     )
 
 
-def write_end(folder: DeploymentFolder, end: StreamEnd) -> None:
+def write_end(folder: ControlFolder, end: StreamEnd) -> None:
     """Keeps the end of a table's stream.
 
     Raises:
@@ -107,7 +107,7 @@ def write_end(folder: DeploymentFolder, end: StreamEnd) -> None:
     _write(_path(folder, "ends", end.table), dataclasses.asdict(end))
 
 
-def read_ends(folder: DeploymentFolder) -> list[StreamEnd]:
+def read_ends(folder: ControlFolder) -> list[StreamEnd]:
     """The last end of each table whose stream has ended.
 
     Raises:
@@ -117,7 +117,7 @@ def read_ends(folder: DeploymentFolder) -> list[StreamEnd]:
     return [_read_end(each) for each in paths if each.endswith(".json")]
 
 
-def add_followed(folder: DeploymentFolder, table: str, followed: Followed) -> None:
+def add_followed(folder: ControlFolder, table: str, followed: Followed) -> None:
     """Keeps that a stream is read behind another one; repeating it changes nothing.
 
     Raises:
@@ -130,7 +130,7 @@ def add_followed(folder: DeploymentFolder, table: str, followed: Followed) -> No
     _write(_path(folder, "followed", table), {"streams": documents})
 
 
-def read_followed(folder: DeploymentFolder, table: str) -> list[Followed]:
+def read_followed(folder: ControlFolder, table: str) -> list[Followed]:
     """The streams that were begun behind a table's first one, oldest first.
 
     Raises:
@@ -140,11 +140,11 @@ def read_followed(folder: DeploymentFolder, table: str) -> list[Followed]:
     if not filesystem.exists(path):
         return []
     document = _read(path)
-    with damage_told(_WHAT, where=path, mend=_MEND):
+    with damage_told(_WHAT, where=path, hint=_HINT):
         return [typed_fields(Followed, each) for each in document["streams"]]
 
 
-def table_id_of(folder: DeploymentFolder, table: str) -> str:
+def table_id_of(folder: ControlFolder, table: str) -> str:
     """The id of the table that is read under a name; empty if nobody has written it down."""
     followed = read_followed(folder, table)
     if followed:
@@ -156,7 +156,7 @@ def table_id_of(folder: DeploymentFolder, table: str) -> str:
     return str(found.get("table_id", "")) if found else ""
 
 
-def source_of(folder: DeploymentFolder, table: str) -> StreamSource:
+def source_of(folder: ControlFolder, table: str) -> StreamSource:
     """A reader of a table, as the run was told.
 
     Raises:
@@ -174,7 +174,7 @@ def source_of(folder: DeploymentFolder, table: str) -> StreamSource:
     )
 
 
-def _path(folder: DeploymentFolder, kind: str, table: str) -> str:
+def _path(folder: ControlFolder, kind: str, table: str) -> str:
     return filesystem.join(folder.path, kind, f"{quote(table, safe='')}.json")
 
 
@@ -184,23 +184,23 @@ def _write(path: str, document: Mapping[str, Any]) -> None:
 
 
 _WHAT = "what is known of a stream that has ended"
-_MEND = "Restore the state directory from a copy, or start with a new one"
+_HINT = "Restore the state directory from a copy, or start with a new one"
 
 
 def _read_end(path: str) -> StreamEnd:
     document = _read(path)
-    with damage_told(_WHAT, where=path, mend=_MEND):
+    with damage_told(_WHAT, where=path, hint=_HINT):
         return typed_fields(StreamEnd, document)
 
 
 def _read(path: str) -> dict[str, Any]:
-    with damage_told(_WHAT, where=path, mend=_MEND):
+    with damage_told(_WHAT, where=path, hint=_HINT):
         document = parse_object(filesystem.read_bytes(path, StateError))
     if document.pop("format", None) != FORMAT:
         raise StateError(
             f"{_WHAT} is of an unknown format",
             where=path,
             expected=FORMAT,
-            mend="Use the version of Dynabeam that wrote it, or a newer one",
+            hint="Use the version of Dynabeam that wrote it, or a newer one",
         )
     return document

@@ -19,7 +19,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from dynabeam.transforms.aws.dynamodb import TableDescription
 from dynabeam.transforms.aws.errors import AwsErrorKind, classify
 from dynabeam.transforms.aws.session import AwsAccess
-from dynabeam.transforms.continuous.control_folder import Assignment, DeploymentFolder
+from dynabeam.transforms.continuous.control_folder import Assignment, ControlFolder
 from dynabeam.transforms.continuous.discovery import Finding, What
 from dynabeam.transforms.continuous.stream_ends import (
     Followed,
@@ -30,7 +30,7 @@ from dynabeam.transforms.continuous.stream_ends import (
 )
 from dynabeam.transforms.errors import AwsAccessError, DynabeamError, TableError
 from dynabeam.transforms.model.gap import Gap, GapKind, GapPolicy
-from dynabeam.transforms.model.gap_handler import GapRules
+from dynabeam.transforms.model.gap_handler import GapHandler
 from dynabeam.transforms.model.table import Table
 from dynabeam.transforms.state.coverage import FUZZ_US
 from dynabeam.transforms.state.stream_successor import find_sequel, switch_gap
@@ -60,7 +60,7 @@ class Follow:
     followed: Followed | None = None
     sources: tuple[StreamSource, ...] = ()
 
-    def carry_out(self, folder: DeploymentFolder) -> None:
+    def carry_out(self, folder: ControlFolder) -> None:
         """Has the run read the stream that follows; repeating it changes nothing.
 
         Raises:
@@ -83,9 +83,9 @@ class Follower:
     """
 
     access: AwsAccess
-    rules: GapRules | None = None
+    rules: GapHandler | None = None
 
-    def follow(self, folder: DeploymentFolder, end: StreamEnd, now_us: int) -> Follow:
+    def follow(self, folder: ControlFolder, end: StreamEnd, now_us: int) -> Follow:
         """What is to be done behind the end of a stream; does nothing by itself.
 
         Args:
@@ -108,7 +108,7 @@ class Follower:
                 raise
         return Follow(end)
 
-    def _follow(self, folder: DeploymentFolder, end: StreamEnd, now_us: int) -> Follow:
+    def _follow(self, folder: ControlFolder, end: StreamEnd, now_us: int) -> Follow:
         table_id = table_id_of(folder, end.table)
         sequel = find_sequel(self.access, end.table, table_id, end.stream_arn)
         found, following = sequel.description, sequel.next_stream
@@ -145,12 +145,12 @@ class Follower:
         raise error
 
     def _recreated(
-        self, folder: DeploymentFolder, end: StreamEnd, found: TableDescription, now_us: int
+        self, folder: ControlFolder, end: StreamEnd, found: TableDescription, now_us: int
     ) -> Follow:
         problem: DynabeamError | None = TableError(
             "the table was deleted, and there is another one of its name, which is not read",
             where=f"table {end.table}",
-            mend=(
+            hint=(
                 f"Take it in the old one's place with --gaps={end.table}:resnapshot (rows of the "
                 "old one are removed), or replicate it with a --state_dir and sinks of its own"
             ),
@@ -176,7 +176,7 @@ class Follower:
         return _read(folder, end, followed, gap, now_us)
 
     def _why_not_anew(
-        self, folder: DeploymentFolder, end: StreamEnd, found: TableDescription
+        self, folder: ControlFolder, end: StreamEnd, found: TableDescription
     ) -> DynabeamError | None:
         old = source_of(folder, end.table).table
         if found.table.keys != old.keys:
@@ -186,13 +186,13 @@ class Follower:
                 where=f"table {end.table}",
                 expected=str(old.keys),
                 found=str(found.table.keys),
-                mend="Replicate it with a --state_dir and sinks of its own",
+                hint="Replicate it with a --state_dir and sinks of its own",
             )
         return readiness_problem(self.access, found, stream=True, export=True)
 
 
 def _read(
-    folder: DeploymentFolder, end: StreamEnd, followed: Followed, gap: Gap, now_us: int
+    folder: ControlFolder, end: StreamEnd, followed: Followed, gap: Gap, now_us: int
 ) -> Follow:
     source = dataclasses.replace(
         source_of(folder, end.table),

@@ -20,14 +20,14 @@ from apache_beam.transforms.core import RestrictionProvider
 from apache_beam.transforms.window import TimestampedValue
 from apache_beam.utils.timestamp import Duration, Timestamp
 
-from dynabeam.transforms.continuous.control_folder import DeploymentFolder
+from dynabeam.transforms.continuous.control_folder import ControlFolder
 from dynabeam.transforms.export.elements import SnapshotRequest
 from dynabeam.transforms.runtime.clock import WallClock, now_us
 from dynabeam.transforms.runtime.poll_tracker import (
-    HeldWatermark,
-    LookState,
-    LookStateCoder,
-    LookTracker,
+    ManualWatermark,
+    PollState,
+    PollStateCoder,
+    PollTracker,
 )
 from dynabeam.transforms.state.coverage import FUZZ_US
 from dynabeam.transforms.stream.group import SourceGroup, grouped
@@ -39,7 +39,7 @@ LOOK_SECONDS = 10
 _REQUESTS = "requests"
 _SOURCES = "sources"
 _TRACKER = beam.DoFn.RestrictionParam()
-_ESTIMATOR = beam.DoFn.WatermarkEstimatorParam(HeldWatermark())
+_ESTIMATOR = beam.DoFn.WatermarkEstimatorParam(ManualWatermark())
 
 
 class Assigned(NamedTuple):
@@ -75,7 +75,7 @@ class WatchAssignments(beam.PTransform):
 
 
 @dataclasses.dataclass(frozen=True)
-class Seen(LookState):
+class Seen(PollState):
     """The restriction.
 
     Attributes:
@@ -87,8 +87,8 @@ class Seen(LookState):
     next_look_us: int = 0
 
 
-class SeenCoder(LookStateCoder):
-    """What was taken up, see `LookStateCoder`."""
+class SeenCoder(PollStateCoder):
+    """What was taken up, see `PollStateCoder`."""
 
     kind = Seen
     where = "restriction of WatchAssignments"
@@ -104,8 +104,8 @@ class _WatchFn(beam.DoFn, RestrictionProvider):
     def initial_restriction(self, element: str) -> Seen:
         return Seen()
 
-    def create_tracker(self, restriction: Seen) -> LookTracker[Seen]:
-        return LookTracker(restriction)
+    def create_tracker(self, restriction: Seen) -> PollTracker[Seen]:
+        return PollTracker(restriction)
 
     def restriction_coder(self) -> SeenCoder:
         return SeenCoder()
@@ -129,7 +129,7 @@ class _WatchFn(beam.DoFn, RestrictionProvider):
             if tracker.try_claim(seen):
                 tracker.defer_remainder(Duration(seconds=self._look_seconds))
             return
-        folder = DeploymentFolder(element)
+        folder = ControlFolder(element)
         found = {os.path.basename(path): path for path in folder.assignments()}
         new = [name for name in sorted(found) if name not in set(seen.names)]
         after = Seen(
@@ -144,7 +144,7 @@ class _WatchFn(beam.DoFn, RestrictionProvider):
         tracker.defer_remainder(Duration(seconds=self._look_seconds))
 
 
-def _outputs(folder: DeploymentFolder, path: str, now: int) -> Iterator[Any]:
+def _outputs(folder: ControlFolder, path: str, now: int) -> Iterator[Any]:
     """The elements of one assignment, at the time of the look."""
     at = Timestamp(micros=now)
     assignment = folder.read_assignment(path)

@@ -12,11 +12,11 @@ import threading
 from collections.abc import Iterable
 from typing import Any
 
-from dynabeam.transforms.dead_letters.store import LetterBox
+from dynabeam.transforms.dead_letters.store import DeadLetterStore
 from dynabeam.transforms.errors import StateError
 from dynabeam.transforms.model.dead_letter import DeadLetter
 
-__all__ = ["DEFAULT_LIMIT", "LetterLimit", "too_many"]
+__all__ = ["DEFAULT_LIMIT", "DeadLetterLimit", "too_many"]
 
 DEFAULT_LIMIT = 10_000
 """Open dead letters, unless `--max_dead_letters` says otherwise: no job of bad records is fine."""
@@ -24,7 +24,7 @@ DEFAULT_LIMIT = 10_000
 _SHOWN = 3
 
 
-class LetterLimit:
+class DeadLetterLimit:
     """Counts the letters of one round; picklable.
 
     Args:
@@ -33,7 +33,7 @@ class LetterLimit:
         attempt: Tells this round from others of the process.
     """
 
-    def __init__(self, box: LetterBox, limit: int, attempt: str) -> None:
+    def __init__(self, box: DeadLetterStore, limit: int, attempt: str) -> None:
         self._box = box
         self._limit = limit
         self._attempt = attempt
@@ -78,8 +78,8 @@ def too_many(found: int, limit: int, where: str, letters: Iterable[DeadLetter]) 
         where="--max_dead_letters",
         expected=limit,
         found=found,
-        mend=(
-            f"See all with dynabeam dead_letters ({where}); mend the cause, or raise "
+        hint=(
+            f"See all with dynabeam dead_letters ({where}); fix the cause, or raise "
             "--max_dead_letters. Nothing is lost: the next run reads on from the last positions"
         ),
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`PutBack`: dead letters read again, as blocks.
+"""`ReplayDeadLetters`: dead letters read again, as blocks.
 
 A letter of the stream goes through the stream's parser, one of an export through the export's, a
 row that a sink refused is taken as it is. Versions come from the letters, so the order rule and the
@@ -25,14 +25,14 @@ from dynabeam.transforms.model.table import Table
 from dynabeam.transforms.runtime.clock import now_us
 from dynabeam.transforms.stream.records import PageParser
 
-__all__ = ["LettersRead", "PutBack", "read_again"]
+__all__ = ["LettersRead", "ReplayDeadLetters", "reparse"]
 
 _BLOCKS, _DEAD = "blocks", "dead_letters"
 _BUCKETS = 16
 
 
 class LettersRead(NamedTuple):
-    """What `PutBack` gives.
+    """What `ReplayDeadLetters` gives.
 
     Attributes:
         blocks: `PCollection[Block]` for all sinks.
@@ -45,7 +45,7 @@ class LettersRead(NamedTuple):
     dead_letters: Any
 
 
-class PutBack(beam.PTransform):
+class ReplayDeadLetters(beam.PTransform):
     """Reads letters again: `PCollection[DeadLetter]` → `LettersRead`.
 
     Args:
@@ -71,7 +71,7 @@ class _ReadAgainFn(beam.DoFn):
 
     def process(self, element: DeadLetter) -> Iterator[Any]:
         """Reads one letter."""
-        found = read_again(element)
+        found = reparse(element)
         if isinstance(found, DeadLetter):
             yield beam.pvalue.TaggedOutput(_DEAD, found)
             return
@@ -83,7 +83,7 @@ class _ReadAgainFn(beam.DoFn):
             yield beam.pvalue.TaggedOutput(tag, block)
 
 
-def read_again(letter: DeadLetter) -> Sequence[Block] | DeadLetter:
+def reparse(letter: DeadLetter) -> Sequence[Block] | DeadLetter:
     """Reads a letter as its source was read.
 
     Returns:

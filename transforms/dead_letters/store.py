@@ -29,7 +29,7 @@ from dynabeam.transforms.model.dead_letter import DeadLetter
 from dynabeam.transforms.runtime.stored_format import damage_told, parse_object, typed_fields
 from dynabeam.transforms.storage import filesystem
 
-__all__ = ["LetterBox"]
+__all__ = ["DeadLetterStore"]
 
 _OPEN: tuple[Literal["retry", "severe"], ...] = ("retry", "severe")
 _LETTERS = "letters"
@@ -65,7 +65,7 @@ class _Done:
 _RESTORE = "Restore the file from a copy; moving it away loses the letters in it"
 
 
-class LetterBox:
+class DeadLetterStore:
     """Reads, keeps and sets aside dead letters. Picklable; not for several threads at once.
 
     Args:
@@ -270,7 +270,7 @@ class LetterBox:
         done: dict[str, int] = {}
         for place, line in enumerate(filesystem.read_bytes(path, StateError).splitlines()):
             if line.startswith(_DONE_LINE):
-                with damage_told("a piece of dead letters", where=path, mend=_RESTORE):
+                with damage_told("a piece of dead letters", where=path, hint=_RESTORE):
                     mark = typed_fields(_Done, parse_object(line))
                 done[mark.done] = mark.last_us
                 continue

@@ -51,8 +51,8 @@ _FAILURES: Mapping[str, str] = {
     "S3AccessDenied": f"{_WRITING}; if the bucket is another account's, give its owner too",
     "AccessDenied": f"{_WRITING}, and the use of the KMS key if there is one",
 }
-_FAILURE_MEND = "The next run requests a new export, with the options that it is given"
-_GIVEN_MEND = "Give another export, or --s3_export_bucket for a new one"
+_FAILURE_HINT = "The next run requests a new export, with the options that it is given"
+_GIVEN_HINT = "Give another export, or --s3_export_bucket for a new one"
 
 
 class ExportFailedError(ExportError):
@@ -69,14 +69,14 @@ class ExportFailedError(ExportError):
     message: str = ""
 
     @classmethod
-    def of(cls, description: dynamodb.ExportDescription, mend: str) -> ExportFailedError:
+    def of(cls, description: dynamodb.ExportDescription, hint: str) -> ExportFailedError:
         """The error for an export whose description says that it failed."""
         code, message = description.failure_code, description.failure_message
         said = ": ".join(each for each in (code, message) if each) or "DynamoDB does not say why"
         error = cls(
             f"the export failed: {said}",
             where=description.arn,
-            mend=f"{_FAILURES.get(code, 'See the message')}. {mend}",
+            hint=f"{_FAILURES.get(code, 'See the message')}. {hint}",
         )
         error.arn, error.code, error.message = description.arn, code, message
         return error
@@ -94,7 +94,7 @@ class Acquisition:
         sse_algorithm: Encryption of a new export's objects: `AES256`, `KMS` or empty.
         kms_key_id: Key for `KMS`.
         bucket: S3 bucket for new exports, with `prefix` and `bucket_owner`: in the place of what
-            the requests say, which a savepoint may have kept from before it was mended.
+            the requests say, which a savepoint may have kept from before it was fixed.
         prefix: Prefix inside it, or empty.
         bucket_owner: Its account, or empty.
     """
@@ -193,7 +193,7 @@ def acquire(request: SnapshotRequest, known_arn: str, how: Acquisition, *, now_u
         raise ConfigurationError(
             "there is no export to use, and no bucket for a new one",
             where=f"table {request.table.name}",
-            mend="Give --s3_export_bucket, or --export with an export that exists",
+            hint="Give --s3_export_bucket, or --export with an export that exists",
         )
     return _look_at_new(access, request, how, now_us)
 
@@ -237,7 +237,7 @@ def open_export(location: str, how: Acquisition) -> ExportManifest:
             raise _no_aws(location)
         description = dynamodb.describe_export(how.access, location)
         if description.status == "FAILED":
-            raise ExportFailedError.of(description, _GIVEN_MEND)
+            raise ExportFailedError.of(description, _GIVEN_HINT)
         _check_description(description, how)
         if description.status != "COMPLETED":
             raise ExportError(
@@ -245,7 +245,7 @@ def open_export(location: str, how: Acquisition) -> ExportManifest:
                 where=location,
                 expected="COMPLETED",
                 found=description.status,
-                mend="Wait until it is, then run again",
+                hint="Wait until it is, then run again",
             )
         manifest = _manifest_of(description, how)
     manifest.check_type(how.export_type)
@@ -291,7 +291,7 @@ def _judge(
     """Turns a description into a look; a failed or unfit export into an error."""
     if description.status == "FAILED":
         raise ExportFailedError.of(
-            description, _FAILURE_MEND if how.can_request(request) else _GIVEN_MEND
+            description, _FAILURE_HINT if how.can_request(request) else _GIVEN_HINT
         )
     _check_description(description, how)
     described = description.table_arn or table_arn_of_export(description.arn)
@@ -301,7 +301,7 @@ def _judge(
             where=description.arn,
             expected=request.table.arn,
             found=described,
-            mend="Give an export of this table",
+            hint="Give an export of this table",
         )
     if request.table_id and description.table_id not in ("", request.table_id):
         raise ExportError(
@@ -309,7 +309,7 @@ def _judge(
             where=description.arn,
             expected=request.table_id,
             found=description.table_id,
-            mend="Run again: that the table was made again is seen when a run begins",
+            hint="Run again: that the table was made again is seen when a run begins",
         )
     if description.status != "COMPLETED":
         return Look("IN_PROGRESS", description.arn, description)
@@ -325,7 +325,7 @@ def _check_description(description: dynamodb.ExportDescription, how: Acquisition
             "the export has a filter: it is only a part of the table, and a mirror of it would "
             "lack the rest",
             where=description.arn,
-            mend="Export the table without a filter",
+            hint="Export the table without a filter",
         )
     if description.export_type != how.export_type:
         raise ExportError(
@@ -333,7 +333,7 @@ def _check_description(description: dynamodb.ExportDescription, how: Acquisition
             where=description.arn,
             expected=how.export_type,
             found=description.export_type,
-            mend="A mirror starts from a full export; incremental exports come after it",
+            hint="A mirror starts from a full export; incremental exports come after it",
         )
 
 
@@ -343,7 +343,7 @@ def _manifest_of(description: dynamodb.ExportDescription, how: Acquisition) -> E
         raise ExportError(
             "DescribeExport names no manifest though the export is complete",
             where=description.arn,
-            mend="Give the location of its manifest-summary.json instead of the ARN",
+            hint="Give the location of its manifest-summary.json instead of the ARN",
         )
     manifest = load_manifest(location, verify=how.verify)
     if manifest.export_arn != description.arn:
@@ -352,7 +352,7 @@ def _manifest_of(description: dynamodb.ExportDescription, how: Acquisition) -> E
             where=location,
             expected=description.arn,
             found=manifest.export_arn,
-            mend="Request a new export",
+            hint="Request a new export",
         )
     return manifest
 
@@ -428,5 +428,5 @@ def _no_aws(where: str) -> ConfigurationError:
     return ConfigurationError(
         "an export can be requested or found by ARN only with AWS at hand",
         where=where,
-        mend="Give --region and credentials, or --export with the location of an export's files",
+        hint="Give --region and credentials, or --export with the location of an export's files",
     )

@@ -48,7 +48,7 @@ def check_chain(full: ExportManifest, incrementals: Sequence[ExportManifest]) ->
                 where=each.location,
                 expected=f"at most {_shown(covered)}",
                 found=_shown(each.from_us),
-                mend="Add the incremental export of the time between, or start from a newer full "
+                hint="Add the incremental export of the time between, or start from a newer full "
                 "export",
             )
         if each.export_time_us <= covered:
@@ -57,7 +57,7 @@ def check_chain(full: ExportManifest, incrementals: Sequence[ExportManifest]) ->
                 where=each.location,
                 expected=f"after {_shown(covered)}",
                 found=_shown(each.export_time_us),
-                mend="Give incremental exports from the oldest to the newest",
+                hint="Give incremental exports from the oldest to the newest",
             )
         covered, before = max(covered, each.export_time_us), each
 
@@ -73,7 +73,7 @@ def _check_same_table(full: ExportManifest, other: ExportManifest) -> None:
                 where=other.location,
                 expected=expected,
                 found=found,
-                mend="A table that was deleted and made again needs a new full export",
+                hint="A table that was deleted and made again needs a new full export",
             )
 
 

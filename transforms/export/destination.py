@@ -69,7 +69,7 @@ def parse_destination(bucket: str, prefix: str, owner: str) -> Destination:
             "the bucket comes with a prefix, and another prefix is given",
             where="--s3_export_bucket, --s3_export_prefix",
             found=(given, prefix),
-            mend="Give the prefix once",
+            hint="Give the prefix once",
         )
     prefix = prefix or inside
     if not bucket:
@@ -117,7 +117,7 @@ def _tell(problem: Exception, action: str, arn: str, to: Destination) -> None:
         raise ConfigurationError(
             "there is no such bucket for exports",
             where=where,
-            mend=f"Check the name, or make it: aws s3 mb s3://{to.bucket}",
+            hint=f"Check the name, or make it: aws s3 mb s3://{to.bucket}",
         ) from problem
     if isinstance(problem, ParamValidationError):
         _refuse(to.bucket, str(problem))
@@ -153,7 +153,7 @@ def _check_prefix(prefix: str) -> None:
             f"this is no prefix: {wrong}",
             where="--s3_export_prefix",
             found=prefix[:80],
-            mend="Write it like exports/daily",
+            hint="Write it like exports/daily",
         )
 
 
@@ -165,7 +165,7 @@ def _owner(owner: str) -> str:
             where="--s3_export_bucket_owner",
             expected="12 digits",
             found=owner,
-            mend="Give the id of the account that owns the bucket",
+            hint="Give the id of the account that owns the bucket",
         )
     return plain
 
@@ -178,10 +178,10 @@ def _is_address(text: str) -> bool:
     return True
 
 
-def _refuse(given: str, why: str, mend: str = "") -> NoReturn:
+def _refuse(given: str, why: str, hint: str = "") -> NoReturn:
     raise ConfigurationError(
         f"this is no bucket: {why}",
         where="--s3_export_bucket",
         found=given,
-        mend=mend or "Give the name alone, like my-exports",
+        hint=hint or "Give the name alone, like my-exports",
     )

@@ -180,7 +180,7 @@ def repeated_error(
         where=f"table {table.name}, {where}",
         expected="each key once",
         found=found,
-        mend=f"If they were given with --keys, they are not the table's key.{better} If they are "
+        hint=f"If they were given with --keys, they are not the table's key.{better} If they are "
         "those of the table itself, the export is damaged, or two were joined: copy it again",
     )
 

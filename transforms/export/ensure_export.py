@@ -28,10 +28,10 @@ from dynabeam.transforms.export.slices import DEFAULT_RATIO, compression_ratio, 
 from dynabeam.transforms.model.report import Report
 from dynabeam.transforms.runtime.clock import WallClock, now_us
 from dynabeam.transforms.runtime.poll_tracker import (
-    HeldWatermark,
-    LookState,
-    LookStateCoder,
-    LookTracker,
+    ManualWatermark,
+    PollState,
+    PollStateCoder,
+    PollTracker,
 )
 
 __all__ = [
@@ -53,7 +53,7 @@ SLICES = "slices"
 REPORTS = "reports"
 LOOK_SECONDS = 10
 
-_ESTIMATOR = beam.DoFn.WatermarkEstimatorParam(HeldWatermark())
+_ESTIMATOR = beam.DoFn.WatermarkEstimatorParam(ManualWatermark())
 
 
 class Ensured(NamedTuple):
@@ -136,7 +136,7 @@ class _LookOnceFn(beam.DoFn):
 
 
 @dataclasses.dataclass(frozen=True)
-class WaitState(LookState):
+class WaitState(PollState):
     """The restriction: what is left to do for one request.
 
     Attributes:
@@ -150,13 +150,13 @@ class WaitState(LookState):
     attempt: int = 0
 
 
-class WaitStateCoder(LookStateCoder):
-    """Wait states, see `LookStateCoder`."""
+class WaitStateCoder(PollStateCoder):
+    """Wait states, see `PollStateCoder`."""
 
     kind = WaitState
     where = "restriction of WaitForExport"
 
-    def encode(self, value: LookState) -> bytes:
+    def encode(self, value: PollState) -> bytes:
         """Encodes a state; without a failed attempt as before these were counted."""
         encoded = super().encode(value)
         return encoded.replace(b'"attempt":0,', b"", 1)
@@ -173,8 +173,8 @@ class _WaitForExportFn(beam.DoFn, RestrictionProvider):
     def initial_restriction(self, element: SnapshotRequest) -> WaitState:
         return WaitState()
 
-    def create_tracker(self, restriction: WaitState) -> LookTracker[WaitState]:
-        return LookTracker(restriction)
+    def create_tracker(self, restriction: WaitState) -> PollTracker[WaitState]:
+        return PollTracker(restriction)
 
     def restriction_coder(self) -> WaitStateCoder:
         return WaitStateCoder()
@@ -213,7 +213,7 @@ class _WaitForExportFn(beam.DoFn, RestrictionProvider):
             if not self._how.can_request(element):
                 raise
             # The job goes on with its other tables, and asks again with pauses that grow: what the
-            # cause is, only people can mend.
+            # cause is, only people can fix.
             wait_seconds = retry_seconds(state.attempt)
             _LOGGER.warning(
                 "%s; a new export is requested in %d s",

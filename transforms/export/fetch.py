@@ -83,7 +83,7 @@ def fetched(file: DataFile, *, verify: Verify = "strict") -> Iterator[FetchedFil
         try:
             digest = _digest(source, spool)
         except ExportIntegrityError as problem:
-            if problem.mend:
+            if problem.hint:
                 raise
             raise _cut(file.path, problem.what) from problem
         except OSError as problem:
@@ -111,7 +111,7 @@ def _compare(file: DataFile, found: str, verify: Verify) -> tuple[str, ...]:
         where=file.path,
         expected=file.md5,
         found=found,
-        mend=REPACKED,
+        hint=REPACKED,
     )
     if verify == "strict":
         raise error
@@ -122,7 +122,7 @@ def _cut(path: str, problem: object) -> ExportIntegrityError:
     return ExportIntegrityError(
         f"the file cannot be read to its end: {problem}",
         where=path,
-        mend="Run again: what was loaded before is kept",
+        hint="Run again: what was loaded before is kept",
     )
 
 
@@ -131,5 +131,5 @@ def missing_file(path: str, problem: ExportIntegrityError) -> ExportIntegrityErr
     return ExportIntegrityError(
         f"a data file that the manifest lists is not to be had: {problem.what}",
         where=path,
-        mend=_MISSING if problem.mend in ("", filesystem.CHECK_PATH) else problem.mend,
+        hint=_MISSING if problem.hint in ("", filesystem.CHECK_PATH) else problem.hint,
     )

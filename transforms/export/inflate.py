@@ -187,7 +187,7 @@ def _not_gzip(where: str, problem: Exception) -> ExportIntegrityError:
     return ExportIntegrityError(
         f"the file is not whole gzip data: {problem}",
         where=where,
-        mend="Copy the file again from where AWS wrote it; there is no other way, as what is "
+        hint="Copy the file again from where AWS wrote it; there is no other way, as what is "
         "missing cannot be passed over",
     )
 
@@ -221,7 +221,7 @@ def _whole_lines(content: BinaryIO, where: str, piece_bytes: int) -> Generator[b
                     where=where,
                     expected=f"at most {_LONGEST_LINE} bytes",
                     found=f"more than {len(carried)} bytes",
-                    mend="Check that the file is a data file of the export",
+                    hint="Check that the file is a data file of the export",
                 )
     if carried:
         yield carried

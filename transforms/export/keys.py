@@ -72,7 +72,7 @@ def parse_keys(values: Iterable[str]) -> dict[str, tuple[str, ...]]:
             raise _not_keys(value, names)
         if table in found:
             raise ConfigurationError(
-                "the table has its keys given twice", where="--keys", found=value, mend=_FORM
+                "the table has its keys given twice", where="--keys", found=value, hint=_FORM
             )
         found[table] = names
     return found
@@ -114,7 +114,7 @@ def find_keys(
             "an export does not name the table's key. Every item looked at "
             f"({len(items)}) has these attributes that could be: {_shown(candidates)}",
             where=f"table {manifest.table_name}",
-            mend=f"Give --keys={manifest.table_name}:hash or "
+            hint=f"Give --keys={manifest.table_name}:hash or "
             f"--keys={manifest.table_name}:hash,range, or --region and credentials",
         )
     for name in names:
@@ -144,19 +144,19 @@ def _check_unique(items: list[Item], table: Table, manifest: ExportManifest) -> 
 def _no_candidate(
     name: str, names: tuple[str, ...], candidates: Mapping[str, KeyType], table: str
 ) -> ConfigurationError:
-    mend = "Name the table's hash attribute, and its range attribute if there is one"
+    hint = "Name the table's hash attribute, and its range attribute if there is one"
     bare = re.sub(r"\s", "", ",".join(names))
     for each in candidates:
         if "," in each and re.sub(r"\s", "", each) == bare:
             # A comma in a name, which parts names if it is not quoted.
-            mend = f"If it is the one attribute {each!r}: --keys='{table}:{keys_option([each])}'"
+            hint = f"If it is the one attribute {each!r}: --keys='{table}:{keys_option([each])}'"
     return ConfigurationError(
         f"the attribute {name!r} cannot be the key: not every item has it as a text, number or "
         f"binary. {_understood(names)}. Those that could be: {_shown(candidates)}",
         where=f"--keys={table}:{keys_option(names)}",
         expected=sorted(candidates),
         found=name,
-        mend=mend,
+        hint=hint,
     )
 
 
@@ -195,7 +195,7 @@ def _not_keys(value: str, names: tuple[str, ...] | None = None) -> Configuration
     what = "these are no keys"
     if names is not None:
         what += f". {_understood(names)}"
-    return ConfigurationError(what, where="--keys", found=value, mend=_FORM)
+    return ConfigurationError(what, where="--keys", found=value, hint=_FORM)
 
 
 def _sample(manifest: ExportManifest, most_bytes: int) -> list[Item]:
@@ -216,7 +216,7 @@ def _sample(manifest: ExportManifest, most_bytes: int) -> list[Item]:
         raise ExportError(
             "the export has no items, so the types of the key attributes cannot be seen",
             where=manifest.location,
-            mend="Give --region and credentials, so that DescribeTable tells them",
+            hint="Give --region and credentials, so that DescribeTable tells them",
         )
     return items
 

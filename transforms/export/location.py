@@ -54,7 +54,7 @@ def newest_age_us(reuse: str) -> int:
             "the age of the newest export must be a positive number of seconds",
             where="--export",
             found=reuse,
-            mend="Write it like newest:86400",
+            hint="Write it like newest:86400",
         )
     return int(seconds) * 1_000_000
 
@@ -91,7 +91,7 @@ def find_summary(location: str) -> str:
         raise ExportError(
             f"the location cannot be looked at: {problem}",
             where=location,
-            mend="Check that the path is right and that this identity may list and read it",
+            hint="Check that the path is right and that this identity may list and read it",
         ) from problem
     return _the_one(location, found)
 
@@ -102,7 +102,7 @@ def _the_one(location: str, found: list[str]) -> str:
             f"no {SUMMARY_NAME} is there or in any folder below; an export that is still in "
             "progress has none yet",
             where=location,
-            mend="Give the path of an export's folder (…/AWSDynamoDB/<export id>) or of a folder "
+            hint="Give the path of an export's folder (…/AWSDynamoDB/<export id>) or of a folder "
             "above it",
         )
     if len(found) > 1:
@@ -110,6 +110,6 @@ def _the_one(location: str, found: list[str]) -> str:
         raise ExportError(
             f"there are {len(found)} exports below: {listed}",
             where=location,
-            mend="Give the path of one of them",
+            hint="Give the path of one of them",
         )
     return found[0]

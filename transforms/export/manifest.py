@@ -152,7 +152,7 @@ class ExportManifest:
                 where=self.location,
                 expected=expected,
                 found=found,
-                mend="Give the export of this table, or name the table that the export is of",
+                hint="Give the export of this table, or name the table that the export is of",
             )
 
     def check_type(self, expected: ExportType) -> None:
@@ -167,7 +167,7 @@ class ExportManifest:
                 where=self.location,
                 expected=expected,
                 found=self.export_type,
-                mend=(
+                hint=(
                     "A mirror starts from a full export; incremental exports come after it"
                     if expected == "FULL_EXPORT"
                     else "Give an export of type INCREMENTAL_EXPORT"
@@ -244,7 +244,7 @@ class _Checks:
         if expected == found:
             return
         error = ExportIntegrityError(
-            what, where=where, expected=expected, found=found, mend=REPACKED
+            what, where=where, expected=expected, found=found, hint=REPACKED
         )
         if self._verify == "strict":
             raise error
@@ -285,14 +285,14 @@ def _type_of(summary: Mapping[str, Any], path: str) -> ExportType:
             where=path,
             expected=sorted(_TYPES),
             found=version,
-            mend="Check that the file is an export's summary; if AWS has a new version, upgrade",
+            hint="Check that the file is an export's summary; if AWS has a new version, upgrade",
         )
     if summary.get("filterSpecification"):
         raise ExportError(
             "the export has a filter: it is only a part of the table",
             where=path,
             found=summary["filterSpecification"],
-            mend="Export the table without a filter",
+            hint="Export the table without a filter",
         )
     export_type = _TYPES[version]
     told = summary.get("exportType") or export_type
@@ -401,5 +401,5 @@ def _unreadable(where: str, problem: object) -> ExportIntegrityError:
     return ExportIntegrityError(
         f"the manifest cannot be read: {problem}",
         where=where,
-        mend="Check that the file is whole: copy it again from where AWS wrote it",
+        hint="Check that the file is whole: copy it again from where AWS wrote it",
     )

@@ -218,7 +218,7 @@ def _check_count(
         where=part.file.path,
         expected=part.file.item_count,
         found=f"at least {lines}" if at_least else lines,
-        mend=REPACKED,
+        hint=REPACKED,
     )
     if verify == "strict":
         raise error

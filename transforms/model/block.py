@@ -130,7 +130,7 @@ class BlockHeader:
                 where="block header",
                 expected=FORMAT,
                 found=document.get("format"),
-                mend="Upgrade Dynabeam on the workers, or restart from the position document",
+                hint="Upgrade Dynabeam on the workers, or restart from the position document",
             )
         given = {name: document[name] for name in _ALWAYS} | dict(document)
         del given["format"]

@@ -130,7 +130,7 @@ class DeadLetter:
             where=where,
             expected=FORMAT,
             found=found,
-            mend="Use the version of Dynabeam that wrote it, or a newer one",
+            hint="Use the version of Dynabeam that wrote it, or a newer one",
         )
 
 

@@ -140,8 +140,8 @@ class Gap:
         return GapError(
             f"{what} ({self.kind.value}: {self.detail})",
             where=f"table {self.table}{shard}, stream {self.stream_arn}",
-            mend=(
-                "Have it mended with --gaps=heal (incremental exports of the lost time) or "
+            hint=(
+                "Have it repaired with --gaps=heal (incremental exports of the lost time) or "
                 "--gaps=resnapshot (a new full export), or accept the loss with --gaps=continue"
             ),
         )

@@ -13,10 +13,10 @@ from typing import Protocol
 from dynabeam.transforms.errors import GapError
 from dynabeam.transforms.model.gap import GapPolicy
 
-__all__ = ["GapRules"]
+__all__ = ["GapHandler"]
 
 
-class GapRules(Protocol):
+class GapHandler(Protocol):
     """The policies of a run, and who is told that one of them stops it; picklable."""
 
     def of(self, table: str) -> GapPolicy:

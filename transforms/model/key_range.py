@@ -28,7 +28,7 @@ LONGEST_BOUND = 512
 """Bytes of a bound. Mirrors cut keys that are too long for an index; this is far shorter."""
 
 _FORM = re.compile(r'("(?:[^"\\]|\\.)*"|.*?)\.\.(.*)', re.DOTALL)
-_MEND = (
+_HINT = (
     "Write --key_range=FROM..TO, e.g. --key_range=alice..bob; one end may be left out; a text that "
     'holds two dots is written as a JSON string: --key_range=\'"a..b".."c"\''
 )
@@ -127,4 +127,4 @@ def _canonical(end: str, kind: KeyType, keys: KeySchema, text: str) -> bytes:
 
 
 def _refused(what: str, text: str) -> ConfigurationError:
-    return ConfigurationError(what, where="--key_range", found=text, mend=_MEND)
+    return ConfigurationError(what, where="--key_range", found=text, hint=_HINT)

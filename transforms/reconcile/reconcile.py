@@ -39,7 +39,7 @@ from dynabeam.transforms.model.order import newest_per_key, supersedes, without_
 from dynabeam.transforms.model.report import Report
 from dynabeam.transforms.runtime.arrow_ipc import encoded, opened
 from dynabeam.transforms.runtime.keyed_memory import Copies, Copy
-from dynabeam.transforms.runtime.state_cache import weigh_quickly
+from dynabeam.transforms.runtime.state_cache import skip_deep_sizing
 from dynabeam.transforms.runtime.timers import not_before
 from dynabeam.transforms.telemetry.metric_names import NAMESPACE
 from dynabeam.transforms.telemetry.process_metrics import figures
@@ -100,7 +100,7 @@ class _OrderRuleFn(beam.DoFn):
 
     def setup(self) -> None:
         """Prepares the process for state."""
-        weigh_quickly()
+        skip_deep_sizing()
 
     def process(
         self,

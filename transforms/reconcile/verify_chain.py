@@ -36,11 +36,11 @@ from apache_beam.transforms.userstate import (
 
 from dynabeam.transforms.model.block import SCHEMA, Block, BlockHeader
 from dynabeam.transforms.model.gap import Gap, GapKind, GapPolicy
-from dynabeam.transforms.model.gap_handler import GapRules
+from dynabeam.transforms.model.gap_handler import GapHandler
 from dynabeam.transforms.model.report import Report
 from dynabeam.transforms.model.version import decode_version
 from dynabeam.transforms.reconcile.chain_links import Break, ChainMemory, Row
-from dynabeam.transforms.runtime.state_cache import weigh_quickly
+from dynabeam.transforms.runtime.state_cache import skip_deep_sizing
 from dynabeam.transforms.runtime.timers import not_before
 from dynabeam.transforms.values.digests import item_digest
 from dynabeam.transforms.values.keys import decode_key
@@ -71,7 +71,7 @@ class VerifyChain(beam.PTransform):
         self,
         policy_of: Callable[[str], GapPolicy],
         keys: int = KEYS,
-        gap_rules: GapRules | None = None,
+        gap_rules: GapHandler | None = None,
     ) -> None:
         super().__init__()
         self._fn = _ChainFn(policy_of, keys, gap_rules)
@@ -116,7 +116,7 @@ class _ChainFn(beam.DoFn):
     JUDGE = TimerSpec("judge", TimeDomain.WATERMARK)
 
     def __init__(
-        self, policy_of: Callable[[str], GapPolicy], keys: int, gap_rules: GapRules | None
+        self, policy_of: Callable[[str], GapPolicy], keys: int, gap_rules: GapHandler | None
     ) -> None:
         self._policy_of = policy_of
         self._gap_rules = gap_rules
@@ -126,7 +126,7 @@ class _ChainFn(beam.DoFn):
 
     def setup(self) -> None:
         """Prepares the process for state."""
-        weigh_quickly()
+        skip_deep_sizing()
 
     def process(
         self,

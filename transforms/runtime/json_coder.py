@@ -41,6 +41,6 @@ def load_element(encoded: bytes, what: str) -> dict[str, Any]:
             where=what,
             expected=FORMAT,
             found=found,
-            mend="Upgrade Dynabeam on the workers, or restart from the position document",
+            hint="Upgrade Dynabeam on the workers, or restart from the position document",
         )
     return document

@@ -21,11 +21,11 @@ from apache_beam.utils.timestamp import MIN_TIMESTAMP, Timestamp
 from dynabeam.transforms.errors import ValueDecodeError
 from dynabeam.transforms.runtime.stored_format import damage_told, parse_object, typed_fields
 
-__all__ = ["HeldWatermark", "LookState", "LookStateCoder", "LookTracker"]
+__all__ = ["ManualWatermark", "PollState", "PollStateCoder", "PollTracker"]
 
 
 @dataclasses.dataclass(frozen=True)
-class LookState:
+class PollState:
     """What is left to look at; subclasses add what they remember.
 
     Attributes:
@@ -35,10 +35,10 @@ class LookState:
     done: bool = False
 
 
-State = TypeVar("State", bound=LookState)
+State = TypeVar("State", bound=PollState)
 
 
-class LookTracker(iobase.RestrictionTracker, Generic[State]):
+class PollTracker(iobase.RestrictionTracker, Generic[State]):
     """Tracks one element: a claim is the state after a look, at most one per bundle."""
 
     def __init__(self, state: State) -> None:
@@ -86,7 +86,7 @@ class LookTracker(iobase.RestrictionTracker, Generic[State]):
         return False
 
 
-class LookStateCoder(beam.coders.Coder):
+class PollStateCoder(beam.coders.Coder):
     """States as canonical JSON with a format number: savepoints keep them.
 
     Attributes:
@@ -95,15 +95,15 @@ class LookStateCoder(beam.coders.Coder):
     """
 
     FORMAT = 1
-    kind: ClassVar[type[LookState]]
+    kind: ClassVar[type[PollState]]
     where: ClassVar[str]
 
-    def encode(self, value: LookState) -> bytes:
+    def encode(self, value: PollState) -> bytes:
         """Encodes a state."""
         document = {"format": self.FORMAT, **dataclasses.asdict(value)}
         return json.dumps(document, separators=(",", ":"), sort_keys=True).encode()
 
-    def decode(self, encoded: bytes) -> LookState:
+    def decode(self, encoded: bytes) -> PollState:
         """Decodes a state.
 
         Raises:
@@ -118,7 +118,7 @@ class LookStateCoder(beam.coders.Coder):
                 where=self.where,
                 expected=self.FORMAT,
                 found=found,
-                mend="Upgrade Dynabeam on the workers, or restart from the state directory",
+                hint="Upgrade Dynabeam on the workers, or restart from the state directory",
             )
         with damage_told("a restriction", where=self.where, error=ValueDecodeError):
             return typed_fields(self.kind, document)
@@ -127,12 +127,12 @@ class LookStateCoder(beam.coders.Coder):
         """Equal states have equal bytes."""
         return True
 
-    def to_type_hint(self) -> type[LookState]:
+    def to_type_hint(self) -> type[PollState]:
         """The type that this coder carries."""
         return self.kind
 
 
-class HeldWatermark(WatermarkEstimatorProvider):
+class ManualWatermark(WatermarkEstimatorProvider):
     """A watermark that is set by hand; its state is coded, Beam's default would pickle it."""
 
     def initial_estimator_state(self, element: Any, restriction: Any) -> Timestamp:

@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import objsize
 
-__all__ = ["weigh_quickly"]
+__all__ = ["skip_deep_sizing"]
 
 
-def weigh_quickly() -> None:
+def skip_deep_sizing() -> None:
     """Sets it for this process; to be called by `setup` of each transform that has state."""
     # What objsize documents for this: "It can be updated to modify the default behaviour".
     objsize.default_settings.update(exclude_modules_globals=False)

@@ -86,7 +86,7 @@ def check_format(
         where=where,
         expected=max(known),
         found=found,
-        mend=_NEWER,
+        hint=_NEWER,
     )
 
 
@@ -114,7 +114,7 @@ def _refuse_newer(document: Mapping[str, Any], known: Collection[str]) -> None:
 
 
 def read_document(
-    content: bytes, fields: Collection[str], *, known: int, what: str, where: str, mend: str
+    content: bytes, fields: Collection[str], *, known: int, what: str, where: str, hint: str
 ) -> dict[str, Any]:
     """A document as it was written, without its format number.
 
@@ -124,12 +124,12 @@ def read_document(
         known: The format number that this version reads.
         what: The document, for people.
         where: Its path.
-        mend: What to do if it is damaged.
+        hint: What to do if it is damaged.
 
     Raises:
         StateError: It is damaged, or a newer version wrote it.
     """
-    with damage_told(what, where=where, mend=mend):
+    with damage_told(what, where=where, hint=hint):
         document = parse_object(content)
         check_format(document, (known,), what=what, where=where)
     del document["format"]
@@ -138,7 +138,7 @@ def read_document(
 
 
 def read_dataclass(
-    kind: type[Fields], content: bytes, *, known: int, what: str, where: str, mend: str
+    kind: type[Fields], content: bytes, *, known: int, what: str, where: str, hint: str
 ) -> Fields:
     """A dataclass that is stored as a document of its fields; see `read_document`.
 
@@ -146,8 +146,8 @@ def read_dataclass(
         StateError: It is damaged, or a newer version wrote it.
     """
     names = list(_types(typing.cast(Any, kind)))
-    document = read_document(content, names, known=known, what=what, where=where, mend=mend)
-    with damage_told(what, where=where, mend=mend):
+    document = read_document(content, names, known=known, what=what, where=where, hint=hint)
+    with damage_told(what, where=where, hint=hint):
         return typed_fields(kind, document)
 
 
@@ -156,7 +156,7 @@ def damage_told(
     what: str,
     *,
     where: str,
-    mend: str = "",
+    hint: str = "",
     found: object = None,
     error: type[DynabeamError] = StateError,
 ) -> Iterator[None]:
@@ -165,7 +165,7 @@ def damage_told(
     Args:
         what: The document, for people.
         where: Its path.
-        mend: What to do about it.
+        hint: What to do about it.
         found: The document or a part of it, if that helps.
         error: The kind of error to raise. Errors of this kind pass as they are.
 
@@ -182,7 +182,7 @@ def damage_told(
             where=where,
             expected=problem.known,
             found=problem.unknown,
-            mend=_NEWER,
+            hint=_NEWER,
         ) from problem
     except (
         *(ValueError, KeyError, TypeError, AttributeError, IndexError),
@@ -190,7 +190,7 @@ def damage_told(
     ) as problem:
         part = {} if found is None else {"found": found}
         shown = problem.what if isinstance(problem, DynabeamError) else repr(problem)
-        raise error(f"{what} is damaged: {shown}", where=where, mend=mend, **part) from problem
+        raise error(f"{what} is damaged: {shown}", where=where, hint=hint, **part) from problem
 
 
 def parse_object(content: bytes | str) -> dict[str, Any]:
@@ -258,5 +258,5 @@ def check_name(
         where=where,
         expected="letters, digits, '_', '-' and '.'",
         found=name,
-        mend="Somebody has changed the file. Restore it from a copy",
+        hint="Somebody has changed the file. Restore it from a copy",
     )

@@ -244,7 +244,7 @@ class Sink(abc.ABC):
         raise SinkError(
             "this sink is written in rounds only",
             where=f"--sink={self.name}",
-            mend="Use --mode=catch_up with --every, or another sink",
+            hint="Use --mode=catch_up with --every, or another sink",
         )
 
     def check_staged(self, current: Round, reports: Sequence[Report]) -> None:

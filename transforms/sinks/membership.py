@@ -125,7 +125,7 @@ class KnownSink:
                 where=f"sink {place}",
                 expected=" | ".join(get_args(SinkState)),
                 found=f"{kind}, {state}",
-                mend="Use the version of Dynabeam that wrote it, or a newer one",
+                hint="Use the version of Dynabeam that wrote it, or a newer one",
             )
         numbers = ("whole_from", "whole_from_us", "applied", "wrote", "changed_us", "position")
         return typed_fields(

@@ -92,7 +92,7 @@ def open_sink(text: str) -> Sink:
             where=f"--sink={text}",
             expected=" | ".join(schemes()),
             found=uri.scheme,
-            mend="For a folder whose name has a colon in it write ./ in front",
+            hint="For a folder whose name has a colon in it write ./ in front",
         )
     try:
         module = importlib.import_module(entry.module)
@@ -103,7 +103,7 @@ def open_sink(text: str) -> Sink:
         raise SinkError(
             f"the package {error.name!r} is not installed",
             where=f"--sink={text}",
-            mend=f"pip install '{package}'",
+            hint=f"pip install '{package}'",
         ) from error
     sink = getattr(module, entry.name)(uri)
     assert isinstance(sink, Sink)
@@ -127,13 +127,13 @@ def check_capabilities(sinks: Sequence[Sink], facts: RunnerFacts) -> None:
                 "two sinks write to one place",
                 where=f"--sink={sink.name}",
                 found=f"--sink={other.name}",
-                mend="Give each its own path",
+                hint="Give each its own path",
             )
         if facts.continuous and not sink.capabilities.continuous:
             raise ConfigurationError(
                 "this sink is written in rounds, and a continuous run has none",
                 where=f"--sink={sink.name}",
-                mend="Use --mode=catch_up with --every, or another sink",
+                hint="Use --mode=catch_up with --every, or another sink",
             )
         check_place(sink.place, facts, f"--sink={sink.name}")
 
@@ -154,5 +154,5 @@ def check_place(place: str, facts: RunnerFacts, option: str) -> None:
             f"the workers of {facts.runner} do not see this machine's disk",
             where=option,
             found=place,
-            mend="Name an object store (s3:// or gs://), or a runner of this machine",
+            hint="Name an object store (s3:// or gs://), or a runner of this machine",
         )

@@ -87,7 +87,7 @@ def row_options(uri: SinkUri) -> RowOptions:
             error.what,
             where=f"--sink={uri.text}",
             found=uri.option("numbers", ""),
-            mend=error.mend,
+            hint=error.hint,
         ) from error
     layout = uri.choice("layout", "unpacked", ("packed", "unpacked"))
     nested = uri.choice("nested", "dynamodb", ("dynamodb", "plain"))

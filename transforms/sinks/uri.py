@@ -105,7 +105,7 @@ class SinkUri:
                     where=f"--sink={self.text}",
                     expected=" | ".join(sorted(known)),
                     found=name,
-                    mend="Write %3F for a question mark and %26 for an ampersand in a path",
+                    hint="Write %3F for a question mark and %26 for an ampersand in a path",
                 )
 
 
@@ -158,7 +158,7 @@ def local_path(text: str) -> str:
         raise ConfigurationError(
             "the URI names no folder of this machine",
             found=text,
-            mend="Write the path itself, or file:///folder",
+            hint="Write the path itself, or file:///folder",
         )
     return uri.path
 
@@ -174,7 +174,7 @@ def refuse_home(uri: SinkUri) -> None:
             "~ is not resolved in a URI",
             where=f"--sink={uri.text}",
             found=uri.path,
-            mend=f"Write {os.path.expanduser('~')} for it, or ./~ for a folder of this name",
+            hint=f"Write {os.path.expanduser('~')} for it, or ./~ for a folder of this name",
         )
 
 
@@ -198,7 +198,7 @@ def _unreadable(text: str, problem: ValueError) -> ConfigurationError:
         f"the URI cannot be read: {problem}",
         where="--sink",
         found=text,
-        mend="Write a percent sign as %25, a question mark in a path as %3F",
+        hint="Write a percent sign as %25, a question mark in a path as %3F",
     )
 
 
@@ -207,7 +207,7 @@ def _no_uri(text: str) -> ConfigurationError:
         "not a sink URI",
         where="--sink",
         found=text,
-        mend="Write scheme://place, e.g. duckdb:///mirror.duckdb or file:///out?format=parquet",
+        hint="Write scheme://place, e.g. duckdb:///mirror.duckdb or file:///out?format=parquet",
     )
 
 
@@ -219,7 +219,7 @@ def _refuse_clear_password(scheme: str, authority: str, rest: str) -> None:
         raise ConfigurationError(
             "the URI holds a password in clear",
             where=f"--sink={scheme}://{host}",
-            mend="Write it by reference, e.g. user:${env:PGPASSWORD}@host",
+            hint="Write it by reference, e.g. user:${env:PGPASSWORD}@host",
         )
     # What follows the colon is no port, so it may be the beginning of a password.
     if "@" in rest and not login and not _PORTS.fullmatch(authority):
@@ -227,7 +227,7 @@ def _refuse_clear_password(scheme: str, authority: str, rest: str) -> None:
             "there is an @ behind the first slash or question mark: a user or password that holds "
             "one cannot be told from the host",
             where=f"--sink={scheme}://…",
-            mend="Write a password by reference, user:${env:PGPASSWORD}@host, and in a user %2F "
+            hint="Write a password by reference, user:${env:PGPASSWORD}@host, and in a user %2F "
             "for a slash and %3F for a question mark",
         )
 

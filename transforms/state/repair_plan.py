@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How lost changes are mended: by which exports, and what is swept once they are loaded.
+"""How lost changes are repaired: by which exports, and what is swept once they are loaded.
 
 A repair makes the table's generation one higher. It is planned after all readers of the table have
 switched to the new generation, so two things hold, and nothing depends on which reader met the gap:

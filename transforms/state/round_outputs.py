@@ -25,8 +25,8 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.transforms.window import GlobalWindows
 
-from dynabeam.transforms.dead_letters.limit import LetterLimit
-from dynabeam.transforms.dead_letters.store import LetterBox
+from dynabeam.transforms.dead_letters.limit import DeadLetterLimit
+from dynabeam.transforms.dead_letters.store import DeadLetterStore
 from dynabeam.transforms.errors import StateError
 from dynabeam.transforms.model.dead_letter import DeadLetter
 from dynabeam.transforms.model.report import Report, ReportCoder
@@ -117,7 +117,7 @@ class WriteDeadLetters(beam.PTransform):
         StateError: While running, if there are too many.
     """
 
-    def __init__(self, path: str, limit: LetterLimit | None = None) -> None:
+    def __init__(self, path: str, limit: DeadLetterLimit | None = None) -> None:
         super().__init__()
         self._path = path
         self._limit = limit
@@ -131,7 +131,7 @@ class WriteDeadLetters(beam.PTransform):
 class _PiecesFn(beam.DoFn):
     """Writes letters as they come; what a bundle that failed wrote is named by nobody."""
 
-    def __init__(self, path: str, limit: LetterLimit | None) -> None:
+    def __init__(self, path: str, limit: DeadLetterLimit | None) -> None:
         self._folder = _piece_folder(path)
         self._limit = limit
         self._lines: list[bytes] = []
@@ -220,7 +220,7 @@ def read_kept_dead_letters(path: str) -> Iterator[DeadLetter]:
             yield from map(DeadLetter.from_line, _lines_of(piece))
 
 
-def keep_outcome(box: LetterBox, staged: Iterable[DeadLetter], retried: str) -> None:
+def keep_outcome(box: DeadLetterStore, staged: Iterable[DeadLetter], retried: str) -> None:
     """Stores what a round could not handle, and sets aside what it put back; may be repeated.
 
     Args:
@@ -232,7 +232,7 @@ def keep_outcome(box: LetterBox, staged: Iterable[DeadLetter], retried: str) -> 
         box.keep(staged)
         return
     what = "the list of the letters that were put back"
-    with damage_told(what, where=retried, mend=_RESTORE):
+    with damage_told(what, where=retried, hint=_RESTORE):
         document = parse_object(filesystem.read_bytes(retried, StateError))
         check_format(document, (_FORMAT,), what=what, where=retried)
         if not isinstance(document["max_retries"], int):
@@ -280,7 +280,7 @@ def _piece_folder(path: str) -> str:
 
 def _piece_of(path: str, line: bytes) -> tuple[str, int]:
     """Path of a piece, and how many letters it has."""
-    with damage_told("the list of a round's dead letters", where=path, mend=_RESTORE):
+    with damage_told("the list of a round's dead letters", where=path, hint=_RESTORE):
         piece = typed_fields(_Piece, parse_object(line))
         name = check_name(piece.piece, what="the name of a piece of dead letters", where=path)
     return filesystem.join(_piece_folder(path), name), piece.letters
@@ -339,6 +339,6 @@ def _lost(what: str, path: str, found: str | None) -> StateError:
         where=path,
         expected="a file whose last line says how many there are",
         found="none" if found is None else found,
-        mend="Name a --state_dir that every worker sees, such as one in an object store, then run "
+        hint="Name a --state_dir that every worker sees, such as one in an object store, then run "
         "again: the round is repeated",
     )

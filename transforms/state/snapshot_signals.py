@@ -19,13 +19,13 @@ from dynabeam.transforms.errors import StateError
 from dynabeam.transforms.runtime.stored_format import read_dataclass
 from dynabeam.transforms.storage import filesystem
 
-__all__ = ["SnapshotOrder", "SnapshotOrders"]
+__all__ = ["SnapshotSignal", "SnapshotSignals"]
 
 FORMAT = 1
 
 
 @dataclasses.dataclass(frozen=True)
-class SnapshotOrder:
+class SnapshotSignal:
     """An order.
 
     Attributes:
@@ -41,7 +41,7 @@ class SnapshotOrder:
     key_range: str = ""
 
 
-class SnapshotOrders:
+class SnapshotSignals:
     """The orders of a state directory.
 
     Args:
@@ -51,14 +51,14 @@ class SnapshotOrders:
     def __init__(self, state_dir: str) -> None:
         self._folder = filesystem.join(state_dir, "requests")
 
-    def give(self, order: SnapshotOrder) -> None:
+    def give(self, order: SnapshotSignal) -> None:
         """Writes an order; of several for a table only the newest counts."""
         document = {"format": FORMAT, **dataclasses.asdict(order)}
         content = json.dumps(document, separators=(",", ":"), sort_keys=True).encode()
         name = f"{order.at_us:020d}-{quote(order.order_id, safe='')}.json"
         filesystem.write_atomic(filesystem.join(self._of(order.table), name), content, StateError)
 
-    def pending(self, table: str) -> SnapshotOrder | None:
+    def pending(self, table: str) -> SnapshotSignal | None:
         """The newest order of a table that was not taken up yet.
 
         Raises:
@@ -104,7 +104,7 @@ class SnapshotOrders:
         return [*(each for each in found if each == former), *sorted(mine)]
 
 
-def _read(path: str) -> SnapshotOrder:
-    what, mend = "the order of a snapshot", "Remove the file and order the snapshot again"
+def _read(path: str) -> SnapshotSignal:
+    what, hint = "the order of a snapshot", "Remove the file and order the snapshot again"
     content = filesystem.read_bytes(path, StateError)
-    return read_dataclass(SnapshotOrder, content, known=FORMAT, what=what, where=path, mend=mend)
+    return read_dataclass(SnapshotSignal, content, known=FORMAT, what=what, where=path, hint=hint)

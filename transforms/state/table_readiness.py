@@ -61,7 +61,7 @@ def readiness_problem(
             where=f"table {name}, status",
             expected="ACTIVE",
             found=description.status,
-            mend="Wait until it is created, or leave it out",
+            hint="Wait until it is created, or leave it out",
         )
     problem = stream_problem(name, description) if stream else None
     if problem is None and export:
@@ -79,7 +79,7 @@ def stream_problem(name: str, description: TableDescription) -> TableError | Non
         return TableError(
             "the table has no stream, so its changes cannot be captured",
             where=f"table {name}",
-            mend=f"Turn it on: {turn_on} (or give --snapshot=only)",
+            hint=f"Turn it on: {turn_on} (or give --snapshot=only)",
         )
     if description.stream_view_type != _VIEW:
         return TableError(
@@ -87,7 +87,7 @@ def stream_problem(name: str, description: TableDescription) -> TableError | Non
             where=f"table {name}, stream view type",
             expected=_VIEW,
             found=description.stream_view_type,
-            mend=(
+            hint=(
                 "A view type cannot be changed: turn the stream off (StreamEnabled=false), then "
                 f"on again: {turn_on}. The new stream begins empty"
             ),
@@ -102,7 +102,7 @@ def recovery_problem(name: str, window: RecoveryWindow) -> TableError | None:
     return TableError(
         "point-in-time recovery is off, and an export needs it",
         where=f"table {name}",
-        mend=(
+        hint=(
             "Turn it on: aws dynamodb update-continuous-backups --table-name "
             f"{name} --point-in-time-recovery-specification "
             "PointInTimeRecoveryEnabled=true"

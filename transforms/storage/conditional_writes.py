@@ -49,7 +49,7 @@ from botocore.parsers import ResponseParserError
 from dynabeam.transforms.aws.beam_s3 import s3_client
 from dynabeam.transforms.errors import CredentialsError, DynabeamError, StateError
 from dynabeam.transforms.storage import filesystem
-from dynabeam.transforms.storage.s3_answers import LISTING_MEND, is_missing, refusal, withheld
+from dynabeam.transforms.storage.s3_answers import LISTING_HINT, is_missing, refusal, withheld
 
 __all__ = ["Tagged", "check_conditions", "put_if_absent", "put_if_match", "read_with_tag"]
 
@@ -156,7 +156,7 @@ def check_conditions(path: str, written: Tagged, error: type[DynabeamError] = St
             f"the object store passes over conditions: it wrote though {header} did not hold, so "
             "two runs could not be told apart",
             where=path,
-            mend=_USE_ANOTHER,
+            hint=_USE_ANOTHER,
         )
 
 
@@ -183,7 +183,7 @@ def _put(path: str, content: bytes, tag: str | None, error: type[DynabeamError])
     raise error(
         f"whether the file was written is not known: {problem}",
         where=path,
-        mend="Check the network and the object store, then run again",
+        hint="Check the network and the object store, then run again",
     ) from problem
 
 
@@ -228,7 +228,7 @@ class _Local(_Store):
                 raise self._error(
                     f"the file cannot be written: {problem.strerror}",
                     where=path,
-                    mend="Give another place, or the right to write this one",
+                    hint="Give another place, or the right to write this one",
                 ) from problem
             found = self.read(path)
             if (found.tag if found else None) != tag:
@@ -298,13 +298,13 @@ class _S3(_Store):
         if held is not None:
             return held
         if status == HTTPStatus.FORBIDDEN:
-            also = LISTING_MEND if action == "s3:GetObject" else ""
+            also = LISTING_HINT if action == "s3:GetObject" else ""
             return refusal(str(problem), path, action, also=also)
         if status == HTTPStatus.NOT_IMPLEMENTED or code in _UNSUPPORTED:
             return self._error(
                 f"the object store has no conditional writes, which keep two runs apart: {problem}",
                 where=path,
-                mend=_USE_ANOTHER,
+                hint=_USE_ANOTHER,
             )
         if status == HTTPStatus.CONFLICT or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             return _UnsureError(str(problem))
@@ -314,7 +314,7 @@ class _S3(_Store):
         return self._error(
             f"the object cannot be {verb}: {problem}",
             where=path,
-            mend="Check that the bucket and the path are right",
+            hint="Check that the bucket and the path are right",
         )
 
 
@@ -369,7 +369,7 @@ class _GCS(_Store):
             return self._error(
                 f"Google Cloud Storage refused it: {problem}",
                 where=path,
-                mend=f"Give this identity {right} on the bucket",
+                hint=f"Give this identity {right} on the bucket",
             )
         unsure = status in (0, HTTPStatus.TOO_MANY_REQUESTS)
         if unsure or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
@@ -377,7 +377,7 @@ class _GCS(_Store):
         return self._error(
             f"the object cannot be {verb}: {problem}",
             where=path,
-            mend="Check that the bucket and the path are right",
+            hint="Check that the bucket and the path are right",
         )
 
 
@@ -392,7 +392,7 @@ def _store(path: str, error: type[DynabeamError]) -> _Store:
     raise error(
         f"{scheme}:// has no conditional writes, which keep two runs apart",
         where=path,
-        mend="Give a local path, s3:// or gs://",
+        hint="Give a local path, s3:// or gs://",
     )
 
 
@@ -426,7 +426,7 @@ def _gcs() -> _GcsPackages:
         raise StateError(
             f"the package {problem.name!r} is not installed",
             where="gs://",
-            mend="pip install 'dynabeam[dataflow]'",
+            hint="pip install 'dynabeam[dataflow]'",
         ) from problem
     # The exceptions of `requests`, which carries the requests of Google's client, are OSErrors.
     failures = (exceptions.GoogleAPICallError, GoogleAuthError, OSError)

@@ -35,7 +35,7 @@ from dynabeam.transforms.storage.fence import check_fence
 from dynabeam.transforms.storage.s3_answers import (
     CHECK_PATH,
     ELSEWHERE,
-    LISTING_MEND,
+    LISTING_HINT,
     is_known_missing,
     is_missing,
     read_error,
@@ -135,9 +135,9 @@ def check_folder(path: str, error: type[DynabeamError]) -> str:
     """
     there = nearest_existing(path)
     if not os.path.isdir(there):
-        raise error("the folder cannot be made: a file is in the way", where=there, mend=ELSEWHERE)
+        raise error("the folder cannot be made: a file is in the way", where=there, hint=ELSEWHERE)
     if not os.access(there, os.W_OK | os.X_OK):
-        raise error("the folder cannot be written", where=there, mend=ELSEWHERE)
+        raise error("the folder cannot be written", where=there, hint=ELSEWHERE)
     return there
 
 
@@ -164,12 +164,12 @@ def check_bucket(path: str, error: type[DynabeamError]) -> None:
                 "the bucket does not exist",
                 where=path,
                 found=bucket,
-                mend=f"Correct its name, or make it: aws s3 mb s3://{bucket}",
+                hint=f"Correct its name, or make it: aws s3 mb s3://{bucket}",
             ) from problem
         if kind is AwsErrorKind.FORBIDDEN:
-            mend = statement_to_add("s3:ListBucket", f"arn:aws:s3:::{bucket}")
+            hint = statement_to_add("s3:ListBucket", f"arn:aws:s3:::{bucket}")
             what = f"AWS refused s3:ListBucket: {problem}"
-            raise AwsAccessError(what, where=path, mend=mend) from problem
+            raise AwsAccessError(what, where=path, hint=hint) from problem
         if kind is AwsErrorKind.CREDENTIALS:
             raise CredentialsError(str(problem), where=path) from problem
         if not isinstance(problem, (BotoCoreError, ClientError)):
@@ -177,7 +177,7 @@ def check_bucket(path: str, error: type[DynabeamError]) -> None:
         hint = "Check the bucket's name and region, and --endpoint_url"
         if code in ("PermanentRedirect", "301", "AuthorizationHeaderMalformed"):
             hint = "The bucket is in another region: correct --region"
-        raise error(f"S3 does not serve the bucket: {problem}", where=path, mend=hint) from problem
+        raise error(f"S3 does not serve the bucket: {problem}", where=path, hint=hint) from problem
 
 
 def exists(path: str) -> bool:
@@ -196,7 +196,7 @@ def exists(path: str) -> bool:
                     return False
             except ClientError as other:
                 raise BeamIOError("the object cannot be seen", {path: other}) from other
-            refuse_forbidden(problem, path, also=LISTING_MEND)
+            refuse_forbidden(problem, path, also=LISTING_HINT)
             raise BeamIOError("the object cannot be seen", {path: problem}) from problem
     return cast(bool, FileSystems.exists(path))
 
@@ -292,7 +292,7 @@ def open_for_reading(path: str, error: type[DynabeamError]) -> BinaryIO:
             return open(path, "rb")
         except OSError as problem:
             raise error(
-                f"the file cannot be read: {problem.strerror}", where=path, mend=CHECK_PATH
+                f"the file cannot be read: {problem.strerror}", where=path, hint=CHECK_PATH
             ) from problem
     try:
         if _is_s3(path):
@@ -399,7 +399,7 @@ def write_atomic(path: str, content: bytes, error: type[DynabeamError]) -> None:
         _sync_folder(os.path.dirname(path) or ".")
     except OSError as problem:
         raise error(
-            f"the file cannot be written: {problem.strerror}", where=path, mend=ELSEWHERE
+            f"the file cannot be written: {problem.strerror}", where=path, hint=ELSEWHERE
         ) from problem
 
 

@@ -293,7 +293,7 @@ class Lease:
                 "anything more",
                 where=self._path,
                 found=now_held_by,
-                mend="Nothing is lost: the other run goes on from the last committed round",
+                hint="Nothing is lost: the other run goes on from the last committed round",
             )
         )
 
@@ -308,7 +308,7 @@ class Lease:
             f"the lease of the state directory could not be renewed for {self._seconds:.0f} s, so "
             f"another run may have taken over; this one stops without writing anything more{why}",
             where=self._path,
-            mend="Run again: it goes on from the last committed round",
+            hint="Run again: it goes on from the last committed round",
         )
 
     def _document(self, *, released: bool = False) -> bytes:
@@ -356,7 +356,7 @@ def _in_use(path: str, found: _Found) -> StateInUseError:
         "another run is using the state directory",
         where=path.rpartition("/")[0],
         found=found.holder,
-        mend="Wait for it or stop it, or give this run its own --state_dir",
+        hint="Wait for it or stop it, or give this run its own --state_dir",
     )
 
 
@@ -364,8 +364,8 @@ def _read(path: str) -> _Found | None:
     tagged = read_with_tag(path)
     if tagged is None:
         return None
-    mend = "If no run uses the directory, delete this file"
-    with damage_told("the lease of the state directory", where=path, mend=mend):
+    hint = "If no run uses the directory, delete this file"
+    with damage_told("the lease of the state directory", where=path, hint=hint):
         document = parse_object(tagged.content)
         if "format" not in document:
             return _read_old(path, tagged, document)
@@ -391,5 +391,5 @@ def _read_old(path: str, tagged: Tagged, document: dict[str, Any]) -> _Found:
         "another run, of an older version, is using the state directory",
         where=path.rpartition("/")[0],
         found=holder,
-        mend=f"Stop it, or delete {path} if it died",
+        hint=f"Stop it, or delete {path} if it died",
     )

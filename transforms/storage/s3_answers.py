@@ -17,7 +17,7 @@ from dynabeam.transforms.errors import AwsAccessError, DynabeamError
 __all__ = [
     "CHECK_PATH",
     "ELSEWHERE",
-    "LISTING_MEND",
+    "LISTING_HINT",
     "is_known_missing",
     "is_missing",
     "read_error",
@@ -28,10 +28,10 @@ __all__ = [
 ]
 
 CHECK_PATH = "Check that the path is right and that this identity may read it"
-"""The mend of a file that cannot be had, if no better one is known."""
+"""The hint of a file that cannot be had, if no better one is known."""
 ELSEWHERE = "Give another place, or the right to write this one"
-"""The mend of a place that cannot be written."""
-LISTING_MEND = (
+"""The hint of a place that cannot be written."""
+LISTING_HINT = (
     ", and s3:ListBucket on the bucket: without it S3 does not tell that an object is missing"
 )
 _KMS_ACTION = re.compile(r"not authorized to perform: (kms:\w+)(?: on resource: (arn:[^\s\"]+))?")
@@ -83,27 +83,27 @@ def write_error(problem: Exception, path: str, error: type[DynabeamError]) -> Dy
     if held is not None:
         return held
     refuse_forbidden(problem, path, "s3:PutObject")
-    return error(f"the file cannot be written: {problem}", where=path, mend=ELSEWHERE)
+    return error(f"the file cannot be written: {problem}", where=path, hint=ELSEWHERE)
 
 
 def read_error(problem: Exception, path: str, error: type[DynabeamError]) -> DynabeamError:
-    """What a failed reading means; without a mend if it may pass by itself.
+    """What a failed reading means; without a hint if it may pass by itself.
 
     Raises:
         AwsAccessError: S3 refused it for want of a right.
     """
     if not isinstance(problem, S3ClientError):
-        mend = CHECK_PATH if isinstance(problem, FileNotFoundError) else ""
-        return error(f"the file cannot be read: {problem}", where=path, mend=mend)
+        hint = CHECK_PATH if isinstance(problem, FileNotFoundError) else ""
+        return error(f"the file cannot be read: {problem}", where=path, hint=hint)
     text = str(problem.message or problem)
     held = withheld(text, path, error)
     if held is not None:
         return held
     if problem.code == HTTPStatus.FORBIDDEN and is_known_missing(path):
-        return error("the file does not exist", where=path, mend=CHECK_PATH)
+        return error("the file does not exist", where=path, hint=CHECK_PATH)
     refuse_forbidden(problem, path)
-    mend = CHECK_PATH if problem.code in (HTTPStatus.NOT_FOUND, HTTPStatus.BAD_REQUEST) else ""
-    return error(f"the file cannot be read: {text}", where=path, mend=mend)
+    hint = CHECK_PATH if problem.code in (HTTPStatus.NOT_FOUND, HTTPStatus.BAD_REQUEST) else ""
+    return error(f"the file cannot be read: {text}", where=path, hint=hint)
 
 
 def withheld(text: str, path: str, error: type[DynabeamError]) -> DynabeamError | None:
@@ -123,7 +123,7 @@ def withheld(text: str, path: str, error: type[DynabeamError]) -> DynabeamError 
             "the object is archived: its storage class (Glacier) gives nothing out before it is "
             "restored",
             where=path,
-            mend=f"Restore the object: aws s3api restore-object --bucket {bucket} --key {key} "
+            hint=f"Restore the object: aws s3api restore-object --bucket {bucket} --key {key} "
             "--restore-request Days=7 (and all others of its folder), wait until that is done, "
             "then run again",
         )
@@ -131,7 +131,7 @@ def withheld(text: str, path: str, error: type[DynabeamError]) -> DynabeamError 
         return error(
             f"the key that encrypts the object cannot be used: {text}",
             where=path,
-            mend="Turn the KMS key on again, or take a place that needs none",
+            hint="Turn the KMS key on again, or take a place that needs none",
         )
     return None
 
@@ -145,7 +145,7 @@ def refuse_forbidden(
         problem: What S3 or the filesystem said.
         path: What it was about.
         action: The right that it takes.
-        also: More that the mend has to say.
+        also: More that the hint has to say.
 
     Raises:
         AwsAccessError: S3 refused the action.
@@ -162,7 +162,7 @@ def refusal(text: str, path: str, action: str, *, also: str = "") -> AwsAccessEr
         text: The answer.
         path: What it was about.
         action: The right that it takes.
-        also: More that the mend has to say if it is this right.
+        also: More that the hint has to say if it is this right.
     """
     place = path.removeprefix("s3://")
     if action == "s3:ListBucket":
@@ -176,5 +176,5 @@ def refusal(text: str, path: str, action: str, *, also: str = "") -> AwsAccessEr
         action, resource = "kms:Decrypt", "the ARN of the key that encrypts it"
     if action.startswith("kms:"):
         also = ", and allow the same in the key's own policy if it is another account's"
-    mend = statement_to_add(action, resource) + also
-    return AwsAccessError(f"AWS refused {action}: {text}", where=path, mend=mend)
+    hint = statement_to_add(action, resource) + also
+    return AwsAccessError(f"AWS refused {action}: {text}", where=path, hint=hint)

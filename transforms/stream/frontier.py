@@ -282,7 +282,7 @@ class Frontier:
                 where="frontier",
                 expected=FORMAT,
                 found=document.get("format"),
-                mend="Use the version of Dynabeam that wrote it, or a newer one",
+                hint="Use the version of Dynabeam that wrote it, or a newer one",
             )
         # A field that is not there would be read as none of its shards, none of its time.
         given = {name: document[name] for name in _ALWAYS} | dict(document)

@@ -121,7 +121,7 @@ def patiently(
                 raise StreamError(
                     f"{action} failed {throttles + failures} times in a row: {error}",
                     where=where,
-                    mend="Let fewer readers share the account's call rates, or check the network "
+                    hint="Let fewer readers share the account's call rates, or check the network "
                     "and the service's health; then run again",
                 ) from error
             sleep(pacing.after_failures(throttles or failures))

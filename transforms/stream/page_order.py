@@ -57,7 +57,7 @@ def _fall(where: str, one: str, other: str, why: str) -> StreamError:
         f"the sequence numbers of a shard do not rise as they have to ({why}): "
         f"{one} is followed by {other}",
         where=where,
-        mend="Run again; if it stays, something between here and the service changes answers",
+        hint="Run again; if it stays, something between here and the service changes answers",
     )
 
 

@@ -36,7 +36,7 @@ from dynabeam.transforms.aws.streams import StreamsClient, connect
 from dynabeam.transforms.errors import GapError
 from dynabeam.transforms.model.block import Block
 from dynabeam.transforms.model.dead_letter import DeadLetter
-from dynabeam.transforms.model.gap_handler import GapRules
+from dynabeam.transforms.model.gap_handler import GapHandler
 from dynabeam.transforms.model.report import Report
 from dynabeam.transforms.stream.frontier import Frontier, FrontierCoder
 from dynabeam.transforms.stream.gather import oldest_event_us
@@ -111,7 +111,7 @@ class ReadStream(beam.PTransform):
         connect: Connect = connect,
         *,
         generations: Generations | None = None,
-        gap_rules: GapRules | None = None,
+        gap_rules: GapHandler | None = None,
     ) -> None:
         super().__init__()
         if until not in ("tip", "forever"):
@@ -154,7 +154,7 @@ class _Read(beam.DoFn, RestrictionProvider):
         connect: Connect,
         *,
         generations: Generations | None = None,
-        gap_rules: GapRules | None = None,
+        gap_rules: GapHandler | None = None,
     ) -> None:
         self._generations = generations
         self._gap_rules = gap_rules

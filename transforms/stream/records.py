@@ -291,7 +291,7 @@ class PageParser:
             if needed in _NEEDS[op] and image is None:
                 raise ValueDecodeError(
                     f"a record of event {name} has no {needed}",
-                    mend="Give the table's stream the view type NEW_AND_OLD_IMAGES",
+                    hint="Give the table's stream the view type NEW_AND_OLD_IMAGES",
                 )
         keys = msgspec.json.decode(_needed(inner, "Keys", "dynamodb"))
         if not isinstance(keys, dict):

@@ -115,7 +115,7 @@ class StreamSource:
                 where="stream source",
                 expected=FORMAT,
                 found=document.get("format"),
-                mend="Use the version of Dynabeam that wrote it, or a newer one",
+                hint="Use the version of Dynabeam that wrote it, or a newer one",
             )
         values = {key: value for key, value in document.items() if key != "format"}
         frontier = values["frontier"]
@@ -158,15 +158,15 @@ beam.coders.registry.register_coder(StreamSource, StreamSourceCoder)
 
 
 def _timestamp_us(text: str) -> int:
-    mend = f"Give {TRIM_HORIZON}, {LATEST} or a time like 2026-01-31T12:00:00Z"
+    hint = f"Give {TRIM_HORIZON}, {LATEST} or a time like 2026-01-31T12:00:00Z"
     try:
         moment = datetime.fromisoformat(text.replace("Z", "+00:00").replace("z", "+00:00"))
     except ValueError as error:
         raise ConfigurationError(
-            "not a place where a stream can be begun", where="start", found=text, mend=mend
+            "not a place where a stream can be begun", where="start", found=text, hint=hint
         ) from error
     if moment.tzinfo is None:
         raise ConfigurationError(
-            "the time at which to begin has no time zone", where="start", found=text, mend=mend
+            "the time at which to begin has no time zone", where="start", found=text, hint=hint
         )
     return (moment - _EPOCH) // timedelta(microseconds=1)

@@ -223,7 +223,7 @@ class Steps:
             raise StreamError(
                 f"GetRecords said {work.refuted} times that the shard is at its end, and it is not",
                 where=f"shard {position.shard_id}, stream {self._source.stream_arn}",
-                mend="See what answers in the service's place: a proxy, an endpoint of your own",
+                hint="See what answers in the service's place: a proxy, an endpoint of your own",
             )
         if self.claim(Moved(self.frontier, self.frontier.with_shard(after))):
             work.sure = work.caught_up = False
@@ -548,7 +548,7 @@ class Steps:
             raise StreamError(
                 f"there is no such stream: {error}",
                 where=f"table {self._source.table.name}, stream {self._source.stream_arn}",
-                mend="Give the ARN of the table's latest stream",
+                hint="Give the ARN of the table's latest stream",
             ) from error
         emptied = dataclasses.replace(self.frontier, shards=(), pending=())
         if self.frontier.shards:
@@ -572,7 +572,7 @@ class Steps:
                 raise StreamError(
                     f"{action} was throttled {work.throttles} times in a row: {error}",
                     where=f"stream {self._source.stream_arn}",
-                    mend="Let fewer readers share the stream or the account's call rates",
+                    hint="Let fewer readers share the stream or the account's call rates",
                 ) from error
             return self._pacing.after_failures(work.throttles)
         if kind is AwsErrorKind.UNREACHABLE or isinstance(error, StreamError):
@@ -586,5 +586,5 @@ class Steps:
             raise StreamError(
                 f"{action} failed {work.failures} times in a row: {error}",
                 where=f"table {self._source.table.name}, stream {self._source.stream_arn}",
-                mend="Check the network and the service's health, then run again",
+                hint="Check the network and the service's health, then run again",
             ) from error

@@ -39,7 +39,7 @@ def check_installed() -> None:
         raise ConfigurationError(
             "Prometheus's client is not installed",
             where="--metrics_port",
-            mend="pip install 'dynabeam[metrics]'",
+            hint="pip install 'dynabeam[metrics]'",
         )
 
 

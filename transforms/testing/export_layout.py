@@ -68,7 +68,7 @@ def iso_millis(moment: datetime) -> str:
     """
     if moment.tzinfo is None:
         raise ConfigurationError(
-            "A time without a time zone is ambiguous", found=moment, mend="Pass an aware datetime"
+            "A time without a time zone is ambiguous", found=moment, hint="Pass an aware datetime"
         )
     in_utc = moment.astimezone(timezone.utc)
     return f"{in_utc:%Y-%m-%dT%H:%M:%S}.{in_utc.microsecond // 1000:03d}Z"

@@ -50,7 +50,7 @@ class NetChange:
             raise ConfigurationError(
                 "A net change needs an old or a new image",
                 where=f"key {dict(self.keys)!r}",
-                mend="Leave out keys that were created and deleted inside the window",
+                hint="Leave out keys that were created and deleted inside the window",
             )
 
 

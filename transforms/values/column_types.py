@@ -163,7 +163,7 @@ class NumberType:
             raise ConfigurationError(
                 "Numbers are kept as 'text' or 'decimal(p,s)' with 1 <= p <= 38 and 0 <= s <= p",
                 found=text,
-                mend=f"Use {DEFAULT_NUMBERS!r} or 'text'",
+                hint=f"Use {DEFAULT_NUMBERS!r} or 'text'",
             )
         return cls(int(match[1]), int(match[2]))
 

@@ -46,7 +46,7 @@ from dynabeam.transforms.values.column_types import (
     NumberType,
 )
 from dynabeam.transforms.values.python_values import shown
-from dynabeam.transforms.values.row_decoder import FEW_ROWS, unpack_few
+from dynabeam.transforms.values.row_decoder import SMALL_BATCH_ROWS, unpack_few
 from dynabeam.transforms.values.unpacked_columns import NestedForm, UnpackedColumns, batch_of
 from dynabeam.transforms.values.value_texts import compacted, extract_values, object_names
 
@@ -86,7 +86,7 @@ def unpack(
     if isinstance(images, pa.ChunkedArray):
         images = images.combine_chunks()
     number_type = NumberType.parse(numbers) if isinstance(numbers, str) else numbers
-    if len(images) <= FEW_ROWS:
+    if len(images) <= SMALL_BATCH_ROWS:
         unpacked = unpack_few(images, types, number_type, nested)
         if unpacked is not None:
             return unpacked

@@ -33,9 +33,9 @@ from dynabeam.transforms.values.numbers import normalise_number
 from dynabeam.transforms.values.plain_json import plain_value_json
 from dynabeam.transforms.values.unpacked_columns import NestedForm, UnpackedColumns, batch_of
 
-__all__ = ["FEW_ROWS", "FewCells", "FewDecoder", "unpack_few"]
+__all__ = ["SMALL_BATCH_ROWS", "FewCells", "RowDecoder", "unpack_few"]
 
-FEW_ROWS = 250
+SMALL_BATCH_ROWS = 250
 """Up to here this way is taken. It breaks even at 500 to 1,000 images of 300 to 650 bytes, see
 `tests/benchmarks/unpack_images.py`, but holds the interpreter all the while."""
 
@@ -65,7 +65,7 @@ class FewCells:
     unfit_numbers: int = 0
 
 
-class FewDecoder:
+class RowDecoder:
     """Decodes images to the same columns again and again.
 
     Args:
@@ -113,7 +113,7 @@ def unpack_few(
     Returns:
         The columns; None if an image is odd.
     """
-    few = FewDecoder(types, numbers, nested).cells(images.cast(pa.binary()).to_pylist())
+    few = RowDecoder(types, numbers, nested).cells(images.cast(pa.binary()).to_pylist())
     if few is None:
         return None
     columns = [

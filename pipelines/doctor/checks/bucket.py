@@ -31,12 +31,12 @@ def bucket_findings(examination: Examination) -> Iterator[Finding]:
                 bucket,
                 "there is no such bucket" if classify(error) is AwsErrorKind.GONE else str(error),
                 why="an export to it is accepted, and fails minutes later",
-                mend=f"Check --s3_export_bucket, or make it: aws s3 mb s3://{bucket} --region "
+                hint=f"Check --s3_export_bucket, or make it: aws s3 mb s3://{bucket} --region "
                 f"{region}",
             )
             return
     except BotoCoreError as error:
-        yield failure("bucket", bucket, str(error), mend="Check the bucket's name and the network")
+        yield failure("bucket", bucket, str(error), hint="Check the bucket's name and the network")
         return
     where = _region(answer)
     if where and where != region:
@@ -45,7 +45,7 @@ def bucket_findings(examination: Examination) -> Iterator[Finding]:
             bucket,
             f"in {where}, the tables are in {region}",
             why="AWS charges the traffic between regions, and it takes longer",
-            mend=f"Give a bucket in {region}",
+            hint=f"Give a bucket in {region}",
         )
         return
     yield ok("bucket", bucket, f"there{f', in {where}' if where else ''}")

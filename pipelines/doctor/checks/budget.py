@@ -52,7 +52,7 @@ def budget_of(counts: dict[str, int], *, continuous: bool, pacing: Pacing | None
             f"{text}, {listings:.1f} listings a second",
             why=f"the account has {_LISTINGS_A_SECOND} DescribeStream calls a second, for all "
             "that read its streams",
-            mend="Spread the tables over several accounts, or start them one after the other",
+            hint="Spread the tables over several accounts, or start them one after the other",
         )
     if continuous and poll > _SLOW_POLL:
         return warning(
@@ -60,6 +60,6 @@ def budget_of(counts: dict[str, int], *, continuous: bool, pacing: Pacing | None
             subject,
             text,
             why="a change waits so long before it is read",
-            mend="Give more workers (--parallelism) and more --readers",
+            hint="Give more workers (--parallelism) and more --readers",
         )
     return ok("budget", subject, text)

@@ -74,7 +74,7 @@ def _of_error(bucket: str, error: BotoCoreError | ClientError) -> BucketEncrypti
             bucket,
             f"not seen: {why_not}",
             why=_WHY,
-            mend=f"Look: aws s3api get-bucket-encryption --bucket {bucket}. If there is a key, "
+            hint=f"Look: aws s3api get-bucket-encryption --bucket {bucket}. If there is a key, "
             f"{_PRINT}",
         )
     )
@@ -95,7 +95,7 @@ def _of_key(examination: Examination, key: str) -> BucketEncryption:
                 bucket,
                 f"SSE-KMS with {key or 'the key aws/s3'}, which means a key of each account's own",
                 why="what is written with a key of one account may be unreadable to the other",
-                mend="Let the bucket's owner name a key by its ARN: aws s3api "
+                hint="Let the bucket's owner name a key by its ARN: aws s3api "
                 f"put-bucket-encryption --bucket {bucket}; then {_PRINT}",
             )
         )
@@ -113,6 +113,6 @@ def _of_key(examination: Examination, key: str) -> BucketEncryption:
             bucket,
             f"SSE-KMS with {key}, and policies take the key's own ARN",
             why=_WHY,
-            mend=f"Ask for it: aws kms describe-key --key-id {key}; then {_PRINT}",
+            hint=f"Ask for it: aws kms describe-key --key-id {key}; then {_PRINT}",
         )
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One line of `dynabeam doctor`: what was looked at, how it is, why that matters, what mends it."""
+"""One line of `dynabeam doctor`: what was looked at, how it is, why that matters, how to fix it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Finding:
         status: `ok`, `warning` (a run may work) or `failure` (it will not).
         text: How it is.
         why: Why that matters, if it is not well.
-        mend: What to do, with the command.
+        hint: What to do, with the command.
         action: The IAM action, of a right.
         resource: Its resource.
     """
@@ -31,7 +31,7 @@ class Finding:
     status: Literal["ok", "warning", "failure"]
     text: str
     why: str = ""
-    mend: str = ""
+    hint: str = ""
     action: str = ""
     resource: str = ""
 
@@ -45,22 +45,22 @@ def ok(check: str, subject: str, text: str) -> Finding:
     return Finding(check, subject, "ok", text)
 
 
-def warning(check: str, subject: str, text: str, *, why: str = "", mend: str = "") -> Finding:
+def warning(check: str, subject: str, text: str, *, why: str = "", hint: str = "") -> Finding:
     """Something may be wrong, or costs; a run may work."""
-    return Finding(check, subject, "warning", text, why, mend)
+    return Finding(check, subject, "warning", text, why, hint)
 
 
-def failure(check: str, subject: str, text: str, *, why: str = "", mend: str = "") -> Finding:
+def failure(check: str, subject: str, text: str, *, why: str = "", hint: str = "") -> Finding:
     """Something is wrong, and a run will not work."""
-    return Finding(check, subject, "failure", text, why, mend)
+    return Finding(check, subject, "failure", text, why, hint)
 
 
 def of_error(check: str, subject: str, error: DynabeamError, *, why: str = "") -> Finding:
     """The finding of an error that a run would stop with."""
-    mend = error.mend.rstrip(".")
+    hint = error.hint.rstrip(".")
     text = str(error).removesuffix(".")
     if subject in error.where:
         text = text.removeprefix(f"{error.where}: ")
-    if mend:
-        text = text.removesuffix(mend).rstrip().removesuffix(".")
-    return Finding(check, subject, "failure", text, why, mend)
+    if hint:
+        text = text.removesuffix(hint).rstrip().removesuffix(".")
+    return Finding(check, subject, "failure", text, why, hint)

@@ -33,7 +33,7 @@ def identity_findings(examination: Examination) -> Iterator[Finding]:
             region,
             f"AWS does not say who we are: {error}",
             why="AWS answers nobody that it does not know",
-            mend="Check the network, AWS_PROFILE and the AWS_* variables, renew an expired "
+            hint="Check the network, AWS_PROFILE and the AWS_* variables, renew an expired "
             "session, and try: aws sts get-caller-identity",
         )
         return
@@ -46,11 +46,11 @@ def clock_finding(theirs: datetime, ours: datetime) -> Finding:
     """Compares AWS's clock with this machine's."""
     seconds = abs((ours - theirs).total_seconds())
     text = f"{seconds:.0f} s from AWS's clock"
-    mend = "Set the clock: sudo timedatectl set-ntp true"
+    hint = "Set the clock: sudo timedatectl set-ntp true"
     if seconds > _REFUSED_SECONDS:
         why = "AWS refuses signatures that are five minutes off"
-        return failure("clock", "this machine", text, why=why, mend=mend)
+        return failure("clock", "this machine", text, why=why, hint=hint)
     if seconds > _NOTABLE_SECONDS:
         why = "ages and lags are reckoned by this clock, and AWS refuses five minutes"
-        return warning("clock", "this machine", text, why=why, mend=mend)
+        return warning("clock", "this machine", text, why=why, hint=hint)
     return ok("clock", "this machine", text)

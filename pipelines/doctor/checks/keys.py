@@ -25,7 +25,7 @@ def table_key_findings(access: AwsAccess, key_arns: Sequence[str]) -> Iterator[F
                 arn,
                 f"its state cannot be seen: {error}",
                 why="a key that is off makes the table unreadable",
-                mend=f"Look at it with: aws kms describe-key --key-id {arn}",
+                hint=f"Look at it with: aws kms describe-key --key-id {arn}",
             )
             continue
         why = "the table, its stream and its exports cannot be read without it"
@@ -57,4 +57,4 @@ def _finding(arn: str, key: Any, why: str) -> Finding:
     if state == "PendingDeletion":
         turn_on = f"Keep it: aws kms cancel-key-deletion --key-id {arn}; then turn it on: aws kms "
         turn_on += f"enable-key --key-id {arn}"
-    return failure("key", arn, f"the key is {state}", why=why, mend=turn_on)
+    return failure("key", arn, f"the key is {state}", why=why, hint=turn_on)

@@ -39,6 +39,6 @@ def check_quickly(options: ReplicateOptions, stream: TextIO) -> None:
     for each in findings:
         if each.status == "failure":
             why = f" ({each.why})" if each.why else ""
-            raise ConfigurationError(f"{each.text}{why}", where=each.subject, mend=each.mend)
+            raise ConfigurationError(f"{each.text}{why}", where=each.subject, hint=each.hint)
         if each.status == "warning":
-            stream.write(f"warning: {each.subject}: {each.text}. {each.mend}\n")
+            stream.write(f"warning: {each.subject}: {each.text}. {each.hint}\n")

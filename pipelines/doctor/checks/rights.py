@@ -95,13 +95,13 @@ def _finding(right: _Right, outcome: Outcome) -> Finding:
         "ok",
         outcome.text,
         why=f"it is needed to {permission.purpose}",
-        mend="Add this statement to the policy of the identity that runs it, or print the whole "
+        hint="Add this statement to the policy of the identity that runs it, or print the whole "
         f"policy with 'dynabeam setup': {json.dumps(statement)}",
         action=action,
         resource=resource,
     )
     if outcome.kind == "allowed":
-        return dataclasses.replace(found, why="", mend="")
+        return dataclasses.replace(found, why="", hint="")
     if outcome.kind == "denied":
         if permission.optional:
             return dataclasses.replace(found, status="warning")
@@ -110,5 +110,5 @@ def _finding(right: _Right, outcome: Outcome) -> Finding:
         found,
         status="warning",
         text=f"not seen: {outcome.text}",
-        mend=f"See that the policy has it: {json.dumps(statement)}",
+        hint=f"See that the policy has it: {json.dumps(statement)}",
     )

@@ -75,7 +75,7 @@ def _of_rounds(options: ReplicateOptions) -> Finding:
         facts.runner,
         f"its workers do not see this machine's disk, where {', '.join(local)} is",
         why="what they write there nobody would find",
-        mend="Name an object store (s3:// or gs://), or leave --runner out",
+        hint="Name an object store (s3:// or gs://), or leave --runner out",
     )
 
 
@@ -99,7 +99,7 @@ def _endpoint(runner: str, name: str, place: str) -> Finding:
             runner,
             f"{name}={place} cannot be reached: {error}",
             why=_WHY,
-            mend=f"Start it, or correct {name}; from here it has to be reachable by TCP",
+            hint=f"Start it, or correct {name}; from here it has to be reachable by TCP",
         )
 
 
@@ -113,7 +113,7 @@ def _java(runner: str) -> Finding:
         runner,
         "there is no Java on this machine",
         why="FlinkRunner starts Flink's job server here, which is a Java program",
-        mend="Install Java 11 or 17, or name a running job server: --runner=PortableRunner "
+        hint="Install Java 11 or 17, or name a running job server: --runner=PortableRunner "
         "--job_endpoint=HOST:8099",
     )
 
@@ -127,7 +127,7 @@ def _prism(location: str) -> Finding:
             "PrismRunner",
             f"--prism_location={location}: there is no such file",
             why=_WHY,
-            mend="Correct the path, or leave the option out: Beam then downloads Prism",
+            hint="Correct the path, or leave the option out: Beam then downloads Prism",
         )
     cache = os.path.expanduser(_PRISM_CACHE)
     if os.path.isdir(cache) and os.listdir(cache):
@@ -137,7 +137,7 @@ def _prism(location: str) -> Finding:
         "PrismRunner",
         "Prism is not on this machine yet",
         why="Beam downloads it at the start, from GitHub",
-        mend="Without access to GitHub give --prism_location=PATH",
+        hint="Without access to GitHub give --prism_location=PATH",
     )
 
 
@@ -151,6 +151,6 @@ def _dataflow(runner: ContinuousRunner) -> Finding:
             runner.facts.runner,
             f"{' and '.join(missing)} not given",
             why="Dataflow starts no job without",
-            mend="Give --project=PROJECT --temp_location=gs://BUCKET/tmp",
+            hint="Give --project=PROJECT --temp_location=gs://BUCKET/tmp",
         )
     return ok("runner", runner.facts.runner, "options are complete; the service is not asked")

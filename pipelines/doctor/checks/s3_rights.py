@@ -123,7 +123,7 @@ class S3Attempts:
                     uri,
                     f"the object of {len(_BODY)} bytes that --probe_writes wrote is still there",
                     why="the right to delete it is not needed for a run, and not there",
-                    mend=f"aws s3 rm {uri}",
+                    hint=f"aws s3 rm {uri}",
                 )
 
     def _list(self, s3: Any, common: dict[str, str], prefixes: Sequence[str]) -> Outcome:

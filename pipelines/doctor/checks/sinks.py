@@ -55,7 +55,7 @@ def sink_findings(
     given = {sink.place for sink in sinks}
     for each in dropped:
         if each.place not in given:
-            yield warning("sink", each.uri, each.describe(), mend="Give it again to bring it up")
+            yield warning("sink", each.uri, each.describe(), hint="Give it again to bring it up")
 
 
 def _of_sink(state: State, sink: Sink) -> Iterator[Finding]:
@@ -76,13 +76,13 @@ def _of_sink(state: State, sink: Sink) -> Iterator[Finding]:
         yield of_error("sink", sink.name, error, why=_WHY)
         return
     if joins:
-        mend = "Give --s3_export_bucket: a mirror is loaded from an export"
+        hint = "Give --s3_export_bucket: a mirror is loaded from an export"
         yield warning(
             "sink",
             sink.name,
             "; ".join(each.removeprefix(f"{sink.name}: ") for each in found.notes),
             why="the run that it is given to brings it up",
-            mend=mend if found.sinks[sink.place].kind == "mirror" else "",
+            hint=hint if found.sinks[sink.place].kind == "mirror" else "",
         )
         return
     known = found.sinks[sink.place]

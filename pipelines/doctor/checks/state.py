@@ -41,7 +41,7 @@ def state_findings(path: str, *, needed: int) -> Iterator[Finding]:
             path,
             f"it cannot be looked into: {error}",
             why=_WHY,
-            mend="See the findings of the rights on this folder",
+            hint="See the findings of the rights on this folder",
         )
         return
     if state.number or state.tables:
@@ -55,10 +55,10 @@ def state_findings(path: str, *, needed: int) -> Iterator[Finding]:
 def room_finding(path: str, free: int, needed: int) -> Finding:
     """Whether there is room for what a round stages."""
     text = f"{free >> 20:,} MiB free"
-    mend = "Free some, give another --state_dir, or a smaller --round_bytes"
+    hint = "Free some, give another --state_dir, or a smaller --round_bytes"
     if free < needed:
-        return failure("room", path, text, why=f"a round may need {needed >> 20:,} MiB", mend=mend)
+        return failure("room", path, text, why=f"a round may need {needed >> 20:,} MiB", hint=hint)
     if free < _LITTLE:
         why = "a round that finds no room fails, and is repeated"
-        return warning("room", path, text, why=why, mend=mend)
+        return warning("room", path, text, why=why, hint=hint)
     return ok("room", path, text)

@@ -50,8 +50,8 @@ def _table(name: str, description: TableDescription) -> Finding:
     text = f"{description.status}, {description.item_count:,} items"
     if description.status != "ACTIVE":
         why = "a table that is being made or deleted cannot be exported"
-        mend = f"Wait for it: aws dynamodb wait table-exists --table-name {name}"
-        return warning("table", name, text, why=why, mend=mend)
+        hint = f"Wait for it: aws dynamodb wait table-exists --table-name {name}"
+        return warning("table", name, text, why=why, hint=hint)
     return ok("table", name, text)
 
 
@@ -78,5 +78,5 @@ def _unseen_recovery(name: str) -> Finding:
         name,
         "not seen, as dynamodb:DescribeContinuousBackups is not allowed; a run does not need it",
         why="if no export is young enough, a new one is requested, which takes recovery",
-        mend=f"See that it is on: aws dynamodb describe-continuous-backups --table-name {name}",
+        hint=f"See that it is on: aws dynamodb describe-continuous-backups --table-name {name}",
     )

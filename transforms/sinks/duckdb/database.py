@@ -189,7 +189,7 @@ def read_round(connection: duckdb.DuckDBPyConnection) -> Round | None:
             "the mirror has an unknown format",
             expected=f"at most {FORMAT}",
             found=row[0],
-            mend="Upgrade Dynabeam",
+            hint="Upgrade Dynabeam",
         )
     return Round(row[1], row[2], row[3])
 
@@ -261,14 +261,14 @@ def _cannot_open(settings: DatabaseSettings, error: duckdb.Error, waited: float)
             f"another process holds the file{tried}: {_holder(error)}",
             where=where,
             found=text,
-            mend="Close the other connection, or wait longer for it with retry_seconds=; DuckDB "
+            hint="Close the other connection, or wait longer for it with retry_seconds=; DuckDB "
             "lets one process write, or several read",
         )
     if "different configuration" in text:
         return SinkError(
             f"this process holds the file with other settings{tried}",
             where=where,
-            mend="Close the other connection first",
+            hint="Close the other connection first",
         )
     if "not a valid DuckDB database" in text:
         return SinkError("the file is not a DuckDB database", where=where, found=settings.path)

@@ -301,7 +301,7 @@ class DuckDBMirror(Sink):
                     raise SinkError(
                         f"memory_limit={limit} is too little: {error.what}",
                         where=f"--sink={self.name}",
-                        mend="Give more, as in ?memory_limit=2GB",
+                        hint="Give more, as in ?memory_limit=2GB",
                     ) from error
             piece_bytes = max(piece_bytes // 4, _SMALLEST_PIECE)
             memory_mb = min(memory_mb * 2, _MOST_MEMORY_MB)
@@ -351,7 +351,7 @@ class DuckDBMirror(Sink):
                 where=where,
                 expected=f"round {committed.number} of state directory {committed.state_id}",
                 found=self._settings.path,
-                mend=_START_ANEW,
+                hint=_START_ANEW,
             )
         folder = os.path.dirname(self._settings.path)
         there = filesystem.nearest_existing(folder)
@@ -360,19 +360,19 @@ class DuckDBMirror(Sink):
                 "the folder cannot be created: a file is in the way",
                 where=where,
                 found=there,
-                mend=_WRITABLE,
+                hint=_WRITABLE,
             )
         if os.path.isdir(self._settings.path):
             raise SinkError(
                 "the path is that of a folder, and a mirror is a file",
                 where=where,
                 found=self._settings.path,
-                mend="Add the name of a file, e.g. mirror.duckdb",
+                hint="Add the name of a file, e.g. mirror.duckdb",
             )
         if not os.access(there, os.W_OK | os.X_OK):
             # DuckDB writes its log beside the file.
             raise SinkError(
-                "the folder cannot be written", where=where, found=there, mend=_WRITABLE
+                "the folder cannot be written", where=where, found=there, hint=_WRITABLE
             )
 
     def _make_folder(self) -> None:
@@ -384,7 +384,7 @@ class DuckDBMirror(Sink):
                 f"the folder cannot be created: {error.strerror}",
                 where=f"--sink={self.name}",
                 found=folder,
-                mend=_WRITABLE,
+                hint=_WRITABLE,
             ) from error
 
     def _check_round(self, held: Round | None, committed: Round) -> None:
@@ -396,7 +396,7 @@ class DuckDBMirror(Sink):
                 where=where,
                 expected=f"round {committed.number}, as the state directory says",
                 found=f"round {number}",
-                mend=_START_ANEW,
+                hint=_START_ANEW,
             )
         if number > committed.number + 1:
             raise SinkError(
@@ -404,7 +404,7 @@ class DuckDBMirror(Sink):
                 where=where,
                 expected=f"round {committed.number} or {committed.number + 1}",
                 found=f"round {number}",
-                mend=_START_ANEW,
+                hint=_START_ANEW,
             )
 
     def _check_owner(self, held: Round | None, current: Round) -> None:
@@ -414,7 +414,7 @@ class DuckDBMirror(Sink):
                 where=f"--sink={self.name}",
                 expected=current.state_id,
                 found=held.state_id,
-                mend="Use the state directory that belongs to it, or another file",
+                hint="Use the state directory that belongs to it, or another file",
             )
 
 
@@ -492,7 +492,7 @@ def _settings(uri: SinkUri) -> DatabaseSettings:
         raise ConfigurationError(
             "the URI names no file of this machine",
             where=f"--sink={uri.text}",
-            mend="Write duckdb:///m.duckdb (relative) or duckdb:////folder/m.duckdb (absolute)",
+            hint="Write duckdb:///m.duckdb (relative) or duckdb:////folder/m.duckdb (absolute)",
         )
     refuse_home(uri)
     memory = uri.option("memory_limit", f"{_MEMORY_MB}MB")

@@ -183,7 +183,7 @@ class MirrorTables:
                     where=f"{self._where}, table {table.name}",
                     expected=expected,
                     found=found,
-                    mend="Mirror it to a new file, with a new state directory",
+                    hint="Mirror it to a new file, with a new state directory",
                 )
         return options
 
@@ -198,7 +198,7 @@ class MirrorTables:
             raise SinkError(
                 f"the file has a {row[0].lower()} of this name that is not Dynabeam's",
                 where=f"{self._where}, table {table.name}",
-                mend="Rename it, or mirror to another file",
+                hint="Rename it, or mirror to another file",
             )
 
 
@@ -357,7 +357,7 @@ class MirrorTable:
                 "a change that is no delete has no new image, which a mirror needs",
                 where=f"table {self._table.name}",
                 found=rows.filter(lacking).column("key")[0].as_py(),
-                mend="Set the stream's view type to NEW_AND_OLD_IMAGES or NEW_IMAGE",
+                hint="Set the stream's view type to NEW_AND_OLD_IMAGES or NEW_IMAGE",
             )
 
     def _without_stale(self, rows: pa.RecordBatch) -> pa.RecordBatch:

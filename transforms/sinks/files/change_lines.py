@@ -26,7 +26,7 @@ from dynabeam.transforms.values.byte_columns import offsets_and_bytes
 from dynabeam.transforms.values.json_sql import query
 from dynabeam.transforms.values.json_texts import compact_json
 from dynabeam.transforms.values.keys import decode_key, key_columns
-from dynabeam.transforms.values.row_decoder import FEW_ROWS
+from dynabeam.transforms.values.row_decoder import SMALL_BATCH_ROWS
 
 __all__ = ["change_lines", "key_object", "key_objects"]
 
@@ -75,7 +75,7 @@ def key_objects(keys: pa.Array, schema: KeySchema) -> pa.StringArray:
     Raises:
         ValueDecodeError: A key is not of this schema.
     """
-    if len(keys) <= FEW_ROWS:
+    if len(keys) <= SMALL_BATCH_ROWS:
         return _few_key_objects(keys, schema)
     return _many_key_objects(keys, schema)
 

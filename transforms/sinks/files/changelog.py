@@ -194,7 +194,7 @@ class FileChangelog(Sink):
                 where=f"--sink={self.name}",
                 expected=self._root,
                 found=old,
-                mend=f"Write --sink={relative} to go on there, or move the folder to {self._root}",
+                hint=f"Write --sink={relative} to go on there, or move the folder to {self._root}",
             )
 
     def _examined(self, tables: Sequence[Table], committed: Round, *, joins: bool) -> Marker | None:
@@ -214,7 +214,7 @@ class FileChangelog(Sink):
                 where=f"--sink={self.name}",
                 expected=f"the marker of state directory {committed.state_id}",
                 found="none",
-                mend="Give the folder that this state directory wrote to, or start both anew",
+                hint="Give the folder that this state directory wrote to, or start both anew",
             )
         if marker is not None and marker.state_id != committed.state_id:
             raise SinkError(
@@ -222,7 +222,7 @@ class FileChangelog(Sink):
                 where=f"--sink={self.name}",
                 expected=committed.state_id,
                 found=marker.state_id,
-                mend="Use the state directory that belongs to it, or another folder",
+                hint="Use the state directory that belongs to it, or another folder",
             )
         if marker is None:
             _refuse_occupied(files, tables, self.name)
@@ -267,7 +267,7 @@ class FileChangelog(Sink):
                 where=f"--sink={self.name}",
                 expected=f"{told} rows",
                 found="no commit list" if listed is None else f"{listed} rows",
-                mend="Name a folder that every worker sees, then run again: the round is repeated",
+                hint="Name a folder that every worker sees, then run again: the round is repeated",
             )
 
     def publish(self, current: Round) -> None:
@@ -497,7 +497,7 @@ def _root(uri: SinkUri) -> str:
             raise ConfigurationError(
                 "the URI names no folder of this machine",
                 where=f"--sink={uri.text}",
-                mend="Write file:///folder (absolute) or file:folder (relative)",
+                hint="Write file:///folder (absolute) or file:folder (relative)",
             )
         refuse_home(uri)
         # Absolute, because a worker may run in another folder.
@@ -506,7 +506,7 @@ def _root(uri: SinkUri) -> str:
         raise ConfigurationError(
             "the URI names no bucket",
             where=f"--sink={uri.text}",
-            mend=f"Write {uri.scheme}://bucket/prefix",
+            hint=f"Write {uri.scheme}://bucket/prefix",
         )
     return f"{uri.scheme}://{uri.authority}/{uri.path}".rstrip("/")
 
@@ -526,7 +526,7 @@ def _refuse_layout(uri: SinkUri) -> None:
             raise ConfigurationError(
                 f"{name} is an option of format=parquet only",
                 where=f"--sink={uri.text}",
-                mend="JSON lines hold each image as the service sent it",
+                hint="JSON lines hold each image as the service sent it",
             )
 
 
@@ -546,7 +546,7 @@ class _Reached:
                 f"the folder cannot be looked into: {error}",
                 where=f"--sink={self.name}",
                 found=self.root,
-                mend="Check bucket, path, region and the rights of this identity",
+                hint="Check bucket, path, region and the rights of this identity",
             ) from error
 
 
@@ -563,7 +563,7 @@ def _check_local(root: str, name: str) -> None:
             f"the folder cannot be written: {what}",
             where=f"--sink={name}, {root}",
             found=there,
-            mend="Give another place, or the right to write this one",
+            hint="Give another place, or the right to write this one",
         )
 
 
@@ -575,7 +575,7 @@ def _check_filesystem(root: str, name: str) -> None:
         raise SinkError(
             "Beam has no filesystem for this scheme here",
             where=f"--sink={name}",
-            mend=f"pip install '{package}'",
+            hint=f"pip install '{package}'",
         ) from error
 
 
@@ -587,5 +587,5 @@ def _refuse_occupied(files: RoundFiles, tables: Sequence[Table], name: str) -> N
             "the folder has no marker, but holds files where a table's would go",
             where=f"--sink={name}",
             found=occupied,
-            mend="Give an empty folder, or put the marker file back",
+            hint="Give an empty folder, or put the marker file back",
         )

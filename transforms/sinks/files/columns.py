@@ -89,7 +89,7 @@ class ChangelogColumns:
                     where=self._path,
                     expected=_spelled(options.numbers),
                     found=_spelled(numbers),
-                    mend=f"Say numbers={_spelled(numbers)}, or start with a new folder",
+                    hint=f"Say numbers={_spelled(numbers)}, or start with a new folder",
                 )
             self._options = RowOptions(options.layout, numbers, options.nested)
         self._types = types
@@ -155,7 +155,7 @@ class ChangelogColumns:
                     where=self._path,
                     expected=_FORMAT,
                     found=document["format"],
-                    mend="Upgrade Dynabeam",
+                    hint="Upgrade Dynabeam",
                 )
             numbers = NumberType.parse(document["numbers"])
             return ColumnTypes.from_json(document["columns"]), numbers
@@ -167,7 +167,7 @@ class ChangelogColumns:
                 "the file is no list of columns of Dynabeam's",
                 where=self._path,
                 found=tagged.content[:200],
-                mend="Restore it from a copy, or remove it: the newest file's columns count then",
+                hint="Restore it from a copy, or remove it: the newest file's columns count then",
             ) from error
 
     def _of_files(self) -> tuple[ColumnTypes | None, NumberType | None]:
@@ -185,7 +185,7 @@ class ChangelogColumns:
                 raise SinkError(
                     f"the file cannot be read as Parquet: {error}",
                     where=newest,
-                    mend="Restore it from a copy",
+                    hint="Restore it from a copy",
                 ) from error
         tags = dict(RowLayout(self._table, self._options, self._reserved).types.tags)
         if OTHER in schema.names:

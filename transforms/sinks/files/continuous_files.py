@@ -62,7 +62,7 @@ from dynabeam.transforms.errors import SinkError, ValueDecodeError
 from dynabeam.transforms.model.block import Block, BlockCoder
 from dynabeam.transforms.model.report import Report
 from dynabeam.transforms.model.table import Table
-from dynabeam.transforms.runtime.state_cache import weigh_quickly
+from dynabeam.transforms.runtime.state_cache import skip_deep_sizing
 from dynabeam.transforms.runtime.timers import not_before
 from dynabeam.transforms.sinks.base import HELD_SECONDS
 from dynabeam.transforms.sinks.files.change_writer import ChangeWriter
@@ -132,7 +132,7 @@ class Gathered:
                 where="continuous files",
                 expected=_CELL_FORMAT,
                 found=cell[:64],
-                mend="Upgrade Dynabeam on the workers",
+                hint="Upgrade Dynabeam on the workers",
             )
         return cls(*_CELL.unpack(cell)[1:])
 
@@ -224,7 +224,7 @@ class ContinuousFiles:
                 where=f"--sink={self._name}",
                 expected=f"the marker of state directory {self._state_id}",
                 found="none" if marker is None else marker.state_id,
-                mend="Name a folder that every worker sees, e.g. in an object store",
+                hint="Name a folder that every worker sees, e.g. in an object store",
             )
         self._checked = True
 
@@ -279,7 +279,7 @@ class _GatherFn(beam.DoFn):
 
     def setup(self) -> None:
         """Prepares the process for state."""
-        weigh_quickly()
+        skip_deep_sizing()
 
     def process(
         self,

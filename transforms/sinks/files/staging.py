@@ -217,8 +217,8 @@ class RoundFiles:
         if not filesystem.exists(path):
             return None
         document = _parse(path, filesystem.read_bytes(path, SinkError), _PARTITION_OF)
-        mend = "Somebody has changed the file. Restore it from a copy"
-        with damage_told("the marker", where=path, mend=mend, error=SinkError):
+        hint = "Somebody has changed the file. Restore it from a copy"
+        with damage_told("the marker", where=path, hint=hint, error=SinkError):
             return Marker.from_json(document)
 
     def write_marker(self, marker: Marker) -> None:
@@ -399,7 +399,7 @@ class RoundFiles:
                 f"a file of the committed round {current.number} is neither staged nor published",
                 where=source,
                 expected=target,
-                mend="Restore the file, or replicate into a new folder with a new state directory",
+                hint="Restore the file, or replicate into a new folder with a new state directory",
             )
 
     def _clear(self, folder: str) -> None:
@@ -435,7 +435,7 @@ def _foreign_list(path: str, current: Round, found: Any) -> SinkError:
         where=path,
         expected=f"<table>/{PARTITIONS[-1]}={current.number:010d}/part-…",
         found=found,
-        mend="Somebody has changed the file. Restore it from a copy",
+        hint="Somebody has changed the file. Restore it from a copy",
     )
 
 
@@ -464,7 +464,7 @@ def _parse(path: str, content: bytes, formats: Collection[int] = (_FORMAT,)) -> 
             where=path,
             expected=" or ".join(map(str, formats)),
             found=document["format"],
-            mend="Upgrade Dynabeam",
+            hint="Upgrade Dynabeam",
         )
     return document
 

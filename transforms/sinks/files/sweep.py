@@ -111,7 +111,7 @@ def _add(
             f"a row of the changelog has no key of the table: {reason}",
             where=path,
             found=heads.column("keys")[row].as_py(),
-            mend=f"Move the file away if it is not one of table {table.name}",
+            hint=f"Move the file away if it is not one of table {table.name}",
         )
     piece = pa.table([keys, *heads.columns[1:]], names=["key", "version", "op", "written"])
     connection.register("piece", piece)
@@ -157,7 +157,7 @@ def _parquet_heads(path: str) -> Iterator[pa.RecordBatch]:
         raise SinkError(
             f"the file is none of a changelog: {problem}",
             where=path,
-            mend="Move it out of the changelog's folder",
+            hint="Move it out of the changelog's folder",
         ) from problem
 
 
@@ -199,7 +199,7 @@ def _json_heads_by_line(path: str, table: Table) -> Iterator[pa.RecordBatch]:
                     f"a line of the changelog cannot be read: {problem!r}",
                     where=path,
                     found=line[:200],
-                    mend="Move the file out of the changelog's folder, or mend the line",
+                    hint="Move the file out of the changelog's folder, or hint the line",
                 ) from problem
             if len(rows) == _BATCH_ROWS:
                 yield _batch(rows)

@@ -154,7 +154,7 @@ class PostgresSettings:
                 raise ConfigurationError(
                     f"the URI holds a {name} in clear",
                     where=f"--sink={uri.scheme}://{uri.authority}",
-                    mend=f"Write it by reference, e.g. ?{name}=${{env:PGPASSWORD}}",
+                    hint=f"Write it by reference, e.g. ?{name}=${{env:PGPASSWORD}}",
                 )
         parameters = {**_DEFAULTS, **_of_authority(uri), **options}
         if uri.path:
@@ -248,11 +248,11 @@ def sink_error(
     return SinkError(
         f"PostgreSQL: {what}",
         where=f"{settings.where}, {where}" if where else settings.where,
-        mend=_mend(settings, error),
+        hint=_hint(settings, error),
     )
 
 
-def _mend(settings: PostgresSettings, error: psycopg.Error) -> str:
+def _hint(settings: PostgresSettings, error: psycopg.Error) -> str:
     if error.sqlstate == "42501":
         return (
             f"Give the role its rights: GRANT USAGE, CREATE ON SCHEMA {settings.schema}; the "

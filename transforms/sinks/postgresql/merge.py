@@ -39,7 +39,7 @@ __all__ = [
 KEY = "_key"
 DELETED_AT = "_deleted_at"
 
-FEW_ROWS = 100
+SMALL_BATCH_ROWS = 100
 FEW_BYTES = 1 << 20
 """Up to here rows are merged as one document. It breaks even at some 250 rows of 400 bytes, see
 `tests/benchmarks/postgresql_merge.py`."""
@@ -123,7 +123,7 @@ def merge_rows(
     Returns:
         How many rows changed the table; None if its revision is another, and nothing was done.
     """
-    if typed.num_rows <= FEW_ROWS and typed.nbytes <= FEW_BYTES:
+    if typed.num_rows <= SMALL_BATCH_ROWS and typed.nbytes <= FEW_BYTES:
         return merge_document(connection, sql, revision, json_rows(typed))
     return _merge_copied(connection, sql, revision, typed)
 

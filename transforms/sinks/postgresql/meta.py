@@ -80,13 +80,13 @@ def check_server(connection: Connection, settings: PostgresSettings) -> None:
             where=settings.where,
             expected="encoding UTF8",
             found=encoding,
-            mend="CREATE DATABASE ... ENCODING 'UTF8' TEMPLATE template0, and use that one",
+            hint="CREATE DATABASE ... ENCODING 'UTF8' TEMPLATE template0, and use that one",
         )
     if read_only != "off":
         raise SinkError(
             "the server takes no writes: it is a standby, or the role is read-only",
             where=settings.where,
-            mend="Name the primary, or several hosts and target_session_attrs=read-write",
+            hint="Name the primary, or several hosts and target_session_attrs=read-write",
         )
     database, role = quoted_name(database), quoted_name(role)
     if not temporary:
@@ -124,7 +124,7 @@ def _check_schema(connection: Connection, settings: PostgresSettings, role: str)
             where=settings.where,
             expected=role,
             found=row[1],
-            mend=f"GRANT {row[1]} TO {role}, or connect as {row[1]}",
+            hint=f"GRANT {row[1]} TO {role}, or connect as {row[1]}",
         )
 
 
@@ -176,7 +176,7 @@ def read_held(connection: Connection, settings: PostgresSettings) -> Held | None
             where=settings.where,
             expected=FORMAT,
             found=row[0],
-            mend="Upgrade Dynabeam",
+            hint="Upgrade Dynabeam",
         )
     row = execute(
         connection, f"SELECT state_id, round, attempt, continuous FROM {table}"
@@ -223,5 +223,5 @@ def write_held(connection: Connection, settings: PostgresSettings, held: Held) -
 
 def _lacks(settings: PostgresSettings, right: str, statement: str) -> SinkError:
     return SinkError(
-        f"the role lacks a right: {right}", where=settings.where, mend=f"Have it given: {statement}"
+        f"the role lacks a right: {right}", where=settings.where, hint=f"Have it given: {statement}"
     )

@@ -346,7 +346,7 @@ class PostgreSQLMirror(Sink):
                 where=self._settings.where,
                 expected=f"round {committed.number}, as the state directory says",
                 found=f"round {number}",
-                mend=_START_ANEW,
+                hint=_START_ANEW,
             )
         if number > committed.number + 1:
             raise SinkError(
@@ -354,7 +354,7 @@ class PostgreSQLMirror(Sink):
                 where=self._settings.where,
                 expected=f"round {committed.number} or {committed.number + 1}",
                 found=f"round {number}",
-                mend=_START_ANEW,
+                hint=_START_ANEW,
             )
 
 
@@ -483,7 +483,7 @@ def _row_options(uri: SinkUri) -> tuple[RowOptions, str]:
     try:
         options = row_options(uri)
     except ConfigurationError as error:
-        if "decimal" not in error.mend:
+        if "decimal" not in error.hint:
             raise
         raise ConfigurationError(
             "numbers has an unknown type",

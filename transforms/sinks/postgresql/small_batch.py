@@ -18,7 +18,7 @@ from dynabeam.transforms.errors import ValueDecodeError
 from dynabeam.transforms.model.order import newest_places
 from dynabeam.transforms.model.table import KeySchema
 from dynabeam.transforms.sinks.files.change_lines import key_object
-from dynabeam.transforms.sinks.postgresql.merge import FEW_BYTES, FEW_ROWS
+from dynabeam.transforms.sinks.postgresql.merge import FEW_BYTES, SMALL_BATCH_ROWS
 from dynabeam.transforms.sinks.postgresql.values import (
     hex_cells,
     hex_set_cells,
@@ -27,12 +27,12 @@ from dynabeam.transforms.sinks.postgresql.values import (
 )
 from dynabeam.transforms.sinks.postgresql.values import set_one_aside as _split
 from dynabeam.transforms.sinks.row_layout import RowLayout, RowOptions
-from dynabeam.transforms.values.row_decoder import FewDecoder
+from dynabeam.transforms.values.row_decoder import RowDecoder
 
-__all__ = ["FewLayout"]
+__all__ = ["SmallBatchLayout"]
 
 
-class FewLayout:
+class SmallBatchLayout:
     """Lays out a few rows of one table for `MergeStatements.few`.
 
     Args:
@@ -44,7 +44,7 @@ class FewLayout:
     def __init__(self, keys: KeySchema, layout: RowLayout, options: RowOptions) -> None:
         self._keys = keys
         self._packed = options.layout == "packed"
-        self._decoder = FewDecoder(layout.types, options.numbers, options.nested)
+        self._decoder = RowDecoder(layout.types, options.numbers, options.nested)
         columns = layout.columns().items()
         self._binaries = [name for name, tag in columns if tag == "B"]
         self._sets_of_binaries = [name for name, tag in columns if tag == "BS"]
@@ -60,7 +60,7 @@ class FewLayout:
             What `json_rows` makes of them when they are laid out the general way; None if that is
             to be taken.
         """
-        if rows.num_rows > FEW_ROWS or rows.nbytes > FEW_BYTES:
+        if rows.num_rows > SMALL_BATCH_ROWS or rows.nbytes > FEW_BYTES:
             return None
         given = {name: rows.column(name).to_pylist() for name in rows.schema.names}
         newest = newest_places(given["key"], given["version"])

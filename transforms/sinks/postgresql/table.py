@@ -48,7 +48,7 @@ from dynabeam.transforms.sinks.postgresql.names import (
     relation_name,
     rows_name,
 )
-from dynabeam.transforms.sinks.postgresql.small_batch import FewLayout
+from dynabeam.transforms.sinks.postgresql.small_batch import SmallBatchLayout
 from dynabeam.transforms.sinks.postgresql.sweep import sweep
 from dynabeam.transforms.sinks.postgresql.values import index_keys, set_aside, without_nul
 from dynabeam.transforms.sinks.row_layout import RowLayout, RowOptions
@@ -129,7 +129,7 @@ class MirrorTable:
                 raise SinkError(
                     f"another table of the mirror has the view {self._relation!r}",
                     where=f"{self._settings.where}, table {self.name}",
-                    mend="Mirror it to another schema",
+                    hint="Mirror it to another schema",
                 )
 
     def merge(self, connection: Connection, rows: pa.RecordBatch) -> int:
@@ -162,7 +162,7 @@ class MirrorTable:
                 raise SinkError(
                     "the mirror does not know this table any more",
                     where=f"{self._settings.where}, table {self.name}",
-                    mend="Something was dropped by hand: start with a new schema",
+                    hint="Something was dropped by hand: start with a new schema",
                 )
 
     def remove_older_generations(
@@ -230,7 +230,7 @@ class MirrorTable:
                     where=f"{self._settings.where}, table {self.name}",
                     expected=expected,
                     found=found,
-                    mend="Mirror it to a new schema, with a new state directory",
+                    hint="Mirror it to a new schema, with a new state directory",
                 )
         self._id, self._revision, self._relation = row[0], row[1], row[5]
         self._names = ColumnNames.from_json(row[6])
@@ -290,7 +290,7 @@ class MirrorTable:
             raise SinkError(
                 f"the schema has a relation {found[0]!r} that is not Dynabeam's",
                 where=f"{self._settings.where}, table {self.name}",
-                mend="Rename it, or mirror to another schema",
+                hint="Rename it, or mirror to another schema",
             )
 
     def _create_view(self, connection: Connection) -> None:
@@ -428,8 +428,8 @@ class MirrorTable:
         return typed
 
     @cached_property
-    def _few(self) -> FewLayout:
-        return FewLayout(self._table.keys, self._layout, self._options)
+    def _few(self) -> SmallBatchLayout:
+        return SmallBatchLayout(self._table.keys, self._layout, self._options)
 
     @cached_property
     def _statements(self) -> MergeStatements:
@@ -449,7 +449,7 @@ class MirrorTable:
                 "a change that is no delete has no new image, which a mirror needs",
                 where=f"{self._settings.where}, table {self.name}",
                 found=rows.filter(lacking).column("key")[0].as_py(),
-                mend="Set the stream's view type to NEW_AND_OLD_IMAGES or NEW_IMAGE",
+                hint="Set the stream's view type to NEW_AND_OLD_IMAGES or NEW_IMAGE",
             )
 
     def _sql_type(self, tag: str) -> str:

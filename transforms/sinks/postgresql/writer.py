@@ -151,7 +151,7 @@ class MirrorWriter:
                 "there is no mirror in this schema",
                 where=self._settings.where,
                 found=self._settings.schema,
-                mend="It is made when a run starts: start again with a new state directory",
+                hint="It is made when a run starts: start again with a new state directory",
             )
         if self._state_id is not None:
             refuse_other_owner(held, self._state_id, self._settings)
@@ -307,5 +307,5 @@ def refuse_other_owner(held: Held, state_id: str, settings: PostgresSettings) ->
             where=settings.where,
             expected=state_id,
             found=held.round.state_id,
-            mend="Use the state directory that belongs to it, or another schema",
+            hint="Use the state directory that belongs to it, or another schema",
         )
