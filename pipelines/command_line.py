@@ -17,8 +17,8 @@ from dynabeam.pipelines import stop_signals
 from dynabeam.pipelines.failures import kind_of, meant_for_people
 from dynabeam.transforms.errors import DynabeamError
 from dynabeam.transforms.printable import printable_lines
+from dynabeam.transforms.secrets import masked
 from dynabeam.transforms.telemetry.logs import writes_json
-from dynabeam.transforms.telemetry.secrets import masked
 
 __all__ = ["main"]
 

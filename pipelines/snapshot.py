@@ -28,9 +28,10 @@ from dynabeam.transforms.continuous.generations import read_generation
 from dynabeam.transforms.continuous.repairs import step_line
 from dynabeam.transforms.errors import ConfigurationError, StateError
 from dynabeam.transforms.model.key_range import KeyRange
-from dynabeam.transforms.model.table import KeySchema, Table
+from dynabeam.transforms.model.table import Table
 from dynabeam.transforms.runtime.clock import now_us
 from dynabeam.transforms.state.snapshot_signals import SnapshotSignal, SnapshotSignals
+from dynabeam.transforms.values.key_schema import KeySchema
 
 __all__ = ["main"]
 

@@ -21,10 +21,11 @@ from datetime import datetime, timedelta, timezone
 import pytest
 from hypothesis import settings
 
-from dynabeam.transforms.model.table import KeyAttribute, KeySchema, Table
+from dynabeam.transforms.model.table import Table
 from dynabeam.transforms.testing.clock import SimClock
 from dynabeam.transforms.testing.faults import Faults
 from dynabeam.transforms.testing.simulator import Simulator
+from dynabeam.transforms.values.key_schema import KeyAttribute, KeySchema
 from dynabeam.transforms.values.keys import encode_key
 from dynabeam.transforms.values.plain_json import same_item
 from tests.chief.replication import BUCKET, SINKS, STATE_BUCKET, Replication

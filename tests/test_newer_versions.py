@@ -18,10 +18,11 @@ from dynabeam.transforms.model.block import BlockHeader
 from dynabeam.transforms.model.dead_letter import DeadLetter, DeadLetterCoder
 from dynabeam.transforms.model.gap import GapPolicy
 from dynabeam.transforms.model.report import Report, ReportCoder
-from dynabeam.transforms.model.table import KeyAttribute, KeySchema, Table
+from dynabeam.transforms.model.table import Table
 from dynabeam.transforms.state.repair_plan import Repair
 from dynabeam.transforms.stream.frontier import Frontier, FrontierCoder, ShardPosition
 from dynabeam.transforms.stream.source import StreamSource, StreamSourceCoder
+from dynabeam.transforms.values.key_schema import KeyAttribute, KeySchema
 
 TABLE = Table("orders", KeySchema(KeyAttribute("id", "S")), "arn")
 SHARD = ShardPosition("shardId-00000000000000000001-a", kind="after", sequence="1")

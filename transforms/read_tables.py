@@ -33,6 +33,7 @@ from dynabeam.transforms.reconcile.reconcile import Reconcile
 from dynabeam.transforms.reconcile.verify_chain import VerifyChain
 from dynabeam.transforms.stream.generations import Generations
 from dynabeam.transforms.stream.read import ReadStream, Until
+from dynabeam.transforms.telemetry.process_metrics import see_reader
 
 __all__ = ["ReadTables", "TablesRead"]
 
@@ -193,5 +194,6 @@ class _Stream(beam.PTransform):
             until=self._how.until,
             generations=self._how.generations,
             gap_rules=self._how.gap_rules,
+            observe=see_reader,
         )
         return TablesRead(read["blocks"], read["reports"], read["dead_letters"])

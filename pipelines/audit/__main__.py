@@ -40,9 +40,9 @@ from dynabeam.transforms.export.manifest import ExportManifest
 from dynabeam.transforms.model.table import Table
 from dynabeam.transforms.printable import printable_lines
 from dynabeam.transforms.runtime.clock import now_us
+from dynabeam.transforms.secrets import masked
 from dynabeam.transforms.state.coverage import FUZZ_US
 from dynabeam.transforms.state.table_reading import snapshot_requests, stream_sources
-from dynabeam.transforms.telemetry.secrets import masked
 
 __all__ = ["audit", "main"]
 

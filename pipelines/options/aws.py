@@ -7,7 +7,7 @@ import re
 from urllib.parse import urlsplit
 
 from dynabeam.transforms.errors import ConfigurationError
-from dynabeam.transforms.sinks.uri import resolve_secrets
+from dynabeam.transforms.secrets import resolve_secrets
 
 __all__ = ["checked_endpoint", "checked_region", "referenced_secret"]
 

@@ -20,7 +20,8 @@ from dynabeam.transforms.dead_letters.limit import DEFAULT_LIMIT
 from dynabeam.transforms.errors import ConfigurationError
 from dynabeam.transforms.export.destination import parse_destination
 from dynabeam.transforms.model.gap import GapPolicies, GapPolicy
-from dynabeam.transforms.sinks.uri import local_path, resolve_secrets
+from dynabeam.transforms.secrets import resolve_secrets
+from dynabeam.transforms.sinks.uri import local_path
 from dynabeam.transforms.state.table_reading import ReadingOptions
 from dynabeam.transforms.state.table_selection import TableSelection
 from dynabeam.transforms.telemetry.endpoint import check_installed

@@ -3,8 +3,8 @@
 
 ```
 Letters ─► Replay ─┬─► Reconcile ─┬─► one Write per sink ◄── rows that this sink had refused
-                    │              └─► WriteReports ◄── reports of the sinks
-                    └─► WriteDeadLetters ◄── rows that sinks refused again
+                   │              └─► WriteReports ◄── reports of the sinks
+                   └─► WriteDeadLetters ◄── rows that sinks refused again
 ```
 """
 

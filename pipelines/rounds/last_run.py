@@ -20,8 +20,8 @@ from dynabeam.pipelines.state_directory import StateDirectory
 from dynabeam.transforms.errors import ConfigurationError, StateError, StateInUseError
 from dynabeam.transforms.runtime.clock import now_us
 from dynabeam.transforms.runtime.stored_format import read_dataclass
+from dynabeam.transforms.secrets import masked
 from dynabeam.transforms.storage import filesystem
-from dynabeam.transforms.telemetry.secrets import masked
 
 __all__ = ["LastRun", "Outcome", "read_last_run", "recorded"]
 

@@ -39,6 +39,7 @@ from dynabeam.transforms.errors import DynabeamError, ExportError, GapError, Sta
 from dynabeam.transforms.model.report import Report
 from dynabeam.transforms.runtime.beam_introspection import RememberingOptions, remember_signatures
 from dynabeam.transforms.runtime.clock import now_us
+from dynabeam.transforms.secrets import masked
 from dynabeam.transforms.sinks.base import Round, Sink
 from dynabeam.transforms.state.round_outputs import (
     DEAD_LETTERS,
@@ -47,7 +48,6 @@ from dynabeam.transforms.state.round_outputs import (
     read_reports,
 )
 from dynabeam.transforms.state.table_reading import list_for_readers, stream_sources
-from dynabeam.transforms.telemetry.secrets import masked
 
 __all__ = [
     "RoundOutcome",

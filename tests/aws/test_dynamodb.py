@@ -17,9 +17,9 @@ from dynabeam.transforms.aws.dynamodb import (
 )
 from dynabeam.transforms.aws.session import AwsAccess
 from dynabeam.transforms.errors import AwsAccessError, ExportError, TableError
-from dynabeam.transforms.model.table import KeyAttribute, KeySchema
 from dynabeam.transforms.testing.faults import Faults
 from dynabeam.transforms.testing.simulator import Simulator
+from dynabeam.transforms.values.key_schema import KeyAttribute, KeySchema
 
 
 @pytest.fixture

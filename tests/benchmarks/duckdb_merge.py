@@ -23,10 +23,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dynabeam.transforms.model.block import SCHEMA, Block, BlockHeader
-from dynabeam.transforms.model.table import KeyAttribute, KeySchema, Table
+from dynabeam.transforms.model.table import Table
 from dynabeam.transforms.model.version import encode_version
 from dynabeam.transforms.sinks.base import Round
 from dynabeam.transforms.sinks.registry import open_sink
+from dynabeam.transforms.values.key_schema import KeyAttribute, KeySchema
 
 TABLE = Table("orders", KeySchema(KeyAttribute("id", "S")))
 BLOCK_ROWS = 10_000

@@ -19,11 +19,12 @@ import duckdb
 import pyarrow as pa
 
 from dynabeam.transforms.model.block import SCHEMA, Block, BlockHeader
-from dynabeam.transforms.model.table import KeyAttribute, KeySchema, Table
+from dynabeam.transforms.model.table import Table
 from dynabeam.transforms.model.version import encode_version
 from dynabeam.transforms.sinks.base import Round
 from dynabeam.transforms.sinks.duckdb.rows import KEY_HASH, _key_hashes
 from dynabeam.transforms.sinks.registry import open_sink
+from dynabeam.transforms.values.key_schema import KeyAttribute, KeySchema
 
 TABLE = Table("t", KeySchema(KeyAttribute("id", "S")))
 

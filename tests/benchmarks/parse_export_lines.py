@@ -12,9 +12,9 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from dynabeam.transforms.model.table import KeyAttribute, KeySchema
 from dynabeam.transforms.testing.ion_text import ion_struct
 from dynabeam.transforms.values.ion_text import ion_lines_to_json
+from dynabeam.transforms.values.key_schema import KeyAttribute, KeySchema
 from dynabeam.transforms.values.keys import bucket_numbers, key_columns
 from dynabeam.transforms.values.lines import parse_full_lines, parse_incremental_lines
 from tests.benchmarks.items import best_seconds, images_of, report

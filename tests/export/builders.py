@@ -13,13 +13,14 @@ from dynabeam.transforms.export.read_files import read_slice
 from dynabeam.transforms.export.slices import plan_round
 from dynabeam.transforms.model.block import Block
 from dynabeam.transforms.model.dead_letter import DeadLetter
-from dynabeam.transforms.model.table import KeyAttribute, KeySchema, Table
+from dynabeam.transforms.model.table import Table
 from dynabeam.transforms.testing.export_writer import (
     NetChange,
     folder_put,
     write_full_export,
     write_incremental_export,
 )
+from dynabeam.transforms.values.key_schema import KeyAttribute, KeySchema
 
 ARN = "arn:aws:dynamodb:eu-west-1:111122223333:table/orders"
 TABLE_ID = "00000000-1111-2222-3333-444444444444"

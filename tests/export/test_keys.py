@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from dynabeam.transforms.errors import ConfigurationError, ExportError, ExportIntegrityError
 from dynabeam.transforms.export.keys import find_keys, parse_keys
-from dynabeam.transforms.model.table import KeyAttribute, KeySchema
+from dynabeam.transforms.values.key_schema import KeyAttribute, KeySchema
 from tests.export.builders import (
     SAMPLE,
     manifest_of,

@@ -17,8 +17,9 @@ from dynabeam.transforms.export.elements import FileSlice
 from dynabeam.transforms.export.manifest import DataFile
 from dynabeam.transforms.export.rows import rows_of_lines
 from dynabeam.transforms.model.block import Block, BlockHeader
-from dynabeam.transforms.model.table import KeyAttribute, KeySchema, Table
+from dynabeam.transforms.model.table import Table
 from dynabeam.transforms.sinks.unfit_images import split_unfit
+from dynabeam.transforms.values.key_schema import KeyAttribute, KeySchema
 from dynabeam.transforms.values.keys import decode_key
 from dynabeam.transforms.values.python_values import decode_item
 from tests.fuzz.cases import cases

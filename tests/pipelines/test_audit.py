@@ -21,11 +21,11 @@ from dynabeam.transforms.audit.mirror_schema import MirrorShape
 from dynabeam.transforms.audit.verdict import CommonPoint
 from dynabeam.transforms.export.elements import SnapshotRequest
 from dynabeam.transforms.model.gap import GapPolicy
-from dynabeam.transforms.model.table import KeyAttribute, KeySchema
 from dynabeam.transforms.model.version import encode_version
 from dynabeam.transforms.sinks.row_layout import RowOptions
 from dynabeam.transforms.stream.source import StreamSource
 from dynabeam.transforms.values.column_types import ColumnTypes
+from dynabeam.transforms.values.key_schema import KeyAttribute, KeySchema
 from dynabeam.transforms.values.keys import encode_key
 from tests.graphs import labels_of, pickled_places
 from tests.pipelines.runs import ORDERS_ARN, TABLE_ID, ExportFolder

@@ -21,11 +21,11 @@ from dynabeam.transforms.dead_letters.store import DeadLetterStore
 from dynabeam.transforms.model.dead_letter import DeadLetter
 from dynabeam.transforms.sinks.registry import open_sink
 from dynabeam.transforms.stream import records
+from tests.dead_letters.test_store import LETTER, later
 from tests.pipelines.runs import ExportFolder, orders
 from tests.pipelines.test_bad_input import spoil
 from tests.sinks.postgres_server import server_for_tests
 from tests.sinks.targets import postgresql_uri, schema_of
-from tests.test_letter_box import LETTER, later
 
 NEVER = ("--tables=orders", "--snapshot=never")
 

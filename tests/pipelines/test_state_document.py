@@ -19,7 +19,7 @@ from dynabeam.transforms.sinks.registry import open_sink
 from dynabeam.transforms.state.round_outputs import keep_outcome
 from dynabeam.transforms.state.snapshot_signals import SnapshotSignal, SnapshotSignals
 from dynabeam.transforms.storage import filesystem
-from tests.test_conditional_writes import gcs, own_options, sim  # noqa: F401 - fixtures
+from tests.storage.test_conditional_writes import gcs, own_options, sim  # noqa: F401 - fixtures
 
 FORMAT_1 = (
     '{"attempt":"5f0c7a1e2b3d4c5f","deployment":"","format":1,"round":7,'

@@ -23,9 +23,10 @@ import boto3
 import psycopg
 
 from dynabeam.transforms.dead_letters.store import DeadLetterStore
-from dynabeam.transforms.model.table import KeyAttribute, KeySchema, Table
+from dynabeam.transforms.model.table import Table
 from dynabeam.transforms.sinks.registry import open_sink
 from dynabeam.transforms.testing.remote import RemoteSimulator
+from dynabeam.transforms.values.key_schema import KeyAttribute, KeySchema
 from dynabeam.transforms.values.keys import encode_key
 from dynabeam.transforms.values.plain_json import same_item
 from tests.runners.processes import Process, wait_until

@@ -8,9 +8,10 @@ import json
 import pyarrow as pa
 
 from dynabeam.transforms.model.block import SCHEMA, Block, BlockHeader, split_by_bucket
-from dynabeam.transforms.model.table import KeyAttribute, KeySchema, Table
+from dynabeam.transforms.model.table import Table
 from dynabeam.transforms.model.version import encode_version
 from dynabeam.transforms.sinks.base import Round
+from dynabeam.transforms.values.key_schema import KeyAttribute, KeySchema
 from dynabeam.transforms.values.keys import encode_key
 
 STATE = "state-1"

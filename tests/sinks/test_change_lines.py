@@ -8,12 +8,12 @@ import pytest
 from hypothesis import example, given
 
 from dynabeam.transforms.errors import ValueDecodeError
-from dynabeam.transforms.model.table import KeyAttribute, KeySchema
 from dynabeam.transforms.sinks.files.change_lines import (
     _few_key_objects,
     _many_key_objects,
     key_objects,
 )
+from dynabeam.transforms.values.key_schema import KeyAttribute, KeySchema
 from dynabeam.transforms.values.keys import decode_key, encode_key
 from dynabeam.transforms.values.row_decoder import SMALL_BATCH_ROWS
 from tests.values.test_keys import schema_and_keys

@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dynabeam.transforms.errors import ConfigurationError
+from dynabeam.transforms.secrets import resolve_secrets
 from dynabeam.transforms.sinks.postgresql.connection import PostgresSettings
 from dynabeam.transforms.sinks.registry import open_sink
-from dynabeam.transforms.sinks.uri import local_path, parse_sink_uri, resolve_secrets, uri_of_path
+from dynabeam.transforms.sinks.uri import local_path, parse_sink_uri, uri_of_path
 
 
 class TestParsing:

@@ -11,7 +11,7 @@ from botocore.exceptions import ClientError, EndpointConnectionError
 
 from dynabeam.transforms.aws.streams import ShardInfo, StreamDescription
 from dynabeam.transforms.model.gap import GapPolicy
-from dynabeam.transforms.model.table import KeyAttribute, KeySchema, Table
+from dynabeam.transforms.model.table import Table
 from dynabeam.transforms.model.version import decode_version
 from dynabeam.transforms.stream.memory import ReaderMemory
 from dynabeam.transforms.stream.pacing import Clock, Pacing
@@ -20,6 +20,7 @@ from dynabeam.transforms.stream.records import PageParser
 from dynabeam.transforms.stream.requests import Requests
 from dynabeam.transforms.stream.source import StreamSource
 from dynabeam.transforms.stream.tracker import FrontierTracker
+from dynabeam.transforms.values.key_schema import KeyAttribute, KeySchema
 
 ARN = "arn:aws:dynamodb:eu-west-1:111122223333:table/orders/stream/2026-01-01T00:00:00.000"
 TABLE = Table("orders", KeySchema(KeyAttribute("id", "S")))

@@ -13,7 +13,7 @@ from dynabeam.transforms.aws.streams import Boto3Streams
 from dynabeam.transforms.errors import AwsAccessError, GapError
 from dynabeam.transforms.model.block import Block
 from dynabeam.transforms.model.gap import GapPolicy
-from dynabeam.transforms.model.table import KeyAttribute, KeySchema, Table
+from dynabeam.transforms.model.table import Table
 from dynabeam.transforms.model.version import decode_version
 from dynabeam.transforms.stream.frontier import Frontier
 from dynabeam.transforms.stream.pacing import Clock
@@ -22,6 +22,7 @@ from dynabeam.transforms.stream.source import StreamSource
 from dynabeam.transforms.testing.clock import SimClock
 from dynabeam.transforms.testing.faults import Faults
 from dynabeam.transforms.testing.simulator import Simulator
+from dynabeam.transforms.values.key_schema import KeyAttribute, KeySchema
 from tests.stream.scripted import QUICK, run
 
 TABLE = Table("orders", KeySchema(KeyAttribute("id", "S")))

@@ -9,9 +9,8 @@ import logging
 
 import pytest
 
-from dynabeam.transforms.sinks.uri import resolve_secrets
+from dynabeam.transforms.secrets import MASK, masked, resolve_secrets
 from dynabeam.transforms.telemetry.logs import set_up_logs, set_up_worker_logs, writes_json
-from dynabeam.transforms.telemetry.secrets import MASK, masked
 
 SECRET = "c0rrect/horse battery"
 QUOTED = "c0rrect%2Fhorse%20battery"

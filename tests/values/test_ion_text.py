@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dynabeam.transforms.errors import ValueDecodeError
-from dynabeam.transforms.model.table import KeyAttribute, KeySchema
 from dynabeam.transforms.values.ion_text import ion_line_to_json, ion_lines_to_json
+from dynabeam.transforms.values.key_schema import KeyAttribute, KeySchema
 from dynabeam.transforms.values.lines import parse_full_lines, parse_incremental_lines
 from dynabeam.transforms.values.plain_json import canonical_json
 from dynabeam.transforms.values.python_values import decode_item

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dynabeam.transforms.errors import ValueDecodeError
-from dynabeam.transforms.model.table import KeyAttribute, KeySchema
+from dynabeam.transforms.values.key_schema import KeyAttribute, KeySchema
 from dynabeam.transforms.values.keys import (
     _encode_many,
     bucket_numbers,

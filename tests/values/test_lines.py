@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dynabeam.transforms.model.table import KeyAttribute, KeySchema
+from dynabeam.transforms.values.key_schema import KeyAttribute, KeySchema
 from dynabeam.transforms.values.keys import encode_key
 from dynabeam.transforms.values.lines import (
     keys_of_images,

@@ -21,8 +21,8 @@ import pyarrow as pa
 import pytest
 
 from dynabeam.transforms.errors import ValueDecodeError
-from dynabeam.transforms.model.table import KeyAttribute, KeySchema
 from dynabeam.transforms.values.columns import discover, unpack
+from dynabeam.transforms.values.key_schema import KeyAttribute, KeySchema
 from dynabeam.transforms.values.lines import parse_full_lines
 from dynabeam.transforms.values.plain_json import canonical_value_json
 from dynabeam.transforms.values.python_values import (

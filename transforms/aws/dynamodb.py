@@ -19,7 +19,8 @@ from botocore.exceptions import BotoCoreError, ClientError
 from dynabeam.transforms.aws.errors import AwsErrorKind, classify, error_code, raise_access_error
 from dynabeam.transforms.aws.session import AwsAccess, client
 from dynabeam.transforms.errors import DynabeamError, ExportError, TableError
-from dynabeam.transforms.model.table import KeySchema, Table
+from dynabeam.transforms.model.table import Table
+from dynabeam.transforms.values.key_schema import KeySchema
 
 __all__ = [
     "FULL_EXPORT",

@@ -17,7 +17,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from dynabeam.transforms.aws.errors import AwsErrorKind, classify
 from dynabeam.transforms.errors import AwsAccessError, CredentialsError
-from dynabeam.transforms.sinks.uri import resolve_secrets
+from dynabeam.transforms.secrets import resolve_secrets
 
 __all__ = ["NO_ROLE", "Role", "refreshing_credentials"]
 

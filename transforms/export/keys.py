@@ -34,9 +34,10 @@ from dynabeam.transforms.errors import ValueDecodeError as _BadValue
 from dynabeam.transforms.export.distinct import keys_option, repeated_error
 from dynabeam.transforms.export.inflate import inflate_start
 from dynabeam.transforms.export.manifest import ExportManifest
-from dynabeam.transforms.model.table import KeyAttribute, KeySchema, KeyType, Table
+from dynabeam.transforms.model.table import Table
 from dynabeam.transforms.storage import filesystem
 from dynabeam.transforms.values.ion_text import ion_lines_to_json
+from dynabeam.transforms.values.key_schema import KeyAttribute, KeySchema, KeyType
 from dynabeam.transforms.values.keys import encode_key
 from dynabeam.transforms.values.python_values import parse_json
 

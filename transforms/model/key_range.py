@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dynabeam.transforms.errors import ConfigurationError, ValueDecodeError
-from dynabeam.transforms.model.table import KeySchema, KeyType
 from dynabeam.transforms.values.base64_columns import base64_or_none
+from dynabeam.transforms.values.key_schema import KeySchema, KeyType
 from dynabeam.transforms.values.keys import encode_key
 from dynabeam.transforms.values.numbers import normalise_number
 

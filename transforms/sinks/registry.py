@@ -97,7 +97,7 @@ def open_sink(text: str) -> Sink:
     try:
         module = importlib.import_module(entry.module)
     except ModuleNotFoundError as error:
-        if error.name is not None and error.name.partition(".")[0] == "transforms":
+        if error.name is not None and error.name.partition(".")[0] == "dynabeam":
             raise
         package = f"dynabeam[{entry.extra}]" if entry.extra else "dynabeam"
         raise SinkError(

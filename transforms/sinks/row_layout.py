@@ -27,12 +27,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dynabeam.transforms.errors import ConfigurationError
-from dynabeam.transforms.model.table import KeySchema, Table
+from dynabeam.transforms.model.table import Table
 from dynabeam.transforms.sinks.files.change_lines import key_objects
 from dynabeam.transforms.sinks.uri import SinkUri
 from dynabeam.transforms.values.column_bounds import MAX_COLUMNS
 from dynabeam.transforms.values.column_types import DEFAULT_NUMBERS, ColumnTypes, NumberType
 from dynabeam.transforms.values.columns import NestedForm, UnpackedColumns, discover, unpack
+from dynabeam.transforms.values.key_schema import KeySchema
 
 __all__ = [
     "ITEM",

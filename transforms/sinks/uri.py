@@ -25,22 +25,20 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from urllib.parse import quote, unquote
 
 from dynabeam.transforms.errors import ConfigurationError
-from dynabeam.transforms.telemetry.secrets import remember_secret
+from dynabeam.transforms.secrets import is_reference
 
 __all__ = [
     "SinkUri",
     "local_path",
     "parse_sink_uri",
     "refuse_home",
-    "resolve_secrets",
     "uri_of_path",
 ]
 
-_REFERENCE = re.compile(r"\$\{(env|file):([^}]+)\}")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(//)?")
 # Up to the first slash or question mark; a reference to a secret counts as one character.
 _AUTHORITY = re.compile(r"(?:\$\{(?:env|file):[^}]+\}|[^/?])*")
@@ -215,7 +213,7 @@ def _refuse_clear_password(scheme: str, authority: str, rest: str) -> None:
     """Refuses what may be a secret, without showing it."""
     login, _, host = authority.rpartition("@")
     password = login.partition(":")[2]
-    if password and not _REFERENCE.fullmatch(unquote(password)):
+    if password and not is_reference(unquote(password)):
         raise ConfigurationError(
             "the URI holds a password in clear",
             where=f"--sink={scheme}://{host}",
@@ -254,33 +252,3 @@ def _file_place(authority: str, path: str) -> tuple[str, str]:
     if authority.lower() == "localhost":
         authority = ""
     return authority, f"/{path.lstrip('/')}" if path.startswith("/") else path
-
-
-def resolve_secrets(text: str, environment: Mapping[str, str] | None = None) -> str:
-    """Replaces `${env:NAME}` and `${file:PATH}` by what they refer to, and keeps that out of logs.
-
-    Raises:
-        ConfigurationError: If a variable is not set or a file cannot be read.
-    """
-    variables = os.environ if environment is None else environment
-
-    def value(match: re.Match[str]) -> str:
-        secret = looked_up(match)
-        remember_secret(secret)
-        return secret
-
-    def looked_up(match: re.Match[str]) -> str:
-        kind, name = match.groups()
-        if kind == "env":
-            if name not in variables:
-                raise ConfigurationError("the environment variable is not set", where=match[0])
-            return variables[name]
-        try:
-            with open(name, encoding="utf-8") as file:
-                return file.read().strip()
-        except OSError as error:
-            raise ConfigurationError(
-                f"the secret's file cannot be read: {error.strerror}", where=match[0]
-            ) from error
-
-    return _REFERENCE.sub(value, text)

@@ -42,9 +42,9 @@ from typing import Any, Literal
 from dynabeam.transforms.aws.dynamodb import RecoveryWindow
 from dynabeam.transforms.model.gap import GapPolicy
 from dynabeam.transforms.model.key_range import KeyRange
-from dynabeam.transforms.model.table import KeySchema
 from dynabeam.transforms.runtime.stored_format import damage_told, typed_fields
 from dynabeam.transforms.state.coverage import FUZZ_US, REQUEST_MARGIN_US
+from dynabeam.transforms.values.key_schema import KeySchema
 
 __all__ = ["LONGEST_US", "SHORTEST_US", "Lost", "Repair", "plan_repair"]
 

@@ -8,12 +8,58 @@ shard is older than its `low_us`, nor older than the shard itself.
 
 from __future__ import annotations
 
+import dataclasses
+
 from dynabeam.transforms.stream.frontier import Frontier, ShardPosition, created_ms
 
-__all__ = ["RETENTION_US", "furthest_behind", "lag_us", "unread_since_us"]
+__all__ = ["RETENTION_US", "SeenReader", "furthest_behind", "lag_us", "unread_since_us"]
 
 RETENTION_US = 24 * 3600 * 1_000_000
 """How long the stream keeps a record, microseconds (AWS's documentation of DynamoDB Streams)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SeenReader:
+    """What a reader of a stream saw when it looked last.
+
+    Attributes:
+        table: Name of its table.
+        stream_arn: The stream.
+        reader: Its number.
+        readers: How many readers the stream has.
+        frontier: Its positions.
+        behind: How many shards have changes waiting.
+        caught_up: No shard has.
+        newest_us: Time of the newest change that was read, microseconds since 1970, 0 for none.
+        seen_us: When it looked.
+        generation: The table's generation; 0 if not known.
+    """
+
+    table: str
+    stream_arn: str
+    reader: int
+    readers: int
+    frontier: Frontier
+    behind: int
+    caught_up: bool
+    newest_us: int
+    seen_us: int
+    generation: int = 0
+
+    def lag_us(self, at_us: int) -> int:
+        """How far it is behind, see the function `lag_us`."""
+        return lag_us(
+            at_us,
+            seen_us=self.seen_us,
+            caught_up=self.caught_up,
+            newest_us=self.newest_us,
+            since_us=unread_since_us(self.frontier),
+        )
+
+    def unread_age_us(self, at_us: int) -> int:
+        """How old its oldest unread change may be, at most what the stream keeps."""
+        since_us = unread_since_us(self.frontier) or self.seen_us
+        return min(RETENTION_US, max(0, at_us - since_us))
 
 
 def unread_since_us(frontier: Frontier) -> int:

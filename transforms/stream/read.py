@@ -38,6 +38,7 @@ from dynabeam.transforms.model.block import Block
 from dynabeam.transforms.model.dead_letter import DeadLetter
 from dynabeam.transforms.model.gap_handler import GapHandler
 from dynabeam.transforms.model.report import Report
+from dynabeam.transforms.stream.freshness import SeenReader
 from dynabeam.transforms.stream.frontier import Frontier, FrontierCoder
 from dynabeam.transforms.stream.gather import oldest_event_us
 from dynabeam.transforms.stream.generations import Generations, raised
@@ -57,7 +58,6 @@ from dynabeam.transforms.stream.watermark import (
     advance,
     not_before,
 )
-from dynabeam.transforms.telemetry.process_metrics import figures
 
 __all__ = ["BLOCKS", "DEAD_LETTERS", "REPORTS", "ReadStream", "Until"]
 
@@ -88,6 +88,7 @@ class ReadStream(beam.PTransform):
         connect: Makes the streams client on a worker.
         generations: Continuous: where readers learn that a table's generation went up.
         gap_rules: Continuous: what gaps do, whatever the sources say; None for what they say.
+        observe: Continuous: called on the worker with where a reader is, after each slice.
 
     Returns:
         A dict of `blocks` (`Block`), `reports` (`Report`, kinds `stream` and `gap`) and
@@ -112,6 +113,7 @@ class ReadStream(beam.PTransform):
         *,
         generations: Generations | None = None,
         gap_rules: GapHandler | None = None,
+        observe: Callable[[SeenReader], None] | None = None,
     ) -> None:
         super().__init__()
         if until not in ("tip", "forever"):
@@ -124,6 +126,7 @@ class ReadStream(beam.PTransform):
             connect,
             generations=generations,
             gap_rules=gap_rules,
+            observe=observe,
         )
 
     def expand(self, pcoll: beam.PCollection) -> dict[str, beam.PCollection]:
@@ -155,9 +158,11 @@ class _Read(beam.DoFn, RestrictionProvider):
         *,
         generations: Generations | None = None,
         gap_rules: GapHandler | None = None,
+        observe: Callable[[SeenReader], None] | None = None,
     ) -> None:
         self._generations = generations
         self._gap_rules = gap_rules
+        self._observe = observe
         self._access = access
         self._pacing = pacing
         self._clock = clock
@@ -305,7 +310,8 @@ class _ReadForever(_Read):
             if self._gap_rules is not None:
                 self._gap_rules.stopped(element.table.name, error)
             raise
-        figures().see(reader.seen())
+        if self._observe is not None:
+            self._observe(reader.seen())
         standing = part.current_restriction()
         if not standing.closed:
             memory.left = standing.counts

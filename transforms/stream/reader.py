@@ -16,6 +16,7 @@ from typing import Any
 from dynabeam.transforms.model.block import Block
 from dynabeam.transforms.model.dead_letter import DeadLetter
 from dynabeam.transforms.model.report import Report
+from dynabeam.transforms.stream.freshness import SeenReader
 from dynabeam.transforms.stream.frontier import Counts, Frontier
 from dynabeam.transforms.stream.memory import ReaderMemory
 from dynabeam.transforms.stream.pacing import Clock, Pacing
@@ -23,7 +24,6 @@ from dynabeam.transforms.stream.requests import AskChildren, ListShards, ReadPag
 from dynabeam.transforms.stream.source import StreamSource
 from dynabeam.transforms.stream.steps import IDLE_MARGIN_US, Steps
 from dynabeam.transforms.stream.tracker import Closed, Polled
-from dynabeam.transforms.telemetry.process_metrics import SeenReader
 
 __all__ = ["Output", "SliceReader"]
 

@@ -16,7 +16,7 @@ from typing import Any, Literal, TextIO, TypeAlias
 
 from dynabeam.transforms.errors import DynabeamError
 from dynabeam.transforms.printable import printable_lines
-from dynabeam.transforms.telemetry.secrets import masked
+from dynabeam.transforms.secrets import masked
 
 __all__ = ["FORMATS", "LEVELS", "LogFormat", "set_up_logs", "set_up_worker_logs", "writes_json"]
 

@@ -17,16 +17,11 @@ from typing import Any, NamedTuple, TypeAlias
 from dynabeam.transforms.model.dead_letter import DeadLetter
 from dynabeam.transforms.model.report import Report
 from dynabeam.transforms.runtime.clock import WallClock, now_us
-from dynabeam.transforms.stream.freshness import (
-    RETENTION_US,
-    furthest_behind,
-    lag_us,
-    unread_since_us,
-)
+from dynabeam.transforms.stream.freshness import RETENTION_US, SeenReader, furthest_behind
 from dynabeam.transforms.stream.frontier import Frontier
 from dynabeam.transforms.telemetry.metric_names import SHARDS_PER_TABLE
 
-__all__ = ["Figures", "Sample", "SeenReader", "figures", "increments", "reader_of"]
+__all__ = ["Figures", "Sample", "figures", "increments", "reader_of", "see_reader"]
 
 _STREAM = ("changes", "empty_polls", "throttles")
 _FORGET_US = 300 * 1_000_000
@@ -46,50 +41,6 @@ class Sample(NamedTuple):
     name: str
     labels: Labels
     value: float
-
-
-@dataclasses.dataclass(frozen=True)
-class SeenReader:
-    """What a reader of a stream saw when it looked last.
-
-    Attributes:
-        table: Name of its table.
-        stream_arn: The stream.
-        reader: Its number.
-        readers: How many readers the stream has.
-        frontier: Its positions.
-        behind: How many shards have changes waiting.
-        caught_up: No shard has.
-        newest_us: Time of the newest change that was read, microseconds since 1970, 0 for none.
-        seen_us: When it looked.
-        generation: The table's generation; 0 if not known.
-    """
-
-    table: str
-    stream_arn: str
-    reader: int
-    readers: int
-    frontier: Frontier
-    behind: int
-    caught_up: bool
-    newest_us: int
-    seen_us: int
-    generation: int = 0
-
-    def lag_us(self, at_us: int) -> int:
-        """How far it is behind, see `transforms.stream.freshness`."""
-        return lag_us(
-            at_us,
-            seen_us=self.seen_us,
-            caught_up=self.caught_up,
-            newest_us=self.newest_us,
-            since_us=unread_since_us(self.frontier),
-        )
-
-    def unread_age_us(self, at_us: int) -> int:
-        """How old its oldest unread change may be, at most what the stream keeps."""
-        since_us = unread_since_us(self.frontier) or self.seen_us
-        return min(RETENTION_US, max(0, at_us - since_us))
 
 
 def reader_of(report: Report) -> SeenReader:
@@ -274,3 +225,8 @@ _FIGURES = Figures()
 def figures() -> Figures:
     """The figures of this process."""
     return _FIGURES
+
+
+def see_reader(reader: SeenReader) -> None:
+    """Takes up where a reader of this process is; for `ReadStream`."""
+    _FIGURES.see(reader)

@@ -25,10 +25,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dynabeam.transforms.errors import ValueDecodeError
-from dynabeam.transforms.model.table import KeyAttribute, KeySchema
 from dynabeam.transforms.values.base64_columns import decode_base64
 from dynabeam.transforms.values.buckets import bucket_numbers
 from dynabeam.transforms.values.byte_columns import without_first_byte
+from dynabeam.transforms.values.key_schema import KeyAttribute, KeySchema
 from dynabeam.transforms.values.numbers import normalise_number, normalise_numbers
 from dynabeam.transforms.values.python_values import decode_value
 

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dynabeam.transforms.errors import ValueDecodeError
-from dynabeam.transforms.model.table import KeySchema
+from dynabeam.transforms.values.key_schema import KeySchema
 from dynabeam.transforms.values.keys import encode_key, encode_keys
 from dynabeam.transforms.values.numbers import normalise_number
 from dynabeam.transforms.values.python_values import parse_json, shown

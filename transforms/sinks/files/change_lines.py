@@ -21,10 +21,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dynabeam.transforms.model.block import Block
-from dynabeam.transforms.model.table import KeySchema
 from dynabeam.transforms.values.byte_columns import offsets_and_bytes
 from dynabeam.transforms.values.json_sql import query
 from dynabeam.transforms.values.json_texts import compact_json
+from dynabeam.transforms.values.key_schema import KeySchema
 from dynabeam.transforms.values.keys import decode_key, key_columns
 from dynabeam.transforms.values.row_decoder import SMALL_BATCH_ROWS
 

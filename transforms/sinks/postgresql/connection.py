@@ -21,7 +21,8 @@ import psycopg
 from psycopg.pq import TransactionStatus
 
 from dynabeam.transforms.errors import ConfigurationError, DynabeamError, SinkError
-from dynabeam.transforms.sinks.uri import SinkUri, resolve_secrets
+from dynabeam.transforms.secrets import resolve_secrets
+from dynabeam.transforms.sinks.uri import SinkUri
 
 __all__ = [
     "LIBPQ_OPTIONS",

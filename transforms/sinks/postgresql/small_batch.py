@@ -16,7 +16,6 @@ import pyarrow as pa
 
 from dynabeam.transforms.errors import ValueDecodeError
 from dynabeam.transforms.model.order import newest_places
-from dynabeam.transforms.model.table import KeySchema
 from dynabeam.transforms.sinks.files.change_lines import key_object
 from dynabeam.transforms.sinks.postgresql.merge import FEW_BYTES, SMALL_BATCH_ROWS
 from dynabeam.transforms.sinks.postgresql.values import (
@@ -27,6 +26,7 @@ from dynabeam.transforms.sinks.postgresql.values import (
 )
 from dynabeam.transforms.sinks.postgresql.values import set_one_aside as _split
 from dynabeam.transforms.sinks.row_layout import RowLayout, RowOptions
+from dynabeam.transforms.values.key_schema import KeySchema
 from dynabeam.transforms.values.row_decoder import RowDecoder
 
 __all__ = ["SmallBatchLayout"]

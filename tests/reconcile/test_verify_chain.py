@@ -20,7 +20,7 @@ from dynabeam.transforms.model.version import encode_version
 from dynabeam.transforms.reconcile.chain_links import ChainMemory, Link, Row
 from dynabeam.transforms.reconcile.verify_chain import VerifyChain, _ChainFn, _digests
 from dynabeam.transforms.values.digests import item_digest
-from tests.test_reconcile import _block
+from tests.reconcile.test_reconcile import _block
 
 FOREVER = 10**18
 SECOND = 1_000_000

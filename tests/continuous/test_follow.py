@@ -24,7 +24,7 @@ from dynabeam.transforms.state.coverage import FUZZ_US
 from dynabeam.transforms.state.table_reading import new_table_state, stream_sources
 from dynabeam.transforms.stream.frontier import Frontier, ShardPosition
 from dynabeam.transforms.testing.simulator import Simulator
-from tests.deployment.test_discover import OPTIONS, Discovering, create
+from tests.continuous.test_discover import OPTIONS, Discovering, create
 
 OFF = {"StreamEnabled": False}
 ON = {"StreamEnabled": True, "StreamViewType": "NEW_AND_OLD_IMAGES"}

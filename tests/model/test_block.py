@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from dynabeam.transforms.errors import ValueDecodeError
 from dynabeam.transforms.model.block import SCHEMA, Block, BlockCoder, BlockHeader, split_by_bucket
-from dynabeam.transforms.model.table import KeyAttribute, KeySchema, Table
+from dynabeam.transforms.model.table import Table
 from dynabeam.transforms.model.version import encode_version
+from dynabeam.transforms.values.key_schema import KeyAttribute, KeySchema
 from dynabeam.transforms.values.keys import encode_key
 
 _TABLE = Table(
@@ -25,7 +26,7 @@ _TABLE = Table(
     KeySchema(KeyAttribute("customer", "S"), KeyAttribute("number", "N")),
     "arn:aws:dynamodb:eu-west-1:111122223333:table/orders",
 )
-_GOLDEN = pathlib.Path(__file__).parent / "data" / "block-format-1.base64"
+_GOLDEN = pathlib.Path(__file__).parents[1] / "data" / "block-format-1.base64"
 
 
 def _header(**changes) -> BlockHeader:

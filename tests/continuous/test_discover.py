@@ -15,7 +15,7 @@ from dynabeam.transforms.sinks.base import Round
 from dynabeam.transforms.state.table_reading import ReadingOptions
 from dynabeam.transforms.state.table_selection import TableSelection
 from dynabeam.transforms.testing.simulator import Simulator
-from tests.deployment.test_watch import Deferring
+from tests.continuous.test_watch import Deferring
 from tests.export.test_request import Watermark
 
 SECOND = 1_000_000

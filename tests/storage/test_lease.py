@@ -12,7 +12,7 @@ from dynabeam.transforms.storage import filesystem
 from dynabeam.transforms.storage.conditional_writes import read_with_tag
 from dynabeam.transforms.storage.lease import Lease, _read, check_unheld
 from dynabeam.transforms.testing.faults import Faults
-from tests.test_conditional_writes import gcs, own_options, sim, use_s3  # noqa: F401 - fixtures
+from tests.storage.test_conditional_writes import gcs, own_options, sim, use_s3  # noqa: F401 - fixtures
 
 PATH = "s3://bucket/state/lock.json"
 SHORT = 0.6

@@ -14,11 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dynabeam.transforms.model.block import SCHEMA, Block, BlockHeader
-from dynabeam.transforms.model.table import KeyAttribute, KeySchema, Table
+from dynabeam.transforms.model.table import Table
 from dynabeam.transforms.model.version import encode_version
 from dynabeam.transforms.reconcile import reconcile
 from dynabeam.transforms.reconcile.reconcile import Reconcile
 from dynabeam.transforms.runtime import keyed_memory
+from dynabeam.transforms.values.key_schema import KeyAttribute, KeySchema
 
 _TABLE = Table("orders", KeySchema(KeyAttribute("id", "S")))
 _WHEN = datetime.datetime(2026, 1, 1, tzinfo=datetime.timezone.utc)

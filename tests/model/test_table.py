@@ -6,7 +6,8 @@ import json
 import pytest
 
 from dynabeam.transforms.errors import TableError
-from dynabeam.transforms.model.table import KeyAttribute, KeySchema, Table
+from dynabeam.transforms.model.table import Table
+from dynabeam.transforms.values.key_schema import KeyAttribute, KeySchema
 
 HASH_ONLY = KeySchema(KeyAttribute("id", "S"))
 COMPOSITE = KeySchema(KeyAttribute("a.b", "N"), KeyAttribute("S", "B"))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from dynabeam.transforms.errors import ConfigurationError
 from dynabeam.transforms.model.key_range import LONGEST_BOUND, KeyRange
-from dynabeam.transforms.model.table import KeyAttribute, KeySchema
+from dynabeam.transforms.values.key_schema import KeyAttribute, KeySchema
 from dynabeam.transforms.values.keys import encode_key
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=6)
