@@ -70,7 +70,7 @@ def _own_clients():
 def pytest_collection_modifyitems(items):
     """Spreads files that start clusters, of which one runs at a time, between the others.
 
-    At the end one of two processes would wait for them alone.
+    At the end one of the processes would wait for them alone.
     """
     files = {}
     for each in items:

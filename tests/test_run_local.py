@@ -271,7 +271,7 @@ class TestWords:
         assert not (machine.checkout / ".venv").exists()
 
     def test_test_runs_everything_or_what_is_asked(self, ready):
-        assert ready.start("test").stdout == "ran pytest -n 2 --dist loadfile\n"
+        assert ready.start("test").stdout == "ran pytest -n 4 --dist loadfile\n"
         assert ready.start("test", "tests/values", "-x").stdout == "ran pytest tests/values -x\n"
 
     def test_other_words_are_commands(self, ready):
