@@ -198,7 +198,7 @@ def end_at_once(error: Exception) -> None:
     text = f"{type(error).__name__}: {error}"
     if writes_json():
         # Whoever reads the log reads nothing else. By a thread, as its lock may be held for ever.
-        log = logging.getLogger("pipelines")
+        log = logging.getLogger("dynabeam.pipelines")
         teller = threading.Thread(target=log.error, args=("%s", text), daemon=True)
         teller.start()
         teller.join(_CLEANUP_SECONDS)

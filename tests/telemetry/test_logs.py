@@ -19,7 +19,7 @@ QUOTED = "c0rrect%2Fhorse%20battery"
 @pytest.fixture(autouse=True)
 def as_before():
     """Gives the process its log back."""
-    root, own = logging.getLogger(), [logging.getLogger(n) for n in ("pipelines", "transforms")]
+    root, own = logging.getLogger(), [logging.getLogger(n) for n in ("dynabeam",)]
     handlers, levels = list(root.handlers), [each.level for each in (root, *own)]
     yield
     root.handlers[:] = handlers

@@ -104,7 +104,7 @@ class TestEndpoint:
 
     def test_no_free_port_is_a_warning(self, monkeypatch, caplog):
         monkeypatch.setattr(endpoint, "PORTS", 1)
-        logging.getLogger("transforms").setLevel(logging.WARNING)
+        logging.getLogger("dynabeam").setLevel(logging.WARNING)
         with socket.create_server(("127.0.0.1", 0)) as taken:
             port = taken.getsockname()[1]
             with Endpoint(port, "127.0.0.1", Figures()) as made:

@@ -26,7 +26,7 @@ SOURCES = {
     path: path.read_text("utf-8")
     for package in ("pipelines", "transforms")
     for path in (ROOT / package).rglob("*.py")
-    if path.name != "metrics.py"
+    if path.name != "metric_names.py"
 }
 
 
