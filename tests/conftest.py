@@ -68,17 +68,20 @@ def _own_clients():
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items):
-    """Spreads files that start clusters, of which one runs at a time, between the others.
+    """Slow files go first, and those that start clusters, of which one runs at a time, are spread.
 
     At the end one of the processes would wait for them alone.
     """
     files = {}
     for each in items:
         files.setdefault(each.path, []).append(each)
-    waiting = [
-        p for p, tests in files.items() if any(t.get_closest_marker("runner") for t in tests)
-    ]
-    order = [path for path in files if path not in waiting]
+
+    def marked(name, how):
+        return [p for p, tests in files.items() if how(t.get_closest_marker(name) for t in tests)]
+
+    waiting = marked("runner", any)
+    slow = [path for path in marked("slow", all) if path not in waiting]
+    order = slow + [path for path in files if path not in waiting and path not in slow]
     step = len(order) // max(1, len(waiting))
     for at, path in enumerate(waiting):
         order.insert(at * (step + 1), path)

@@ -34,6 +34,8 @@ from tests.chief.shared_clock import SharedClock
 from tests.chief.workload import TABLES, Workload, make_table
 from tests.sinks.targets import Target, published, read_back, read_changes
 
+pytestmark = pytest.mark.slow
+
 SEEDS = 300 if settings.get_current_profile_name() == "deep" else CI_SEEDS
 TARGETS = {name: Target(uri) for name, uri in SINKS.items()}
 ALL_DIMENSIONS = {
