@@ -13,16 +13,18 @@ from typing import Any, Literal
 
 import apache_beam as beam
 
-from dynabeam.transforms.errors import ValueDecodeError
 from dynabeam.transforms.export.manifest import DataFile
 from dynabeam.transforms.model.table import Table
-from dynabeam.transforms.runtime.json_coder import dump_element, load_element
-from dynabeam.transforms.runtime.stored_format import damage_told, typed_fields
+from dynabeam.transforms.runtime.json_coder import JsonCoder, element_format
+from dynabeam.transforms.runtime.stored_format import Document, typed_fields
 
 __all__ = ["DONE", "FileSlice", "FileSliceCoder", "SnapshotRequest", "SnapshotRequestCoder"]
 
 DONE: Literal["done"] = "done"
 """What `SnapshotRequest.loaded` says of a file that is loaded to its end."""
+
+_REQUEST = element_format("a snapshot request", "snapshot request")
+_SLICE = element_format("a file slice", "file slice")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +80,25 @@ class SnapshotRequest:
         """What the export has to be."""
         return "INCREMENTAL_EXPORT" if self.from_us else "FULL_EXPORT"
 
+    def to_json(self) -> dict[str, Any]:
+        """The request as a JSON-able dict."""
+        fields = vars(self) | {"table": self.table.to_json(), "loaded": dict(self.loaded)}
+        # Without these if they say nothing, as requests were before they had them.
+        later = ["attempt", "key_range", "table_id"]
+        if not self.from_us:
+            later += ["from_us", "to_us"]
+        return _REQUEST.dump(_without(fields, later))
+
+    @classmethod
+    def from_json(cls, document: Document) -> SnapshotRequest:
+        """Reads what `to_json` wrote.
+
+        Raises:
+            ValueDecodeError: If it is damaged, or the format number is unknown.
+        """
+        with _REQUEST.load(document) as fields:
+            return typed_fields(cls, fields, table=Table.from_json(fields["table"]))
+
 
 @dataclasses.dataclass(frozen=True)
 class FileSlice:
@@ -116,88 +137,40 @@ class FileSlice:
     key_range: str = ""
     digests: str = ""
 
+    def to_json(self) -> dict[str, Any]:
+        """The slice as a JSON-able dict."""
+        fields = vars(self) | {"table": self.table.to_json(), "file": self.file.to_json()}
+        return _SLICE.dump(_without(fields, ["key_range", "digests"]))
 
-class SnapshotRequestCoder(beam.coders.Coder):
+    @classmethod
+    def from_json(cls, document: Document) -> FileSlice:
+        """Reads what `to_json` wrote.
+
+        Raises:
+            ValueDecodeError: If it is damaged, or the format number is unknown.
+        """
+        with _SLICE.load(document) as fields:
+            table = Table.from_json(fields["table"])
+            file = DataFile.from_json(fields["file"])
+            return typed_fields(cls, fields, table=table, file=file)
+
+
+def _without(fields: dict[str, Any], names: list[str]) -> dict[str, Any]:
+    """The fields without those of some names that say nothing."""
+    return {name: value for name, value in fields.items() if value or name not in names}
+
+
+class SnapshotRequestCoder(JsonCoder[SnapshotRequest]):
     """Snapshot requests as canonical JSON with a format number."""
 
-    def encode(self, value: SnapshotRequest) -> bytes:
-        """Encodes a request."""
-        document = _fields(value) | {"table": value.table.to_json(), "loaded": dict(value.loaded)}
-        if not value.from_us:
-            # As requests were before there were windows: a full export has none.
-            del document["from_us"], document["to_us"]
-        if not value.attempt:
-            del document["attempt"]
-        if not value.table_id:
-            # As they were before they named the table's id.
-            del document["table_id"]
-        return dump_element(_as_before_ranges(document))
-
-    def decode(self, encoded: bytes) -> SnapshotRequest:
-        """Decodes a request.
-
-        Raises:
-            ValueDecodeError: If it is damaged, or the format number is unknown.
-        """
-        what = "snapshot request"
-        document = load_element(encoded, what)
-        with damage_told(f"a {what}", where=what, error=ValueDecodeError):
-            table = Table.from_json(document["table"])
-            return typed_fields(SnapshotRequest, document, table=table)
-
-    def is_deterministic(self) -> bool:
-        """Equal requests have equal bytes."""
-        return True
-
-    def to_type_hint(self) -> type[SnapshotRequest]:
-        """The type that this coder carries."""
-        return SnapshotRequest
+    kind = SnapshotRequest
 
 
-class FileSliceCoder(beam.coders.Coder):
+class FileSliceCoder(JsonCoder[FileSlice]):
     """File slices as canonical JSON with a format number."""
 
-    def encode(self, value: FileSlice) -> bytes:
-        """Encodes a slice."""
-        document = _as_before_ranges(_fields(value))
-        if not value.digests:
-            del document["digests"]
-        return dump_element(
-            document | {"table": value.table.to_json(), "file": value.file.to_json()},
-        )
-
-    def decode(self, encoded: bytes) -> FileSlice:
-        """Decodes a slice.
-
-        Raises:
-            ValueDecodeError: If it is damaged, or the format number is unknown.
-        """
-        what = "file slice"
-        document = load_element(encoded, what)
-        with damage_told(f"a {what}", where=what, error=ValueDecodeError):
-            table = Table.from_json(document["table"])
-            file = DataFile.from_json(document["file"])
-            return typed_fields(FileSlice, document, table=table, file=file)
-
-    def is_deterministic(self) -> bool:
-        """Equal slices have equal bytes."""
-        return True
-
-    def to_type_hint(self) -> type[FileSlice]:
-        """The type that this coder carries."""
-        return FileSlice
+    kind = FileSlice
 
 
 beam.coders.registry.register_coder(SnapshotRequest, SnapshotRequestCoder)
 beam.coders.registry.register_coder(FileSlice, FileSliceCoder)
-
-
-def _fields(value: SnapshotRequest | FileSlice) -> dict[str, Any]:
-    return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-
-
-def _as_before_ranges(document: dict[str, Any]) -> dict[str, Any]:
-    """Without the range of keys if there is none, as elements were before there were ranges."""
-    if not document["key_range"]:
-        del document["key_range"]
-    return document

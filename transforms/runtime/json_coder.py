@@ -1,46 +1,82 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Elements and restrictions as canonical JSON with a format number: equal ones have equal bytes."""
+"""Elements and restrictions as canonical JSON, never pickled: equal ones have equal bytes.
+
+A savepoint keeps them, so they have a format number (`transforms.runtime.stored_format`) and are
+read by whatever version comes after the one that wrote them, or refused with an error that says
+what to do.
+"""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar, Generic, TypeVar
+
+import apache_beam as beam
 
 from dynabeam.transforms.errors import ValueDecodeError
-from dynabeam.transforms.runtime.stored_format import damage_told, parse_object
+from dynabeam.transforms.runtime.stored_format import Document, DocumentFormat, canonical
 
-__all__ = ["FORMAT", "dump_element", "load_element"]
+__all__ = ["JsonCoder", "element_format"]
 
-FORMAT = 1
-
-
-def dump_element(document: Mapping[str, Any]) -> bytes:
-    """Writes the fields of an element."""
-    return json.dumps(
-        {"format": FORMAT, **document}, separators=(",", ":"), sort_keys=True
-    ).encode()
+T = TypeVar("T")
 
 
-def load_element(encoded: bytes, what: str) -> dict[str, Any]:
-    """Reads what `dump_element` wrote.
+def element_format(what: str, where: str, *, required: tuple[str, ...] = ()) -> DocumentFormat:
+    """The format of what travels between workers; see `DocumentFormat`.
 
     Args:
-        encoded: The bytes.
-        what: What they should be, for people.
-
-    Raises:
-        ValueDecodeError: If it is damaged, or the format number is unknown.
+        what: The element, for people.
+        where: What to say of where it stands.
+        required: Fields that have to be there although they have a default.
     """
-    with damage_told(f"a {what}", where=what, error=ValueDecodeError):
-        document = parse_object(encoded)
-    found = document.pop("format", None)
-    if found != FORMAT:
-        raise ValueDecodeError(
-            f"a {what} of an unknown format",
-            where=what,
-            expected=FORMAT,
-            found=found,
-            hint="Upgrade Dynabeam on the workers, or restart from the position document",
-        )
-    return document
+    return DocumentFormat(
+        what,
+        where,
+        required=required,
+        error=ValueDecodeError,
+        upgrade="Upgrade Dynabeam on the workers, or restart from the state directory",
+    )
+
+
+class JsonCoder(beam.coders.Coder, Generic[T]):
+    """Deterministic coder of a class that has `to_json` and `from_json`.
+
+    Attributes:
+        kind: The class.
+    """
+
+    kind: ClassVar[type[Any]]
+
+    def to_json(self, value: T) -> Mapping[str, Any]:
+        """The document of a value, with its format number."""
+        document: Mapping[str, Any] = value.to_json()  # type: ignore[attr-defined]
+        return document
+
+    def from_json(self, document: Document) -> T:
+        """Reads what `to_json` wrote.
+
+        Raises:
+            ValueDecodeError: If it is damaged, of an unknown format, or of a newer version.
+        """
+        value: T = self.kind.from_json(document)
+        return value
+
+    def encode(self, value: T) -> bytes:
+        """Encodes a value."""
+        return canonical(self.to_json(value))
+
+    def decode(self, encoded: bytes) -> T:
+        """Decodes a value.
+
+        Raises:
+            ValueDecodeError: See `from_json`.
+        """
+        return self.from_json(encoded)
+
+    def is_deterministic(self) -> bool:
+        """Equal values have equal bytes."""
+        return True
+
+    def to_type_hint(self) -> type[Any]:
+        """The type that this coder carries."""
+        return self.kind

@@ -18,14 +18,17 @@ import json
 import re
 import typing
 from collections.abc import Collection, Hashable, Iterator, Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import msgspec
 
 from dynabeam.transforms.errors import DynabeamError, StateError
 
 __all__ = [
+    "Document",
+    "DocumentFormat",
     "NewerFieldsError",
+    "canonical",
     "check_fields",
     "check_format",
     "check_name",
@@ -37,6 +40,9 @@ __all__ = [
 ]
 
 Fields = TypeVar("Fields")
+
+Document: TypeAlias = "Mapping[str, Any] | bytes"
+"""A document: its JSON, or what that says."""
 
 _NEWER = "Use the version of Dynabeam that wrote it, or a newer one"
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
@@ -54,6 +60,71 @@ class NewerFieldsError(ValueError):
         super().__init__(f"fields of a newer version: {', '.join(unknown)}")
         self.known = known
         self.unknown = unknown
+
+
+def canonical(document: Any) -> bytes:
+    """JSON in which equal documents have equal bytes."""
+    return json.dumps(document, separators=(",", ":"), sort_keys=True).encode()
+
+
+@dataclasses.dataclass(frozen=True)
+class DocumentFormat:
+    """The format of one kind of document: a JSON object with its format number in `format`.
+
+    Attributes:
+        what: The document, for people.
+        where: Where it stands, for the text of errors, if the reader names no path.
+        number: The format number that this version writes, and the only one that it reads.
+        required: Fields that have to be there although the class has a default for them: the
+            default would say something else than whoever wrote the document.
+        error: The kind of error that a document raises which cannot be read.
+        hint: What to do if it is damaged.
+        upgrade: What to do if its format is unknown.
+    """
+
+    what: str
+    where: str = ""
+    number: int = 1
+    required: tuple[str, ...] = ()
+    error: type[DynabeamError] = StateError
+    hint: str = ""
+    upgrade: str = _NEWER
+
+    def dump(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """The document of some fields."""
+        return {"format": self.number, **fields}
+
+    @contextlib.contextmanager
+    def load(self, document: Document, *, where: str = "") -> Iterator[dict[str, Any]]:
+        """The fields of a document, to be read inside of `with`: what fails there is its damage.
+
+        Args:
+            document: The document.
+            where: Its path.
+
+        Yields:
+            All its fields but the number.
+
+        Raises:
+            DynabeamError: Of the kind `error`, if the document is damaged, its format is unknown,
+                or it has fields of a newer version (see `typed_fields`).
+        """
+        where = where or self.where
+        with damage_told(self.what, where=where, hint=self.hint, error=self.error):
+            found = parse_object(document) if isinstance(document, bytes) else dict(document)
+            number = found.pop("format")
+            if type(number) is not int or number != self.number:
+                raise self.error(
+                    f"{self.what} is of an unknown format",
+                    where=where,
+                    expected=self.number,
+                    found=number,
+                    hint=self.upgrade,
+                )
+            missing = [name for name in self.required if name not in found]
+            if missing:
+                raise ValueError(f"fields are missing: {', '.join(missing)}")
+            yield found
 
 
 def check_format(

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import bisect
 import dataclasses
-import json
 import re
 import zlib
 from collections.abc import Mapping
@@ -24,10 +23,10 @@ from typing import Any, Literal
 import apache_beam as beam
 
 from dynabeam.transforms.errors import ValueDecodeError
-from dynabeam.transforms.runtime.stored_format import damage_told, parse_object, typed_fields
+from dynabeam.transforms.runtime.json_coder import JsonCoder, element_format
+from dynabeam.transforms.runtime.stored_format import Document, damage_told, typed_fields
 
 __all__ = [
-    "FORMAT",
     "Counts",
     "Frontier",
     "FrontierCoder",
@@ -36,8 +35,6 @@ __all__ = [
     "created_ms",
     "owner",
 ]
-
-FORMAT = 1
 
 PositionKind = Literal["trim_horizon", "after", "at_timestamp", "ended"]
 
@@ -253,7 +250,7 @@ class Frontier:
         raised = {"generation": self.generation} if self.generation else {}
         return {
             **raised,
-            "format": FORMAT,
+            "format": _DOCUMENT.number,
             "shards": [each.to_json() for each in self.shards],
             "pending": [list(each) for each in self.pending],
             "finished": [list(each) for each in self.finished],
@@ -265,34 +262,21 @@ class Frontier:
         }
 
     @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> Frontier:
+    def from_json(cls, document: Document) -> Frontier:
         """Reads what `to_json` wrote.
 
         Raises:
             ValueDecodeError: If it is damaged, or the format number is unknown.
         """
-        with damage_told("a stream position", where="frontier", error=ValueDecodeError):
-            return cls._from_json(document)
-
-    @classmethod
-    def _from_json(cls, document: Mapping[str, Any]) -> Frontier:
-        if document.get("format") != FORMAT:
-            raise ValueDecodeError(
-                "a stream position of an unknown format",
-                where="frontier",
-                expected=FORMAT,
-                found=document.get("format"),
-                hint="Use the version of Dynabeam that wrote it, or a newer one",
-            )
-        # A field that is not there would be read as none of its shards, none of its time.
-        given = {name: document[name] for name in _ALWAYS} | dict(document)
-        del given["format"]
-        shards = tuple(ShardPosition.from_json(each) for each in document["shards"])
-        counts = typed_fields(Counts, document["counts"])
-        return typed_fields(cls, given, shards=shards, counts=counts)
+        with _DOCUMENT.load(document) as fields:
+            shards = tuple(ShardPosition.from_json(each) for each in fields["shards"])
+            counts = typed_fields(Counts, fields["counts"])
+            return typed_fields(cls, fields, shards=shards, counts=counts)
 
 
+# A field that is not there would be read as none of its shards, none of its time.
 _ALWAYS = ("pending", "finished", "foreign", "foreign_before_ms", "swept_us", "closed")
+_DOCUMENT = element_format("a stream position", "frontier", required=_ALWAYS)
 
 
 def sort_shards(shards: list[ShardPosition]) -> tuple[ShardPosition, ...]:
@@ -300,30 +284,10 @@ def sort_shards(shards: list[ShardPosition]) -> tuple[ShardPosition, ...]:
     return tuple(sorted(shards, key=lambda each: each.shard_id))
 
 
-class FrontierCoder(beam.coders.Coder):
+class FrontierCoder(JsonCoder[Frontier]):
     """Versioned, deterministic coder of frontiers: canonical JSON."""
 
-    def encode(self, value: Frontier) -> bytes:
-        """Encodes a frontier."""
-        return json.dumps(value.to_json(), separators=(",", ":"), sort_keys=True).encode()
-
-    def decode(self, encoded: bytes) -> Frontier:
-        """Decodes a frontier.
-
-        Raises:
-            ValueDecodeError: If the bytes are damaged, or of an unknown format.
-        """
-        with damage_told("a stream position", where="frontier", error=ValueDecodeError):
-            document = parse_object(encoded)
-        return Frontier.from_json(document)
-
-    def is_deterministic(self) -> bool:
-        """Equal frontiers have equal bytes."""
-        return True
-
-    def to_type_hint(self) -> type[Frontier]:
-        """The type that this coder carries."""
-        return Frontier
+    kind = Frontier
 
 
 beam.coders.registry.register_coder(Frontier, FrontierCoder)

@@ -13,13 +13,12 @@ import collections
 import dataclasses
 import threading
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import apache_beam as beam
 
-from dynabeam.transforms.errors import ValueDecodeError
-from dynabeam.transforms.runtime.json_coder import dump_element, load_element
-from dynabeam.transforms.runtime.stored_format import damage_told
+from dynabeam.transforms.runtime.json_coder import JsonCoder, element_format
+from dynabeam.transforms.runtime.stored_format import Document, typed_fields
 from dynabeam.transforms.stream.frontier import Frontier
 from dynabeam.transforms.stream.source import StreamSource
 
@@ -42,6 +41,21 @@ class SourceGroup:
 
     sources: tuple[StreamSource, ...]
 
+    def to_json(self) -> dict[str, Any]:
+        """The group as a JSON-able dict."""
+        return _SOURCES.dump({"sources": [each.to_json() for each in self.sources]})
+
+    @classmethod
+    def from_json(cls, document: Document) -> SourceGroup:
+        """Reads what `to_json` wrote.
+
+        Raises:
+            ValueDecodeError: If it is damaged, or the format number is unknown.
+        """
+        with _SOURCES.load(document) as fields:
+            sources = tuple(map(StreamSource.from_json, fields["sources"]))
+            return typed_fields(cls, fields, sources=sources)
+
 
 @dataclasses.dataclass(frozen=True)
 class FrontierGroup:
@@ -53,6 +67,25 @@ class FrontierGroup:
     def closed(self) -> bool:
         """True if no reader has anything left to do."""
         return all(each.closed for each in self.frontiers)
+
+    def to_json(self) -> dict[str, Any]:
+        """The frontiers as a JSON-able dict."""
+        return _FRONTIERS.dump({"frontiers": [each.to_json() for each in self.frontiers]})
+
+    @classmethod
+    def from_json(cls, document: Document) -> FrontierGroup:
+        """Reads what `to_json` wrote.
+
+        Raises:
+            ValueDecodeError: If it is damaged, or the format number is unknown.
+        """
+        with _FRONTIERS.load(document) as fields:
+            frontiers = tuple(map(Frontier.from_json, fields["frontiers"]))
+            return typed_fields(cls, fields, frontiers=frontiers)
+
+
+_SOURCES = element_format("a group of stream sources", "group of stream sources")
+_FRONTIERS = element_format("a group of stream positions", "group of stream positions")
 
 
 def grouped(sources: Sequence[StreamSource]) -> list[SourceGroup]:
@@ -66,52 +99,20 @@ def grouped(sources: Sequence[StreamSource]) -> list[SourceGroup]:
     return [SourceGroup(tuple(sources[at::count])) for at in range(count)]
 
 
-class _GroupCoder(beam.coders.Coder):
-    """Versioned, deterministic coder of what a group has one of per reader: canonical JSON."""
+class SourceGroupCoder(JsonCoder[SourceGroup]):
+    """Versioned, deterministic coder of groups of readers: canonical JSON."""
 
-    kind: ClassVar[type[SourceGroup] | type[FrontierGroup]]
-    part: ClassVar[Any]
-    field: ClassVar[str]
-    what: ClassVar[str]
-
-    def encode(self, value: Any) -> bytes:
-        """Encodes a group."""
-        return dump_element({self.field: [each.to_json() for each in getattr(value, self.field)]})
-
-    def decode(self, encoded: bytes) -> Any:
-        """Decodes a group.
-
-        Raises:
-            ValueDecodeError: If the bytes are of an unknown format.
-        """
-        document = load_element(encoded, self.what)
-        with damage_told(f"a {self.what}", where=self.what, error=ValueDecodeError):
-            return self.kind(tuple(map(self.part.from_json, document[self.field])))
-
-    def is_deterministic(self) -> bool:
-        """Equal groups have equal bytes."""
-        return True
-
-    def to_type_hint(self) -> type[SourceGroup] | type[FrontierGroup]:
-        """The type that this coder carries."""
-        return self.kind
+    kind = SourceGroup
 
 
-class SourceGroupCoder(_GroupCoder):
-    """Groups of readers, see `_GroupCoder`."""
-
-    kind, part, field, what = SourceGroup, StreamSource, "sources", "group of stream sources"
-
-
-class FrontierGroupCoder(_GroupCoder):
-    """Restrictions of groups, see `_GroupCoder`.
+class FrontierGroupCoder(JsonCoder[FrontierGroup]):
+    """Versioned, deterministic coder of the restrictions of groups: canonical JSON.
 
     A runner gives back at the next turn what it was given at the end of the last one, so what was
     encoded here last is remembered.
     """
 
-    kind, part, field = FrontierGroup, Frontier, "frontiers"
-    what = "group of stream positions"
+    kind = FrontierGroup
 
     def encode(self, value: FrontierGroup) -> bytes:
         """Encodes a group."""
@@ -130,10 +131,7 @@ class FrontierGroupCoder(_GroupCoder):
         """
         with _lock:
             known = _encoded.get(encoded)
-        if known is not None:
-            return known
-        decoded: FrontierGroup = super().decode(encoded)
-        return decoded
+        return super().decode(encoded) if known is None else known
 
 
 _REMEMBERED = 4 * MOST_GROUPS

@@ -4,23 +4,22 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Mapping
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import apache_beam as beam
 
-from dynabeam.transforms.errors import ConfigurationError, ValueDecodeError
+from dynabeam.transforms.errors import ConfigurationError
 from dynabeam.transforms.model.gap import GapPolicy
 from dynabeam.transforms.model.table import Table
-from dynabeam.transforms.runtime.stored_format import damage_told, parse_object, typed_fields
+from dynabeam.transforms.runtime.json_coder import JsonCoder, element_format
+from dynabeam.transforms.runtime.stored_format import Document, typed_fields
 from dynabeam.transforms.stream.frontier import Counts, Frontier
 from dynabeam.transforms.stream.lineage import Start
 
-__all__ = ["FORMAT", "LATEST", "TRIM_HORIZON", "StreamSource", "StreamSourceCoder"]
+__all__ = ["LATEST", "TRIM_HORIZON", "StreamSource", "StreamSourceCoder"]
 
-FORMAT = 1
+_DOCUMENT = element_format("a stream source", "stream source")
 TRIM_HORIZON = "trim_horizon"
 LATEST = "latest"
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
@@ -82,7 +81,7 @@ class StreamSource:
     def to_json(self) -> dict[str, Any]:
         """The source as a JSON-able dict."""
         return {
-            "format": FORMAT,
+            "format": _DOCUMENT.number,
             "table": self.table.to_json(),
             "stream_arn": self.stream_arn,
             "reader": self.reader,
@@ -98,60 +97,27 @@ class StreamSource:
         }
 
     @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> StreamSource:
+    def from_json(cls, document: Document) -> StreamSource:
         """Reads what `to_json` wrote.
 
         Raises:
             ValueDecodeError: If it is damaged, or the format number is unknown.
         """
-        with damage_told("a stream source", where="stream source", error=ValueDecodeError):
-            return cls._from_json(document)
-
-    @classmethod
-    def _from_json(cls, document: Mapping[str, Any]) -> StreamSource:
-        if document.get("format") != FORMAT:
-            raise ValueDecodeError(
-                "a stream source of an unknown format",
-                where="stream source",
-                expected=FORMAT,
-                found=document.get("format"),
-                hint="Use the version of Dynabeam that wrote it, or a newer one",
+        with _DOCUMENT.load(document) as fields:
+            frontier = fields["frontier"]
+            return typed_fields(
+                cls,
+                fields,
+                table=Table.from_json(fields["table"]),
+                frontier=None if frontier is None else Frontier.from_json(frontier),
+                gap_policy=GapPolicy(fields["gap_policy"]),
             )
-        values = {key: value for key, value in document.items() if key != "format"}
-        frontier = values["frontier"]
-        return typed_fields(
-            cls,
-            values,
-            table=Table.from_json(values["table"]),
-            frontier=None if frontier is None else Frontier.from_json(frontier),
-            gap_policy=GapPolicy(values["gap_policy"]),
-        )
 
 
-class StreamSourceCoder(beam.coders.Coder):
+class StreamSourceCoder(JsonCoder[StreamSource]):
     """Versioned, deterministic coder of stream sources: canonical JSON."""
 
-    def encode(self, value: StreamSource) -> bytes:
-        """Encodes a source."""
-        return json.dumps(value.to_json(), separators=(",", ":"), sort_keys=True).encode()
-
-    def decode(self, encoded: bytes) -> StreamSource:
-        """Decodes a source.
-
-        Raises:
-            ValueDecodeError: If the bytes are damaged, or of an unknown format.
-        """
-        with damage_told("a stream source", where="stream source", error=ValueDecodeError):
-            document = parse_object(encoded)
-        return StreamSource.from_json(document)
-
-    def is_deterministic(self) -> bool:
-        """Equal sources have equal bytes."""
-        return True
-
-    def to_type_hint(self) -> type[StreamSource]:
-        """The type that this coder carries."""
-        return StreamSource
+    kind = StreamSource
 
 
 beam.coders.registry.register_coder(StreamSource, StreamSourceCoder)
