@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 from collections.abc import Iterator
 from typing import Literal
 
@@ -19,18 +18,16 @@ from dynabeam.pipelines.failures import meant_for_people
 from dynabeam.pipelines.state_directory import StateDirectory
 from dynabeam.transforms.errors import ConfigurationError, StateError, StateInUseError
 from dynabeam.transforms.runtime.clock import now_us
-from dynabeam.transforms.runtime.stored_format import read_dataclass
+from dynabeam.transforms.runtime.stored_format import DocumentFormat
 from dynabeam.transforms.secrets import masked
 from dynabeam.transforms.storage import filesystem
+from dynabeam.transforms.storage.versioned_file import VersionedFile
 
 __all__ = ["LastRun", "Outcome", "read_last_run", "recorded"]
-
-FORMAT = 1
 
 Outcome = Literal["running", "caught_up", "interrupted", "failed"]
 
 _NAME = "last_run.json"
-_WHAT = "what the last run has left"
 
 
 @dataclasses.dataclass
@@ -50,6 +47,14 @@ class LastRun:
     outcome: Outcome = "running"
     reason: str = ""
     tables: list[str] = dataclasses.field(default_factory=list)
+
+
+_FILE = VersionedFile(
+    LastRun,
+    DocumentFormat(
+        "what the last run has left", hint="Delete the file: the next run writes it again"
+    ),
+)
 
 
 @contextlib.contextmanager
@@ -94,12 +99,7 @@ def read_last_run(directory: StateDirectory) -> LastRun | None:
     Raises:
         StateError: The file is damaged, or of a newer version.
     """
-    path = _path(directory)
-    if not filesystem.exists(path):
-        return None
-    hint = "Delete the file: the next run writes it anew"
-    content = filesystem.read_bytes(path, StateError)
-    return read_dataclass(LastRun, content, known=FORMAT, what=_WHAT, where=path, hint=hint)
+    return _FILE.find(_path(directory))
 
 
 def _end(directory: StateDirectory, run: LastRun, outcome: Outcome) -> None:
@@ -108,9 +108,7 @@ def _end(directory: StateDirectory, run: LastRun, outcome: Outcome) -> None:
 
 
 def _write(directory: StateDirectory, run: LastRun) -> None:
-    document = {"format": FORMAT, **dataclasses.asdict(run)}
-    text = json.dumps(document, separators=(",", ":"), sort_keys=True)
-    filesystem.write_atomic(_path(directory), text.encode(), StateError)
+    _FILE.write(_path(directory), run)
 
 
 def _path(directory: StateDirectory) -> str:

@@ -14,12 +14,11 @@ from collections.abc import Mapping
 
 from dynabeam.pipelines.state_directory import StateDirectory
 from dynabeam.transforms.errors import StateError
-from dynabeam.transforms.runtime.stored_format import read_dataclass
+from dynabeam.transforms.runtime.stored_format import DocumentFormat
 from dynabeam.transforms.storage import filesystem
+from dynabeam.transforms.storage.versioned_file import VersionedFile
 
 __all__ = ["acknowledge", "read_acknowledged"]
-
-FORMAT = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,19 +28,22 @@ class _Acknowledged:
     tables: dict[str, int]
 
 
+_FILE = VersionedFile(
+    _Acknowledged,
+    DocumentFormat(
+        "the list of acknowledged losses", hint="Delete the file and acknowledge them again"
+    ),
+)
+
+
 def read_acknowledged(directory: StateDirectory) -> dict[str, int]:
     """Table → how many of its gaps are acknowledged.
 
     Raises:
         StateError: The file is damaged, or of a newer version.
     """
-    path = _path(directory)
-    if not filesystem.exists(path):
-        return {}
-    what, hint = "the list of acknowledged losses", "Delete the file and acknowledge them again"
-    content = filesystem.read_bytes(path, StateError)
-    found = read_dataclass(_Acknowledged, content, known=FORMAT, what=what, where=path, hint=hint)
-    return found.tables
+    found = _FILE.find(_path(directory))
+    return found.tables if found else {}
 
 
 def acknowledge(directory: StateDirectory, gaps: Mapping[str, int]) -> None:
@@ -56,7 +58,7 @@ def acknowledge(directory: StateDirectory, gaps: Mapping[str, int]) -> None:
     """
     known = read_acknowledged(directory)
     tables = {name: max(count, known.get(name, 0)) for name, count in gaps.items()}
-    text = json.dumps({"format": FORMAT, "tables": {**known, **tables}}, sort_keys=True)
+    text = json.dumps(_FILE.format.dump({"tables": {**known, **tables}}), sort_keys=True)
     filesystem.write_atomic(_path(directory), text.encode(), StateError)
 
 

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from dynabeam.transforms.errors import StateError
-from dynabeam.transforms.state.snapshot_signals import FORMAT, SnapshotSignal, SnapshotSignals
+from dynabeam.transforms.state.snapshot_signals import SnapshotSignal, SnapshotSignals
 
 FIRST = SnapshotSignal("or/ders", "first", 1)
 SECOND = SnapshotSignal("or/ders", "second", 2, "a..b")
@@ -51,7 +51,7 @@ def test_other_tables_are_others(orders):
 def test_an_order_of_an_earlier_version_is_read_and_removed(orders, tmp_path):
     path = tmp_path / "requests" / "or%2Fders.json"
     path.parent.mkdir()
-    path.write_text(json.dumps({"format": FORMAT, **dataclasses.asdict(FIRST)}))
+    path.write_text(json.dumps({"format": 1, **dataclasses.asdict(FIRST)}))
     assert orders.pending("or/ders") == FIRST
     orders.give(SECOND)
     assert orders.remove("or/ders", "first")

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -31,21 +30,25 @@ from urllib.parse import quote, unquote
 
 from dynabeam.transforms.dead_letters.store import DeadLetterStore
 from dynabeam.transforms.errors import StateError
-from dynabeam.transforms.export.elements import SnapshotRequest, SnapshotRequestCoder
+from dynabeam.transforms.export.elements import SnapshotRequest
 from dynabeam.transforms.model.report import Report, ReportCoder
 from dynabeam.transforms.model.table import Table
 from dynabeam.transforms.runtime.stored_format import (
+    DocumentFormat,
+    canonical,
     check_name,
     damage_told,
     parse_object,
-    read_document,
+    typed_fields,
 )
 from dynabeam.transforms.storage import filesystem
 from dynabeam.transforms.stream.source import StreamSource
 
 __all__ = ["Assignment", "ControlFolder"]
 
-FORMAT = 1
+_FORMAT = DocumentFormat(
+    "an assignment", hint="Remove the file and give the command that wrote it again"
+)
 _NAME = re.compile(r"[0-9a-f]{64}")
 _MOST_KEPT = 10_000
 _kept: dict[tuple[str, Any, Any], str] = {}
@@ -66,13 +69,11 @@ class Assignment:
 
     def to_json(self) -> bytes:
         """The assignment as JSON."""
-        coder = SnapshotRequestCoder()
-        document = {
-            "format": FORMAT,
+        fields = {
             "sources": [each.to_json() for each in self.sources],
-            "requests": [json.loads(coder.encode(each)) for each in self.requests],
+            "requests": [each.to_json() for each in self.requests],
         }
-        return json.dumps(document, separators=(",", ":"), sort_keys=True).encode()
+        return canonical(_FORMAT.dump(fields))
 
     @classmethod
     def from_json(cls, path: str, content: bytes) -> Assignment:
@@ -81,16 +82,10 @@ class Assignment:
         Raises:
             StateError: It is damaged, or of an unknown format.
         """
-        what, hint = "an assignment", "Remove the file and give the command that wrote it again"
-        document = read_document(
-            content, ("sources", "requests"), known=FORMAT, what=what, where=path, hint=hint
-        )
-        with damage_told(what, where=path, hint=hint):
-            coder = SnapshotRequestCoder()
-            return cls(
-                [StreamSource.from_json(each) for each in document["sources"]],
-                [coder.decode(json.dumps(each).encode()) for each in document["requests"]],
-            )
+        with _FORMAT.load(content, where=path) as fields:
+            sources = [StreamSource.from_json(each) for each in fields["sources"]]
+            requests = [SnapshotRequest.from_json(each) for each in fields["requests"]]
+            return typed_fields(cls, fields, sources=sources, requests=requests)
 
 
 class ControlFolder:
@@ -167,7 +162,7 @@ class ControlFolder:
         subject = self.path, manifest.get("export_arn"), manifest.get("location")
         name = _kept.get(subject) if subject[1] else None
         if name is None:
-            content = json.dumps(manifest, separators=(",", ":"), sort_keys=True).encode()
+            content = canonical(manifest)
             name = hashlib.sha256(content).hexdigest()
             filesystem.write_atomic(self._manifest(name), content, StateError)
             if len(_kept) >= _MOST_KEPT:
@@ -215,8 +210,7 @@ class ControlFolder:
 
     def write_table(self, table: str, state: Mapping[str, Any]) -> None:
         """Keeps the first state of a table that the run found, for the position document."""
-        content = json.dumps(state, separators=(",", ":"), sort_keys=True).encode()
-        filesystem.write_atomic(self._table(table), content, StateError)
+        filesystem.write_atomic(self._table(table), canonical(state), StateError)
 
     def read_tables(self) -> dict[str, dict[str, Any]]:
         """The tables that the run found: table → first state."""

@@ -29,14 +29,14 @@ from dynabeam.transforms.errors import (
 )
 from dynabeam.transforms.model.report import Report
 from dynabeam.transforms.model.table import Table
-from dynabeam.transforms.runtime.stored_format import damage_told, parse_object, typed_fields
+from dynabeam.transforms.runtime.stored_format import DocumentFormat, typed_fields
 from dynabeam.transforms.state.table_readiness import describe_ready
 from dynabeam.transforms.state.table_selection import TableSelection
 from dynabeam.transforms.storage import filesystem
 
 __all__ = ["Discovery", "Finding", "Look", "Needs", "read_findings", "write_findings"]
 
-FORMAT = 1
+_FORMAT = DocumentFormat("what was found", hint="Delete the file: it is written again")
 MOST_AT_ONCE = 20
 """New tables that one look describes: each costs two or three calls, and the others wait."""
 
@@ -181,10 +181,7 @@ def write_findings(path: str, findings: Mapping[str, Finding]) -> None:
     Raises:
         StateError: It cannot be written.
     """
-    document = {
-        "format": FORMAT,
-        "findings": [dataclasses.asdict(each) for each in findings.values()],
-    }
+    document = _FORMAT.dump({"findings": list(map(dataclasses.asdict, findings.values()))})
     filesystem.write_atomic(path, json.dumps(document, indent=1).encode(), StateError)
 
 
@@ -196,17 +193,8 @@ def read_findings(path: str) -> dict[str, Finding]:
     """
     if not filesystem.exists(path):
         return {}
-    with damage_told("what was found", where=path, hint="Delete the file: it is written again"):
-        document = parse_object(filesystem.read_bytes(path, StateError))
-        if document.get("format") != FORMAT:
-            raise StateError(
-                "findings of an unknown format",
-                where=path,
-                expected=FORMAT,
-                found=document.get("format"),
-                hint="Use the version of Dynabeam that wrote them, or delete the file",
-            )
-        findings = [typed_fields(Finding, each) for each in document["findings"]]
+    with _FORMAT.load(filesystem.read_bytes(path, StateError), where=path) as fields:
+        findings = [typed_fields(Finding, each) for each in fields["findings"]]
     return {each.table: each for each in findings}
 
 

@@ -18,12 +18,7 @@ from dynabeam.transforms.continuous.control_folder import Assignment, ControlFol
 from dynabeam.transforms.continuous.discovery import Needs
 from dynabeam.transforms.errors import StateError
 from dynabeam.transforms.runtime.clock import now_us
-from dynabeam.transforms.runtime.stored_format import (
-    check_name,
-    damage_told,
-    read_document,
-    typed_fields,
-)
+from dynabeam.transforms.runtime.stored_format import DocumentFormat, check_name, typed_fields
 from dynabeam.transforms.sinks.base import Round
 from dynabeam.transforms.state.table_reading import (
     ReadingOptions,
@@ -39,7 +34,10 @@ from dynabeam.transforms.storage import filesystem
 
 __all__ = ["DiscoveryPlan", "first_assignment"]
 
-FORMAT = 1
+_FORMAT = DocumentFormat(
+    "what to discover",
+    hint="Stop the job behind a savepoint and give the command that started it again",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,15 +100,14 @@ class DiscoveryPlan:
         Raises:
             StateError: It cannot be written.
         """
-        document = {
-            "format": FORMAT,
+        fields = {
             "selection": self.selection.to_json(),
             "options": self.options.to_json(),
             "reuse": self.reuse,
             "committed": dataclasses.asdict(self.committed),
             "every_seconds": self.every_seconds,
         }
-        content = json.dumps(document, indent=1, sort_keys=True).encode()
+        content = json.dumps(_FORMAT.dump(fields), indent=1, sort_keys=True).encode()
         filesystem.write_atomic(folder.discovery, content, StateError)
 
     @classmethod
@@ -123,26 +120,17 @@ class DiscoveryPlan:
         path = folder.discovery
         if not filesystem.exists(path):
             return None
-        what = "what to discover"
-        hint = "Stop the job behind a savepoint and give the command that started it again"
-        document = read_document(
-            filesystem.read_bytes(path, StateError),
-            [each.name for each in dataclasses.fields(cls)],
-            known=FORMAT,
-            what=what,
-            where=path,
-            hint=hint,
-        )
-        with damage_told(what, where=path, hint=hint):
-            check_name(document["committed"]["state_id"], what="the state's identity", where=path)
-            if document["committed"]["attempt"]:
-                check_name(document["committed"]["attempt"], what="the attempt", where=path)
+        with _FORMAT.load(filesystem.read_bytes(path, StateError), where=path) as fields:
+            committed = typed_fields(Round, fields["committed"])
+            check_name(committed.state_id, what="the state's identity", where=path)
+            if committed.attempt:
+                check_name(committed.attempt, what="the attempt", where=path)
             return typed_fields(
                 cls,
-                document,
-                selection=TableSelection.from_json(document["selection"]),
-                options=ReadingOptions.from_json(document["options"]),
-                committed=typed_fields(Round, document["committed"]),
+                fields,
+                selection=TableSelection.from_json(fields["selection"]),
+                options=ReadingOptions.from_json(fields["options"]),
+                committed=committed,
             )
 
 

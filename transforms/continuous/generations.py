@@ -9,24 +9,20 @@ A generation in a file never goes down.
 from __future__ import annotations
 
 import dataclasses
-import json
 import threading
 import time
 from collections.abc import Mapping
 from typing import Any, Literal
 
 from dynabeam.transforms.continuous.control_folder import ControlFolder
-from dynabeam.transforms.errors import StateError
-from dynabeam.transforms.runtime.stored_format import read_dataclass
-from dynabeam.transforms.storage import filesystem
+from dynabeam.transforms.runtime.stored_format import DocumentFormat
+from dynabeam.transforms.storage.versioned_file import VersionedFile
 from dynabeam.transforms.stream.generations import Known
 
 __all__ = ["CACHED_SECONDS", "FolderGenerations", "TableGeneration", "read_generation"]
 
 CACHED_SECONDS = 3.0
 """How long readers of one process believe what one of them has read."""
-
-FORMAT = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,9 +62,16 @@ class TableGeneration:
 
     def write(self, folder: ControlFolder, table: str) -> None:
         """Replaces the file of a table."""
-        document = {"format": FORMAT, **dataclasses.asdict(self)}
-        content = json.dumps(document, separators=(",", ":"), sort_keys=True).encode()
-        filesystem.write_atomic(folder.generation_file(table), content, StateError)
+        _FILE.write(folder.generation_file(table), self)
+
+
+_FILE = VersionedFile(
+    TableGeneration,
+    DocumentFormat(
+        "the file of a table's generation",
+        hint="Restore it from a copy, or take over with catch-up rounds",
+    ),
+)
 
 
 def read_generation(folder: ControlFolder, table: str) -> TableGeneration:
@@ -77,13 +80,7 @@ def read_generation(folder: ControlFolder, table: str) -> TableGeneration:
     Raises:
         StateError: It cannot be read, or is of an unknown format.
     """
-    path = folder.generation_file(table)
-    if not filesystem.exists(path):
-        return TableGeneration()
-    what = "the file of a table's generation"
-    hint = "Restore it from a copy, or take over with catch-up rounds"
-    content = filesystem.read_bytes(path, StateError)
-    return read_dataclass(TableGeneration, content, known=FORMAT, what=what, where=path, hint=hint)
+    return _FILE.find(folder.generation_file(table)) or TableGeneration()
 
 
 class FolderGenerations:

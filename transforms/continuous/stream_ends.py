@@ -12,7 +12,6 @@ An end is written behind the positions: all that the stream held is in the sinks
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
@@ -21,9 +20,10 @@ from dynabeam.transforms.continuous.control_folder import ControlFolder
 from dynabeam.transforms.continuous.generations import read_generation
 from dynabeam.transforms.errors import StateError
 from dynabeam.transforms.model.report import Report
-from dynabeam.transforms.runtime.stored_format import damage_told, parse_object, typed_fields
+from dynabeam.transforms.runtime.stored_format import DocumentFormat, canonical, typed_fields
 from dynabeam.transforms.state.stream_successor import read_us
 from dynabeam.transforms.storage import filesystem
+from dynabeam.transforms.storage.versioned_file import VersionedFile
 from dynabeam.transforms.stream.source import StreamSource
 
 __all__ = [
@@ -37,8 +37,6 @@ __all__ = [
     "table_id_of",
     "write_end",
 ]
-
-FORMAT = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +75,13 @@ class Followed:
     table: Mapping[str, Any]
 
 
+_FORMAT = DocumentFormat(
+    "what is known of a stream that has ended",
+    hint="Restore the state directory from a copy, or start with a new one",
+)
+_END = VersionedFile(StreamEnd, _FORMAT)
+
+
 def stream_end(table: str, reports: Sequence[Report]) -> StreamEnd | None:
     """The end of a table's stream, if its stored positions are those of one.
 
@@ -104,7 +109,7 @@ def write_end(folder: ControlFolder, end: StreamEnd) -> None:
     Raises:
         StateError: It cannot be written.
     """
-    _write(_path(folder, "ends", end.table), dataclasses.asdict(end))
+    _END.write(_path(folder, "ends", end.table), end)
 
 
 def read_ends(folder: ControlFolder) -> list[StreamEnd]:
@@ -114,7 +119,7 @@ def read_ends(folder: ControlFolder) -> list[StreamEnd]:
         StateError: A file is of an unknown format.
     """
     paths = filesystem.list_files(filesystem.join(folder.path, "ends"))
-    return [_read_end(each) for each in paths if each.endswith(".json")]
+    return [_END.read(each) for each in paths if each.endswith(".json")]
 
 
 def add_followed(folder: ControlFolder, table: str, followed: Followed) -> None:
@@ -126,8 +131,8 @@ def add_followed(folder: ControlFolder, table: str, followed: Followed) -> None:
     known = read_followed(folder, table)
     if any(each.arn == followed.arn for each in known):
         return
-    documents = [dataclasses.asdict(each) for each in (*known, followed)]
-    _write(_path(folder, "followed", table), {"streams": documents})
+    document = _FORMAT.dump({"streams": [dataclasses.asdict(each) for each in (*known, followed)]})
+    filesystem.write_atomic(_path(folder, "followed", table), canonical(document), StateError)
 
 
 def read_followed(folder: ControlFolder, table: str) -> list[Followed]:
@@ -139,9 +144,8 @@ def read_followed(folder: ControlFolder, table: str) -> list[Followed]:
     path = _path(folder, "followed", table)
     if not filesystem.exists(path):
         return []
-    document = _read(path)
-    with damage_told(_WHAT, where=path, hint=_HINT):
-        return [typed_fields(Followed, each) for each in document["streams"]]
+    with _FORMAT.load(filesystem.read_bytes(path, StateError), where=path) as fields:
+        return [typed_fields(Followed, each) for each in fields["streams"]]
 
 
 def table_id_of(folder: ControlFolder, table: str) -> str:
@@ -176,31 +180,3 @@ def source_of(folder: ControlFolder, table: str) -> StreamSource:
 
 def _path(folder: ControlFolder, kind: str, table: str) -> str:
     return filesystem.join(folder.path, kind, f"{quote(table, safe='')}.json")
-
-
-def _write(path: str, document: Mapping[str, Any]) -> None:
-    content = json.dumps({"format": FORMAT, **document}, separators=(",", ":"), sort_keys=True)
-    filesystem.write_atomic(path, content.encode(), StateError)
-
-
-_WHAT = "what is known of a stream that has ended"
-_HINT = "Restore the state directory from a copy, or start with a new one"
-
-
-def _read_end(path: str) -> StreamEnd:
-    document = _read(path)
-    with damage_told(_WHAT, where=path, hint=_HINT):
-        return typed_fields(StreamEnd, document)
-
-
-def _read(path: str) -> dict[str, Any]:
-    with damage_told(_WHAT, where=path, hint=_HINT):
-        document = parse_object(filesystem.read_bytes(path, StateError))
-    if document.pop("format", None) != FORMAT:
-        raise StateError(
-            f"{_WHAT} is of an unknown format",
-            where=path,
-            expected=FORMAT,
-            hint="Use the version of Dynabeam that wrote it, or a newer one",
-        )
-    return document

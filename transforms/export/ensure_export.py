@@ -156,10 +156,12 @@ class WaitStateCoder(PollStateCoder):
     kind = WaitState
     where = "restriction of WaitForExport"
 
-    def encode(self, value: PollState) -> bytes:
-        """Encodes a state; without a failed attempt as before these were counted."""
-        encoded = super().encode(value)
-        return encoded.replace(b'"attempt":0,', b"", 1)
+    def to_json(self, value: PollState) -> dict[str, Any]:
+        """The document of a state; without a failed attempt as before these were counted."""
+        document = super().to_json(value)
+        if not document["attempt"]:
+            del document["attempt"]
+        return document
 
 
 class _WaitForExportFn(beam.DoFn, RestrictionProvider):

@@ -24,7 +24,6 @@ as JSON with a format number. Nothing is pickled, so a savepoint outlives the co
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
@@ -38,11 +37,11 @@ from dynabeam.transforms.errors import ValueDecodeError
 from dynabeam.transforms.model.table import Table
 from dynabeam.transforms.runtime.arrow_ipc import encoded, opened
 from dynabeam.transforms.runtime.clock import now_us
-from dynabeam.transforms.runtime.stored_format import damage_told, parse_object, typed_fields
+from dynabeam.transforms.runtime.json_coder import element_format
+from dynabeam.transforms.runtime.stored_format import Document, canonical, damage_told, typed_fields
 from dynabeam.transforms.values.keys import bucket_numbers
 
 __all__ = [
-    "FORMAT",
     "SCHEMA",
     "Block",
     "BlockCoder",
@@ -53,7 +52,6 @@ __all__ = [
     "split_by_bucket",
 ]
 
-FORMAT = 1
 Source = Literal["export", "stream"]
 
 _YEAR_US = 366 * 24 * 3_600 * 1_000_000
@@ -102,7 +100,7 @@ class BlockHeader:
     def to_json(self) -> dict[str, Any]:
         """The header as a JSON-able dict."""
         return {
-            "format": FORMAT,
+            "format": _HEADER.number,
             "table": self.table.to_json(),
             "bucket": self.bucket,
             "buckets": self.buckets,
@@ -113,31 +111,18 @@ class BlockHeader:
         }
 
     @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> BlockHeader:
+    def from_json(cls, document: Document) -> BlockHeader:
         """Reads what `to_json` wrote.
 
         Raises:
             ValueDecodeError: If it is damaged, or a newer version wrote it.
         """
-        with damage_told("a block's header", where="block", error=ValueDecodeError):
-            return cls._from_json(document)
-
-    @classmethod
-    def _from_json(cls, document: Mapping[str, Any]) -> BlockHeader:
-        if document.get("format") != FORMAT:
-            raise ValueDecodeError(
-                "a block of an unknown format",
-                where="block header",
-                expected=FORMAT,
-                found=document.get("format"),
-                hint="Upgrade Dynabeam on the workers, or restart from the position document",
-            )
-        given = {name: document[name] for name in _ALWAYS} | dict(document)
-        del given["format"]
-        return typed_fields(cls, given, table=Table.from_json(document["table"]))
+        with _HEADER.load(document) as fields:
+            return typed_fields(cls, fields, table=Table.from_json(fields["table"]))
 
 
 _ALWAYS = ("bucket", "buckets", "generation", "source", "origin", "snapshot_until_us")
+_HEADER = element_format("a block's header", "block", required=_ALWAYS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,8 +154,7 @@ class BlockCoder(beam.coders.Coder):
 
     def encode(self, value: Block) -> bytes:
         """Encodes a block."""
-        header = json.dumps(value.header.to_json(), separators=(",", ":"), sort_keys=True)
-        schema = SCHEMA.with_metadata({_METADATA_KEY: header.encode()})
+        schema = SCHEMA.with_metadata({_METADATA_KEY: canonical(value.header.to_json())})
         return encoded(value.rows.replace_schema_metadata(schema.metadata), schema)
 
     def decode(self, stream: bytes) -> Block:
@@ -185,7 +169,7 @@ class BlockCoder(beam.coders.Coder):
                     metadata = reader.schema.metadata or {}
                     if _METADATA_KEY not in metadata:
                         raise ValueDecodeError("not a block: the header is missing", where="block")
-                    header = BlockHeader.from_json(parse_object(metadata[_METADATA_KEY]))
+                    header = BlockHeader.from_json(metadata[_METADATA_KEY])
                     rows = reader.read_next_batch().replace_schema_metadata(None)
             except (pa.ArrowException, OSError, StopIteration) as problem:
                 raise ValueDecodeError(f"not a block: {problem}", where="block") from problem

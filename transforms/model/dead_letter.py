@@ -22,15 +22,20 @@ from __future__ import annotations
 import base64
 import dataclasses
 import hashlib
-import json
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, Literal
 
 import apache_beam as beam
 
-from dynabeam.transforms.errors import StateError
-from dynabeam.transforms.runtime.stored_format import damage_told, parse_object, typed_fields
+from dynabeam.transforms.runtime.json_coder import JsonCoder
+from dynabeam.transforms.runtime.stored_format import (
+    canonical,
+    check_format,
+    damage_told,
+    parse_object,
+    typed_fields,
+)
 
 __all__ = ["DeadLetter", "DeadLetterCoder", "Severity"]
 
@@ -80,10 +85,9 @@ class DeadLetter:
         """32 hex digits; the same whenever the same record is met, whatever the error is then."""
         where = dict(self.origin) or {"place": self.place}
         subject = [self.table, self.stage, where]
-        text = json.dumps(subject, separators=(",", ":"), sort_keys=True)
         # A row's key and version, which are in the origin, say all; how it is written may change.
         raw = b"" if self.stage == "sink" else self.raw
-        return hashlib.sha256(text.encode() + b"\n" + raw).hexdigest()[:32]
+        return hashlib.sha256(canonical(subject) + b"\n" + raw).hexdigest()[:32]
 
     def again(self, before: DeadLetter | None) -> DeadLetter:
         """This letter, as the one that was stored before has become.
@@ -106,7 +110,7 @@ class DeadLetter:
             value = getattr(self, field.name)
             document[field.name] = dict(value) if isinstance(value, Mapping) else value
         document["raw"] = base64.b64encode(self.raw).decode("ascii")
-        return json.dumps(document, separators=(",", ":"), sort_keys=True).encode() + b"\n"
+        return canonical(document) + b"\n"
 
     @classmethod
     def from_line(cls, line: bytes, *, where: str = "") -> DeadLetter:
@@ -121,37 +125,28 @@ class DeadLetter:
         """
         with damage_told("a dead letter", where=where, found=line[:200]):
             document = parse_object(line)
-            found = document.pop("format", 0)
+            number = document.pop("format", 0)
+            check_format({"format": number}, (0, FORMAT), what="a dead letter", where=where)
             raw = base64.b64decode(document["raw"], validate=True)
-            if found in (0, FORMAT) and not isinstance(found, bool):
-                return typed_fields(cls, document, raw=raw)
-        raise StateError(
-            "a dead letter of an unknown format",
-            where=where,
-            expected=FORMAT,
-            found=found,
-            hint="Use the version of Dynabeam that wrote it, or a newer one",
-        )
+            return typed_fields(cls, document, raw=raw)
 
 
-class DeadLetterCoder(beam.coders.Coder):
+class DeadLetterCoder(JsonCoder[DeadLetter]):
     """Dead letters as the JSON lines in which they are stored."""
+
+    kind = DeadLetter
 
     def encode(self, value: DeadLetter) -> bytes:
         """Encodes a dead letter."""
         return value.to_line()
 
     def decode(self, encoded: bytes) -> DeadLetter:
-        """Decodes a dead letter."""
+        """Decodes a dead letter.
+
+        Raises:
+            StateError: See `DeadLetter.from_line`.
+        """
         return DeadLetter.from_line(encoded)
-
-    def is_deterministic(self) -> bool:
-        """Equal dead letters have equal bytes."""
-        return True
-
-    def to_type_hint(self) -> type[DeadLetter]:
-        """The type that this coder carries."""
-        return DeadLetter
 
 
 beam.coders.registry.register_coder(DeadLetter, DeadLetterCoder)

@@ -9,14 +9,19 @@ the whole pipeline has succeeded; in continuous mode they feed the log and the m
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from typing import Any
 
 import apache_beam as beam
 
 from dynabeam.transforms.errors import ValueDecodeError
-from dynabeam.transforms.runtime.stored_format import damage_told, parse_object, typed_fields
+from dynabeam.transforms.runtime.json_coder import JsonCoder
+from dynabeam.transforms.runtime.stored_format import (
+    Document,
+    damage_told,
+    open_object,
+    typed_fields,
+)
 
 __all__ = ["Report", "ReportCoder"]
 
@@ -35,31 +40,25 @@ class Report:
     table: str
     fields: Mapping[str, Any]
 
+    def to_json(self) -> dict[str, Any]:
+        """The report as a JSON-able dict; it has no format number, and never had."""
+        return {"kind": self.kind, "table": self.table, "fields": dict(self.fields)}
 
-class ReportCoder(beam.coders.Coder):
-    """Reports as canonical JSON."""
-
-    def encode(self, value: Report) -> bytes:
-        """Encodes a report."""
-        document = {"kind": value.kind, "table": value.table, "fields": dict(value.fields)}
-        return json.dumps(document, separators=(",", ":"), sort_keys=True).encode()
-
-    def decode(self, encoded: bytes) -> Report:
-        """Decodes a report.
+    @classmethod
+    def from_json(cls, document: Document) -> Report:
+        """Reads what `to_json` wrote.
 
         Raises:
             ValueDecodeError: If it is damaged.
         """
         with damage_told("a report", where="report", error=ValueDecodeError):
-            return typed_fields(Report, parse_object(encoded))
+            return typed_fields(cls, open_object(document))
 
-    def is_deterministic(self) -> bool:
-        """Equal reports have equal bytes."""
-        return True
 
-    def to_type_hint(self) -> type[Report]:
-        """The type that this coder carries."""
-        return Report
+class ReportCoder(JsonCoder[Report]):
+    """Reports as canonical JSON."""
+
+    kind = Report
 
 
 beam.coders.registry.register_coder(Report, ReportCoder)

@@ -9,7 +9,6 @@ guard, PR #32044); for the same reason a look that found nothing new is claimed 
 from __future__ import annotations
 
 import dataclasses
-import json
 from typing import Any, ClassVar, Generic, TypeVar
 
 import apache_beam as beam
@@ -18,8 +17,8 @@ from apache_beam.io.watermark_estimators import ManualWatermarkEstimator
 from apache_beam.transforms.core import WatermarkEstimatorProvider
 from apache_beam.utils.timestamp import MIN_TIMESTAMP, Timestamp
 
-from dynabeam.transforms.errors import ValueDecodeError
-from dynabeam.transforms.runtime.stored_format import damage_told, parse_object, typed_fields
+from dynabeam.transforms.runtime.json_coder import JsonCoder, element_format
+from dynabeam.transforms.runtime.stored_format import Document, typed_fields
 
 __all__ = ["ManualWatermark", "PollState", "PollStateCoder", "PollTracker"]
 
@@ -86,7 +85,7 @@ class PollTracker(iobase.RestrictionTracker, Generic[State]):
         return False
 
 
-class PollStateCoder(beam.coders.Coder):
+class PollStateCoder(JsonCoder[PollState]):
     """States as canonical JSON with a format number: savepoints keep them.
 
     Attributes:
@@ -94,42 +93,21 @@ class PollStateCoder(beam.coders.Coder):
         where: The restriction that they are, for the text of errors.
     """
 
-    FORMAT = 1
-    kind: ClassVar[type[PollState]]
     where: ClassVar[str]
 
-    def encode(self, value: PollState) -> bytes:
-        """Encodes a state."""
-        document = {"format": self.FORMAT, **dataclasses.asdict(value)}
-        return json.dumps(document, separators=(",", ":"), sort_keys=True).encode()
+    def to_json(self, value: PollState) -> dict[str, Any]:
+        """The document of a state."""
+        return element_format("a restriction", self.where).dump(dataclasses.asdict(value))
 
-    def decode(self, encoded: bytes) -> PollState:
-        """Decodes a state.
+    def from_json(self, document: Document) -> PollState:
+        """Reads what `to_json` wrote.
 
         Raises:
             ValueDecodeError: If it is damaged, or the format number is unknown.
         """
-        with damage_told("a restriction", where=self.where, error=ValueDecodeError):
-            document = parse_object(encoded)
-        found = document.pop("format", None)
-        if found != self.FORMAT:
-            raise ValueDecodeError(
-                "a restriction of an unknown format",
-                where=self.where,
-                expected=self.FORMAT,
-                found=found,
-                hint="Upgrade Dynabeam on the workers, or restart from the state directory",
-            )
-        with damage_told("a restriction", where=self.where, error=ValueDecodeError):
-            return typed_fields(self.kind, document)
-
-    def is_deterministic(self) -> bool:
-        """Equal states have equal bytes."""
-        return True
-
-    def to_type_hint(self) -> type[PollState]:
-        """The type that this coder carries."""
-        return self.kind
+        with element_format("a restriction", self.where).load(document) as fields:
+            state: PollState = typed_fields(self.kind, fields)
+            return state
 
 
 class ManualWatermark(WatermarkEstimatorProvider):

@@ -33,9 +33,8 @@ __all__ = [
     "check_format",
     "check_name",
     "damage_told",
+    "open_object",
     "parse_object",
-    "read_dataclass",
-    "read_document",
     "typed_fields",
 ]
 
@@ -111,16 +110,15 @@ class DocumentFormat:
         """
         where = where or self.where
         with damage_told(self.what, where=where, hint=self.hint, error=self.error):
-            found = parse_object(document) if isinstance(document, bytes) else dict(document)
-            number = found.pop("format")
-            if type(number) is not int or number != self.number:
-                raise self.error(
-                    f"{self.what} is of an unknown format",
-                    where=where,
-                    expected=self.number,
-                    found=number,
-                    hint=self.upgrade,
-                )
+            found = open_object(document)
+            check_format(
+                *(found, (self.number,)),
+                what=self.what,
+                where=where,
+                error=self.error,
+                hint=self.upgrade,
+            )
+            del found["format"]
             missing = [name for name in self.required if name not in found]
             if missing:
                 raise ValueError(f"fields are missing: {', '.join(missing)}")
@@ -134,6 +132,7 @@ def check_format(
     what: str,
     where: str,
     error: type[DynabeamError] = StateError,
+    hint: str = _NEWER,
 ) -> int:
     """The format number of a document.
 
@@ -143,6 +142,7 @@ def check_format(
         what: The document, for people.
         where: Its path.
         error: The kind of error to raise.
+        hint: What to do if the number is unknown.
 
     Raises:
         DynabeamError: Of the given kind, if it is another one.
@@ -157,7 +157,7 @@ def check_format(
         where=where,
         expected=max(known),
         found=found,
-        hint=_NEWER,
+        hint=hint,
     )
 
 
@@ -182,44 +182,6 @@ def _refuse_newer(document: Mapping[str, Any], known: Collection[str]) -> None:
     unknown = sorted(set(document) - set(known))
     if unknown:
         raise NewerFieldsError(sorted(known), unknown)
-
-
-def read_document(
-    content: bytes, fields: Collection[str], *, known: int, what: str, where: str, hint: str
-) -> dict[str, Any]:
-    """A document as it was written, without its format number.
-
-    Args:
-        content: A JSON object with `format`.
-        fields: Its other fields; the reader says which of them have to be there.
-        known: The format number that this version reads.
-        what: The document, for people.
-        where: Its path.
-        hint: What to do if it is damaged.
-
-    Raises:
-        StateError: It is damaged, or a newer version wrote it.
-    """
-    with damage_told(what, where=where, hint=hint):
-        document = parse_object(content)
-        check_format(document, (known,), what=what, where=where)
-    del document["format"]
-    check_fields(document, fields, what=what, where=where)
-    return document
-
-
-def read_dataclass(
-    kind: type[Fields], content: bytes, *, known: int, what: str, where: str, hint: str
-) -> Fields:
-    """A dataclass that is stored as a document of its fields; see `read_document`.
-
-    Raises:
-        StateError: It is damaged, or a newer version wrote it.
-    """
-    names = list(_types(typing.cast(Any, kind)))
-    document = read_document(content, names, known=known, what=what, where=where, hint=hint)
-    with damage_told(what, where=where, hint=hint):
-        return typed_fields(kind, document)
 
 
 @contextlib.contextmanager
@@ -275,6 +237,17 @@ def parse_object(content: bytes | str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ValueError(f"a JSON object was expected, not {type(found).__name__}")  # noqa: TRY004
     return found
+
+
+def open_object(document: Document) -> dict[str, Any]:
+    """What a document says, as a dict of its own.
+
+    Raises:
+        ValueError: See `parse_object`.
+        TypeError: It is no document at all.
+        RecursionError: See `parse_object`.
+    """
+    return parse_object(document) if isinstance(document, bytes) else dict(document)
 
 
 def _refuse_constant(name: str) -> typing.NoReturn:

@@ -31,7 +31,7 @@ from dynabeam.transforms.errors import StateError
 from dynabeam.transforms.model.dead_letter import DeadLetter
 from dynabeam.transforms.model.report import Report, ReportCoder
 from dynabeam.transforms.runtime.stored_format import (
-    check_format,
+    DocumentFormat,
     check_name,
     damage_told,
     parse_object,
@@ -56,7 +56,8 @@ REPORTS = "reports.jsonl"
 DEAD_LETTERS = "dead_letters.jsonl"
 RETRIED = "retried.json"
 
-_FORMAT = 1
+_RESTORE = "Restore the state directory from a copy"
+_RETRIED = DocumentFormat("the list of the letters that were put back", hint=_RESTORE)
 _NO_LINE = b""
 _PIECE = b'{"piece":'
 _PIECE_BYTES = 8 << 20
@@ -82,11 +83,8 @@ class Retried:
         Raises:
             StateError: It cannot be written.
         """
-        document = {
-            "format": _FORMAT,
-            "letters": [[each.table, each.id] for each in self.letters],
-            "max_retries": self.max_retries,
-        }
+        letters = [[each.table, each.id] for each in self.letters]
+        document = _RETRIED.dump({"letters": letters, "max_retries": self.max_retries})
         filesystem.write_atomic(path, json.dumps(document).encode(), StateError)
 
 
@@ -231,10 +229,7 @@ def keep_outcome(box: DeadLetterStore, staged: Iterable[DeadLetter], retried: st
     if not filesystem.exists(retried):
         box.keep(staged)
         return
-    what = "the list of the letters that were put back"
-    with damage_told(what, where=retried, hint=_RESTORE):
-        document = parse_object(filesystem.read_bytes(retried, StateError))
-        check_format(document, (_FORMAT,), what=what, where=retried)
+    with _RETRIED.load(filesystem.read_bytes(retried, StateError), where=retried) as document:
         if not isinstance(document["max_retries"], int):
             raise TypeError("max_retries is no number")
         for table, name in document["letters"]:
@@ -284,9 +279,6 @@ def _piece_of(path: str, line: bytes) -> tuple[str, int]:
         piece = typed_fields(_Piece, parse_object(line))
         name = check_name(piece.piece, what="the name of a piece of dead letters", where=path)
     return filesystem.join(_piece_folder(path), name), piece.letters
-
-
-_RESTORE = "Restore the state directory from a copy"
 
 
 @dataclasses.dataclass(frozen=True)

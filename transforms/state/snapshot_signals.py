@@ -12,16 +12,14 @@ never remove one that was given meanwhile.
 from __future__ import annotations
 
 import dataclasses
-import json
 from urllib.parse import quote
 
 from dynabeam.transforms.errors import StateError
-from dynabeam.transforms.runtime.stored_format import read_dataclass
+from dynabeam.transforms.runtime.stored_format import DocumentFormat
 from dynabeam.transforms.storage import filesystem
+from dynabeam.transforms.storage.versioned_file import VersionedFile
 
 __all__ = ["SnapshotSignal", "SnapshotSignals"]
-
-FORMAT = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +39,12 @@ class SnapshotSignal:
     key_range: str = ""
 
 
+_FILE = VersionedFile(
+    SnapshotSignal,
+    DocumentFormat("the order of a snapshot", hint="Remove the file and order the snapshot again"),
+)
+
+
 class SnapshotSignals:
     """The orders of a state directory.
 
@@ -53,10 +57,8 @@ class SnapshotSignals:
 
     def give(self, order: SnapshotSignal) -> None:
         """Writes an order; of several for a table only the newest counts."""
-        document = {"format": FORMAT, **dataclasses.asdict(order)}
-        content = json.dumps(document, separators=(",", ":"), sort_keys=True).encode()
         name = f"{order.at_us:020d}-{quote(order.order_id, safe='')}.json"
-        filesystem.write_atomic(filesystem.join(self._of(order.table), name), content, StateError)
+        _FILE.write(filesystem.join(self._of(order.table), name), order)
 
     def pending(self, table: str) -> SnapshotSignal | None:
         """The newest order of a table that was not taken up yet.
@@ -65,7 +67,7 @@ class SnapshotSignals:
             StateError: It is damaged or of an unknown format.
         """
         paths = self._paths(table)
-        return _read(paths[-1]) if paths else None
+        return _FILE.read(paths[-1]) if paths else None
 
     def remove(self, table: str, order_id: str) -> bool:
         """Removes an order that was taken up, and those that it took the place of.
@@ -78,7 +80,7 @@ class SnapshotSignals:
             False if it is not there.
         """
         paths = self._paths(table)
-        ids = [_read(path).order_id for path in paths]
+        ids = [_FILE.read(path).order_id for path in paths]
         if order_id not in ids:
             return False
         # The newest goes last: a crash in between leaves none that it has taken the place of.
@@ -102,9 +104,3 @@ class SnapshotSignals:
         found = filesystem.list_files(self._folder)
         mine = [each for each in found if each.startswith(below) and each.endswith(".json")]
         return [*(each for each in found if each == former), *sorted(mine)]
-
-
-def _read(path: str) -> SnapshotSignal:
-    what, hint = "the order of a snapshot", "Remove the file and order the snapshot again"
-    content = filesystem.read_bytes(path, StateError)
-    return read_dataclass(SnapshotSignal, content, known=FORMAT, what=what, where=path, hint=hint)

@@ -37,7 +37,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import threading
 import time
 import uuid
@@ -46,6 +45,7 @@ from typing import Any
 
 from dynabeam.transforms.errors import DynabeamError, StateError, StateInUseError
 from dynabeam.transforms.runtime.stored_format import (
+    canonical,
     check_fields,
     check_format,
     damage_told,
@@ -322,7 +322,7 @@ class Lease:
             "holder": self._holder,
             "at": 0 if released else int(time.time()),
         }
-        return json.dumps(document, separators=(",", ":"), sort_keys=True).encode()
+        return canonical(document)
 
 
 def check_unheld(path: str, *, watch_seconds: float = LEASE_SECONDS) -> None:
