@@ -15,7 +15,7 @@ from apache_beam.utils.timestamp import MAX_TIMESTAMP, MIN_TIMESTAMP
 from dynabeam.transforms.errors import ConfigurationError, SinkError, ValueDecodeError
 from dynabeam.transforms.model.block import Block
 from dynabeam.transforms.model.report import Report
-from dynabeam.transforms.runtime.timers import not_before
+from dynabeam.transforms.runtime.timers import ceil_to_millis
 from dynabeam.transforms.sinks.base import HELD_SECONDS, Round
 from dynabeam.transforms.sinks.files import continuous_files
 from dynabeam.transforms.sinks.files.continuous_files import GATHER_BYTES, Gathered, content_digest
@@ -96,7 +96,7 @@ class TestThroughBeam:
         assert len(published(LINES, sink)) == 1
 
     def test_the_same_again_replaces_itself(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(continuous_files, "_now_us", lambda: NOON)
+        monkeypatch.setattr(continuous_files, "now_us", lambda: NOON)
         sink = opened(LINES, tmp_path)
         for given_blocks in (blocks(ORDERS, [change(1)]), blocks(ORDERS, [change(1)])):
             run(sink, given_blocks)
@@ -192,7 +192,7 @@ class TestGathering:
         assert not bag.values
 
     def test_a_timer_never_lies_beyond_the_end_of_the_window(self):
-        timer_us = not_before(Gathered(1, MAX_TIMESTAMP.micros, 0).timer_us).micros
+        timer_us = ceil_to_millis(Gathered(1, MAX_TIMESTAMP.micros, 0).timer_us).micros
         assert 0 <= GlobalWindow().max_timestamp().micros - timer_us < 1000
 
     def test_a_late_timer_finds_nothing(self, sink, worker):

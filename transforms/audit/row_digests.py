@@ -18,7 +18,7 @@ from dynabeam.transforms.audit.canonical_cells import canonical_cells, row_diges
 from dynabeam.transforms.audit.mirror_reader import StoredRows
 from dynabeam.transforms.audit.mirror_schema import MirrorShape
 from dynabeam.transforms.model.order import newest_per_key
-from dynabeam.transforms.runtime.arrow_ipc import encoded, opened
+from dynabeam.transforms.runtime.arrow_ipc import encode_stream, open_stream
 from dynabeam.transforms.values.buckets import bucket_numbers
 
 __all__ = ["FACTS", "Hashes", "decode_rows", "digested", "encode_rows", "key_hashes", "truth_rows"]
@@ -100,10 +100,10 @@ def digested(rows: StoredRows, shards: pa.Array, shape: MirrorShape, *, are_text
 
 def encode_rows(rows: pa.Table) -> bytes:
     """Rows as bytes: Arrow, LZ4, never pickled."""
-    return encoded(rows, rows.schema)
+    return encode_stream(rows, rows.schema)
 
 
 def decode_rows(stream: Any) -> pa.Table:
     """What `encode_rows` wrote."""
-    with opened(stream) as reader:
+    with open_stream(stream) as reader:
         return reader.read_all()

@@ -43,6 +43,7 @@ from dynabeam.transforms.runtime.poll_tracker import (
     PollState,
     PollStateCoder,
     PollTracker,
+    advance,
 )
 from dynabeam.transforms.sinks.base import Sink
 
@@ -181,7 +182,7 @@ class _DiscoverFn(beam.DoFn, RestrictionProvider):
         findings = _with_follows(before if found is None else found.findings, follows)
         for report in _carried_out(folder, before, findings, follows):
             yield TimestampedValue(report, Timestamp(micros=now))
-        _advance(estimator, now)
+        advance(estimator, now)
         tracker.defer_remainder(Duration(seconds=pause))
 
     def _follow(self, folder: ControlFolder, followed: Collection[str], now: int) -> list[Follow]:
@@ -244,9 +245,3 @@ def _with_assigned(state: Discovered, folder: ControlFolder) -> Discovered:
     return dataclasses.replace(
         state, assignments=tuple(sorted(paths)), tables=tuple(sorted(tables))
     )
-
-
-def _advance(estimator: Any, now: int) -> None:
-    wanted = Timestamp(micros=now)
-    if wanted > estimator.current_watermark():
-        estimator.set_watermark(wanted)

@@ -37,7 +37,7 @@ from dynabeam.transforms.continuous.stream_ends import stream_end, write_end
 from dynabeam.transforms.model.report import Report, ReportCoder
 from dynabeam.transforms.runtime.clock import WallClock, now_us
 from dynabeam.transforms.runtime.state_cache import skip_deep_sizing
-from dynabeam.transforms.runtime.timers import not_before
+from dynabeam.transforms.runtime.timers import ceil_to_millis
 from dynabeam.transforms.sinks.base import HELD_SECONDS
 from dynabeam.transforms.telemetry.process_metrics import figures
 
@@ -155,7 +155,7 @@ class _StoreFn(beam.DoFn):
 
 def _set(at_us: int, due: Any, timer: Any) -> None:
     due.write(at_us)
-    timer.set(not_before(at_us))
+    timer.set(ceil_to_millis(at_us))
 
 
 _CODER = ReportCoder()

@@ -28,6 +28,7 @@ from dynabeam.transforms.runtime.poll_tracker import (
     PollState,
     PollStateCoder,
     PollTracker,
+    advance,
 )
 from dynabeam.transforms.state.coverage import FUZZ_US
 from dynabeam.transforms.stream.group import SourceGroup, grouped
@@ -140,7 +141,7 @@ class _WatchFn(beam.DoFn, RestrictionProvider):
             return
         for name in new:
             yield from _outputs(folder, found[name], now)
-        _advance(estimator, now)
+        advance(estimator, now)
         tracker.defer_remainder(Duration(seconds=self._look_seconds))
 
 
@@ -158,9 +159,3 @@ def _outputs(folder: ControlFolder, path: str, now: int) -> Iterator[Any]:
         yield TimestampedValue(group, at)
     for request in assignment.requests:
         yield TaggedOutput(_REQUESTS, TimestampedValue(request, at))
-
-
-def _advance(estimator: Any, now: int) -> None:
-    wanted = Timestamp(micros=now)
-    if wanted > estimator.current_watermark():
-        estimator.set_watermark(wanted)

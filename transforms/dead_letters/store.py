@@ -19,13 +19,13 @@ import collections
 import dataclasses
 import itertools
 import os
-import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal, NamedTuple
 
 from dynabeam.transforms.errors import StateError
 from dynabeam.transforms.model.dead_letter import DeadLetter
+from dynabeam.transforms.runtime.clock import machine_us
 from dynabeam.transforms.runtime.stored_format import damage_told, parse_object, typed_fields
 from dynabeam.transforms.storage import filesystem
 
@@ -288,7 +288,7 @@ class DeadLetterStore:
 
     def _write(self, folder: str, lines: list[bytes]) -> None:
         if lines:
-            name = f"{time.time_ns() // 1000:019d}-{uuid.uuid4().hex[:8]}.jsonl"
+            name = f"{machine_us():019d}-{uuid.uuid4().hex[:8]}.jsonl"
             path = filesystem.join(self.path, folder, name)
             filesystem.write_atomic(path, b"".join(lines), StateError)
 

@@ -32,6 +32,7 @@ from dynabeam.transforms.runtime.poll_tracker import (
     PollState,
     PollStateCoder,
     PollTracker,
+    advance,
 )
 
 __all__ = [
@@ -196,8 +197,7 @@ class _WaitForExportFn(beam.DoFn, RestrictionProvider):
         watermark_estimator: Any = _ESTIMATOR,
     ) -> Iterator[Any]:
         # Held here until the slices are out, so that no older row can come after the watermark.
-        if watermark_estimator.current_watermark() < timestamp:
-            watermark_estimator.set_watermark(timestamp)
+        advance(watermark_estimator, timestamp.micros)
         state = tracker.current_restriction()
         if state.done:
             return

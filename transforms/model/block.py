@@ -35,7 +35,7 @@ import pyarrow.compute as pc
 
 from dynabeam.transforms.errors import ValueDecodeError
 from dynabeam.transforms.model.table import Table
-from dynabeam.transforms.runtime.arrow_ipc import encoded, opened
+from dynabeam.transforms.runtime.arrow_ipc import encode_stream, open_stream
 from dynabeam.transforms.runtime.clock import now_us
 from dynabeam.transforms.runtime.json_coder import element_format
 from dynabeam.transforms.runtime.stored_format import Document, canonical, damage_told, typed_fields
@@ -155,7 +155,7 @@ class BlockCoder(beam.coders.Coder):
     def encode(self, value: Block) -> bytes:
         """Encodes a block."""
         schema = SCHEMA.with_metadata({_METADATA_KEY: canonical(value.header.to_json())})
-        return encoded(value.rows.replace_schema_metadata(schema.metadata), schema)
+        return encode_stream(value.rows.replace_schema_metadata(schema.metadata), schema)
 
     def decode(self, stream: bytes) -> Block:
         """Decodes a block.
@@ -165,7 +165,7 @@ class BlockCoder(beam.coders.Coder):
         """
         with damage_told("a block", where="block", error=ValueDecodeError):
             try:
-                with opened(stream) as reader:
+                with open_stream(stream) as reader:
                     metadata = reader.schema.metadata or {}
                     if _METADATA_KEY not in metadata:
                         raise ValueDecodeError("not a block: the header is missing", where="block")

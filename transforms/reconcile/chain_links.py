@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from dynabeam.transforms.model.version import GENERATION_DIGITS
-from dynabeam.transforms.runtime.arrow_ipc import encoded, opened
+from dynabeam.transforms.runtime.arrow_ipc import encode_stream, open_stream
 
 __all__ = ["SLACK_US", "Break", "ChainMemory", "Link", "Row"]
 
@@ -142,14 +142,14 @@ class ChainMemory:
             pa.array([link[place] for link in links], field.type)
             for place, field in enumerate(RUN_SCHEMA)
         ]
-        return encoded(pa.record_batch(arrays, schema=RUN_SCHEMA), RUN_SCHEMA)
+        return encode_stream(pa.record_batch(arrays, schema=RUN_SCHEMA), RUN_SCHEMA)
 
     def load_links(self, stream: bytes) -> None:
         """Reads what `encode_links` wrote; the runs may come in any order, as bags have none.
 
         Of each key the newest link counts. `forget_oldest` is to be called behind the last run.
         """
-        with opened(stream) as reader:
+        with open_stream(stream) as reader:
             columns = [each.to_pylist() for each in reader.read_next_batch().columns]
         for key, *values in zip(*columns, strict=True):
             link = Link(*values)

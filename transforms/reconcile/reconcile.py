@@ -37,10 +37,10 @@ from apache_beam.transforms.userstate import (
 from dynabeam.transforms.model.block import Block
 from dynabeam.transforms.model.order import newest_per_key, supersedes, without_stale
 from dynabeam.transforms.model.report import Report
-from dynabeam.transforms.runtime.arrow_ipc import encoded, opened
+from dynabeam.transforms.runtime.arrow_ipc import encode_stream, open_stream
 from dynabeam.transforms.runtime.keyed_memory import Copies, Copy
 from dynabeam.transforms.runtime.state_cache import skip_deep_sizing
-from dynabeam.transforms.runtime.timers import not_before
+from dynabeam.transforms.runtime.timers import ceil_to_millis
 from dynabeam.transforms.telemetry.metric_names import NAMESPACE
 from dynabeam.transforms.telemetry.process_metrics import figures
 
@@ -119,7 +119,7 @@ class _OrderRuleFn(beam.DoFn):
                 if fresh:
                     self._copies.add(copy, fresh, token, runs, merged)
                 self._tell(group, block.header.table.name, copy)
-                evict.set(not_before(block.header.snapshot_until_us))
+                evict.set(ceil_to_millis(block.header.snapshot_until_us))
             yield block
             return
         rows = without_stale(block.rows, self._recall(group, token, runs, merged).known)
@@ -177,9 +177,9 @@ def _pairs(rows: pa.RecordBatch) -> Iterable[tuple[bytes, bytes]]:
 
 def _encode_run(known: Mapping[bytes, bytes]) -> bytes:
     columns = [pa.array(known.keys(), pa.binary()), pa.array(known.values(), pa.binary())]
-    return encoded(pa.record_batch(columns, schema=_RUN_SCHEMA), _RUN_SCHEMA)
+    return encode_stream(pa.record_batch(columns, schema=_RUN_SCHEMA), _RUN_SCHEMA)
 
 
 def _decode_run(stream: bytes) -> Iterable[tuple[bytes, bytes]]:
-    with opened(stream) as reader:
+    with open_stream(stream) as reader:
         return _pairs(reader.read_next_batch())

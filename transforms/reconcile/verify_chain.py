@@ -41,7 +41,7 @@ from dynabeam.transforms.model.report import Report
 from dynabeam.transforms.model.version import decode_version
 from dynabeam.transforms.reconcile.chain_links import Break, ChainMemory, Row
 from dynabeam.transforms.runtime.state_cache import skip_deep_sizing
-from dynabeam.transforms.runtime.timers import not_before
+from dynabeam.transforms.runtime.timers import ceil_to_millis
 from dynabeam.transforms.values.digests import item_digest
 from dynabeam.transforms.values.keys import decode_key
 
@@ -230,7 +230,7 @@ class _ChainFn(beam.DoFn):
 def _set(timer: Any, memory: ChainMemory) -> None:
     due = memory.next_due_us()
     assert due is not None
-    timer.set(not_before(due))
+    timer.set(ceil_to_millis(due))
 
 
 def _gap(header: BlockHeader, found: Break, more: int) -> Gap:

@@ -12,13 +12,13 @@ from typing import Any
 
 import pyarrow as pa
 
-__all__ = ["encoded", "opened"]
+__all__ = ["encode_stream", "open_stream"]
 
 _WRITE = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
 _READ = pa.ipc.IpcReadOptions(use_threads=False)
 
 
-def encoded(rows: pa.RecordBatch | pa.Table, schema: pa.Schema) -> bytes:
+def encode_stream(rows: pa.RecordBatch | pa.Table, schema: pa.Schema) -> bytes:
     """Rows as an IPC stream.
 
     Args:
@@ -32,6 +32,6 @@ def encoded(rows: pa.RecordBatch | pa.Table, schema: pa.Schema) -> bytes:
     return stream
 
 
-def opened(stream: bytes) -> Any:
+def open_stream(stream: bytes) -> Any:
     """A reader of an IPC stream, compressed or not."""
     return pa.ipc.open_stream(stream, options=_READ)

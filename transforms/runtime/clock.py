@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The time now: this machine's clock, set by that of the service.
+"""The clocks: the time now, as the service counts it, and seconds that never run back.
 
 Times of records, shards, exports and recovery are the service's. AWS bears five minutes between its
 clock and a caller's, and another endpoint bears any, so whatever compares the two has to take the
@@ -10,19 +10,36 @@ and from when the request left and the answer came follows within which bounds t
 
 A process has one offset: all of AWS goes by one time. Before its first answer, and if the service
 sends no `Date`, it is nought.
+
+What compares times of one machine with each other, such as those of its files, takes `machine_us`;
+how long something takes is a matter of `time.monotonic` or, where a machine may be suspended
+meanwhile, of `steady_seconds`.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable
 from email.utils import parsedate_to_datetime
 from typing import TypeAlias
 
-__all__ = ["WallClock", "machine_us", "now_us", "observe", "offset_us"]
+__all__ = [
+    "Clock",
+    "Monotonic",
+    "WallClock",
+    "machine_us",
+    "now_us",
+    "observe",
+    "offset_us",
+    "steady_seconds",
+]
 
 WallClock: TypeAlias = Callable[[], int]
 """Gives the time in microseconds since 1970; picklable, because transforms hold one."""
+
+Monotonic: TypeAlias = Callable[[], float]
+"""Gives seconds of a clock that never runs back."""
 
 _SECOND_US = 1_000_000
 _TOLERATED_US = 1_000_000
@@ -48,6 +65,32 @@ def machine_us() -> int:
 def offset_us() -> int:
     """How far the service's clock is ahead of this machine's, microseconds; 0 if not known."""
     return _Offset.us
+
+
+def steady_seconds() -> float:
+    """A clock that never goes back, and goes on while the machine is suspended where it can."""
+    boot = getattr(time, "CLOCK_BOOTTIME", None)
+    return time.monotonic() if boot is None else time.clock_gettime(boot)
+
+
+@dataclasses.dataclass(frozen=True)
+class Clock:
+    """The clocks as one object, for whatever needs several; a subclass stands in for them in tests.
+
+    Picklable.
+    """
+
+    def now_us(self) -> int:
+        """See `now_us`."""
+        return now_us()
+
+    def offset_us(self) -> int:
+        """See `offset_us`; known from the first answer on."""
+        return offset_us()
+
+    def monotonic(self) -> float:
+        """Seconds of a clock that never runs back."""
+        return time.monotonic()
 
 
 def observe(date: str, sent_us: int, received_us: int) -> None:

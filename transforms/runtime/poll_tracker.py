@@ -15,12 +15,12 @@ import apache_beam as beam
 from apache_beam.io import iobase
 from apache_beam.io.watermark_estimators import ManualWatermarkEstimator
 from apache_beam.transforms.core import WatermarkEstimatorProvider
-from apache_beam.utils.timestamp import MIN_TIMESTAMP, Timestamp
+from apache_beam.utils.timestamp import MAX_TIMESTAMP, MIN_TIMESTAMP, Timestamp
 
 from dynabeam.transforms.runtime.json_coder import JsonCoder, element_format
 from dynabeam.transforms.runtime.stored_format import Document, typed_fields
 
-__all__ = ["ManualWatermark", "PollState", "PollStateCoder", "PollTracker"]
+__all__ = ["ManualWatermark", "PollState", "PollStateCoder", "PollTracker", "advance"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,3 +124,16 @@ class ManualWatermark(WatermarkEstimatorProvider):
     def estimator_state_coder(self) -> beam.coders.Coder:
         """Timestamps, never pickle."""
         return beam.coders.TimestampCoder()
+
+
+def advance(estimator: Any, watermark_us: int) -> None:
+    """Moves a watermark that is set by hand on; never back, which Beam refuses.
+
+    Args:
+        estimator: The estimator of `ManualWatermark`.
+        watermark_us: Where to, microseconds since 1970; 0 leaves it where it is.
+    """
+    wanted = Timestamp(micros=watermark_us)
+    standing = estimator.current_watermark()
+    if watermark_us and (standing is None or wanted > standing):
+        estimator.set_watermark(min(wanted, MAX_TIMESTAMP))

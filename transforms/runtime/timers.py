@@ -12,11 +12,11 @@ from __future__ import annotations
 
 from apache_beam.utils.timestamp import Timestamp
 
-__all__ = ["not_before"]
+__all__ = ["ceil_to_millis"]
 
 _MILLI_US = 1000
 
 
-def not_before(us: int) -> Timestamp:
+def ceil_to_millis(us: int) -> Timestamp:
     """The first time, in whole milliseconds, that is not before a time in microseconds."""
     return Timestamp(micros=-(-us // _MILLI_US) * _MILLI_US)

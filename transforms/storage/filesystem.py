@@ -15,7 +15,6 @@ import errno
 import io
 import math
 import os
-import time
 import uuid
 from collections.abc import Iterable
 from email.utils import parsedate_to_datetime
@@ -31,6 +30,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from dynabeam.transforms.aws.beam_s3 import s3_client, s3_io
 from dynabeam.transforms.aws.errors import AwsErrorKind, classify, error_code, statement_to_add
 from dynabeam.transforms.errors import AwsAccessError, CredentialsError, DynabeamError
+from dynabeam.transforms.runtime.clock import machine_us
 from dynabeam.transforms.storage.fence import check_fence
 from dynabeam.transforms.storage.s3_answers import (
     CHECK_PATH,
@@ -258,7 +258,7 @@ def seconds_since_change(folder: str) -> float:
     if not _is_s3(folder):
         found = FileSystems.match([folder.rstrip("/") + "/**"])[0].metadata_list
         newest = max((float(each.last_updated_in_seconds or 0) for each in found), default=0.0)
-        return max(0.0, time.time() - newest) if newest else math.inf
+        return max(0.0, machine_us() / 1e6 - newest) if newest else math.inf
     bucket, _, below = folder.rstrip("/").removeprefix("s3://").partition("/")
     youngest = math.inf
     try:

@@ -44,6 +44,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from dynabeam.transforms.errors import DynabeamError, StateError, StateInUseError
+from dynabeam.transforms.runtime.clock import Monotonic, machine_us, steady_seconds
 from dynabeam.transforms.runtime.stored_format import (
     canonical,
     check_fields,
@@ -60,7 +61,7 @@ from dynabeam.transforms.storage.conditional_writes import (
 )
 from dynabeam.transforms.storage.fence import fenced
 
-__all__ = ["LEASE_SECONDS", "Lease", "check_unheld", "steady_seconds"]
+__all__ = ["LEASE_SECONDS", "Lease", "check_unheld"]
 
 LEASE_SECONDS = 30.0
 """How long a lease holds that is not renewed."""
@@ -72,12 +73,6 @@ _OLD_SECONDS = 900
 _SERVICE_MARGIN = 5.0
 """A service's clocks, on several machines, may differ; and S3 tells whole seconds."""
 _LONGEST = 3600.0
-
-
-def steady_seconds() -> float:
-    """A clock that never goes back, and goes on while the machine is suspended where it can."""
-    boot = getattr(time, "CLOCK_BOOTTIME", None)
-    return time.monotonic() if boot is None else time.clock_gettime(boot)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,7 +124,7 @@ class Lease:
         tell: Callable[[str], None] = lambda line: None,
         on_lost: Callable[[DynabeamError], None] = lambda error: None,
         asked_to_end: Callable[[], bool] = lambda: False,
-        clock: Callable[[], float] = steady_seconds,
+        clock: Monotonic = steady_seconds,
     ) -> None:
         self._path = path
         self._holder = holder
@@ -320,7 +315,7 @@ class Lease:
             "released": released,
             "handed_on": released and self._asked_to_end(),
             "holder": self._holder,
-            "at": 0 if released else int(time.time()),
+            "at": 0 if released else machine_us() // 1_000_000,
         }
         return canonical(document)
 
@@ -385,7 +380,7 @@ def _read(path: str) -> _Found | None:
 def _read_old(path: str, tagged: Tagged, document: dict[str, Any]) -> _Found:
     """A lease of a version that renewed it with commits only, and told its age by wall clocks."""
     holder = str(document["holder"])
-    if time.time() - float(document["at"]) >= _OLD_SECONDS:
+    if machine_us() / 1e6 - float(document["at"]) >= _OLD_SECONDS:
         return _Found(tagged, "", holder, _OLD_SECONDS, free=True)
     raise StateInUseError(
         "another run, of an older version, is using the state directory",

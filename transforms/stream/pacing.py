@@ -9,28 +9,10 @@ from __future__ import annotations
 
 import dataclasses
 import random
-import time
 
-from dynabeam.transforms.runtime.clock import now_us, offset_us
+from dynabeam.transforms.runtime.clock import Clock
 
 __all__ = ["Clock", "Pacing"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Clock:
-    """The two clocks of a reader; a subclass stands in for them in tests. Picklable."""
-
-    def now_us(self) -> int:
-        """Wall clock as the service counts it, microseconds since 1970."""
-        return now_us()
-
-    def offset_us(self) -> int:
-        """How far it was moved to be the service's; known from the first answer on."""
-        return offset_us()
-
-    def monotonic(self) -> float:
-        """Seconds of a clock that never runs back."""
-        return time.monotonic()
 
 
 _SHORTEST_SLICE = 0.001

@@ -42,7 +42,6 @@ import datetime
 import hashlib
 import os
 import struct
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -62,8 +61,9 @@ from dynabeam.transforms.errors import SinkError, ValueDecodeError
 from dynabeam.transforms.model.block import Block, BlockCoder
 from dynabeam.transforms.model.report import Report
 from dynabeam.transforms.model.table import Table
+from dynabeam.transforms.runtime.clock import WallClock, now_us
 from dynabeam.transforms.runtime.state_cache import skip_deep_sizing
-from dynabeam.transforms.runtime.timers import not_before
+from dynabeam.transforms.runtime.timers import ceil_to_millis
 from dynabeam.transforms.sinks.base import HELD_SECONDS
 from dynabeam.transforms.sinks.files.change_writer import ChangeWriter
 from dynabeam.transforms.sinks.files.staging import RoundFiles
@@ -260,21 +260,15 @@ class WriteContinuously(beam.PTransform):
         )
 
 
-def _now_us() -> int:
-    return time.time_ns() // 1_000
-
-
 class _GatherFn(beam.DoFn):
     CELL = ReadModifyWriteStateSpec("gathered", beam.coders.BytesCoder())
     BLOCKS = BagStateSpec("blocks", beam.coders.BytesCoder())
     HELD = TimerSpec("held", TimeDomain.WATERMARK)
 
-    def __init__(
-        self, files: ContinuousFiles, max_bytes: int, now_us: Callable[[], int] = _now_us
-    ) -> None:
+    def __init__(self, files: ContinuousFiles, max_bytes: int, clock: WallClock = now_us) -> None:
         self._files = files
         self._max_bytes = max_bytes
-        self._now_us = now_us
+        self._clock = clock
         self._written = Metrics.counter(NAMESPACE, "changelog_files")
 
     def setup(self) -> None:
@@ -290,19 +284,19 @@ class _GatherFn(beam.DoFn):
         held: Any = beam.DoFn.TimerParam(HELD),
     ) -> Iterator[Report]:
         """Keeps one block, or writes it with all that were kept."""
-        block, now_us = element[1], self._now_us()
+        block, at_us = element[1], self._clock()
         if block.rows.num_rows == 0:
             return
         stored = cell.read()
-        before = Gathered.decode(stored) if stored else Gathered(0, timestamp.micros, now_us)
+        before = Gathered.decode(stored) if stored else Gathered(0, timestamp.micros, at_us)
         gathered = before.and_one(block.rows.nbytes, timestamp.micros)
-        if gathered.is_due(now_us, self._max_bytes):
+        if gathered.is_due(at_us, self._max_bytes):
             yield from self._write([*_decoded(bag), block], gathered, cell, bag)
             return
         bag.add(_CODER.encode(block))
         cell.write(gathered.encode())
         if stored is None or gathered.timer_us < before.timer_us:
-            held.set(not_before(gathered.timer_us))
+            held.set(ceil_to_millis(gathered.timer_us))
 
     @on_timer(HELD)
     def write_held(
