@@ -49,8 +49,6 @@ LABELS = [
     "Reports",
     "StorePositions",
     "StorePositions/ByTable",
-    "StorePositions/Fewer",
-    "StorePositions/Fewer/AddUp",
     "StorePositions/Store",
     "WatchAssignments",
     "WatchAssignments/Watch",

@@ -31,7 +31,6 @@ from apache_beam.transforms.userstate import (
 
 from dynabeam.transforms.continuous.compact_reports import compact
 from dynabeam.transforms.continuous.control_folder import ControlFolder
-from dynabeam.transforms.continuous.fewer import FewerReports
 from dynabeam.transforms.continuous.repairs import Repairs, RepairSettings
 from dynabeam.transforms.continuous.stream_ends import stream_end, write_end
 from dynabeam.transforms.model.report import Report, ReportCoder
@@ -71,7 +70,6 @@ class StorePositions(beam.PTransform):
         """Groups by table and stores."""
         return (
             reports
-            | "Fewer" >> FewerReports()
             | "ByTable" >> beam.Map(_with_table).with_output_types(tuple[str, Report])
             | "Store"
             >> beam.ParDo(_StoreFn(self._folder, self._clock, self._repairs)).with_output_types(
