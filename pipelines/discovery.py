@@ -88,7 +88,7 @@ class RoundDiscovery:
 
         discovery = Discovery(options.access, plan.selection, plan.needs, check)
         before = read_findings(self._findings)
-        found = discovery.look(state.tables, before)
+        found = discovery.poll(state.tables, before)
         for each in found.ready:
             state.tables[each.table.name] = plan.first_state(each)
         if found.findings != before:

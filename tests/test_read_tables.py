@@ -32,7 +32,7 @@ LABELS = {
         "ReadTables/Reports",
         "ReadTables/Snapshot",
         "ReadTables/Snapshot/EnsureExport",
-        "ReadTables/Snapshot/EnsureExport/LookForExport",
+        "ReadTables/Snapshot/EnsureExport/PollExport",
         "ReadTables/Snapshot/ReadExportFiles",
         "ReadTables/Snapshot/ReadExportFiles/ReadSlice",
         "ReadTables/Snapshot/ReadExportFiles/Spread",
@@ -43,7 +43,7 @@ LABELS = {
         "ReadTables/Stream/SpreadReaders",
     ]
 }
-LABELS["forever"] = [each.replace("LookForExport", "WaitForExport") for each in LABELS["tip"]]
+LABELS["forever"] = [each.replace("PollExport", "WaitForExport") for each in LABELS["tip"]]
 
 
 def graph(until):

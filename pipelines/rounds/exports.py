@@ -19,7 +19,7 @@ from dynabeam.pipelines.table_state import generation_of
 from dynabeam.transforms.errors import DynabeamError, ExportError, TableError
 from dynabeam.transforms.export.acquire import Acquisition, ExportFailedError, acquire
 from dynabeam.transforms.export.elements import FileSlice
-from dynabeam.transforms.export.ensure_export import export_report, failed_look, retry_seconds
+from dynabeam.transforms.export.ensure_export import export_report, failed_poll, retry_seconds
 from dynabeam.transforms.export.manifest import ExportManifest
 from dynabeam.transforms.export.sizes import FileSizes
 from dynabeam.transforms.export.slices import plan_round
@@ -96,7 +96,7 @@ class RoundExports:
                     self._set_aside(state, load, problem)
                     if how.can_request(request):
                         again = dataclasses.replace(request, attempt=request.attempt + 1)
-                        reports.append(export_report(again, failed_look(problem)))
+                        reports.append(export_report(again, failed_poll(problem)))
                 except _NOT_TO_BE_HAD as problem:
                     self._set_aside(state, load, problem)
                 else:

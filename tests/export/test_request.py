@@ -331,7 +331,7 @@ class TestPipelines:
 
 class TestReport:
     def look(self, request):
-        fn = module._LookOnceFn(Acquisition(), now_us)
+        fn = module._PollOnceFn(Acquisition(), now_us)
         tagged, *slices = fn.process(request)
         return tagged.value, slices
 

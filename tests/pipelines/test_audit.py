@@ -276,7 +276,7 @@ LABELS = [
     "AuditTables/DigestExport",
     "AuditTables/DigestStream",
     "AuditTables/EnsureExport",
-    "AuditTables/EnsureExport/LookForExport",
+    "AuditTables/EnsureExport/PollExport",
     "AuditTables/HashKeys",
     "AuditTables/HotKeys",
     "AuditTables/ReadExportFiles",

@@ -35,7 +35,7 @@ LABELS = [
     "Deployment",
     "DiscoverTables",
     "DiscoverTables/Encoded",
-    "DiscoverTables/Look",
+    "DiscoverTables/Poll",
     "KeepDeadLetters",
     "KeepDeadLetters/Keep",
     "MeterDeadLetters",

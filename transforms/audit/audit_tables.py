@@ -2,7 +2,7 @@
 """`AuditTables`: the graph that compares a mirror with an export and the stream.
 
 ```
-SnapshotRequests ─► LookForExport ─► ReadExportFiles ─► DigestExport ─┐
+SnapshotRequests ─► PollExport ────► ReadExportFiles ─► DigestExport ─┐
 StreamSources ──► ReadStream ─┬─► HotKeys ┄┄ (side input) ┄┄┄┄┄┄┄┄┄┄┄┄┤
                               └─► DigestStream ───────────────────────┼─► ByBucket ─► Compare
 MirrorParts ─► ReadMirror ────────────────────────────────────────────┘

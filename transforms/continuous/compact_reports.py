@@ -3,7 +3,7 @@
 
 Of a reader's positions the last one counts, with the counts of all; of several streams of a table
 those of the newest, whose readers begin when all of the one before have ended; of a file the last
-report; of an export the last look that knew something; gaps are all kept. Of full exports that of
+report; of an export the last poll that knew something; gaps are all kept. Of full exports that of
 the newest generation is kept, of the windows of a heal those of the newest generation of all, and
 of files those of what is kept. Order matters only among the reports of one reader, one file and one
 export.
@@ -42,7 +42,7 @@ def compact(reports: Iterable[Report]) -> list[Report]:
             continue
         subject = report.kind, report.fields.get(_SUBJECT.get(report.kind, ""))
         if report.kind == "export":
-            # As its own, so that a late look at an older export hides none of a newer one.
+            # As its own, so that a late poll of an older export hides none of a newer one.
             subject = report.kind, (_generation(report), _window(report))
         kept[subject] = _newer(kept.get(subject), report)
     return [*_without_older(_of_newest_stream(list(kept.values()))), *gaps]
@@ -100,7 +100,7 @@ def _newer(before: Report | None, report: Report) -> Report:
     if "unfit_numbers" in before.fields:
         fields["unfit_numbers"] = before.fields["unfit_numbers"] + fields.get("unfit_numbers", 0)
     if report.kind == "export" and fields["manifest"] is None:
-        # Only the look that read the manifest has it.
+        # Only the poll that read the manifest has it.
         fields["manifest"] = before.fields["manifest"]
     return Report(report.kind, report.table, fields)
 
@@ -108,7 +108,7 @@ def _newer(before: Report | None, report: Report) -> Report:
 def _counted(before: Report, report: Report) -> Report:
     """A reader's report with the counts of an earlier one.
 
-    Behind the last shard of a stream nothing says any more up to when it was read: so that is kept.
+    After the last shard of a stream nothing says any more up to when it was read: so that is kept.
     """
     fields = dict(report.fields)
     for name in _SUMS["stream"]:

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """`DiscoverTables`: a continuous run finds new tables by itself.
 
-One element, the deployment's folder, never ends. At each look it reads from the folder what to look
-for (`discovery_plan`), looks (`discovery`), and writes an assignment for each new table, which
+One element, the deployment's folder, never ends. At each poll it reads from the folder what to look
+for (`discovery_plan`), polls (`discovery`), and writes an assignment for each new table, which
 `WatchAssignments` takes up as if a person had added the table. The name of an assignment follows
-from the table, so a look that is repeated after a failure changes nothing. A table that is not
+from the table, so a poll that is repeated after a failure changes nothing. A table that is not
 ready is a report and a line in the folder's `findings.json`, and the others go on.
 
 It also looks after the tables whose streams have ended: see
@@ -79,7 +79,7 @@ class DiscoverTables(beam.PTransform):
         self._fn = _DiscoverFn(access, sinks, clock, gap_rules)
 
     def expand(self, folders: Any) -> Any:
-        """Looks until the pipeline is stopped.
+        """Polls until the pipeline is stopped.
 
         Beam's Flink runner names what it makes of a splittable DoFn after the collection and the
         coder of its elements: with those of `WatchAssignments` both would be one. So the elements
@@ -88,7 +88,7 @@ class DiscoverTables(beam.PTransform):
         return (
             folders
             | "Encoded" >> beam.Map(str.encode).with_output_types(bytes)
-            | "Look" >> beam.ParDo(self._fn).with_output_types(Report)
+            | "Poll" >> beam.ParDo(self._fn).with_output_types(Report)
         )
 
 
@@ -99,8 +99,9 @@ class Discovered(PollState):
     Attributes:
         assignments: File names of the assignments whose tables are known, sorted.
         tables: Names of the tables that are read, sorted.
-        next_look_us: Not to look again before this time, whatever the runner does with delays.
-        followed: Streams that have ended, and behind which another one is read, sorted.
+        next_look_us: Not to poll again before this time, whatever the runner does with delays; it
+            is named as in the stored form.
+        followed: Streams that have ended, and after which another one is read, sorted.
     """
 
     assignments: tuple[str, ...] = ()
@@ -117,7 +118,7 @@ class DiscoveredCoder(PollStateCoder):
 
 
 class _DiscoverFn(beam.DoFn, RestrictionProvider):
-    """Looks, writes assignments, defers."""
+    """Polls, writes assignments, defers."""
 
     def __init__(
         self,
@@ -164,7 +165,7 @@ class _DiscoverFn(beam.DoFn, RestrictionProvider):
         plan, before = DiscoveryPlan.read(folder), read_findings(folder.findings)
         state, pause, found = _with_assigned(state, folder), _UNTOLD_SECONDS, None
         if plan is not None:
-            found = self._discovery(plan).look(state.tables, before)
+            found = self._discovery(plan).poll(state.tables, before)
             begun = [each.table.name for each in found.ready]
             state = dataclasses.replace(state, tables=tuple(sorted({*state.tables, *begun})))
             pause = _SOON_SECONDS if found.unfinished else plan.every_seconds
@@ -198,20 +199,20 @@ class _DiscoverFn(beam.DoFn, RestrictionProvider):
 
 
 def _with_follows(findings: Mapping[str, Finding], follows: Sequence[Follow]) -> dict[str, Finding]:
-    """The findings with what is the matter behind the ends of streams."""
+    """The findings with what is the matter after the ends of streams."""
     after = dict(findings)
     for follow in follows:
         name, finding = follow.end.table, follow.finding
         known = after.pop(name, None)
         if finding is not None:
-            # What discovery has told already is not told again in other words.
+            # What discovery has reported already is not reported again in other words.
             again = known is not None and known.what == finding.what
             after[name] = known if again and known is not None else finding
     return after
 
 
 def _followed(follows: Sequence[Follow]) -> set[str]:
-    """The ended streams behind which another one is read now."""
+    """The ended streams after which another one is read now."""
     return {each.end.stream_arn for each in follows if each.followed is not None}
 
 

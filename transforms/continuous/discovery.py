@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""New tables, found while a run goes on: what a look at the account means.
+"""New tables, found while a run goes on: what a poll of the account means.
 
-One look lists the tables and describes those that belong to the selection and are not read yet.
+One poll lists the tables and describes those that belong to the selection and are not read yet.
 What is ready is begun. What is not (no stream, wrong images, no recovery, still being created, no
-right) does not stop the others: it is a finding, told once per reason and looked at again. So is a
-table that is gone; its stream is read to its end. Nothing here writes: rounds and the graph of a
-continuous run do with the outcome what is theirs.
+permission) does not stop the others: it is a finding, reported once per reason, and polled again.
+So is a table that is gone; its stream is read to its end. Nothing here writes: rounds and the graph
+of a continuous run do with the outcome what is theirs.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from dynabeam.transforms.state.table_readiness import describe_ready
 from dynabeam.transforms.state.table_selection import TableSelection
 from dynabeam.transforms.storage import filesystem
 
-__all__ = ["Discovery", "Finding", "Look", "Needs", "read_findings", "write_findings"]
+__all__ = ["Discovery", "DiscoveryResult", "Finding", "Needs", "read_findings", "write_findings"]
 
 _FORMAT = DocumentFormat("what was found", hint="Delete the file: it is written again")
 MOST_AT_ONCE = 20
-"""New tables that one look describes: each costs two or three calls, and the others wait."""
+"""New tables that one poll describes: each costs two or three calls, and the others wait."""
 
 What = Literal["not_ready", "stream_off", "deleted", "recreated", "not_listed"]
 _ENDS = ("deleted", "recreated")
@@ -84,15 +84,15 @@ class Finding:
 
 
 @dataclasses.dataclass(frozen=True)
-class Look:
-    """What a look found.
+class DiscoveryResult:
+    """What a poll found.
 
     Attributes:
         ready: Tables to begin with.
-        findings: All that is wrong at present, table → finding; also what this look had no time
+        findings: All that is wrong at present, table → finding; also what this poll had no time
             for.
-        news: Those that were not there after the look before, or for another reason.
-        unfinished: More new tables are waiting than a look describes.
+        news: Those that were not there after the previous poll, or for another reason.
+        unfinished: More new tables are waiting than a poll describes.
     """
 
     ready: tuple[TableDescription, ...]
@@ -103,7 +103,7 @@ class Look:
 
 @dataclasses.dataclass(frozen=True)
 class Discovery:
-    """How to look.
+    """How to poll.
 
     Attributes:
         access: Where and as whom AWS is called.
@@ -117,12 +117,12 @@ class Discovery:
     needs: Needs
     check: Callable[[Table], None]
 
-    def look(self, known: Collection[str], before: Mapping[str, Finding]) -> Look:
-        """Looks once.
+    def poll(self, known: Collection[str], before: Mapping[str, Finding]) -> DiscoveryResult:
+        """Polls once.
 
         Args:
             known: Tables that are read already.
-            before: The findings after the look before.
+            before: The findings after the previous poll.
 
         Raises:
             ClientError: AWS answered what is not understood.
@@ -170,7 +170,7 @@ class Discovery:
             except TableError:
                 found[name] = Finding(name, "deleted", _deleted(name))
             except (AwsAccessError, CredentialsError, BotoCoreError, ClientError) as problem:
-                # Passing trouble: the next look asks again. Anything else is raised.
+                # Passing trouble: the next poll asks again. Anything else is raised.
                 _reason(problem)
         return found
 
@@ -222,7 +222,7 @@ def _reason(problem: Exception) -> str:
     if isinstance(problem, DynabeamError):
         return str(problem).replace("\n", " ")
     if classify(problem) in _PASSING:
-        # Without the details of the answer, which differ each time: told once.
+        # Without the details of the answer, which differ each time: reported once.
         return "AWS is not reachable, or has too many requests; asked again"
     raise problem
 
@@ -233,6 +233,6 @@ def _outcome(
     before: Mapping[str, Finding],
     *,
     unfinished: bool,
-) -> Look:
+) -> DiscoveryResult:
     news = [each for name, each in findings.items() if before.get(name) != each]
-    return Look(ready, findings, tuple(news), unfinished)
+    return DiscoveryResult(ready, findings, tuple(news), unfinished)

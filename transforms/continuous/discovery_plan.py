@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a deployment is to do about new tables: `discovery.json` of its folder.
 
-Written by the command line, read by the run at each look, so that a run finds tables whether or not
+Written by the command line, read by the run at each poll, so that a run finds tables whether or not
 the command that launched it is still there. No secrets: whom AWS is called as is part of the graph.
 """
 
@@ -49,7 +49,7 @@ class DiscoveryPlan:
         options: How they are read.
         reuse: Empty for a new export of each, or `newest:<seconds>`.
         committed: The last committed round of the state directory.
-        every_seconds: Time between two looks.
+        every_seconds: Time between two polls.
     """
 
     selection: TableSelection

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What follows in a run that never ends when the stream of a table has ended.
 
-`DiscoverTables` asks at each look, for each table whose stream is read to its end and in the sinks:
+`DiscoverTables` asks at each poll, for each table whose stream is read to its end and in the sinks:
 
 * Another stream of the table is assigned, from its beginning and at a higher generation, and the
   time between the two is reported as a gap; what that does is up to the table's policy.
@@ -44,7 +44,7 @@ _PASSING = (AwsErrorKind.THROTTLED, AwsErrorKind.UNREACHABLE)
 
 @dataclasses.dataclass(frozen=True)
 class Follow:
-    """What is to be done behind the end of a stream.
+    """What is to be done after the end of a stream.
 
     Attributes:
         end: The end.
@@ -86,7 +86,7 @@ class Follower:
     rules: GapHandler | None = None
 
     def follow(self, folder: ControlFolder, end: StreamEnd, now_us: int) -> Follow:
-        """What is to be done behind the end of a stream; does nothing by itself.
+        """What is to be done after the end of a stream; does nothing by itself.
 
         Args:
             folder: The deployment's.
@@ -103,7 +103,7 @@ class Follower:
         except AwsAccessError as problem:
             return Follow(end, _finding(end, "not_ready", problem))
         except (BotoCoreError, ClientError) as problem:
-            # The next look asks again.
+            # The next poll asks again.
             if classify(problem) not in _PASSING:
                 raise
         return Follow(end)
@@ -156,7 +156,7 @@ class Follower:
             ),
         )
         if self.rules is not None and self.rules.of(end.table) is GapPolicy.RESNAPSHOT:
-            problem = self._why_not_anew(folder, end, found)
+            problem = self._why_not_again(folder, end, found)
         if problem is not None:
             return Follow(end, _finding(end, "recreated", problem))
         gap = Gap(
@@ -175,7 +175,7 @@ class Follower:
         )
         return _read(folder, end, followed, gap, now_us)
 
-    def _why_not_anew(
+    def _why_not_again(
         self, folder: ControlFolder, end: StreamEnd, found: TableDescription
     ) -> DynabeamError | None:
         old = source_of(folder, end.table).table

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`WatchAssignments`: what to read, from a folder that is looked at again and again.
+"""`WatchAssignments`: what to read, from a folder that is polled.
 
 One element, the folder, never ends; its restriction holds the names of the assignments that were
-taken up, so that each is taken up once, over restarts too. The watermark follows the clock, and
-what is found carries the time at which it was found: so it holds back everything behind a snapshot
+handed out, so that each is handed out once, over restarts too. The watermark follows the clock, and
+what is found carries the time at which it was found: so it holds back everything after a snapshot
 that begins later.
 """
 
@@ -35,7 +35,7 @@ from dynabeam.transforms.stream.group import SourceGroup, grouped
 
 __all__ = ["Assigned", "Seen", "SeenCoder", "WatchAssignments"]
 
-LOOK_SECONDS = 10
+POLL_SECONDS = 10
 
 _REQUESTS = "requests"
 _SOURCES = "sources"
@@ -59,16 +59,16 @@ class WatchAssignments(beam.PTransform):
     """`PCollection[str]` (paths of deployment folders) → `Assigned`.
 
     Args:
-        look_seconds: Time between two looks.
+        poll_seconds: Time between two polls.
         clock: Gives the time in microseconds since 1970; picklable.
     """
 
-    def __init__(self, look_seconds: int = LOOK_SECONDS, clock: WallClock = now_us) -> None:
+    def __init__(self, poll_seconds: int = POLL_SECONDS, clock: WallClock = now_us) -> None:
         super().__init__()
-        self._fn = _WatchFn(look_seconds, clock)
+        self._fn = _WatchFn(poll_seconds, clock)
 
     def expand(self, folders: Any) -> Assigned:
-        """Looks until the pipeline is stopped."""
+        """Polls until the pipeline is stopped."""
         out = folders | "Watch" >> beam.ParDo(self._fn).with_output_types(
             SourceGroup, requests=SnapshotRequest
         ).with_outputs(_REQUESTS, main=_SOURCES)
@@ -80,8 +80,9 @@ class Seen(PollState):
     """The restriction.
 
     Attributes:
-        names: File names of the assignments that were taken up, sorted.
-        next_look_us: Not to look again before this time, whatever the runner does with delays.
+        names: File names of the assignments that were handed out, sorted.
+        next_look_us: Not to poll again before this time, whatever the runner does with delays; it
+            is named as in the stored form.
     """
 
     names: tuple[str, ...] = ()
@@ -89,17 +90,17 @@ class Seen(PollState):
 
 
 class SeenCoder(PollStateCoder):
-    """What was taken up, see `PollStateCoder`."""
+    """What was handed out, see `PollStateCoder`."""
 
     kind = Seen
     where = "restriction of WatchAssignments"
 
 
 class _WatchFn(beam.DoFn, RestrictionProvider):
-    """Looks, hands out what is new, defers."""
+    """Polls, hands out what is new, defers."""
 
-    def __init__(self, look_seconds: int, clock: WallClock) -> None:
-        self._look_seconds = look_seconds
+    def __init__(self, poll_seconds: int, clock: WallClock) -> None:
+        self._poll_seconds = poll_seconds
         self._clock = clock
 
     def initial_restriction(self, element: str) -> Seen:
@@ -115,7 +116,7 @@ class _WatchFn(beam.DoFn, RestrictionProvider):
         return 0 if restriction.done else 1
 
     def truncate(self, element: str, restriction: Seen) -> None:
-        """Nothing new is taken up while a pipeline drains."""
+        """Nothing new is handed out while a pipeline drains."""
 
     @beam.DoFn.unbounded_per_element()
     def process(
@@ -128,25 +129,25 @@ class _WatchFn(beam.DoFn, RestrictionProvider):
         if now < seen.next_look_us:
             # The runner came back early (the in-process one ignores delays).
             if tracker.try_claim(seen):
-                tracker.defer_remainder(Duration(seconds=self._look_seconds))
+                tracker.defer_remainder(Duration(seconds=self._poll_seconds))
             return
         folder = ControlFolder(element)
         found = {os.path.basename(path): path for path in folder.assignments()}
         new = [name for name in sorted(found) if name not in set(seen.names)]
         after = Seen(
             names=tuple(sorted({*seen.names, *new})),
-            next_look_us=now + self._look_seconds * 1_000_000,
+            next_look_us=now + self._poll_seconds * 1_000_000,
         )
         if not tracker.try_claim(after):
             return
         for name in new:
             yield from _outputs(folder, found[name], now)
         advance(estimator, now)
-        tracker.defer_remainder(Duration(seconds=self._look_seconds))
+        tracker.defer_remainder(Duration(seconds=self._poll_seconds))
 
 
 def _outputs(folder: ControlFolder, path: str, now: int) -> Iterator[Any]:
-    """The elements of one assignment, at the time of the look."""
+    """The elements of one assignment, at the time of the poll."""
     at = Timestamp(micros=now)
     assignment = folder.read_assignment(path)
     # The memory of changed keys has to outlive the snapshot, which begins only now.

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Getting hold of a table's export: one look at a time, never a wait.
+"""Acquiring a table's export: one poll at a time, never a wait.
 
-A look finds the export that is to be used again, or requests one (which the service answers with
-the same export when asked again), and says how far it is. Whoever calls decides when to look again.
+A poll finds the export that is to be reused, or requests one (which the service answers with the
+same export when asked again), and says how far it has come. When to poll again is up to the caller.
 A complete export comes with its manifest, checked against what DescribeExport says.
 """
 
@@ -34,7 +34,14 @@ from dynabeam.transforms.export.location import (
 )
 from dynabeam.transforms.export.manifest import ExportManifest, Verify, load_manifest
 
-__all__ = ["Acquisition", "ExportFailedError", "Look", "acquire", "client_token", "open_export"]
+__all__ = [
+    "Acquisition",
+    "ExportFailedError",
+    "ExportPoll",
+    "acquire",
+    "client_token",
+    "open_export",
+]
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -84,7 +91,7 @@ class ExportFailedError(ExportError):
 
 @dataclasses.dataclass(frozen=True)
 class Acquisition:
-    """How exports are got hold of; picklable.
+    """How exports are acquired; picklable.
 
     Attributes:
         access: AWS, or None if it is not at hand: then only locations can be used.
@@ -115,8 +122,8 @@ class Acquisition:
 
 
 @dataclasses.dataclass(frozen=True)
-class Look:
-    """What one look found.
+class ExportPoll:
+    """What one poll found.
 
     Attributes:
         status: `waiting_for_stream` (nothing requested yet), `table_ended` (the table was deleted;
@@ -153,12 +160,14 @@ def _token(parts: Sequence[str]) -> str:
     return "dynabeam-" + hashlib.sha256("\n".join(parts).encode()).hexdigest()[:40]
 
 
-def acquire(request: SnapshotRequest, known_arn: str, how: Acquisition, *, now_us: int) -> Look:
-    """Looks once for the export of a table.
+def acquire(
+    request: SnapshotRequest, known_arn: str, how: Acquisition, *, now_us: int
+) -> ExportPoll:
+    """Polls once for the export of a table.
 
     Args:
         request: The table and where its export comes from.
-        known_arn: The export that an earlier look found or requested, or empty.
+        known_arn: The export that an earlier poll found or requested, or empty.
         how: Access and what to accept.
         now_us: The time, microseconds since 1970.
 
@@ -168,12 +177,12 @@ def acquire(request: SnapshotRequest, known_arn: str, how: Acquisition, *, now_u
         ExportError: The export is another table's, or is not what was asked for.
         ExportIntegrityError: Its manifest is not what it should be.
         ConfigurationError: There is neither an export to use nor a bucket for a new one.
-        AwsAccessError: A right is missing.
+        AwsAccessError: A permission is missing.
         CredentialsError: There are no usable credentials.
     """
     if request.manifest is not None:
         manifest = ExportManifest.from_json(request.manifest)
-        return Look("COMPLETED", manifest.export_arn, None, manifest)
+        return ExportPoll("COMPLETED", manifest.export_arn, None, manifest)
     if request.from_us:
         how = dataclasses.replace(how, export_type=request.export_type)
     reuse = request.reuse
@@ -182,7 +191,7 @@ def acquire(request: SnapshotRequest, known_arn: str, how: Acquisition, *, now_u
     arn = known_arn or (reuse if is_export_arn(reuse) else "")
     age_us = newest_age_us(reuse)
     if not arn and reuse and not age_us:
-        return _look_at_location(request, how)
+        return _poll_location(request, how)
     access = _access(how, request)
     if arn:
         return _judge(dynamodb.describe_export(access, arn), request, how)
@@ -195,17 +204,17 @@ def acquire(request: SnapshotRequest, known_arn: str, how: Acquisition, *, now_u
             where=f"table {request.table.name}",
             hint="Give --s3_export_bucket, or --export with an export that exists",
         )
-    return _look_at_new(access, request, how, now_us)
+    return _poll_new(access, request, how, now_us)
 
 
-def _look_at_new(
+def _poll_new(
     access: AwsAccess, request: SnapshotRequest, how: Acquisition, now_us: int
-) -> Look:
-    """Requests an export, or finds the one that an earlier look requested."""
+) -> ExportPoll:
+    """Requests an export, or finds the one that an earlier poll requested."""
     if now_us < max(request.not_before_us, request.to_us):
-        return Look("waiting_for_stream")
+        return ExportPoll("waiting_for_stream")
     if request.table_id and not _is_there(access, request):
-        return Look("table_ended")
+        return ExportPoll("table_ended")
     description = _request(access, _order(request, how))
     if 0 < description.started_us < now_us - _JUST_NOW_US:
         # An earlier request's export: what it is now, not what it was when it was requested.
@@ -252,12 +261,12 @@ def open_export(location: str, how: Acquisition) -> ExportManifest:
     return manifest
 
 
-def _look_at_location(request: SnapshotRequest, how: Acquisition) -> Look:
+def _poll_location(request: SnapshotRequest, how: Acquisition) -> ExportPoll:
     manifest = load_manifest(find_summary(request.reuse), verify=how.verify)
     manifest.check_table(request.table)
     manifest.check_type(how.export_type)
     warnings = _check_filter_of_location(manifest, request, how)
-    return Look("COMPLETED", manifest.export_arn, None, manifest, warnings)
+    return ExportPoll("COMPLETED", manifest.export_arn, None, manifest, warnings)
 
 
 def _check_filter_of_location(
@@ -266,7 +275,7 @@ def _check_filter_of_location(
     """Asks AWS whether an export is filtered, as manifests do not tell; only where AWS is at hand.
 
     The service forgets exports after 90 days, and copies may come from accounts that are out of
-    reach: then it stays unknown, which is told and stops nothing.
+    reach: then it stays unknown, which is a warning and stops nothing.
     """
     if how.access is None or not request.table.arn or how.allow_filtered:
         return ()
@@ -287,8 +296,8 @@ class _FilteredError(ExportError):
 
 def _judge(
     description: dynamodb.ExportDescription, request: SnapshotRequest, how: Acquisition
-) -> Look:
-    """Turns a description into a look; a failed or unfit export into an error."""
+) -> ExportPoll:
+    """Turns a description into the outcome of a poll; a failed or unfit export into an error."""
     if description.status == "FAILED":
         raise ExportFailedError.of(
             description, _FAILURE_HINT if how.can_request(request) else _GIVEN_HINT
@@ -312,11 +321,11 @@ def _judge(
             hint="Run again: that the table was made again is seen when a run begins",
         )
     if description.status != "COMPLETED":
-        return Look("IN_PROGRESS", description.arn, description)
+        return ExportPoll("IN_PROGRESS", description.arn, description)
     manifest = _manifest_of(description, how)
     manifest.check_table(request.table)
     manifest.check_type(how.export_type)
-    return Look("COMPLETED", description.arn, description, manifest)
+    return ExportPoll("COMPLETED", description.arn, description, manifest)
 
 
 def _check_description(description: dynamodb.ExportDescription, how: Acquisition) -> None:

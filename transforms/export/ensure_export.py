@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Makes sure that each table has its export, and plans the pieces of it to read.
 
-Two forms of one step. Catch-up looks once: an export that is not complete is reported, and the next
-round looks again; the output is bounded. Waiting is a splittable DoFn that looks every ten seconds
-and gives its worker back between two looks; the output is unbounded, and its watermark is held at
+Two forms of one step. Catch-up polls once: an export that is not complete is reported, and the next
+round polls again; the output is bounded. Waiting is a splittable DoFn that polls every ten seconds
+and gives its worker back between two polls; the output is unbounded, and its watermark is held at
 the request's timestamp until the slices are out.
 
-A look may be repeated at any time: the same token gives the same export. Tracker and contract are
+A poll may be repeated at any time: the same token gives the same export. Tracker and contract are
 those of `transforms.runtime.poll_tracker`.
 """
 
@@ -21,7 +21,7 @@ import apache_beam as beam
 from apache_beam.transforms.core import RestrictionProvider
 from apache_beam.utils.timestamp import Duration
 
-from dynabeam.transforms.export.acquire import Acquisition, ExportFailedError, Look, acquire
+from dynabeam.transforms.export.acquire import Acquisition, ExportFailedError, ExportPoll, acquire
 from dynabeam.transforms.export.elements import FileSlice, SnapshotRequest
 from dynabeam.transforms.export.fetch import compressed_size
 from dynabeam.transforms.export.slices import DEFAULT_RATIO, compression_ratio, plan_round
@@ -41,7 +41,7 @@ __all__ = [
     "WaitState",
     "WaitStateCoder",
     "export_report",
-    "failed_look",
+    "failed_poll",
     "retry_seconds",
 ]
 
@@ -52,7 +52,7 @@ _LAST_RETRY_SECONDS = 3600
 
 SLICES = "slices"
 REPORTS = "reports"
-LOOK_SECONDS = 10
+POLL_SECONDS = 10
 
 _ESTIMATOR = beam.DoFn.WatermarkEstimatorParam(ManualWatermark())
 
@@ -62,21 +62,21 @@ class Ensured(NamedTuple):
 
     Attributes:
         slices: `PCollection[FileSlice]`: the pieces to read now.
-        reports: `PCollection[Report]` of kind `export`, one per look: `generation`, `status`
+        reports: `PCollection[Report]` of kind `export`, one per poll: `generation`, `status`
             (`waiting_for_stream`, `IN_PROGRESS`, `FAILED`, `COMPLETED`), `export_arn`,
             `item_count`, `billed_bytes`, `started_us`, `export_time_us`, `files`, `warnings`,
             `from_us` (start of the window, 0 for a full export); 0 where not known. If exports
             have failed that were requested for it: `attempt`, how many.
-            `manifest` holds the `ExportManifest` as JSON in the look that read it, else None.
+            `manifest` holds the `ExportManifest` as JSON in the poll that read it, else None.
     """
 
     slices: Any
     reports: Any
 
 
-def failed_look(problem: ExportFailedError) -> Look:
-    """What a look found that met a failed export, for whoever goes on."""
-    return Look("FAILED", problem.arn, warnings=(str(problem),))
+def failed_poll(problem: ExportFailedError) -> ExportPoll:
+    """What a poll found that met a failed export, for whoever goes on."""
+    return ExportPoll("FAILED", problem.arn, warnings=(str(problem),))
 
 
 def retry_seconds(failed_before: int) -> int:
@@ -89,13 +89,13 @@ def retry_seconds(failed_before: int) -> int:
 
 
 class EnsureExport(beam.PTransform):
-    """Gets hold of exports: `PCollection[SnapshotRequest]` → `Ensured`.
+    """Acquires exports: `PCollection[SnapshotRequest]` → `Ensured`.
 
     Args:
         how: Access to AWS and what exports to accept.
-        wait: True to look until the export is complete (needs a runner with splittable DoFns), and
-            False to look once.
-        look_seconds: Time between two looks while waiting.
+        wait: True to poll until the export is complete (needs a runner with splittable DoFns), and
+            False to poll once.
+        poll_seconds: Time between two polls while waiting.
         clock: Gives the time in microseconds since 1970; picklable.
     """
 
@@ -104,36 +104,36 @@ class EnsureExport(beam.PTransform):
         how: Acquisition,
         *,
         wait: bool,
-        look_seconds: int = LOOK_SECONDS,
+        poll_seconds: int = POLL_SECONDS,
         clock: WallClock = now_us,
     ) -> None:
         super().__init__()
         self._how = how
         self._wait = wait
-        self._look_seconds = look_seconds
+        self._poll_seconds = poll_seconds
         self._clock = clock
 
     def expand(self, requests: Any) -> Ensured:
-        """Looks once, or until the export is complete."""
-        fn: beam.DoFn = _LookOnceFn(self._how, self._clock)
+        """Polls once, or until the export is complete."""
+        fn: beam.DoFn = _PollOnceFn(self._how, self._clock)
         if self._wait:
-            fn = _WaitForExportFn(self._how, self._clock, self._look_seconds)
-        out = requests | ("WaitForExport" if self._wait else "LookForExport") >> beam.ParDo(
+            fn = _WaitForExportFn(self._how, self._clock, self._poll_seconds)
+        out = requests | ("WaitForExport" if self._wait else "PollExport") >> beam.ParDo(
             fn
         ).with_output_types(FileSlice, reports=Report).with_outputs(REPORTS, main=SLICES)
         return Ensured(out[SLICES], out[REPORTS])
 
 
-class _LookOnceFn(beam.DoFn):
-    """Looks once per request."""
+class _PollOnceFn(beam.DoFn):
+    """Polls once per request."""
 
     def __init__(self, how: Acquisition, clock: WallClock) -> None:
         self._how = how
         self._clock = clock
 
     def process(self, element: SnapshotRequest) -> Iterator[Any]:
-        look = acquire(element, "", self._how, now_us=self._clock())
-        yield from _outputs(element, look)
+        poll = acquire(element, "", self._how, now_us=self._clock())
+        yield from _outputs(element, poll)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,7 +142,8 @@ class WaitState(PollState):
 
     Attributes:
         export_arn: The export that is waited for; empty if none is known yet.
-        next_look_us: Not to look again before this time, whatever the runner does with delays.
+        next_look_us: Not to poll again before this time, whatever the runner does with delays; it
+            is named as in the stored form.
         attempt: How many exports failed that were requested for it.
     """
 
@@ -166,12 +167,12 @@ class WaitStateCoder(PollStateCoder):
 
 
 class _WaitForExportFn(beam.DoFn, RestrictionProvider):
-    """Looks until the export is complete, deferring in between."""
+    """Polls until the export is complete, deferring in between."""
 
-    def __init__(self, how: Acquisition, clock: WallClock, look_seconds: int) -> None:
+    def __init__(self, how: Acquisition, clock: WallClock, poll_seconds: int) -> None:
         self._how = how
         self._clock = clock
-        self._look_seconds = look_seconds
+        self._poll_seconds = poll_seconds
 
     def initial_restriction(self, element: SnapshotRequest) -> WaitState:
         return WaitState()
@@ -203,14 +204,14 @@ class _WaitForExportFn(beam.DoFn, RestrictionProvider):
             return
         now = self._clock()
         if now < state.next_look_us:
-            # The runner came back early (the in-process one ignores delays): nothing to look for.
+            # The runner came back early (the in-process one ignores delays): nothing to poll for.
             if tracker.try_claim(state):
-                tracker.defer_remainder(Duration(seconds=self._look_seconds))
+                tracker.defer_remainder(Duration(seconds=self._poll_seconds))
             return
         request = dataclasses.replace(element, attempt=element.attempt + state.attempt)
-        wait_seconds = self._look_seconds
+        wait_seconds = self._poll_seconds
         try:
-            look = acquire(request, state.export_arn, self._how, now_us=now)
+            poll = acquire(request, state.export_arn, self._how, now_us=now)
         except ExportFailedError as problem:
             if not self._how.can_request(element):
                 raise
@@ -223,34 +224,34 @@ class _WaitForExportFn(beam.DoFn, RestrictionProvider):
                 wait_seconds,
                 extra={"table": element.table.name},
             )
-            look = failed_look(problem)
+            poll = failed_poll(problem)
             request = dataclasses.replace(request, attempt=request.attempt + 1)
         claim = WaitState(
             # For an export of a table that is no more nobody need wait.
-            look.manifest is not None or look.status == "table_ended",
-            look.export_arn if look.status != "FAILED" else "",
+            poll.manifest is not None or poll.status == "table_ended",
+            poll.export_arn if poll.status != "FAILED" else "",
             now + wait_seconds * 1_000_000,
             request.attempt - element.attempt,
         )
         if not tracker.try_claim(claim):
             return
-        yield from _outputs(request, look)
+        yield from _outputs(request, poll)
         if not claim.done:
             tracker.defer_remainder(Duration(seconds=wait_seconds))
 
 
-def _outputs(request: SnapshotRequest, look: Look) -> Iterator[Any]:
-    """The report of a look, and the slices to read if the export is complete."""
-    yield beam.pvalue.TaggedOutput(REPORTS, export_report(request, look))
-    if look.manifest is None:
+def _outputs(request: SnapshotRequest, poll: ExportPoll) -> Iterator[Any]:
+    """The report of a poll, and the slices to read if the export is complete."""
+    yield beam.pvalue.TaggedOutput(REPORTS, export_report(request, poll))
+    if poll.manifest is None:
         return
     ratio = DEFAULT_RATIO
     if request.max_bytes:
         ratio = compression_ratio(
-            look.manifest, request.loaded, request.loaded_bytes, compressed_size
+            poll.manifest, request.loaded, request.loaded_bytes, compressed_size
         )
     yield from plan_round(
-        look.manifest,
+        poll.manifest,
         request.table,
         generation=request.generation,
         buckets=request.buckets,
@@ -262,9 +263,9 @@ def _outputs(request: SnapshotRequest, look: Look) -> Iterator[Any]:
     )
 
 
-def export_report(request: SnapshotRequest, look: Look) -> Report:
-    """The report of a look; its fields are those that `Ensured` lists."""
-    described, manifest = look.description, look.manifest
+def export_report(request: SnapshotRequest, poll: ExportPoll) -> Report:
+    """The report of a poll; its fields are those that `Ensured` lists."""
+    described, manifest = poll.description, poll.manifest
     attempt = {"attempt": request.attempt} if request.attempt else {}
     newly_read = manifest is not None and request.manifest is None
     return Report(
@@ -272,8 +273,8 @@ def export_report(request: SnapshotRequest, look: Look) -> Report:
         request.table.name,
         {
             "generation": request.generation,
-            "status": look.status,
-            "export_arn": look.export_arn,
+            "status": poll.status,
+            "export_arn": poll.export_arn,
             "item_count": manifest.item_count if manifest else _of(described, "item_count"),
             "billed_bytes": _of(described, "billed_bytes"),
             "started_us": _of(described, "started_us"),
@@ -282,7 +283,7 @@ def export_report(request: SnapshotRequest, look: Look) -> Report:
             ),
             "files": len(manifest.files) if manifest else 0,
             "from_us": request.from_us,
-            "warnings": [*look.warnings, *(manifest.warnings if manifest else ())],
+            "warnings": [*poll.warnings, *(manifest.warnings if manifest else ())],
             "manifest": manifest.to_json() if manifest and newly_read else None,
             **attempt,
         },

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The restriction tracker of splittable DoFns that look at something again and again.
+"""The restriction tracker of splittable DoFns that poll something outside of the pipeline.
 
-Contract of tracker and process: look, claim the state after the look, emit, defer. A split before
-any claim is declined, because it could be repeated forever without progress (as in Beam's Java
-guard, PR #32044); for the same reason a look that found nothing new is claimed too.
+The contract of tracker and `process`: poll, claim the state after the poll, emit, defer. A split
+before any claim is declined, because it could be repeated forever without progress (as in Beam's
+Java guard, PR #32044); for the same reason a poll that found nothing new is claimed too.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = ["ManualWatermark", "PollState", "PollStateCoder", "PollTracker", "adv
 
 @dataclasses.dataclass(frozen=True)
 class PollState:
-    """What is left to look at; subclasses add what they remember.
+    """What is left to poll; subclasses add what they remember.
 
     Attributes:
         done: True if nothing is.
@@ -38,7 +38,7 @@ State = TypeVar("State", bound=PollState)
 
 
 class PollTracker(iobase.RestrictionTracker, Generic[State]):
-    """Tracks one element: a claim is the state after a look, at most one per bundle."""
+    """Tracks one element: a claim is the state after a poll, at most one per bundle."""
 
     def __init__(self, state: State) -> None:
         self._state = state
@@ -50,14 +50,14 @@ class PollTracker(iobase.RestrictionTracker, Generic[State]):
         return self._state
 
     def try_claim(self, position: State) -> bool:
-        """Claims the state after a look; refused if nothing is left or a look is claimed."""
+        """Claims the state after a poll; refused if nothing is left, or one is claimed."""
         if self._state.done or self._claimed is not None:
             return False
         self._claimed = position
         return True
 
     def try_split(self, fraction_of_remainder: float) -> tuple[State, State] | None:
-        """Hands over what is left after the claimed look; None if there is nothing to hand over."""
+        """Hands over what is left after the claimed poll; None if there is nothing to hand over."""
         if self._claimed is None or self._claimed.done or self._handed_over:
             return None
         self._handed_over = True
@@ -73,7 +73,7 @@ class PollTracker(iobase.RestrictionTracker, Generic[State]):
         claimed_all = self._claimed is not None and self._claimed.done
         if self._state.done or claimed_all:
             return True
-        raise ValueError(f"The looking was neither ended nor handed over: {self._state}")
+        raise ValueError(f"The polling was neither ended nor handed over: {self._state}")
 
     def current_progress(self) -> iobase.RestrictionProgress:
         """All or nothing."""
