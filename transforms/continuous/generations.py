@@ -14,10 +14,9 @@ import time
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from dynabeam.transforms.storage.versioned_file import VersionedFile
-
 from dynabeam.transforms.continuous.control_folder import ControlFolder
 from dynabeam.transforms.runtime.stored_format import DocumentFormat
+from dynabeam.transforms.storage.versioned_file import VersionedFile
 from dynabeam.transforms.stream.generations import Known
 
 __all__ = ["CACHED_SECONDS", "FolderGenerations", "TableGeneration", "read_generation"]

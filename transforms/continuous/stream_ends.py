@@ -16,8 +16,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
-from dynabeam.transforms.storage.versioned_file import VersionedFile
-
 from dynabeam.transforms.continuous.control_folder import ControlFolder
 from dynabeam.transforms.continuous.generations import read_generation
 from dynabeam.transforms.errors import StateError
@@ -25,6 +23,7 @@ from dynabeam.transforms.model.report import Report
 from dynabeam.transforms.runtime.stored_format import DocumentFormat, canonical, typed_fields
 from dynabeam.transforms.state.stream_successor import read_us
 from dynabeam.transforms.storage import filesystem
+from dynabeam.transforms.storage.versioned_file import VersionedFile
 from dynabeam.transforms.stream.source import StreamSource
 
 __all__ = [

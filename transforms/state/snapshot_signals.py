@@ -14,11 +14,10 @@ from __future__ import annotations
 import dataclasses
 from urllib.parse import quote
 
-from dynabeam.transforms.storage.versioned_file import VersionedFile
-
 from dynabeam.transforms.errors import StateError
 from dynabeam.transforms.runtime.stored_format import DocumentFormat
 from dynabeam.transforms.storage import filesystem
+from dynabeam.transforms.storage.versioned_file import VersionedFile
 
 __all__ = ["SnapshotSignal", "SnapshotSignals"]
 
