@@ -18,7 +18,7 @@ _FLOORS = (
     ("reconcile", "dead_letters"),
     ("read_tables", "sinks"),
     ("state",),
-    ("changes", "dynamodbio", "continuous", "audit", "planning"),
+    ("dynamodbio", "continuous", "audit", "planning"),
     ("testing",),
 )
 """Each name of the top of `transforms`, the lowest floor first."""

@@ -9,8 +9,7 @@ import pytest
 from apache_beam.testing.util import assert_that, equal_to
 
 from dynabeam.transforms.aws.session import AwsAccess
-from dynabeam.transforms.changes import Changes
-from dynabeam.transforms.dynamodbio import ReadFromDynamoDB
+from dynabeam.transforms.dynamodbio import Changes, ReadFromDynamoDB
 from dynabeam.transforms.errors import ConfigurationError, GapError, TableError
 from dynabeam.transforms.export.elements import SnapshotRequest
 from dynabeam.transforms.model.gap import GapPolicy
