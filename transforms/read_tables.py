@@ -48,9 +48,9 @@ class TablesRead(NamedTuple):
         dead_letters: `PCollection[DeadLetter]`: records that could not be handled, raw.
     """
 
-    blocks: Any
-    reports: Any
-    dead_letters: Any
+    blocks: beam.PCollection[Block]
+    reports: beam.PCollection[Report]
+    dead_letters: beam.PCollection[DeadLetter]
 
 
 class ReadTables(beam.PTransform):

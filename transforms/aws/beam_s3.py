@@ -28,7 +28,7 @@ from dynabeam.transforms.aws.roles import NO_ROLE, Role
 from dynabeam.transforms.aws.session import AwsAccess
 from dynabeam.transforms.errors import AwsUnreachableError
 
-__all__ = ["S3RoleOptions", "hand_down", "s3_arguments", "s3_client", "s3_io"]
+__all__ = ["S3RoleOptions", "fill_s3_options", "hand_down", "s3_arguments", "s3_client", "s3_io"]
 
 _ROLE = "DYNABEAM_S3_ROLE_ARN"
 _EXTERNAL_ID = "DYNABEAM_S3_EXTERNAL_ID"
@@ -61,13 +61,26 @@ def s3_arguments(access: AwsAccess | None) -> list[str]:
     """Beam's arguments that tell its S3 filesystem, and ours, where S3 is and as whom to use it."""
     if access is None:
         return []
-    given = {
+    return [f"--{name}={value}" for name, value in _settings_of(access).items() if value]
+
+
+def _settings_of(access: AwsAccess) -> dict[str, str]:
+    return {
         "s3_endpoint_url": access.endpoint_url,
         "s3_region_name": access.region,
         "s3_role_arn": access.bucket_role.arn,
         "s3_external_id": access.bucket_role.external_id,
     }
-    return [f"--{name}={value}" for name, value in given.items() if value]
+
+
+def fill_s3_options(options: PipelineOptions, access: AwsAccess) -> None:
+    """Sets the options of `s3_arguments` in a pipeline's options, where they are not given."""
+    of_beam, of_role = options.view_as(S3Options), options.view_as(S3RoleOptions)
+    for name, value in _settings_of(access).items():
+        view = of_beam if hasattr(of_beam, name) else of_role
+        if value and not getattr(view, name):
+            setattr(view, name, value)
+    _last[0] = None  # it knows the options by identity, and they say something else now
 
 
 def hand_down(access: AwsAccess | None, environment: MutableMapping[str, str]) -> None:
