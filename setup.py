@@ -5,7 +5,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).resolve().parent
-VERSION = runpy.run_path(str(HERE / "transforms" / "version_info.py"))["__version__"]
+VERSION = runpy.run_path(str(HERE / "dynabeam" / "transforms" / "version_info.py"))["__version__"]
 
 # Each from the oldest release that is tested with to before the next one that may break: internals
 # of most of them are used.

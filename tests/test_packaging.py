@@ -18,7 +18,11 @@ from dynabeam.transforms.version_info import __version__
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("pipelines", "transforms")
-SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+FACE = sorted((ROOT / "dynabeam").glob("*.py"))
+SOURCES = [
+    *FACE,
+    *sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py")),
+]
 PYTHON_FILES = [*SOURCES, *sorted((ROOT / "tests").rglob("*.py")), ROOT / "setup.py"]
 LOCKED_RELEASES = ("3.10", "3.11", "3.12", "3.13")
 

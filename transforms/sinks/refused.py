@@ -34,8 +34,8 @@ class SinkOutput(NamedTuple):
         dead_letters: `PCollection[DeadLetter]` of stage `sink`.
     """
 
-    reports: Any
-    dead_letters: Any
+    reports: beam.PCollection[Report]
+    dead_letters: beam.PCollection[DeadLetter]
 
 
 class SplitRefused(beam.PTransform):
