@@ -19,6 +19,7 @@ from dynabeam.transforms.errors import DynabeamError
 from dynabeam.transforms.printable import printable_lines
 from dynabeam.transforms.secrets import masked
 from dynabeam.transforms.telemetry.logs import writes_json
+from dynabeam.transforms.version_info import __version__
 
 __all__ = ["main"]
 
@@ -35,7 +36,7 @@ _COMMANDS = {
     "audit": "prove that a mirror equals its tables, or show where it does not",
     "demo": "simulate AWS, replicate changing tables, prove that mirror = table",
 }
-_USAGE = "usage: dynabeam COMMAND [options]; 'dynabeam COMMAND --help' explains one\n"
+_USAGE = "usage: dynabeam COMMAND [options] | --version; 'dynabeam COMMAND --help' explains one\n"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -66,6 +67,9 @@ def _main(arguments: Sequence[str] | None) -> int:
         sys.stdout.write(_USAGE)
         for name, what in _COMMANDS.items():
             sys.stdout.write(f"  {name:<12} {what}\n")
+        return 0
+    if words[0] == "--version":
+        sys.stdout.write(f"dynabeam {__version__}\n")
         return 0
     if words[0] not in _COMMANDS:
         sys.stderr.write(f"dynabeam: no command {words[0]!r}; there are {', '.join(_COMMANDS)}\n")
