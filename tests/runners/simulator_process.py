@@ -27,7 +27,7 @@ class SimulatorProcess:
         log: For its output.
         seed: Decides ids, numbers and faults.
         shards: Shards of a new stream.
-        options: More options of `python -m transforms.testing`.
+        options: More options of `python -m dynabeam.testing`.
     """
 
     def __init__(

@@ -20,7 +20,7 @@ from dynabeam.transforms.testing.simulator import Simulator
 
 def main(arguments: list[str] | None = None) -> int:
     """Serve until told to stop; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m transforms.testing", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m dynabeam.testing", description=__doc__)
     parser.add_argument("--port", type=int, default=0, help="port to listen on; 0: any free one")
     parser.add_argument("--seed", type=int, default=0, help="decides ids, numbers and faults")
     parser.add_argument("--region", default="eu-west-1", help="Region in ARNs and records")

@@ -24,7 +24,7 @@ class RemoteSimulator:
     DynamoDB JSON with binaries in base64.
 
     Args:
-        endpoint_url: As `python -m transforms.testing` prints it.
+        endpoint_url: As `python -m dynabeam.testing` prints it.
         timeout: Seconds to wait for an answer.
     """
 
