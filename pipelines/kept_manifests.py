@@ -18,6 +18,7 @@ from typing import Any
 
 from dynabeam.transforms.errors import StateError
 from dynabeam.transforms.export.elements import DONE
+from dynabeam.transforms.runtime.stored_format import canonical
 from dynabeam.transforms.state.table_reading import loads_of
 from dynabeam.transforms.storage import filesystem
 
@@ -119,7 +120,7 @@ class KeptManifests:
         return stored | ({"first": first} if first else {})
 
     def _keep(self, document: Mapping[str, Any]) -> KeptManifest:
-        content = json.dumps(document, separators=(",", ":"), sort_keys=True).encode()
+        content = canonical(document)
         name = hashlib.sha256(content).hexdigest()
         filesystem.write_atomic(self._path(name), content, StateError)
         self._wrote = True

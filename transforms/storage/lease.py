@@ -46,11 +46,11 @@ from typing import Any
 from dynabeam.transforms.errors import DynabeamError, StateError, StateInUseError
 from dynabeam.transforms.runtime.clock import Monotonic, machine_us, steady_seconds
 from dynabeam.transforms.runtime.stored_format import (
+    DocumentFormat,
     canonical,
-    check_fields,
-    check_format,
     damage_told,
     parse_object,
+    typed_fields,
 )
 from dynabeam.transforms.storage.conditional_writes import (
     Tagged,
@@ -66,8 +66,11 @@ __all__ = ["LEASE_SECONDS", "Lease", "check_unheld"]
 LEASE_SECONDS = 30.0
 """How long a lease holds that is not renewed."""
 
-FORMAT = 2
-_FIELDS = frozenset({"format", "id", "renewal", "seconds", "released", "handed_on", "holder", "at"})
+_FORMAT = DocumentFormat(
+    "the lease of the state directory",
+    number=2,
+    hint="If no run uses the directory, delete this file",
+)
 _OLD_SECONDS = 900
 """How long the versions without a format number believe in a lease, by wall clocks."""
 _SERVICE_MARGIN = 5.0
@@ -76,8 +79,21 @@ _LONGEST = 3600.0
 
 
 @dataclasses.dataclass(frozen=True)
+class _Document:
+    """The document; what its fields mean is said above."""
+
+    id: str
+    renewal: int
+    seconds: float
+    released: bool
+    handed_on: bool
+    holder: str
+    at: int
+
+
+@dataclasses.dataclass(frozen=True)
 class _Found:
-    """A lease document.
+    """A lease, as it was read.
 
     Attributes:
         tagged: As it was read.
@@ -307,17 +323,16 @@ class Lease:
         )
 
     def _document(self, *, released: bool = False) -> bytes:
-        document = {
-            "format": FORMAT,
-            "id": self._id,
-            "renewal": self._renewal,
-            "seconds": self._seconds,
-            "released": released,
-            "handed_on": released and self._asked_to_end(),
-            "holder": self._holder,
-            "at": 0 if released else machine_us() // 1_000_000,
-        }
-        return canonical(document)
+        document = _Document(
+            id=self._id,
+            renewal=self._renewal,
+            seconds=self._seconds,
+            released=released,
+            handed_on=released and self._asked_to_end(),
+            holder=self._holder,
+            at=0 if released else machine_us() // 1_000_000,
+        )
+        return canonical(_FORMAT.dump(vars(document)))
 
 
 def check_unheld(path: str, *, watch_seconds: float = LEASE_SECONDS) -> None:
@@ -359,22 +374,15 @@ def _read(path: str) -> _Found | None:
     tagged = read_with_tag(path)
     if tagged is None:
         return None
-    hint = "If no run uses the directory, delete this file"
-    with damage_told("the lease of the state directory", where=path, hint=hint):
+    with damage_told(_FORMAT.what, where=path, hint=_FORMAT.hint):
         document = parse_object(tagged.content)
         if "format" not in document:
             return _read_old(path, tagged, document)
-        check_format(document, (FORMAT,), what="the lease", where=path)
-        check_fields(document, _FIELDS, what="the lease", where=path)
-        # Bounded, so that nobody can be made to wait for a day.
-        return _Found(
-            tagged,
-            id=str(document["id"]),
-            holder=str(document["holder"]),
-            seconds=min(max(float(document["seconds"]), 0.0), _LONGEST),
-            free=bool(document["released"]),
-            handed_on=bool(document["handed_on"]),
-        )
+    with _FORMAT.load(document, where=path) as fields:
+        found = typed_fields(_Document, fields)
+    # Bounded, so that nobody can be made to wait for a day.
+    seconds = min(max(found.seconds, 0.0), _LONGEST)
+    return _Found(tagged, found.id, found.holder, seconds, found.released, found.handed_on)
 
 
 def _read_old(path: str, tagged: Tagged, document: dict[str, Any]) -> _Found:
