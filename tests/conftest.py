@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from dynabeam.transforms.aws import beam_s3, session
-from dynabeam.transforms.runtime import clock as wall_clock
+from dynabeam.transforms.runtime import clock
 from dynabeam.transforms.runtime.beam_introspection import remember_signatures
 
 _SLOW_MACHINES = [HealthCheck.too_slow, HealthCheck.data_too_large]
@@ -30,9 +30,9 @@ remember_signatures()
 @pytest.fixture(autouse=True)
 def _own_clock():
     """No test inherits the clock of a service that another one asked."""
-    wall_clock._Offset.us = 0
+    clock._Offset.us = 0
     yield
-    wall_clock._Offset.us = 0
+    clock._Offset.us = 0
 
 
 @pytest.fixture(autouse=True)

@@ -36,7 +36,7 @@ from dynabeam.transforms.model.gap import Gap, GapPolicy
 from dynabeam.transforms.model.report import Report
 from dynabeam.transforms.model.table import Table
 from dynabeam.transforms.read_tables import ReadTables, TablesRead
-from dynabeam.transforms.runtime import clock as wall_clock
+from dynabeam.transforms.runtime import clock
 from dynabeam.transforms.state.coverage import (
     FUZZ_US,
     REQUEST_MARGIN_US,
@@ -158,7 +158,7 @@ class _Settings:
 
     def source(self, table: Table, stream_arn: str, reader: int) -> StreamSource:
         """One of the readers of a table."""
-        now_us = wall_clock.now_us()
+        now_us = clock.now_us()
         return StreamSource(
             table=table,
             stream_arn=stream_arn,
@@ -459,7 +459,7 @@ class _DescribeFn(beam.DoFn):
         return self._since_us(described) + FUZZ_US + REQUEST_MARGIN_US
 
     def _since_us(self, described: TableDescription) -> int:
-        return covered_since_us(described.stream_arn, self._settings.start, wall_clock.now_us())
+        return covered_since_us(described.stream_arn, self._settings.start, clock.now_us())
 
     def _gap(self, described: TableDescription) -> Gap | None:
         """An export that is older than what the stream holds leaves a gap."""
