@@ -27,7 +27,8 @@ from dynabeam.transforms.continuous.stream_ends import (
     read_followed,
     write_end,
 )
-from dynabeam.transforms.errors import GapError
+from dynabeam.transforms.dead_letters.store import DeadLetterStore
+from dynabeam.transforms.errors import GapError, StateError
 from dynabeam.transforms.export.elements import SnapshotRequest
 from dynabeam.transforms.export.manifest import DataFile, ExportManifest
 from dynabeam.transforms.model.dead_letter import DeadLetter, DeadLetterCoder
@@ -36,7 +37,7 @@ from dynabeam.transforms.model.report import Report, ReportCoder
 from dynabeam.transforms.model.table import Table
 from dynabeam.transforms.sinks.base import Round
 from dynabeam.transforms.state.repair_plan import Repair
-from dynabeam.transforms.state.round_outputs import Retried
+from dynabeam.transforms.state.round_outputs import Retried, keep_outcome
 from dynabeam.transforms.state.snapshot_signals import SnapshotSignal, SnapshotSignals
 from dynabeam.transforms.state.table_reading import ReadingOptions
 from dynabeam.transforms.state.table_selection import TableSelection
@@ -182,3 +183,28 @@ class TestFiles:
         acknowledge(directory, {"orders": 2, "a": 1})
         assert (tmp_path / "acknowledged.json").read_bytes() == GOLDEN["acknowledged"]
         assert read_acknowledged(directory) == {"orders": 2, "a": 1}
+
+    @pytest.mark.parametrize(
+        ("name", "path", "read"),
+        [
+            ("findings", "findings.json", lambda at: read_findings(str(at / "findings.json"))),
+            (
+                "followed streams",
+                "followed/orders.json",
+                lambda at: read_followed(ControlFolder(str(at)), "orders"),
+            ),
+            (
+                "retried",
+                "retried.json",
+                lambda at: keep_outcome(DeadLetterStore(str(at)), [], str(at / "retried.json")),
+            ),
+        ],
+    )
+    def test_fields_of_a_newer_version_are_refused_in_lists_too(self, tmp_path, name, path, read):
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        document = json.loads(GOLDEN[name])
+        (tmp_path / path).write_text(json.dumps(document))
+        read(tmp_path)
+        (tmp_path / path).write_text(json.dumps(document | {"colour": "red"}))
+        with pytest.raises(StateError, match=r"newer version.*colour.*or a newer one"):
+            read(tmp_path)

@@ -36,7 +36,9 @@ from dynabeam.transforms.storage import filesystem
 
 __all__ = ["Discovery", "DiscoveryResult", "Finding", "Needs", "read_findings", "write_findings"]
 
-_FORMAT = DocumentFormat("what was found", hint="Delete the file: it is written again")
+_FORMAT = DocumentFormat(
+    "what was found", fields=("findings",), hint="Delete the file: it is written again"
+)
 MOST_AT_ONCE = 20
 """New tables that one poll describes: each costs two or three calls, and the others wait."""
 

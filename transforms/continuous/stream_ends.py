@@ -80,6 +80,7 @@ _FORMAT = DocumentFormat(
     hint="Restore the state directory from a copy, or start with a new one",
 )
 _END = VersionedFile(StreamEnd, _FORMAT)
+_FOLLOWED = dataclasses.replace(_FORMAT, fields=("streams",))
 
 
 def stream_end(table: str, reports: Sequence[Report]) -> StreamEnd | None:
@@ -131,7 +132,9 @@ def add_followed(folder: ControlFolder, table: str, followed: Followed) -> None:
     known = read_followed(folder, table)
     if any(each.arn == followed.arn for each in known):
         return
-    document = _FORMAT.dump({"streams": [dataclasses.asdict(each) for each in (*known, followed)]})
+    document = _FOLLOWED.dump(
+        {"streams": [dataclasses.asdict(each) for each in (*known, followed)]}
+    )
     filesystem.write_atomic(_path(folder, "followed", table), canonical(document), StateError)
 
 
@@ -144,7 +147,7 @@ def read_followed(folder: ControlFolder, table: str) -> list[Followed]:
     path = _path(folder, "followed", table)
     if not filesystem.exists(path):
         return []
-    with _FORMAT.load(filesystem.read_bytes(path, StateError), where=path) as fields:
+    with _FOLLOWED.load(filesystem.read_bytes(path, StateError), where=path) as fields:
         return [typed_fields(Followed, each) for each in fields["streams"]]
 
 

@@ -74,6 +74,7 @@ class DocumentFormat:
         what: The document, for people.
         where: Where it stands, for the text of errors, if the reader names no path.
         number: The format number that this version writes, and the only one that it reads.
+        fields: Its other fields, if they are not those of a dataclass, which `typed_fields` checks.
         required: Fields that have to be there although the class has a default for them: the
             default would say something else than whoever wrote the document.
         error: The kind of error that a document raises which cannot be read.
@@ -84,6 +85,7 @@ class DocumentFormat:
     what: str
     where: str = ""
     number: int = 1
+    fields: tuple[str, ...] = ()
     required: tuple[str, ...] = ()
     error: type[DynabeamError] = StateError
     hint: str = ""
@@ -106,19 +108,18 @@ class DocumentFormat:
 
         Raises:
             DynabeamError: Of the kind `error`, if the document is damaged, its format is unknown,
-                or it has fields of a newer version (see `typed_fields`).
+                or it has fields of a newer version.
         """
         where = where or self.where
         with damage_told(self.what, where=where, hint=self.hint, error=self.error):
             found = open_object(document)
+            known = (self.number,)
             check_format(
-                *(found, (self.number,)),
-                what=self.what,
-                where=where,
-                error=self.error,
-                hint=self.upgrade,
+                found, known, what=self.what, where=where, error=self.error, hint=self.upgrade
             )
             del found["format"]
+            if self.fields:
+                _refuse_newer(found, self.fields)
             missing = [name for name in self.required if name not in found]
             if missing:
                 raise ValueError(f"fields are missing: {', '.join(missing)}")

@@ -57,7 +57,9 @@ DEAD_LETTERS = "dead_letters.jsonl"
 RETRIED = "retried.json"
 
 _RESTORE = "Restore the state directory from a copy"
-_RETRIED = DocumentFormat("the list of the letters that were put back", hint=_RESTORE)
+_RETRIED = DocumentFormat(
+    "the list of the letters that were put back", fields=("letters", "max_retries"), hint=_RESTORE
+)
 _NO_LINE = b""
 _PIECE = b'{"piece":'
 _PIECE_BYTES = 8 << 20
