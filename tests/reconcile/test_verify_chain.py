@@ -17,8 +17,14 @@ from dynabeam.transforms.continuous.gap_handler import FolderGapHandler
 from dynabeam.transforms.model.block import SCHEMA
 from dynabeam.transforms.model.gap import GapPolicies, GapPolicy
 from dynabeam.transforms.model.version import encode_version
-from dynabeam.transforms.reconcile.chain_links import ChainMemory, Link, Row
+from dynabeam.transforms.reconcile.chain_links import (
+    LINK_RUNS,
+    ChainWindows,
+    Link,
+    Row,
+)
 from dynabeam.transforms.reconcile.verify_chain import VerifyChain, _ChainFn, _digests
+from dynabeam.transforms.runtime.keyed_memory import GroupCells, KeyedMemory
 from dynabeam.transforms.values.digests import item_digest
 from tests.reconcile.test_reconcile import _block
 
@@ -37,6 +43,45 @@ def history(images, start=1):
         Row(version(start + n), befores[n], image, (start + n) * SECOND)
         for n, image in enumerate(images)
     ]
+
+
+class ChainMemory:
+    """The chains of one group by hand, row by row, with its state."""
+
+    def __init__(self, budget):
+        self._budget = budget
+        self._memory = KeyedMemory(LINK_RUNS)
+        self._cells = GroupCells(*Cells().of("token", "runs", "merged"))
+        self._windows = ChainWindows()
+
+    @property
+    def known(self):
+        return self._memory.recall("g", self._cells, self._budget)
+
+    def add(self, key, row):
+        copy = self.known
+        if self._windows.add(key, row, copy.known.get(key)):
+            self._memory.update(copy, {key: row.link}, self._cells, self._budget)
+
+    def breaks(self, passed_us):
+        return self._windows.breaks(passed_us)
+
+    def next_due_us(self):
+        return self._windows.next_due_us()
+
+    def encode_links(self, keys=None):
+        links = self.known.known
+        return LINK_RUNS.encode(links if keys is None else {each: links[each] for each in keys})
+
+    def load_links(self, run):
+        self._cells.small.add(run)
+        self._cells.token.write(b"%08d" % len(self._cells.small.values))
+
+    def encode_windows(self):
+        return self._windows.encode()
+
+    def load_windows(self, encoded):
+        self._windows = ChainWindows.decode(encoded)
 
 
 def judged(rows, budget=100, key=b"Sk"):
@@ -150,7 +195,6 @@ class TestMemory:
         restored = ChainMemory(budget)
         for place in order:
             restored.load_links(runs[place])
-        restored.forget_oldest()
         assert restored.encode_links() == memory.encode_links()
         # The newest change of the key is the one that the next one has to go on from.
         restored.add(b"a", Row(encode_version(1, 20), b"5", b"6", 20))
@@ -195,7 +239,8 @@ class Cells:
             self.values = []
 
     def __init__(self):
-        self.cells = {"token": self.Cell(), "runs": self.Bag(), "windows": self.Cell()}
+        names = {"token": self.Cell, "runs": self.Bag, "merged": self.Bag, "windows": self.Cell}
+        self.cells = {name: make() for name, make in names.items()}
 
     def of(self, *names):
         return [self.cells[each] for each in names]
@@ -239,11 +284,50 @@ class TestVerifyChain:
             at = SCHEMA.get_field_index("event_time")
             rows = block.rows.set_column(at, SCHEMA.field(at), times)
             for each in _digests(block.with_rows(rows)):
-                fn.process(each, *cells.of("token", "runs", "windows"), timer)
+                fn.process(each, *cells.of("token", "runs", "merged", "windows"), timer)
         fired = Timestamp(micros=timer.at.micros // 1000 * 1000)
         timer.at = None
-        (report,) = fn.judge(fired, *cells.of("token", "runs", "windows"), timer)
+        (report,) = fn.judge(fired, *cells.of("token", "runs", "merged", "windows"), timer)
         assert (report.kind, timer.at) == ("gap", None)
+
+    def test_bytes_written_grow_with_the_changes_and_not_with_the_keys(self):
+        """Each link is written some four times, however many there are already."""
+        fn, cells = _ChainFn(lambda _: GapPolicy.CONTINUE, 10**6, None), Cells()
+        names = ("token", "runs", "merged", "windows")
+        bags = [cells.cells[name] for name in ("runs", "merged")]
+        written = []
+        for bag in bags:
+            keep = bag.add
+            bag.add = lambda run, keep=keep: (written.append(len(run)), keep(run))
+        rows, halves = 10, []
+        for number in range(4000):
+            changes = [(b"S%07d" % (number * rows + n), 1, None, A) for n in range(rows)]
+            for each in _digests(*blocks(changes)):
+                fn.process(each, *cells.of(*names), Timer())
+            if number % 2000 == 1999:
+                halves.append(sum(written))
+                written.clear()
+        kept = sum(len(run) for bag in bags for run in bag.values)
+        assert sum(halves) < 12 * kept
+        # Twice the keys take about twice the bytes; to write all of them again every 64 blocks took
+        # two and a half times as many in the second half as in the first.
+        assert halves[1] < 1.5 * halves[0]
+        assert len(bags[0].values) <= 64
+        assert len(bags[1].values) < 200
+
+    def test_state_is_read_only_by_a_worker_that_does_not_know_it(self):
+        first, second = (_ChainFn(lambda _: GapPolicy.CONTINUE, 100, None) for _ in range(2))
+        cells = Cells()
+        names = ("token", "runs", "merged", "windows")
+        reads = []
+        for name in ("runs", "merged"):
+            read = cells.cells[name].read
+            cells.cells[name].read = lambda read=read, name=name: (reads.append(name), read())[1]
+        for fn, number in ((first, 1), (first, 2), (second, 3), (first, 4)):
+            changes = [(b"Sk", number, None if number == 1 else A, A)]
+            for each in _digests(*blocks(changes)):
+                fn.process(each, *cells.of(*names), Timer())
+            assert len(reads) == {1: 0, 2: 0, 3: 2, 4: 4}[number]
 
     def test_a_break_says_what_and_where(self):
         lost = blocks([(b"Sk", 1, None, A)], [(b"Sk", 3, B, None)])

@@ -2,30 +2,33 @@
 """The chain of changes of each key: does every change begin where the one before ended?
 
 A link is a change as version, digest of the image after it (empty for no item) and time. Of each
-key the newest link is kept, within a budget, those that changed longest ago are forgotten first.
-Rows may come late or again. So a row that does not fit is not a break yet: it opens a window, in
-which all rows of its key are gathered until nothing older can arrive; only then they are put in
-order and walked.
+key the newest link is known, and a row that does not begin with its digest does not fit. Rows may
+arrive late or repeatedly, so that is not a break yet: it opens a window, in which all rows of its
+key are gathered until nothing older can arrive; only then they are sorted and compared.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 
 from dynabeam.transforms.model.version import GENERATION_DIGITS
 from dynabeam.transforms.runtime.arrow_ipc import encode_stream, open_stream
+from dynabeam.transforms.runtime.keyed_memory import RunFormat
 
-__all__ = ["SLACK_US", "Break", "ChainMemory", "Link", "Row"]
+__all__ = ["LINK_RUNS", "SLACK_US", "Break", "ChainWindows", "Link", "Row"]
 
 SLACK_US = 1_000_000
 """A row's time is known to the second."""
 
-RUN_SCHEMA = pa.schema(
+_LINK_BYTES = 330
+"""What a link takes in memory, with its places in dicts and beside the bytes of its key."""
+
+_RUN_SCHEMA = pa.schema(
     [
         ("key", pa.binary()),
         ("version", pa.binary()),
@@ -71,29 +74,30 @@ class _Window:
     rows: list[Row]
 
 
-class ChainMemory:
-    """The links of one table and bucket.
+class ChainWindows:
+    """The windows of one table and bucket: the rows that wait until they can be judged."""
 
-    Args:
-        budget: Keys that are remembered at most.
-    """
-
-    def __init__(self, budget: int) -> None:
-        self._budget = budget
-        self._known: dict[bytes, Link] = {}
+    def __init__(self) -> None:
         self._windows: dict[bytes, _Window] = {}
 
-    @property
-    def windows(self) -> int:
-        """How many keys have rows that wait to be judged."""
+    def __len__(self) -> int:
+        """How many keys have rows that wait."""
         return len(self._windows)
 
-    def add(self, key: bytes, row: Row) -> bool:
-        """Takes a row; true if it is the newest of its key."""
-        last = self._known.get(key)
+    def add(self, key: bytes, row: Row, last: Link | None) -> bool:
+        """Compares a row with what is known of its key.
+
+        Args:
+            key: Its key.
+            row: The row.
+            last: The newest link of the key; None if none is known.
+
+        Returns:
+            True if the row is newer, so that its link is to be known from now on.
+        """
         window = self._windows.get(key)
         if last is not None and row.version <= last.version:
-            # Again, or late; only a window can have missed it.
+            # Repeated, or late; only a window can have missed it.
             if window is not None and row.version > window.base.version:
                 window.rows.append(row)
             return False
@@ -102,7 +106,6 @@ class ChainMemory:
                 window = self._windows[key] = _Window(last, [])
             if window is not None:
                 window.rows.append(row)
-        self._remember(key, row.link)
         return True
 
     def next_due_us(self) -> int | None:
@@ -111,7 +114,7 @@ class ChainMemory:
         return min(times) + SLACK_US if times else None
 
     def breaks(self, passed_us: int) -> Iterator[Break]:
-        """Judges the rows of which nothing older can arrive any more, and forgets them.
+        """Judges the rows before which nothing can arrive any more, and forgets them.
 
         Args:
             passed_us: The watermark.
@@ -119,7 +122,7 @@ class ChainMemory:
         for key, window in list(self._windows.items()):
             before = window.base
             later: list[Row] = []
-            # A row that came again is the same row.
+            # A row that was repeated is the same row.
             for row in sorted({each.version: each for each in window.rows}.values()):
                 if row.event_us + SLACK_US > passed_us or later:
                     later.append(row)
@@ -132,36 +135,7 @@ class ChainMemory:
             else:
                 del self._windows[key]
 
-    # What the runner keeps.
-
-    def encode_links(self, keys: list[bytes] | None = None) -> bytes:
-        """Links as an Arrow stream: of some keys, or all."""
-        names = self._known if keys is None else [each for each in keys if each in self._known]
-        links = [(name, *self._known[name]) for name in names]
-        arrays = [
-            pa.array([link[place] for link in links], field.type)
-            for place, field in enumerate(RUN_SCHEMA)
-        ]
-        return encode_stream(pa.record_batch(arrays, schema=RUN_SCHEMA), RUN_SCHEMA)
-
-    def load_links(self, stream: bytes) -> None:
-        """Reads what `encode_links` wrote; the runs may come in any order, as bags have none.
-
-        Of each key the newest link counts. `forget_oldest` is to be called behind the last run.
-        """
-        with open_stream(stream) as reader:
-            columns = [each.to_pylist() for each in reader.read_next_batch().columns]
-        for key, *values in zip(*columns, strict=True):
-            link = Link(*values)
-            standing = self._known.get(key)
-            if standing is None or standing.version < link.version:
-                self._known[key] = link
-
-    def forget_oldest(self) -> None:
-        """Keeps as many keys as are remembered: those whose newest change is the latest."""
-        self._known = dict(sorted(self._known.items(), key=_changed)[-self._budget :])
-
-    def encode_windows(self) -> bytes:
+    def encode(self) -> bytes:
         """The rows that wait, as JSON; empty if none do."""
         if not self._windows:
             return b""
@@ -171,23 +145,47 @@ class ChainMemory:
         ]
         return json.dumps(document, separators=(",", ":")).encode()
 
-    def load_windows(self, encoded: bytes) -> None:
-        """Reads what `encode_windows` wrote."""
+    @classmethod
+    def decode(cls, encoded: bytes) -> ChainWindows:
+        """The reverse of `encode`."""
+        windows = cls()
         for key, base, rows in json.loads(encoded) if encoded else ():
             window = _Window(_link(base), [_row(row) for row in rows])
-            self._windows[bytes.fromhex(key)] = window
-
-    def _remember(self, key: bytes, link: Link) -> None:
-        self._known.pop(key, None)
-        self._known[key] = link
-        while len(self._known) > self._budget:
-            del self._known[next(iter(self._known))]
+            windows._windows[bytes.fromhex(key)] = window
+        return windows
 
 
-def _changed(entry: tuple[bytes, Link]) -> tuple[int, bytes]:
-    """What orders keys by when they changed; the same whoever sorts them."""
+def _encode_links(links: Mapping[bytes, Link]) -> bytes:
+    """Key → link, as a run: an Arrow stream."""
+    rows = [(key, *link) for key, link in links.items()]
+    arrays = [
+        pa.array([row[place] for row in rows], field.type)
+        for place, field in enumerate(_RUN_SCHEMA)
+    ]
+    return encode_stream(pa.record_batch(arrays, schema=_RUN_SCHEMA), _RUN_SCHEMA)
+
+
+def _decode_links(run: bytes) -> Iterable[tuple[bytes, Link]]:
+    """The reverse of `_encode_links`."""
+    with open_stream(run) as reader:
+        columns = [each.to_pylist() for each in reader.read_next_batch().columns]
+    for key, *values in zip(*columns, strict=True):
+        yield key, Link(*values)
+
+
+def _is_newer(link: Link, known: Link) -> bool:
+    """True if the first link replaces the second."""
+    return link.version > known.version
+
+
+def _changed_at(entry: tuple[bytes, Link]) -> tuple[int, bytes]:
+    """Orders keys by when they changed; the same on every worker."""
     key, link = entry
     return link.event_us, key
+
+
+LINK_RUNS = RunFormat(_encode_links, _decode_links, _is_newer, _LINK_BYTES, _changed_at)
+"""What a bucket remembers of its keys: the newest link of each."""
 
 
 def _generation(row: Link | Row) -> bytes:

@@ -4,17 +4,16 @@
 Every stream change passes (a changelog wants them all, a mirror guards itself). While a snapshot of
 the table is pending, the newest version of each key that the stream changed is remembered, deletes
 included, and a snapshot row that loses against it is dropped and counted. Once the watermark has
-passed the snapshot's time and its one-minute fuzz, no older row can arrive and the memory is
-dropped, and nothing is remembered any more; a bounded input drops it at its end. What stays per
-bucket is a mark of some 40 bytes that says up to when snapshots are over.
+passed the snapshot's time and its one-minute fuzz, no older row can arrive: the memory is dropped
+and nothing is remembered any more; a bounded input drops it at its end. What stays per bucket is a
+mark of some 40 bytes that says up to when snapshots are over.
 
 Promise: at least once in, at least once out; nothing but superseded snapshot rows is ever dropped.
 
-State per bucket: that of `transforms.runtime.keyed_memory`, with runs of Arrow and LZ4. Cost per
-remembered
-key: its encoding plus 49 bytes of version in the state before compression, and about 250 bytes in
-the worker's memory. Only ReadModifyWrite and Bag state and an event-time timer are used, because
-only these work on every runner.
+State per bucket: a group of `transforms.runtime.keyed_memory`, with runs of Arrow and LZ4. Cost per
+remembered key: its encoding plus 49 bytes of version in the state before compression, and about 250
+bytes in the worker's memory. Only ReadModifyWrite and Bag state and an event-time timer are used,
+because only these work on every runner.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ from dynabeam.transforms.model.block import Block
 from dynabeam.transforms.model.order import newest_per_key, supersedes, without_stale
 from dynabeam.transforms.model.report import Report
 from dynabeam.transforms.runtime.arrow_ipc import encode_stream, open_stream
-from dynabeam.transforms.runtime.keyed_memory import Copies, Copy
+from dynabeam.transforms.runtime.keyed_memory import GroupCells, GroupCopy, KeyedMemory, RunFormat
 from dynabeam.transforms.runtime.state_cache import skip_deep_sizing
 from dynabeam.transforms.runtime.timers import ceil_to_millis
 from dynabeam.transforms.telemetry.metric_names import NAMESPACE
@@ -88,6 +87,23 @@ def _with_group(block: Block) -> tuple[str, Block]:
     return block.group, block
 
 
+def _pairs(rows: pa.RecordBatch) -> Iterable[tuple[bytes, bytes]]:
+    return zip(rows.column("key").to_pylist(), rows.column("version").to_pylist(), strict=True)
+
+
+def _encode_run(known: Mapping[bytes, bytes]) -> bytes:
+    columns = [pa.array(known.keys(), pa.binary()), pa.array(known.values(), pa.binary())]
+    return encode_stream(pa.record_batch(columns, schema=_RUN_SCHEMA), _RUN_SCHEMA)
+
+
+def _decode_run(stream: bytes) -> Iterable[tuple[bytes, bytes]]:
+    with open_stream(stream) as reader:
+        return _pairs(reader.read_next_batch())
+
+
+_RUNS = RunFormat(_encode_run, _decode_run, supersedes, _VALUE_BYTES)
+
+
 class _OrderRuleFn(beam.DoFn):
     TOKEN = ReadModifyWriteStateSpec("token", beam.coders.BytesCoder())
     RUNS = BagStateSpec("runs", beam.coders.BytesCoder())
@@ -96,7 +112,7 @@ class _OrderRuleFn(beam.DoFn):
 
     def __init__(self) -> None:
         self._remembered = Metrics.distribution(NAMESPACE, "remembered_keys")
-        self._copies = Copies(_encode_run, _decode_run, supersedes, _VALUE_BYTES)
+        self._memory: KeyedMemory[bytes, None] = KeyedMemory(_RUNS)
 
     def setup(self) -> None:
         """Prepares the process for state."""
@@ -112,17 +128,18 @@ class _OrderRuleFn(beam.DoFn):
     ) -> Iterator[Any]:
         """Passes a stream block and remembers its keys; filters a snapshot block."""
         group, block = element
+        cells = GroupCells(token, runs, merged)
         if block.header.source == "stream":
             if block.header.snapshot_until_us > _over_until_us(token.read()):
-                copy = self._recall(group, token, runs, merged)
+                copy = self._memory.recall(group, cells)
                 fresh = _fresh(block.rows, copy.known)
                 if fresh:
-                    self._copies.add(copy, fresh, token, runs, merged)
-                self._tell(group, block.header.table.name, copy)
+                    self._memory.update(copy, fresh, cells)
+                self._count(group, block.header.table.name, copy)
                 evict.set(ceil_to_millis(block.header.snapshot_until_us))
             yield block
             return
-        rows = without_stale(block.rows, self._recall(group, token, runs, merged).known)
+        rows = without_stale(block.rows, self._memory.recall(group, cells).known)
         stale = block.rows.num_rows - rows.num_rows
         counts = {"stale": stale, "kept": rows.num_rows}
         yield beam.pvalue.TaggedOutput(
@@ -147,15 +164,9 @@ class _OrderRuleFn(beam.DoFn):
         merged.clear()
         figures().forget(group)
 
-    def _tell(self, group: str, table: str, copy: Copy[bytes]) -> None:
+    def _count(self, group: str, table: str, copy: GroupCopy[bytes, None]) -> None:
         self._remembered.update(len(copy.known))
         figures().remember(group, table, len(copy.known), copy.state_bytes)
-
-    def _recall(self, group: str, token: Any, runs: Any, merged: Any) -> Copy[bytes]:
-        stored = token.read()
-        if stored is not None and stored.startswith(_OVER):
-            stored = None
-        return self._copies.recall(group, stored, runs, merged)
 
 
 def _over_until_us(stored: bytes | None) -> int:
@@ -169,17 +180,3 @@ def _fresh(rows: pa.RecordBatch, known: Mapping[bytes, bytes]) -> dict[bytes, by
     """The newest version of each key, where it is newer than what is known."""
     newest = newest_per_key(rows.select(["key", "version"]))
     return dict(_pairs(without_stale(newest, known)))
-
-
-def _pairs(rows: pa.RecordBatch) -> Iterable[tuple[bytes, bytes]]:
-    return zip(rows.column("key").to_pylist(), rows.column("version").to_pylist(), strict=True)
-
-
-def _encode_run(known: Mapping[bytes, bytes]) -> bytes:
-    columns = [pa.array(known.keys(), pa.binary()), pa.array(known.values(), pa.binary())]
-    return encode_stream(pa.record_batch(columns, schema=_RUN_SCHEMA), _RUN_SCHEMA)
-
-
-def _decode_run(stream: bytes) -> Iterable[tuple[bytes, bytes]]:
-    with open_stream(stream) as reader:
-        return _pairs(reader.read_next_batch())

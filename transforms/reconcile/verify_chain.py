@@ -10,16 +10,16 @@ one before the first change that was read of a key, nor several that cancel each
 snapshots are not compared.
 
 Items are compared by digest (`transforms.values.digests`), which is computed where blocks are read;
-behind the shuffle flow only key, version, time and two digests of 16 bytes. State per remembered
-key: its encoding plus 73 bytes before compression, and about 320 bytes in the worker's memory. Only
-ReadModifyWrite and Bag state and an event-time timer are used.
+only key, version, time and two digests of 16 bytes are shuffled. State per bucket: a group of
+`transforms.runtime.keyed_memory`, and a cell with the rows that do not fit (yet). Cost per
+remembered key: its encoding plus 73 bytes in the state before compression, and about 350 bytes in
+the worker's memory. Only ReadModifyWrite and Bag state and an event-time timer are used, because
+only these work on every runner.
 """
 
 from __future__ import annotations
 
-import collections
 import json
-import os
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
@@ -39,9 +39,16 @@ from dynabeam.transforms.model.gap import Gap, GapKind, GapPolicy
 from dynabeam.transforms.model.gap_handler import GapHandler
 from dynabeam.transforms.model.report import Report
 from dynabeam.transforms.model.version import decode_version
-from dynabeam.transforms.reconcile.chain_links import Break, ChainMemory, Row
+from dynabeam.transforms.reconcile.chain_links import LINK_RUNS, Break, ChainWindows, Link, Row
+from dynabeam.transforms.runtime.keyed_memory import (
+    CACHE_BYTES,
+    GroupCells,
+    GroupCopy,
+    KeyedMemory,
+)
 from dynabeam.transforms.runtime.state_cache import skip_deep_sizing
 from dynabeam.transforms.runtime.timers import ceil_to_millis
+from dynabeam.transforms.telemetry.metric_names import NAMESPACE
 from dynabeam.transforms.values.digests import item_digest
 from dynabeam.transforms.values.keys import decode_key
 
@@ -50,9 +57,11 @@ __all__ = ["KEYS", "VerifyChain"]
 KEYS = 200_000
 """Keys of a table that are remembered."""
 
-_MAX_RUNS = 64
-_GROUPS_IN_MEMORY = 256
-_TOLD = 10
+_CACHE_BYTES = 2 * CACHE_BYTES
+"""All `KEYS` of a table with long keys: one table alone never has to read its state again."""
+
+_REPORTED = 10
+"""Breaks of a bucket that are reported one by one, each time that it is judged."""
 
 
 class VerifyChain(beam.PTransform):
@@ -61,7 +70,7 @@ class VerifyChain(beam.PTransform):
     Args:
         policy_of: The policy of a table; picklable.
         keys: Keys of a table that are remembered.
-        gap_rules: Told of what stops the run; None if nobody is to be told.
+        gap_rules: Notified of what stops the run; None to notify nobody.
 
     Raises:
         GapError: While running, if a change is missing and the table's policy is to stop.
@@ -100,18 +109,10 @@ def _digests(block: Block) -> Iterator[tuple[str, Block]]:
     yield block.group, block.with_rows(batch)
 
 
-class _Known:
-    """The memory of one group, as of the state with this token."""
-
-    def __init__(self, token: bytes | None, memory: ChainMemory, runs: int) -> None:
-        self.token = token
-        self.memory = memory
-        self.runs = runs
-
-
 class _ChainFn(beam.DoFn):
     TOKEN = ReadModifyWriteStateSpec("token", beam.coders.BytesCoder())
     RUNS = BagStateSpec("runs", beam.coders.BytesCoder())
+    MERGED = BagStateSpec("merged", beam.coders.BytesCoder())
     WINDOWS = ReadModifyWriteStateSpec("windows", beam.coders.BytesCoder())
     JUDGE = TimerSpec("judge", TimeDomain.WATERMARK)
 
@@ -121,49 +122,50 @@ class _ChainFn(beam.DoFn):
         self._policy_of = policy_of
         self._gap_rules = gap_rules
         self._keys = keys
-        self._gaps = Metrics.counter("dynabeam", "chain_gaps")
-        self._groups: collections.OrderedDict[str, _Known] = collections.OrderedDict()
+        self._gaps = Metrics.counter(NAMESPACE, "chain_gaps")
+        self._memory: KeyedMemory[Link, ChainWindows] = KeyedMemory(LINK_RUNS, _CACHE_BYTES)
 
     def setup(self) -> None:
         """Prepares the process for state."""
         skip_deep_sizing()
 
-    def process(
+    def process(  # noqa: PLR0917 - Beam passes each cell of the state by itself
         self,
         element: tuple[str, Block],
         token: Any = beam.DoFn.StateParam(TOKEN),
         runs: Any = beam.DoFn.StateParam(RUNS),
+        merged: Any = beam.DoFn.StateParam(MERGED),
         windows: Any = beam.DoFn.StateParam(WINDOWS),
         judge: Any = beam.DoFn.TimerParam(JUDGE),
     ) -> None:
         """Adds the rows of a block to the chains of their keys."""
         group, block = element
-        budget = max(1, self._keys // block.header.buckets)
-        known = self._recall(group, budget, token, runs, windows)
-        memory = known.memory
-        changed: dict[bytes, None] = {}
-        waiting = memory.windows
+        cells, max_keys = GroupCells(token, runs, merged), self._max_keys(block.header)
+        copy = self._memory.recall(group, cells, max_keys)
+        waiting = _windows(copy, windows)
+        fresh: dict[bytes, Link] = {}
         rows = block.rows
         times = rows.column("event_time").cast(pa.int64()).to_pylist()
         columns = (rows.column(name).to_pylist() for name in ("key", "version", "old", "new"))
         for key, version, old, new, event_us in zip(*columns, times, strict=True):
-            if memory.add(key, Row(version, old, new, event_us)):
-                changed[key] = None
-        if changed:
-            self._store(known, list(changed), runs)
-        if waiting or memory.windows:
-            windows.write(_encode_header(block.header) + memory.encode_windows())
-            _set(judge, memory)
-        if changed or memory.windows:
-            known.token = os.urandom(8)
-            token.write(known.token)
+            row = Row(version, old, new, event_us)
+            if waiting.add(key, row, fresh.get(key) or copy.known.get(key)):
+                # In the order of their changes, the latest last.
+                fresh.pop(key, None)
+                fresh[key] = row.link
+        if fresh or waiting:
+            self._memory.update(copy, fresh, cells, max_keys)
+        if waiting:
+            windows.write(_encode_header(block.header) + waiting.encode())
+            _set(judge, waiting)
 
     @on_timer(JUDGE)
-    def judge(
+    def judge(  # noqa: PLR0917 - as above
         self,
         at: Any = beam.DoFn.TimestampParam,
         token: Any = beam.DoFn.StateParam(TOKEN),
         runs: Any = beam.DoFn.StateParam(RUNS),
+        merged: Any = beam.DoFn.StateParam(MERGED),
         windows: Any = beam.DoFn.StateParam(WINDOWS),
         judge: Any = beam.DoFn.TimerParam(JUDGE),
     ) -> Iterator[Report]:
@@ -173,22 +175,25 @@ class _ChainFn(beam.DoFn):
             GapError: A change is missing, and the table's policy is to stop.
         """
         header = _decode_header(windows.read())
-        budget = max(1, self._keys // header.buckets)
+        cells, max_keys = GroupCells(token, runs, merged), self._max_keys(header)
         group = f"{header.table.name}/{header.bucket}"
-        known = self._recall(group, budget, token, runs, windows)
-        found = list(known.memory.breaks(at.micros))
-        windows.write(_encode_header(header) + known.memory.encode_windows())
-        known.token = os.urandom(8)
-        token.write(known.token)
-        if known.memory.windows:
-            _set(judge, known.memory)
+        copy = self._memory.recall(group, cells, max_keys)
+        waiting = _windows(copy, windows)
+        found = list(waiting.breaks(at.micros))
+        self._memory.update(copy, {}, cells, max_keys)
+        windows.write(_encode_header(header) + waiting.encode())
+        if waiting:
+            _set(judge, waiting)
         self._gaps.inc(len(found))
-        for place, each in enumerate(found[:_TOLD]):
-            more = len(found) - _TOLD if place == _TOLD - 1 else 0
+        for place, each in enumerate(found[:_REPORTED]):
+            more = len(found) - _REPORTED if place == _REPORTED - 1 else 0
             gap = _gap(header, each, more)
             if self._policy_of(gap.table) is GapPolicy.FAIL:
                 self._stop(gap)
             yield gap.report()
+
+    def _max_keys(self, header: BlockHeader) -> int:
+        return max(1, self._keys // header.buckets)
 
     def _stop(self, gap: Gap) -> NoReturn:
         error = gap.error()
@@ -196,39 +201,17 @@ class _ChainFn(beam.DoFn):
             self._gap_rules.stopped(gap.table, error)
         raise error
 
-    def _recall(self, group: str, budget: int, token: Any, runs: Any, windows: Any) -> _Known:
-        stored = token.read()
-        known = self._groups.get(group)
-        if known is None or known.token != stored:
-            # Another worker, or an earlier attempt of this bundle, wrote the state last.
-            memory, count = ChainMemory(budget), 0
-            if stored is not None:
-                for run in runs.read():
-                    memory.load_links(run)
-                    count += 1
-                memory.forget_oldest()
-                memory.load_windows((windows.read() or b"\n").partition(b"\n")[2])
-            known = _Known(stored, memory, count)
-        self._groups[group] = known
-        self._groups.move_to_end(group)
-        if len(self._groups) > _GROUPS_IN_MEMORY:
-            self._groups.popitem(last=False)
-        return known
 
-    @staticmethod
-    def _store(known: _Known, keys: list[bytes], runs: Any) -> None:
-        if known.runs >= _MAX_RUNS:
-            # Superseded and forgotten links pile up in the bag: write the memory as one run.
-            runs.clear()
-            runs.add(known.memory.encode_links())
-            known.runs = 1
-        else:
-            runs.add(known.memory.encode_links(keys))
-            known.runs += 1
+def _windows(copy: GroupCopy[Link, ChainWindows], cell: Any) -> ChainWindows:
+    """The windows of the group: the worker's if the copy is current, else read from the state."""
+    if copy.extra is None:
+        stored = None if copy.token is None else cell.read()
+        copy.extra = ChainWindows.decode((stored or b"\n").partition(b"\n")[2])
+    return copy.extra
 
 
-def _set(timer: Any, memory: ChainMemory) -> None:
-    due = memory.next_due_us()
+def _set(timer: Any, windows: ChainWindows) -> None:
+    due = windows.next_due_us()
     assert due is not None
     timer.set(ceil_to_millis(due))
 
