@@ -28,8 +28,8 @@ from dynabeam.pipelines.doctor.checks.examination import Examination
 from dynabeam.pipelines.doctor.checks.finding import Finding, failure, of_error
 from dynabeam.pipelines.doctor.checks.identity import identity_findings
 from dynabeam.pipelines.doctor.checks.keys import bucket_key_findings, table_key_findings
+from dynabeam.pipelines.doctor.checks.permissions import rights_findings
 from dynabeam.pipelines.doctor.checks.quick import staged_bytes
-from dynabeam.pipelines.doctor.checks.rights import rights_findings
 from dynabeam.pipelines.doctor.checks.runner import facts_of, runner_findings
 from dynabeam.pipelines.doctor.checks.sinks import sink_findings
 from dynabeam.pipelines.doctor.checks.state import state_findings

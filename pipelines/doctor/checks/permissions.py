@@ -9,11 +9,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from dynabeam.pipelines.doctor.checks.attempt import Outcome, unknown
-from dynabeam.pipelines.doctor.checks.dynamodb_rights import DYNAMODB_ATTEMPTS
+from dynabeam.pipelines.doctor.checks.dynamodb_permissions import DYNAMODB_ATTEMPTS
 from dynabeam.pipelines.doctor.checks.examination import Examination
 from dynabeam.pipelines.doctor.checks.finding import Finding
 from dynabeam.pipelines.doctor.checks.policy_simulation import simulated
-from dynabeam.pipelines.doctor.checks.s3_rights import S3Attempts
+from dynabeam.pipelines.doctor.checks.s3_permissions import S3Attempts
 from dynabeam.transforms.aws.permissions import Condition, Permission, condition_block
 
 __all__ = ["rights_findings"]
