@@ -28,7 +28,7 @@ from dynabeam.pipelines.doctor.checks.examination import Examination
 from dynabeam.pipelines.doctor.checks.finding import Finding, failure, of_error
 from dynabeam.pipelines.doctor.checks.identity import identity_findings
 from dynabeam.pipelines.doctor.checks.keys import bucket_key_findings, table_key_findings
-from dynabeam.pipelines.doctor.checks.permissions import rights_findings
+from dynabeam.pipelines.doctor.checks.permissions import permission_findings
 from dynabeam.pipelines.doctor.checks.quick import staged_bytes
 from dynabeam.pipelines.doctor.checks.runner import facts_of, runner_findings
 from dynabeam.pipelines.doctor.checks.sinks import sink_findings
@@ -135,7 +135,7 @@ def _of_aws(examination: Examination) -> Iterator[Finding]:
     try:
         names = table_names(options)
     except AwsAccessError:
-        # The right is missed below, by its name.
+        # The missing permission is found below, by its name.
         pass
     except DynabeamError as error:
         yield of_error("table", ", ".join(options.tables), error, why="there is nothing to read")
@@ -160,7 +160,7 @@ def _of_aws(examination: Examination) -> Iterator[Finding]:
         if bucket_key:
             yield from bucket_key_findings(examination.access, bucket_key)
     features = dataclasses.replace(features, table_keys=tuple(keys), bucket_key=bucket_key)
-    yield from rights_findings(examination, permissions(features))
+    yield from permission_findings(examination, permissions(features))
     if features.streams:
         yield from budget_findings(examination, names)
 

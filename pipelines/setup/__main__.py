@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`dynabeam setup`: the rights and table settings that a replication needs, printed or applied.
+"""`dynabeam setup`: the permissions and table settings of a replication, printed or applied.
 
 Takes the options of `replicate`; no sink has to be named. With `--account` and `--region` the
 policies are made from the names alone, without AWS.
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str]) -> int:
         )
     if not options.tables:
         raise ConfigurationError(
-            "rights are given for tables by their names", where="--tables", hint="Give --tables"
+            "permissions are granted for tables by name", where="--tables", hint="Give --tables"
         )
     if options.snapshot != "never" and not options.exports and not options.bucket:
         raise ConfigurationError(

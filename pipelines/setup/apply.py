@@ -61,7 +61,7 @@ class Applier:
             ConfigurationError: There is something to do, and nobody to ask.
             TableError: A table is not there, or its change failed; the others are done all the
                 same.
-            AwsAccessError: A right is missing.
+            AwsAccessError: A permission is missing.
         """
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             found = list(pool.map(lambda name: look(self.access, name, self.needs), names))
@@ -96,7 +96,7 @@ class Applier:
             lines.append(
                 f"stream: {table.view_type} → {VIEW_TYPE}. A view type cannot be changed: this "
                 "stream is turned off and a new one on. It has a new ARN, which other readers "
-                "(Lambda triggers, other replications) have to be told; changes written in "
+                "(Lambda triggers, other replications) have to be given; changes written in "
                 "between are in neither, which is a gap"
             )
             if self._keeps(table):

@@ -124,7 +124,7 @@ class TestRights:
     @pytest.mark.parametrize("missing", ACTIONS)
     def test_names_exactly_what_is_missing(self, account, missing):
         account.set_policies(KEY, [without(account, missing)])
-        found = [each for each in examine(options_of(account)) if each.check == "right"]
+        found = [each for each in examine(options_of(account)) if each.check == "permission"]
         named = {(each.action, each.resource) for each in found if each.status != "ok"}
         expected = {(missing, each) for each in catalogue(account)[missing]}
         if missing == "dynamodb:ListTables":
@@ -144,7 +144,7 @@ class TestRights:
     def test_nothing_is_missing_with_all_of_it(self, account):
         account.set_policies(KEY, [without(account, None)])
         before = account.objects.keys("exports"), account.objects.keys("lake")
-        found = [each for each in examine(options_of(account)) if each.check == "right"]
+        found = [each for each in examine(options_of(account)) if each.check == "permission"]
         assert {each.status for each in found} == {"ok"}
         assert {(each.action, each.resource) for each in found} == {
             (action, resource)
@@ -183,7 +183,7 @@ class TestRights:
         policy = without(account, None)
         policy["Statement"].remove(SIMULATE)
         account.set_policies(KEY, [policy])
-        found = [each for each in examine(options_of(account)) if each.check == "right"]
+        found = [each for each in examine(options_of(account)) if each.check == "permission"]
         unseen = {(each.action, each.status) for each in found if each.status != "ok"}
         assert unseen == {("s3:DeleteObject", "warning")}
 
@@ -252,7 +252,7 @@ class TestCommand:
             "encryption",
             "identity",
             "recovery",
-            "right",
+            "permission",
             "room",
             "runner",
             "sink",
@@ -267,7 +267,7 @@ class TestCommand:
         assert not world.mirror.exists()
         assert not world.changelog.exists()
 
-    def test_one_line_a_check_and_the_mend_below(self, world, monkeypatch):
+    def test_one_line_a_check_and_the_hint_below(self, world, monkeypatch):
         world.create("bare", stream=None)
         world.capsys.readouterr()
         options = [*world.options, "--tables=bare", "--s3_export_bucket=exports", *world.sinks]

@@ -57,7 +57,7 @@ def findings(world, capsys):
     return {
         (each["action"], each["resource"]): each["status"]
         for each in document["findings"]
-        if each["check"] == "right"
+        if each["check"] == "permission"
     }
 
 

@@ -58,7 +58,7 @@ class S3RoleOptions(PipelineOptions):
 
 
 def s3_arguments(access: AwsAccess | None) -> list[str]:
-    """Beam's arguments that tell its S3 filesystem, and ours, where S3 is and as whom to use it."""
+    """Beam's arguments with the endpoint, region and role of S3, for its S3 filesystem and ours."""
     if access is None:
         return []
     return [f"--{name}={value}" for name, value in _settings_of(access).items() if value]

@@ -3,7 +3,7 @@
 
 The runtime parses HTTP, and does TLS: it checks certificates and the names in them. All its
 connections share one thread of the process. A thread per request would spend most of its time on
-being woken: each send and each receive lets go of the interpreter and has to get it back.
+being woken: each send and each receive releases the GIL and has to re-acquire it.
 
 Promise: every request ends with exactly one outcome, whatever the service answers, in bounded time
 and with bounded memory for the body. An outcome that its taker raises at is logged, and nothing
@@ -36,7 +36,7 @@ from awscrt.io import (
 )
 
 from dynabeam.transforms.aws.deadlines import deadlines
-from dynabeam.transforms.aws.forks import begin_anew_in_child
+from dynabeam.transforms.aws.forks import reset_in_child
 
 __all__ = [
     "Answer",
@@ -110,7 +110,7 @@ class Bounds:
 class NotConnectedError(Exception):
     """A connection was not there in time.
 
-    The runtime tells only after 10 to 30 s that a certificate is refused: its TLS (s2n) keeps an
+    The runtime reports a refused certificate only after 10 to 30 s: its TLS (s2n) keeps an
     attacker from measuring what it found.
     """
 
@@ -124,7 +124,7 @@ class TooLargeError(Exception):
 
 
 Done = Callable[[Answer | Exception], None]
-"""Takes the outcome; called once, on a thread that must not be kept waiting."""
+"""Takes the outcome; called once, on a thread that must not be blocked."""
 
 
 class _Exchange:
@@ -161,7 +161,7 @@ class _Exchange:
 
     def watch(self) -> None:
         """Begins to wait, again for the whole time."""
-        deadlines.take_back(self.deadline)
+        deadlines.cancel(self.deadline)
         self.deadline = deadlines.add(self._seconds, self._give_up)
 
     def answer(self) -> Answer:
@@ -171,12 +171,12 @@ class _Exchange:
         return Answer(status, headers, b"".join(self._parts))
 
     def end(self, outcome: Answer | Exception) -> None:
-        """Tells the outcome, if none was told before."""
+        """Reports the outcome, if none was reported before."""
         with self._lock:
             if self.over:
                 return
             self.over = True
-        deadlines.take_back(self.deadline)
+        deadlines.cancel(self.deadline)
         self._parts = []
         try:
             self._done(outcome)
@@ -237,7 +237,7 @@ class _Attempt:
 
 
 class ConnectionPool:
-    """Connections to one place; safe to be used by several threads.
+    """Connections to one place; thread-safe.
 
     Args:
         place: The place.
@@ -250,13 +250,13 @@ class ConnectionPool:
         self._inherited: list[object] = []
         self._idle: list[HttpClientConnection] = []
         self._open: set[HttpClientConnection] = set()
-        self.begin_anew()
-        begin_anew_in_child(self)
+        self.reset_after_fork()
+        reset_in_child(self)
         _pools.add(self)
 
-    def begin_anew(self) -> None:
+    def reset_after_fork(self) -> None:
         """Leaves all connections to the process that made them."""
-        # Never let go of: the runtime would wait for threads that are not here to close them.
+        # Never released: the runtime would wait for threads that are not here to close them.
         self._inherited += [*self._idle, *self._open]
         self._lock = threading.Lock()
         self._idle = []
@@ -292,7 +292,7 @@ class ConnectionPool:
             self._send(connection, exchange)
 
     def close(self) -> None:
-        """Closes all connections; what is under way ends with an error."""
+        """Closes all connections; what is in flight ends with an error."""
         with self._lock:
             found = list(self._open)
         for each in found:
@@ -355,7 +355,7 @@ class ConnectionPool:
             each.end(error)
 
     def _made(self, attempt: _Attempt, future: Future[HttpClientConnection]) -> None:
-        deadlines.take_back(attempt.deadline)
+        deadlines.cancel(attempt.deadline)
         with self._lock:
             attempt.over = True
             if attempt.late:
@@ -397,7 +397,7 @@ class ConnectionPool:
         if usable:
             self._send(connection, exchange)
         elif fresh:
-            # Told, because the next connection may be closed at once as well, and so on.
+            # Reported, because the next connection may be closed at once as well, and so on.
             exchange.end(ConnectionAbortedError("the connection was closed as soon as it was made"))
         else:
             self._wait(exchange)
@@ -455,10 +455,10 @@ class _Runtime:
     def __init__(self) -> None:
         self._inherited: list[ClientBootstrap] = []
         self._bootstrap: ClientBootstrap | None = None
-        self.begin_anew()
-        begin_anew_in_child(self)
+        self.reset_after_fork()
+        reset_in_child(self)
 
-    def begin_anew(self) -> None:
+    def reset_after_fork(self) -> None:
         """Leaves the thread to the process that has it."""
         if self._bootstrap is not None:
             self._inherited.append(self._bootstrap)

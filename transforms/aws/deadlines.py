@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Deadlines of what is under way: one thread of the process looks after all of them.
+"""Deadlines of what is in flight: one thread of the process watches all of them.
 
 AWS's C runtime bounds how long a connection takes to be made, but not how long an answer takes to
 come, and an answer that comes byte by byte never ends.
@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from dynabeam.transforms.aws.forks import begin_anew_in_child
+from dynabeam.transforms.aws.forks import reset_in_child
 
 __all__ = ["Deadlines", "deadlines"]
 
@@ -22,13 +22,13 @@ _LOOK_SECONDS = 1.0
 
 
 class Deadlines:
-    """Things to do unless they are taken back in time, to the second; safe for several threads."""
+    """Things to do unless they are cancelled in time, to the second; thread-safe."""
 
     def __init__(self) -> None:
-        self.begin_anew()
-        begin_anew_in_child(self)
+        self.reset_after_fork()
+        reset_in_child(self)
 
-    def begin_anew(self) -> None:
+    def reset_after_fork(self) -> None:
         """Forgets everything."""
         self._numbers = itertools.count()
         self._pending: dict[int, tuple[float, Callable[[], None]]] = {}
@@ -37,14 +37,14 @@ class Deadlines:
         self._thread: threading.Thread | None = None
 
     def add(self, seconds: float, do: Callable[[], None]) -> int:
-        """Has something done in so many seconds, on a thread that must not be kept waiting.
+        """Schedules something, to be done on a thread that must not be blocked.
 
         Args:
             seconds: From now.
-            do: What is to be done then.
+            do: What to do then.
 
         Returns:
-            A number to take it back by.
+            A number to cancel it by.
         """
         number = next(self._numbers)
         self._pending[number] = time.monotonic() + seconds, do
@@ -54,8 +54,8 @@ class Deadlines:
             self._start()
         return number
 
-    def take_back(self, number: int) -> None:
-        """Leaves it undone, unless it is being done already."""
+    def cancel(self, number: int) -> None:
+        """Cancels it, unless it is being done already."""
         self._pending.pop(number, None)
 
     def _start(self) -> None:

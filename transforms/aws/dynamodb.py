@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The DynamoDB control plane: tables, point-in-time recovery and exports.
 
-Every function makes one logical call and answers with a frozen dataclass; botocore repeats what was
+Every function makes one logical call and answers with a frozen dataclass; botocore retries what was
 throttled or unanswered (`transforms.aws.session`). Errors come out typed: a missing table is a
-`TableError`, a missing right an `AwsAccessError`, anything about an export an `ExportError`. An
-error that is not known stays as it is and fails the caller.
+`TableError`, a missing permission an `AwsAccessError`, anything about an export an `ExportError`.
+An error that is not known stays as it is and fails the caller.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class TableDescription:
         size_bytes: Bytes of the items, some six hours old.
         table_id: The table's UUID; a table created again under its name has another.
         key_arn: The KMS key that encrypts it, if that is not one of DynamoDB's own; or empty.
-        created_us: When it was created, microseconds since 1970; 0 if not told.
+        created_us: When it was created, microseconds since 1970; 0 if unknown.
     """
 
     table: Table
@@ -77,7 +77,7 @@ class TableDescription:
 
 @dataclasses.dataclass(frozen=True)
 class RecoveryWindow:
-    """Point-in-time recovery of a table; times in microseconds since 1970, 0 if not told."""
+    """Point-in-time recovery of a table; times in microseconds since 1970, 0 if unknown."""
 
     enabled: bool
     earliest_us: int
@@ -125,7 +125,7 @@ class ExportSummary:
 
 @dataclasses.dataclass(frozen=True)
 class ExportDescription:
-    """What DescribeExport says of an export; times in microseconds since 1970, 0 if not told.
+    """What DescribeExport says of an export; times in microseconds since 1970, 0 if unknown.
 
     Attributes:
         arn: The export.
@@ -146,7 +146,7 @@ class ExportDescription:
         failure_code: Why it failed, e.g. `S3NoSuchBucket`.
         failure_message: The same as a sentence.
         filtered: True if it has a filter or projection: it is only a part of the table.
-        table_id: The UUID of the table; empty if not told.
+        table_id: The UUID of the table; empty if unknown.
     """
 
     arn: str
@@ -273,7 +273,7 @@ def describe_export(access: AwsAccess, arn: str) -> ExportDescription:
     Raises:
         ExportError: There is no such export.
         AwsAccessError: `dynamodb:DescribeExport` is not allowed, or the ARN is malformed (AWS
-            answers both alike).
+            gives both the same answer).
         CredentialsError: There are no usable credentials.
     """
     missing = ExportError(

@@ -46,7 +46,7 @@ class AwsErrorKind(enum.Enum):
     GONE = "gone"
     """The table, stream, shard, export, bucket or object does not exist."""
     FORBIDDEN = "forbidden"
-    """The identity lacks a right for this action and resource."""
+    """The identity lacks the permission for this action and resource."""
     CREDENTIALS = "credentials"
     """There is no identity: credentials are missing, wrong or expired."""
     UNREACHABLE = "unreachable"
@@ -198,12 +198,12 @@ def _by_status(status: int, code: str) -> AwsErrorKind:
 def raise_access_error(
     error: BaseException, action: str, resource: str, *, where: str = ""
 ) -> None:
-    """Raises the typed error if a call failed for want of rights or credentials; else returns.
+    """Raises the typed error if a call failed for want of permissions or credentials; else returns.
 
     Args:
         error: What the call raised; it becomes the cause.
         action: The IAM action, e.g. `dynamodb:GetRecords`.
-        resource: ARN of what the call was about, or its name: then AWS's answer tells the ARN.
+        resource: ARN of what the call was about, or its name: then AWS's answer gives the ARN.
         where: What it was about, in words, if the resource is none for people.
 
     Raises:
@@ -240,7 +240,9 @@ def explained(error: BaseException) -> DynabeamError | None:
     if isinstance(error, botocore_errors.ClientError):
         return AwsAccessError(f"AWS refused a call: {error}", hint="See what AWS says of this code")
     if isinstance(error, botocore_errors.BotoCoreError):
-        return ConfigurationError(f"boto3 cannot go on: {error}", hint="Check the settings of AWS")
+        return ConfigurationError(
+            f"boto3 cannot continue: {error}", hint="Check the settings of AWS"
+        )
     return None
 
 
@@ -318,7 +320,7 @@ _EXPLAINED: tuple[tuple[tuple[type[BaseException], ...], Callable[[str], Dynabea
 
 
 def statement_to_add(action: str, resource: str) -> str:
-    """The hint of a missing right.
+    """The hint for a missing permission.
 
     Args:
         action: The IAM action.
@@ -330,7 +332,7 @@ def statement_to_add(action: str, resource: str) -> str:
 
 def _policy_resource(error: BaseException, resource: str) -> str:
     """What a policy has to name: a name alone would make a statement that IAM refuses."""
-    told = _ON_RESOURCE.search(str(error))
-    if resource == "*" or resource.startswith("arn:") or told is None:
+    named = _ON_RESOURCE.search(str(error))
+    if resource == "*" or resource.startswith("arn:") or named is None:
         return resource
-    return told[1]
+    return named[1]

@@ -73,7 +73,7 @@ from dynabeam.transforms.aws.signed_requests import (
 from dynabeam.transforms.aws.signing_credentials import SigningCredentials
 from dynabeam.transforms.errors import StreamError
 
-__all__ = ["Answer", "GetRecords", "Taken", "sum_is_right"]
+__all__ = ["Answer", "GetRecords", "Taken", "checksum_matches"]
 
 _LOGGER = logging.getLogger(__name__)
 _EVENTS = "dynamodb-streams.GetRecords"
@@ -107,7 +107,7 @@ class _Learned:
 
 
 class GetRecords:
-    """The short way to GetRecords for one boto3 client; safe to be used by several threads.
+    """The faster way to GetRecords for one boto3 client; thread-safe.
 
     Args:
         boto3_client: A client for `dynamodbstreams`; it gets hooks.
@@ -132,7 +132,7 @@ class GetRecords:
     def clock_offset_us(self) -> int | None:
         """How far the service's clock is ahead of this one, by the `Date` of an answer.
 
-        Microseconds, right to about a second, not older than some minutes while there are polls;
+        Microseconds, exact to about a second, some minutes old at most while there are polls;
         None before there was an answer.
         """
         return None if self._measured is None else self._measured[1]
@@ -143,7 +143,7 @@ class GetRecords:
         Args:
             iterator: A shard iterator.
             limit: The most records.
-            taken: Called once, on a thread which must not be kept waiting, with the answer; with
+            taken: Called once, on a thread which must not be blocked, with the answer; with
                 the `ClientError` that boto3 would raise, with a `StreamError` if the answer is
                 larger than any of the service, or with the error of credentials that cannot be had;
                 or with None if boto3 is to ask.
@@ -195,7 +195,7 @@ class GetRecords:
             return None
         self._measure(outcome)
         if outcome.status == 200:
-            return outcome if _is_whole(outcome) and sum_is_right(outcome) else None
+            return outcome if _is_whole(outcome) and checksum_matches(outcome) else None
         return _refusal(outcome.status, outcome.body)
 
     def _too_large(self, error: TooLargeError) -> StreamError:
@@ -345,7 +345,7 @@ class _Whole:
         yield self._body
 
 
-def sum_is_right(answer: Answer) -> bool:
+def checksum_matches(answer: Answer) -> bool:
     """True unless the answer names another sum than its body has, or none that is a number."""
     expected = answer.headers.get("x-amz-crc32")
     return expected is None or expected.strip() == str(zlib.crc32(answer.body))

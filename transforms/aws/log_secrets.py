@@ -3,7 +3,7 @@
 
 At level DEBUG botocore writes whole requests and answers: the session token that each request
 carries, the keys that a role gives, an external id. Whoever turns DEBUG on, here or on a worker,
-wants to see what goes on and not that, so these loggers say nothing below INFO.
+wants to see what happens and not that, so these loggers say nothing below INFO.
 """
 
 from __future__ import annotations

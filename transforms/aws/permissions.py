@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one catalogue of the rights that each feature needs, by what the code really calls.
+"""The one catalogue of the permissions that each feature needs, by what the code really calls.
 
-Every statement of a policy that `dynabeam setup` prints, and every right that `dynabeam doctor`
-tries, comes from here. A right is needed if a boto3 call of `transforms.aws`, or a call of Beam's
-S3 client below `transforms.storage.filesystem`, uses it:
+Every statement of a policy that `dynabeam setup` prints, and every permission that `dynabeam
+doctor` tries, comes from here. A permission is needed if a boto3 call of `transforms.aws`, or a
+call of Beam's S3 client below `transforms.storage.filesystem`, uses it:
 
 * HeadObject and GetObject need `s3:GetObject`; ListObjectsV2 needs `s3:ListBucket`, and so does the
   answer that an object does not exist (without it S3 answers 403 instead of 404). So a folder that
@@ -11,7 +11,7 @@ S3 client below `transforms.storage.filesystem`, uses it:
   to the folder by a condition on `s3:prefix`, which HeadObject and GetObject do not carry: after a
   403 of theirs the object is listed (`transforms.storage.s3_answers.is_missing`).
 * A multipart upload needs `s3:PutObject`; a copy that too, and `s3:GetObject` of the source.
-* DynamoDB writes an export with the rights of whoever requests it: `s3:AbortMultipartUpload`,
+* DynamoDB writes an export with the permissions of whoever requests it: `s3:AbortMultipartUpload`,
   `s3:PutObject` and `s3:PutObjectAcl` on the bucket's objects, and the use of the keys (DynamoDB
   developer guide, "Requesting a table export in DynamoDB").
 * Keys are used by S3 and DynamoDB for the caller, so the use is bound to these by `kms:ViaService`
@@ -19,7 +19,7 @@ S3 client below `transforms.storage.filesystem`, uses it:
 * ListTables, ListStreams, ListExports and the tagging API's GetResources are not bound to a
   resource (service authorization reference).
 
-STS's GetCallerIdentity needs no right.
+STS's GetCallerIdentity needs no permission.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ __all__ = [
 ]
 
 Identity = Literal["source", "bucket", "operator", "worker"]
-"""Who needs a right: `source` reads tables and requests exports, `bucket` uses S3, `operator` runs
-`dynabeam setup --apply`, `worker` is what the workers run as, and assumes the others' roles."""
+"""Who needs a permission: `source` reads tables and requests exports, `bucket` uses S3, `operator`
+runs `dynabeam setup --apply`, `worker` is what the workers run as and assumes the others' roles."""
 
 Condition = tuple[str, str, tuple[str, ...]]
 """Operator, key and values of a condition, such as `StringLike`, `s3:prefix`, `("state/*",)`."""
@@ -92,7 +92,7 @@ class S3Folder:
 
     @classmethod
     def of(cls, uri: str) -> S3Folder:
-        """Reads `s3://bucket/prefix`, options behind a `?` left out.
+        """Reads `s3://bucket/prefix`, options after a `?` left out.
 
         Raises:
             ConfigurationError: It is no such URI.
@@ -142,7 +142,7 @@ def via_services(key_arns: Iterable[str], services: Iterable[str]) -> tuple[Cond
 def _listing(
     sid: str, folders: Iterable[S3Folder], partition: str, purpose: str
 ) -> Iterator[Permission]:
-    """The right to list folders: one entry a bucket, so that none has the prefixes of another."""
+    """Permissions to list folders: one per bucket, so that none has the prefixes of another."""
     by_bucket: dict[str, list[S3Folder]] = {}
     for folder in folders:
         by_bucket.setdefault(folder.bucket, []).append(folder)
@@ -166,10 +166,10 @@ class Features:
     Attributes:
         tables: ARNs of the tables, with wildcards for globs.
         partition: `aws`, `aws-cn`, `aws-us-gov`, …
-        describe_tables: Tables are described: always, unless only exports at hand are read.
+        describe_tables: Tables are described: always, unless only existing exports are read.
         streams: Streams are read.
         request_exports: Exports are requested.
-        see_recovery: Before that it is looked whether point-in-time recovery is on.
+        see_recovery: Before that, point-in-time recovery is checked to be on.
         newest_export: The newest export is looked for before one is requested.
         describe_exports: Exports given by ARN are read.
         export_target: Where requested exports are written; needed if `request_exports`.
@@ -232,7 +232,7 @@ def table_arn(name: str, *, region: str, account: str, partition: str = "") -> s
 
 
 def permissions(features: Features) -> tuple[Permission, ...]:
-    """All rights that the features need, one entry a purpose, without empty ones.
+    """All permissions that the features need, one entry per purpose, without empty ones.
 
     Raises:
         ConfigurationError: Exports are requested, and there is no bucket for them.
@@ -276,7 +276,7 @@ def _of_tables(features: Features) -> Iterator[Permission]:
             "FindEarlierStreams",
             ("dynamodb:ListStreams",),
             ("*",),
-            "read streams to their end that were turned on and off again while nobody looked",
+            "read to their end streams that were turned on and off again while nothing ran",
             optional=True,
         )
 
@@ -305,7 +305,7 @@ def _of_exports(features: Features) -> Iterator[Permission]:
             "WriteTheExport",
             EXPORT_WRITE_ACTIONS,
             (target.objects_arn(partition),),
-            "let DynamoDB write exports with the rights of who requests them",
+            "let DynamoDB write exports with the permissions of whoever requests them",
         )
     followed = features.request_exports or features.newest_export or features.describe_exports
     if followed or features.exports:

@@ -3,7 +3,7 @@
 
 Identity policies go to roles and users; the policy of a bucket or a key in another account names
 the principals that its own account does not know, and a role's trust policy those that may assume
-it. AWS evaluates the rights to write an export for whoever requests it, so the bucket's policy
+it. AWS evaluates the permissions to write an export for whoever requests it, so the bucket's policy
 names the identity that reads the tables for writing, and the one that uses S3 for reading.
 """
 

@@ -36,7 +36,7 @@ _ATTEMPTS = 5
 _POOL = 64
 _CUT_ANSWER_DELAY = 0.1
 _SENT = "dynabeam_sent_us"
-_TELL_TIME = frozenset({"dynamodb", "dynamodbstreams"})
+_SETS_CLOCK = frozenset({"dynamodb", "dynamodbstreams"})
 """Services whose answers set the wall clock: theirs are the times that are compared with it."""
 
 # At import, because Beam's filesystems make clients of their own in every process that reads.
@@ -101,7 +101,7 @@ class AwsAccess:
 
         Args:
             service: As boto3 names it.
-            config: What is to be otherwise than usual, such as timeouts.
+            config: What differs from the defaults, such as timeouts.
 
         Raises:
             ConfigurationError: If no region is known.
@@ -149,7 +149,7 @@ class AwsAccess:
         )
         event = f"needs-retry.{made.meta.service_model.service_id.hyphenize()}"
         made.meta.events.register(event, repeat_cut_answers, unique_id="dynabeam-cut-answers")
-        if service in _TELL_TIME:
+        if service in _SETS_CLOCK:
             name = made.meta.service_model.service_id.hyphenize()
             made.meta.events.register(f"request-created.{name}", _note_sent)
             made.meta.events.register(f"response-received.{name}", _take_time)
@@ -243,9 +243,9 @@ def repeat_cut_answers(
     if response is None or operation.has_streaming_output or operation.http["method"] == "HEAD":
         return None
     answer = response[0]
-    told = answer.headers.get("content-length") or ""
+    stated = answer.headers.get("content-length") or ""
     # What is no number is no promise: botocore has read until the end then.
-    promised = int(told) if told.isdecimal() and len(told) < 20 else 0
+    promised = int(stated) if stated.isdecimal() and len(stated) < 20 else 0
     if len(answer.content) >= promised:
         return None
     if attempts >= _ATTEMPTS:

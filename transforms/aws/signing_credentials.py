@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Credentials to sign with at once, looked up and renewed on a thread of their own.
+"""Credentials to sign with at once, loaded and refreshed on a thread of their own.
 
 botocore renews credentials on whatever thread asks for them: a role is assumed, a process is run, a
 token is exchanged, which takes seconds or, if something is down, minutes. Here nobody but those who
@@ -18,7 +18,7 @@ from typing import Any
 from botocore.exceptions import CredentialRetrievalError, NoCredentialsError
 
 from dynabeam.transforms.aws.deadlines import deadlines
-from dynabeam.transforms.aws.forks import begin_anew_in_child
+from dynabeam.transforms.aws.forks import reset_in_child
 
 __all__ = ["SigningCredentials"]
 
@@ -33,13 +33,13 @@ Then = Callable[[Any], None]
 
 
 class SigningCredentials:
-    """The credentials of one botocore request signer; safe to be used by several threads.
+    """The credentials of one botocore request signer; thread-safe.
 
     Args:
         signer: The signer.
         signing_name: Of the service.
         region: Of the signature.
-        longest_look: Seconds until those who wait for a look are told that it failed.
+        longest_look: Seconds after which a refresh counts as failed for those who wait for it.
     """
 
     def __init__(
@@ -52,11 +52,11 @@ class SigningCredentials:
         self._known: Any = None
         self._of: Any = None
         self._looked_at = 0.0
-        self.begin_anew()
-        begin_anew_in_child(self)
+        self.reset_after_fork()
+        reset_in_child(self)
 
-    def begin_anew(self) -> None:
-        """Forgets a look that is under way."""
+    def reset_after_fork(self) -> None:
+        """Forgets a refresh that is in flight."""
         self._lock = threading.Lock()
         self._looking = 0
         self._looks = 0
@@ -101,13 +101,13 @@ class SigningCredentials:
             found = auth.credentials or NoCredentialsError()
         except BaseException as caught:  # noqa: BLE001 - handed to who waits
             found = caught if isinstance(caught, Exception) else RuntimeError(repr(caught))
-        deadlines.take_back(deadline)
+        deadlines.cancel(deadline)
         self._found(source, look, found)
 
     def _found(self, source: Any, look: int, found: Any) -> None:
         with self._lock:
             if look != self._looking:
-                # It took too long: those who waited were told so.
+                # It took too long: those who waited already have the error.
                 return
             self._looking = 0
             self._known = None if isinstance(found, Exception) else found

@@ -24,7 +24,7 @@ class StreamSummary:
     Attributes:
         arn: The stream.
         view_type: What its records hold, e.g. `NEW_AND_OLD_IMAGES`.
-        created_us: When it was switched on, microseconds since 1970; 0 if not told.
+        created_us: When it was switched on, microseconds since 1970; 0 if unknown.
     """
 
     arn: str

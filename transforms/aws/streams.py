@@ -7,15 +7,15 @@ so `get_records` takes the body before it is parsed: botocore's `before-parse` e
 1.30, hands handlers the raw answer. The handler keeps the body and leaves `{}` to the parser. If a
 release of boto3 stops calling it, `get_records` raises instead of returning nothing. All hooks are
 on clients of this module's own, so that nobody else meets them. All but the first page are asked
-for by `transforms.aws.get_records`, in a quarter of boto3's time or less, and boto3 stands behind
-it.
+for by `transforms.aws.get_records`, in a quarter of boto3's time or less, with boto3 as the
+fallback.
 
-Throttles are not tried again by boto3, which would sleep up to 20 seconds on a thread of the
+Throttled calls are not retried by boto3, which would sleep up to 20 seconds on a thread of the
 reader's pool, unseen: the caller has a pace for each shard. Faults of the service or the network
 are, as ever.
 
-Errors: a missing right or credential is raised as this project's own error; everything else leaves
-as boto3 raises it, for `transforms.aws.errors.classify`.
+Errors: a missing permission or credential is raised as this project's own error; everything else
+leaves as boto3 raises it, for `transforms.aws.errors.classify`.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class ShardInfo:
         shard_id: Its id.
         parent_id: Its parent's id, empty for none; the parent may not be listed any more.
         closed: True once it has an ending sequence number.
-        start: Its starting sequence number, empty if not told. No record need have it.
+        start: Its starting sequence number, empty if unknown. No record need have it.
         end: Its ending sequence number, empty for none. No record need have it.
     """
 
@@ -142,7 +142,7 @@ class Boto3Streams:
 
     Args:
         boto3_client: A client for `dynamodbstreams`, of this object's own: it gets hooks.
-        short: The short way to ask for pages, for the same client; None to leave all to boto3.
+        short: The faster way to request pages, for the same client; None to leave all to boto3.
     """
 
     def __init__(self, boto3_client: Any, short: GetRecords | None = None) -> None:
@@ -199,7 +199,7 @@ class Boto3Streams:
         Args:
             stream_arn: The stream.
             shard_id: The shard.
-            after: Sequence number behind which to read, empty for none.
+            after: Sequence number after which to read, empty for none.
             at_us: Time of the first record to read, microseconds since 1970, 0 for none.
             at: Sequence number from which on to read, empty for none.
 
@@ -253,7 +253,7 @@ class Boto3Streams:
         Args:
             stream_arn: The stream, for the text of errors.
             iterator: A shard iterator.
-            taken: Called once, on a thread that must not be kept waiting.
+            taken: Called once, on a thread that must not be blocked.
 
         Returns:
             False if `get_records` is to ask; `taken` is not called then.
@@ -339,7 +339,7 @@ def _body_of(found: Answer | Exception | None, stream_arn: str) -> bytes | Excep
 
 
 def _leave_throttles(response: Any = None, operation: Any = None, **_: Any) -> bool | None:
-    """Handler of `needs-retry`: no second try of a throttled call; no say about others."""
+    """Handler of `needs-retry`: a throttled call is not retried; others are left to boto3."""
     if response is None:
         return None
     error = ClientError(response[1], operation.name)

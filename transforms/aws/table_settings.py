@@ -99,7 +99,7 @@ def look(access: AwsAccess, name: str, needs: Needs) -> TableSettings:
 
     Raises:
         TableError: There is no such table.
-        AwsAccessError: A right is missing.
+        AwsAccessError: A permission is missing.
         CredentialsError: There are no usable credentials.
     """
     described = dynamodb.describe_table(access, name)
@@ -131,7 +131,7 @@ def change(
 
     Raises:
         TableError: It is not on in time, there is no such table, or AWS refuses the change.
-        AwsAccessError: A right is missing.
+        AwsAccessError: A permission is missing.
         CredentialsError: There are no usable credentials.
     """
     ends = pacing.now() + pacing.seconds
@@ -142,7 +142,7 @@ def change(
             return found
         if found.has_other_stream(needs) and not replace_stream:
             raise TableError(
-                "the stream has another view type, and is replaced only if told to",
+                "the stream has another view type, and is replaced only on request",
                 where=f"table {name}",
                 expected=VIEW_TYPE,
                 found=found.view_type,
@@ -153,7 +153,7 @@ def change(
                 f"it was not on after {pacing.seconds:.0f} s",
                 where=f"table {name}",
                 found="the table is being changed" if not found.active else found.view_type,
-                hint="Run the command again: it goes on where this one stopped",
+                hint="Run the command again: it continues where this one stopped",
             )
         if found.active:
             _ask(access, found, needs)

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a harmless call says about a right: AWS looks at rights before it looks at what is asked.
+"""What a harmless call says about a permission: AWS checks permissions before anything else.
 
-So a call that is refused for another reason, such as a shard that does not exist, proves the right.
+So a call that is refused for another reason, such as a shard that does not exist, proves the
+permission.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ _REASON = re.compile(r"\b(because no [\w-]+ policy|with an explicit deny in an? 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """Whether a right is there.
+    """Whether a permission is granted.
 
     Attributes:
-        kind: `unknown` if the call did not tell.
+        kind: `unknown` if the call did not show it.
         text: How that was seen, or why it was not.
     """
 
@@ -36,7 +37,7 @@ class Outcome:
 
 
 def allowed(text: str = "tried") -> Outcome:
-    """The right is there."""
+    """It is granted."""
     return Outcome("allowed", text)
 
 
@@ -52,14 +53,14 @@ def attempt(
     proving: Collection[str] = (),
     hiding: Collection[str] = (),
 ) -> Outcome:
-    """Makes a call and says what it tells.
+    """Makes a call and says what it shows.
 
     Args:
-        action: The right, such as `dynamodb:GetRecords`.
+        action: The IAM action, such as `dynamodb:GetRecords`.
         call: Makes the call.
-        proving: Error codes that come only after rights were looked at.
+        proving: Error codes that come only after permissions were checked.
         hiding: Other actions whose want makes the service refuse what does not exist: if it is one
-            of these that a denial names, this right is there.
+            of these that a denial names, this one is granted.
     """
     try:
         call()
@@ -74,7 +75,7 @@ def outcome_of_error(
     proving: Collection[str] = (),
     hiding: Collection[str] = (),
 ) -> Outcome:
-    """What an error says about a right; see `attempt`."""
+    """What an error says about a permission; see `attempt`."""
     cause = error.__cause__ if isinstance(error, DynabeamError) and error.__cause__ else error
     code = error_code(cause)
     if code in proving:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The bucket for exports: that it is there, and where. Needs no right: S3 tells it to everybody."""
+"""The bucket for exports: that it exists, and where. S3 says so to everybody: no permission."""
 
 from __future__ import annotations
 

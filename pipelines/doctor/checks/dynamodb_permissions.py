@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How each right on tables, streams and exports is tried without doing anything."""
+"""How each permission on tables, streams and exports is tried without doing anything."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["DYNAMODB_ATTEMPTS"]
 
 _NO_SHARD = "shardId-00000000000000000000-00000000"
 _NO_EXPORT = "01000000000000-00000000"
-_NO_STREAM = "the table has no stream to try it on, or DescribeTable does not tell"
+_NO_STREAM = "the table has no stream to try it on, or DescribeTable is not allowed"
 
 
 def _describe_table(examination: Examination, resource: str) -> Outcome:

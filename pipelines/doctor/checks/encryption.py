@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The default encryption of the bucket for exports: with a KMS key, it takes rights to that key.
+"""The default encryption of the bucket for exports: with a KMS key, it takes permissions on it.
 
 A run does not need to see it, so no policy of `dynabeam setup` allows that
 (`s3:GetEncryptionConfiguration`): where it is not seen, the finding says what to look for.
@@ -34,9 +34,9 @@ class BucketEncryption:
     """What was seen.
 
     Attributes:
-        finding: The line; None if there is no bucket, which its own check tells.
+        finding: The line; None if there is no bucket, which its own check reports.
         key_arn: The KMS key that exports are written and read with; empty if there is none, none
-            that takes rights, or none that is known.
+            that takes permissions, or none that is known.
     """
 
     finding: Finding | None
@@ -85,7 +85,7 @@ def _of_key(examination: Examination, key: str) -> BucketEncryption:
     who = examination.identity()
     abroad = bool(owner) and owner != who.account
     if key.startswith("arn:") and ":key/" in key:
-        text = f"SSE-KMS with {key}, see the rights on it"
+        text = f"SSE-KMS with {key}, see the permissions on it"
         return BucketEncryption(ok(_CHECK, bucket, text), key)
     if abroad:
         # What is no ARN of a key is looked for in the account of whoever writes or reads.
@@ -100,12 +100,12 @@ def _of_key(examination: Examination, key: str) -> BucketEncryption:
             )
         )
     if not key or key.endswith("alias/aws/s3"):
-        text = "SSE-KMS with AWS's own key aws/s3, which takes no rights within the account"
+        text = "SSE-KMS with AWS's own key aws/s3, which takes no permissions within the account"
         return BucketEncryption(ok(_CHECK, bucket, text))
     if _KEY_ID.fullmatch(key):
         arn = f"arn:{examination.partition}:kms:{who.region}:{who.account}:key/{key}"
         return BucketEncryption(
-            ok(_CHECK, bucket, f"SSE-KMS with {arn}, see the rights on it"), arn
+            ok(_CHECK, bucket, f"SSE-KMS with {arn}, see the permissions on it"), arn
         )
     return BucketEncryption(
         warning(

@@ -77,7 +77,7 @@ class Examination:
         self.identity = functools.cache(self._identity)
 
     def arn(self, name: str) -> str:
-        """A table's ARN, as AWS says it or, without the right to ask, as it must be."""
+        """A table's ARN, as AWS says it or, without permission to ask, as it must be."""
         described = self.described(name).value
         if described is not None:
             return described.table.arn
@@ -85,9 +85,9 @@ class Examination:
         return table_arn(name, region=who.region, account=who.account)
 
     def s3(self, identity: str) -> Any:
-        """The S3 client of whom a right is needed by: `source` or `bucket`."""
+        """The S3 client of the identity that needs a permission: `source` or `bucket`."""
         if identity == "source":
-            # Exports are requested as the tables' role, and AWS writes them with its rights.
+            # Exports are requested as the tables' role, and AWS writes them with its permissions.
             return client(dataclasses.replace(self.access, bucket_role=self.access.role), "s3")
         return client(self.access, "s3")
 

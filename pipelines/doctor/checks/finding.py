@@ -22,7 +22,7 @@ class Finding:
         text: How it is.
         why: Why that matters, if it is not well.
         hint: What to do, with the command.
-        action: The IAM action, of a right.
+        action: The IAM action, of a permission.
         resource: Its resource.
     """
 

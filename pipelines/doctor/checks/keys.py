@@ -36,7 +36,7 @@ def bucket_key_findings(access: AwsAccess, key_arn: str) -> Iterator[Finding]:
     """Whether the key of the bucket for exports can be used.
 
     Yields:
-        Nothing if it cannot be seen: that is a right which no run needs.
+        Nothing if it cannot be seen: that is a permission which no run needs.
     """
     try:
         key = _described(access, key_arn)

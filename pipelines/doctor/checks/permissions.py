@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every right of the catalogue, tried one by one: which are there, and exactly which are not."""
+"""Every permission of the catalogue, tried one by one: which are granted, and which are not."""
 
 from __future__ import annotations
 
@@ -16,56 +16,61 @@ from dynabeam.pipelines.doctor.checks.policy_simulation import simulated
 from dynabeam.pipelines.doctor.checks.s3_permissions import S3Attempts
 from dynabeam.transforms.aws.permissions import Condition, Permission, condition_block
 
-__all__ = ["rights_findings"]
+__all__ = ["permission_findings"]
 
 _ORDER = {each: at for at, each in enumerate((*DYNAMODB_ATTEMPTS, *S3Attempts.ORDER))}
 
 
 @dataclasses.dataclass(frozen=True)
-class _Right:
+class _Required:
+    """One action on one resource, of a permission."""
+
     action: str
     resource: str
     permission: Permission
 
 
-def rights_findings(
+def permission_findings(
     examination: Examination, permissions: Sequence[Permission]
 ) -> Iterator[Finding]:
     """One finding for each action on each resource; the first purpose is named.
 
     Args:
         examination: What was asked so far.
-        permissions: What is needed; rights of other identities than ours are left out.
+        permissions: What is needed; those of other identities than ours are left out.
     """
     options = examination.options
     s3 = S3Attempts(
         writes=examination.probe_writes, owner=options.bucket_owner, owned=options.bucket
     )
-    for right in _rights(permissions):
-        yield _finding(right, _outcome(examination, s3, right))
+    for required in _required(permissions):
+        yield _finding(required, _outcome(examination, s3, required))
     yield from s3.leftovers()
 
 
-def _rights(permissions: Sequence[Permission]) -> list[_Right]:
-    found: dict[tuple[str, str, str, tuple[Condition, ...]], _Right] = {}
+def _required(permissions: Sequence[Permission]) -> list[_Required]:
+    found: dict[tuple[str, str, str, tuple[Condition, ...]], _Required] = {}
     for each in permissions:
         if each.identity not in ("source", "bucket"):
             continue
         for action in each.actions:
             for resource in each.resources:
-                right = _Right(action, resource, each)
-                found.setdefault((action, resource, each.identity, each.conditions), right)
+                required = _Required(action, resource, each)
+                found.setdefault((action, resource, each.identity, each.conditions), required)
     # What has to be tried before other things comes first; else the catalogue's order.
-    return sorted(found.values(), key=lambda right: _ORDER.get(right.action, -1))
+    return sorted(found.values(), key=lambda required: _ORDER.get(required.action, -1))
 
 
-def _outcome(examination: Examination, s3: S3Attempts, right: _Right) -> Outcome:
-    action, resource = right.action, right.resource
+def _outcome(examination: Examination, s3: S3Attempts, required: _Required) -> Outcome:
+    action, resource = required.action, required.resource
     if action in DYNAMODB_ATTEMPTS:
         outcome = DYNAMODB_ATTEMPTS[action](examination, resource)
     elif action in S3Attempts.ORDER:
         outcome = s3.attempt(
-            examination.s3(right.permission.identity), action, resource, right.permission.conditions
+            examination.s3(required.permission.identity),
+            action,
+            resource,
+            required.permission.conditions,
         )
     else:
         outcome = unknown("there is no harmless call that would show it")
@@ -76,21 +81,21 @@ def _outcome(examination: Examination, s3: S3Attempts, right: _Right) -> Outcome
         examination.identity().arn,
         action,
         resource,
-        right.permission.conditions,
+        required.permission.conditions,
     )
     if looked_up.kind != "unknown":
         return looked_up
     return unknown(f"{outcome.text}; {looked_up.text}")
 
 
-def _finding(right: _Right, outcome: Outcome) -> Finding:
-    action, resource, permission = right.action, right.resource, right.permission
+def _finding(required: _Required, outcome: Outcome) -> Finding:
+    action, resource, permission = required.action, required.resource, required.permission
     subject = f"{action} on {resource}"
     statement: dict[str, Any] = {"Effect": "Allow", "Action": action, "Resource": resource}
     if permission.conditions:
         statement["Condition"] = condition_block(permission.conditions)
     found = Finding(
-        "right",
+        "permission",
         subject,
         "ok",
         outcome.text,

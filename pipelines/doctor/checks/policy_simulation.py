@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""IAM's own answer, where a right cannot be tried and `iam:SimulatePrincipalPolicy` is allowed.
+"""IAM's answer, if a permission cannot be tried and `iam:SimulatePrincipalPolicy` is allowed.
 
 It knows the policies of the identity, with its boundary and those of the organisation, but not what
 a bucket's, a key's or a table's own policy allows on top.
@@ -25,7 +25,7 @@ _SESSION = re.compile(r"(arn:[\w-]+):sts::([0-9]+):assumed-role/([^/]+)/.*")
 
 
 def principal_of(arn: str) -> str:
-    """The user or role whose policies count: of a session the role, as far as its ARN tells."""
+    """The user or role whose policies count: of a session the role, as far as its ARN says."""
     return _SESSION.sub(r"\1:iam::\2:role/\3", arn)
 
 
@@ -41,7 +41,7 @@ def simulated(
     Args:
         iam: A client for `iam`.
         identity_arn: As STS says it.
-        action: The right.
+        action: The IAM action.
         resource: Its resource.
         conditions: What requests have in common: each is asked for with the first of its values.
     """

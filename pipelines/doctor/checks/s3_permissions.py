@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How each right in S3 is tried: on an object that is not there, or, if allowed, on a small one.
+"""How each permission in S3 is tried: on an object that does not exist, or on a small one.
 
 Without `--probe_writes` nothing is ever written: a PutObject is sent with a checksum that is not
-that of its body, which S3 refuses after it has looked at rights (error `BadDigest`). A deletion has
-no such harmless form, as it leaves a mark in a bucket with versions.
+that of its body, which S3 refuses after it has checked permissions (error `BadDigest`). A deletion
+has no such harmless form, as it leaves a marker in a bucket with versions.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class _Object:
 
 
 class S3Attempts:
-    """Tries rights on the folders of buckets.
+    """Tries permissions on the folders of buckets.
 
     Args:
         writes: Whether small objects may be written.
@@ -65,7 +65,7 @@ class S3Attempts:
         """Tries an action on a bucket's ARN, or on a folder's ARN with `/*` at its end.
 
         Args:
-            s3: A client of the identity that is to have the right.
+            s3: A client of the identity that needs the permission.
             action: The action.
             resource: The ARN.
             conditions: The prefixes that have to be allowed, if not all.
@@ -122,7 +122,7 @@ class S3Attempts:
                     "probe",
                     uri,
                     f"the object of {len(_BODY)} bytes that --probe_writes wrote is still there",
-                    why="the right to delete it is not needed for a run, and not there",
+                    why="the permission to delete it is not needed for a run, and not granted",
                     hint=f"aws s3 rm {uri}",
                 )
 

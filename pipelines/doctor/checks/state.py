@@ -41,7 +41,7 @@ def state_findings(path: str, *, needed: int) -> Iterator[Finding]:
             path,
             f"it cannot be looked into: {error}",
             why=_WHY,
-            hint="See the findings of the rights on this folder",
+            hint="See the findings of the permissions on this folder",
         )
         return
     if state.number or state.tables:

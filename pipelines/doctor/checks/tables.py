@@ -20,14 +20,14 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 def table_findings(
     examination: Examination, names: Sequence[str], *, streams: bool, exports: bool, recovery: bool
 ) -> Iterator[Finding]:
-    """Findings of tables that may be described; a missing right is found by the rights' check.
+    """Findings of tables that may be described; a missing permission is a finding of its own check.
 
     Args:
         examination: What was asked so far.
         names: The tables.
         streams: Their streams are read.
         exports: Exports of them are requested.
-        recovery: A run looks at their point-in-time recovery, so that its right is checked.
+        recovery: A run looks at their point-in-time recovery, so that its permission is checked.
     """
     for name in names:
         described = examination.described(name)
