@@ -175,7 +175,8 @@ def test_files_are_used_as_the_bucket_role_in_worker_processes(sim):
     environment = dict(os.environ)
     hand_down(access(sim), environment)
     program = (
-        "from transforms import storage; from transforms.errors import StateError;"
+        "from dynabeam.transforms.storage import filesystem;"
+        "from dynabeam.transforms.errors import StateError;"
         "print(filesystem.read_bytes('s3://things/a', StateError))"
     )
     done = subprocess.run(
