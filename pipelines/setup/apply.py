@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`dynabeam setup --apply`: looks at the tables, says what would change, asks, does it, waits."""
+"""`dynabeam setup --apply`: reads the tables' settings, shows the plan, asks, applies it, waits."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from dynabeam.transforms.aws.table_settings import (
     Needs,
     Pacing,
     TableSettings,
-    change,
-    look,
+    apply_settings,
+    read_settings,
 )
 from dynabeam.transforms.errors import ConfigurationError, DynabeamError, TableError
 
@@ -64,7 +64,7 @@ class Applier:
             AwsAccessError: A permission is missing.
         """
         with ThreadPoolExecutor(_AT_ONCE) as pool:
-            found = list(pool.map(lambda name: look(self.access, name, self.needs), names))
+            found = list(pool.map(lambda name: read_settings(self.access, name, self.needs), names))
         for each in found:
             self._say(each)
         kept = [each for each in found if self._keeps(each)]
@@ -128,7 +128,7 @@ class Applier:
 
         def one(name: str) -> str:
             try:
-                change(
+                apply_settings(
                     self.access,
                     name,
                     self.needs,

@@ -449,7 +449,7 @@ class TestCredentials:
                 over.wait(60)
 
         found = queue.SimpleQueue()
-        SigningCredentials(Signer(), "dynamodb", "eu-west-1", longest_look=0.2).use(found.put)
+        SigningCredentials(Signer(), "dynamodb", "eu-west-1", refresh_timeout=0.2).use(found.put)
         error = found.get(timeout=20)
         over.set()
         assert classify(error) is AwsErrorKind.CREDENTIALS

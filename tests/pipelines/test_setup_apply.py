@@ -10,7 +10,7 @@ from dynabeam.pipelines.command_line import main
 from dynabeam.pipelines.setup import __main__ as command
 from dynabeam.pipelines.setup.apply import Applier
 from dynabeam.transforms.aws.session import AwsAccess
-from dynabeam.transforms.aws.table_settings import Needs, Pacing, look
+from dynabeam.transforms.aws.table_settings import Needs, Pacing, read_settings
 from dynabeam.transforms.errors import AwsAccessError, ConfigurationError, TableError
 from dynabeam.transforms.testing.faults import Faults
 from dynabeam.transforms.testing.simulator import Simulator
@@ -62,7 +62,7 @@ def applier(sim, **changed):
 
 
 def settings(sim, name="orders"):
-    return look(AwsAccess(sim.region, sim.endpoint_url), name, BOTH)
+    return read_settings(AwsAccess(sim.region, sim.endpoint_url), name, BOTH)
 
 
 def changes(sim):

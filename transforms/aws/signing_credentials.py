@@ -2,10 +2,10 @@
 """Credentials to sign with at once, loaded and refreshed on a thread of their own.
 
 botocore renews credentials on whatever thread asks for them: a role is assumed, a process is run, a
-token is exchanged, which takes seconds or, if something is down, minutes. Here nobody but those who
-need just these credentials waits for that, and they only if what is there cannot be used any more.
-botocore's rules hold: for fifteen minutes before the end it tries to renew, in the last ten it
-must.
+token is exchanged, which takes seconds or, if something is down, minutes. Here only those who
+need just these credentials wait for that, and only if the present ones cannot be used any more.
+botocore's rules hold: in the last fifteen minutes before they expire it tries to refresh them, in
+the last ten it must.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from dynabeam.transforms.aws.forks import reset_in_child
 
 __all__ = ["SigningCredentials"]
 
-_LOOK_EVERY = 5.0
+_REFRESH_EVERY = 5.0
 _MUST_RENEW = 10 * 60
 """Seconds; botocore's mandatory refresh."""
-_LONGEST_LOOK = 180.0
+_REFRESH_TIMEOUT = 180.0
 """botocore bounds its own requests, but not a process that it runs."""
 
 Then = Callable[[Any], None]
@@ -39,27 +39,27 @@ class SigningCredentials:
         signer: The signer.
         signing_name: Of the service.
         region: Of the signature.
-        longest_look: Seconds after which a refresh counts as failed for those who wait for it.
+        refresh_timeout: Seconds after which a refresh counts as failed for those who wait for it.
     """
 
     def __init__(
-        self, signer: Any, signing_name: str, region: str, longest_look: float = _LONGEST_LOOK
+        self, signer: Any, signing_name: str, region: str, refresh_timeout: float = _REFRESH_TIMEOUT
     ) -> None:
         self._signer = signer
         self._signing_name = signing_name
         self._region = region
-        self._longest_look = longest_look
+        self._refresh_timeout = refresh_timeout
         self._known: Any = None
         self._of: Any = None
-        self._looked_at = 0.0
+        self._refreshed_at = 0.0
         self.reset_after_fork()
         reset_in_child(self)
 
     def reset_after_fork(self) -> None:
         """Forgets a refresh that is in flight."""
         self._lock = threading.Lock()
-        self._looking = 0
-        self._looks = 0
+        self._refreshing = 0
+        self._refreshes = 0
         self._waiting: list[Then] = []
 
     def use(self, then: Then) -> None:
@@ -74,45 +74,47 @@ class SigningCredentials:
         with self._lock:
             known = self._known if source is self._of else None
             missing = known is None or needed(_MUST_RENEW)
-            aged = time.monotonic() - self._looked_at > _LOOK_EVERY
-            if not self._looking and (missing or aged or needed()):
-                self._look(source)
+            aged = time.monotonic() - self._refreshed_at > _REFRESH_EVERY
+            if not self._refreshing and (missing or aged or needed()):
+                self._start_refresh(source)
             if missing:
                 self._waiting.append(then)
                 return
         then(known)
 
-    def _look(self, source: Any) -> None:
-        self._looks += 1
-        self._looking = self._looks
+    def _start_refresh(self, source: Any) -> None:
+        self._refreshes += 1
+        self._refreshing = self._refreshes
         name = "dynabeam-credentials"
         threading.Thread(
-            target=self._find, args=(source, self._looks), name=name, daemon=True
+            target=self._refresh, args=(source, self._refreshes), name=name, daemon=True
         ).start()
 
-    def _find(self, source: Any, look: int) -> None:
+    def _refresh(self, source: Any, number: int) -> None:
         error = CredentialRetrievalError(
             provider=getattr(source, "method", None) or "explicit",
-            error_msg=f"no answer within {self._longest_look:g} s",
+            error_msg=f"no answer within {self._refresh_timeout:g} s",
         )
-        deadline = deadlines.add(self._longest_look, lambda: self._found(source, look, error))
+        deadline = deadlines.add(
+            self._refresh_timeout, lambda: self._refreshed(source, number, error)
+        )
         try:
             auth = self._signer.get_auth_instance(self._signing_name, self._region)
             found = auth.credentials or NoCredentialsError()
         except BaseException as caught:  # noqa: BLE001 - handed to who waits
             found = caught if isinstance(caught, Exception) else RuntimeError(repr(caught))
         deadlines.cancel(deadline)
-        self._found(source, look, found)
+        self._refreshed(source, number, found)
 
-    def _found(self, source: Any, look: int, found: Any) -> None:
+    def _refreshed(self, source: Any, number: int, found: Any) -> None:
         with self._lock:
-            if look != self._looking:
-                # It took too long: those who waited already have the error.
+            if number != self._refreshing:
+                # It took too long: those who waited have its error already.
                 return
-            self._looking = 0
+            self._refreshing = 0
             self._known = None if isinstance(found, Exception) else found
             self._of = source
-            self._looked_at = time.monotonic()
+            self._refreshed_at = time.monotonic()
             waiting, self._waiting = self._waiting, []
         for then in waiting:
             then(found)

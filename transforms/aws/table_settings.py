@@ -2,7 +2,7 @@
 """What replication needs to be on at a table, and turning it on: the stream and recovery.
 
 The only calls of this project that change a table. All may be repeated: what is on already, or is
-being changed by somebody else, is left as it is and looked at again.
+being changed by somebody else, is left as it is and read again.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dynabeam.transforms.aws.errors import AwsErrorKind, classify, error_code, r
 from dynabeam.transforms.aws.session import AwsAccess, client
 from dynabeam.transforms.errors import TableError
 
-__all__ = ["VIEW_TYPE", "Needs", "Pacing", "TableSettings", "change", "look"]
+__all__ = ["VIEW_TYPE", "Needs", "Pacing", "TableSettings", "apply_settings", "read_settings"]
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ class TableSettings:
 
 @dataclasses.dataclass(frozen=True)
 class Pacing:
-    """How long a change is waited for: `seconds` in all, with at most `every` between two looks."""
+    """How long a change is waited for: `seconds` in all, reading at least once `every` seconds."""
 
     seconds: float = 300.0
     every: float = 2.0
@@ -94,7 +94,7 @@ class Pacing:
     now: Callable[[], float] = time.monotonic
 
 
-def look(access: AwsAccess, name: str, needs: Needs) -> TableSettings:
+def read_settings(access: AwsAccess, name: str, needs: Needs) -> TableSettings:
     """What is on at a table now.
 
     Raises:
@@ -114,7 +114,7 @@ def look(access: AwsAccess, name: str, needs: Needs) -> TableSettings:
     )
 
 
-def change(
+def apply_settings(
     access: AwsAccess, name: str, needs: Needs, *, replace_stream: bool, pacing: Pacing
 ) -> TableSettings:
     """Turns on what a table lacks, and waits until it is on.
@@ -137,7 +137,7 @@ def change(
     ends = pacing.now() + pacing.seconds
     pause = _FIRST_PAUSE
     while True:
-        found = look(access, name, needs)
+        found = read_settings(access, name, needs)
         if found.satisfies(needs):
             return found
         if found.has_other_stream(needs) and not replace_stream:
@@ -189,7 +189,7 @@ def _call(access: AwsAccess, operation: str, method: str, name: str, **arguments
         # AWS says "already" if somebody else was quicker (seen on AWS, not documented).
         already = error_code(error) == "ValidationException" and "already" in str(error)
         if already or error_code(error) in _BUSY or classify(error) is AwsErrorKind.THROTTLED:
-            _LOGGER.info("table %s: %s, looking again", name, error)
+            _LOGGER.info("table %s: %s, trying again", name, error)
             return
         if not error_code(error):
             raise
