@@ -3,14 +3,20 @@
 
 The runner's checkpoints are what a continuous run restarts from. The stored positions are for what
 they cannot do: going back to catch-up rounds, another runner, a lost savepoint, another number of
-readers. They lag a minute or two behind.
+readers. They lag by a minute or two.
 
 Why they are never ahead of the sinks: a reader reports a position after it has emitted what lies
 before it. A report waits here under an event-time timer until the watermark has passed the moment
-of the report by more than `HELD_SECONDS`. The watermark behind the sinks is held back by every
+of the report by more than `HELD_SECONDS`. The watermark after the sinks is held back by every
 bundle that is not finished and, for at most `HELD_SECONDS`, by what a sink keeps in state. So when
 the timer fires, everything before the position is in every sink. The reports of all sinks have to
-be part of the input, because only through them does this transform stand behind the sinks.
+be part of the input, because only through them does this transform come after the sinks.
+
+State per table: a bag of the reports that wait, a cell with what was stored, one with the time of
+the timer. An element reads the last one and is appended to the bag; all else is read by the timer
+alone, once for many elements. So a copy in the worker (`transforms.runtime.keyed_memory`) would
+save next to nothing. Nor are reports values of keys: a newer one is added to the older one of its
+reader, and those of an older stream go when a newer stream has reports (`compact`).
 
 What was stored also decides over repairs of lost changes: see `transforms.continuous.repairs`.
 """
@@ -43,7 +49,7 @@ from dynabeam.transforms.telemetry.process_metrics import figures
 __all__ = ["STORED_AFTER_US", "StorePositions"]
 
 STORED_AFTER_US = (HELD_SECONDS + 15) * 1_000_000
-"""How far the watermark has to be behind a report before its position is stored."""
+"""How far the watermark has to be past a report before its position is stored."""
 
 _TOGETHER_US = 20 * 1_000_000
 """How long a report waits for others, to be stored in one file: each step of a repair waits too."""

@@ -12,8 +12,8 @@ merged    Bag, bytes                runs that were made of many small ones
 ========  ========================  =====================================================
 
 A run is an encoded mapping of keys to what is known of them. A key may be in many runs; which of
-its values is the newest can be told from the values alone (`newer`), so the order of the runs does
-not matter, as bags have none.
+its values is the newest follows from the values alone (`newer`), so the order of the runs does not
+matter: bags have none.
 
 **Reading.** A worker keeps a decoded copy of each group that it met. If the copy's token is that of
 the state, the copy is current and neither bag is read. If it is not, another worker wrote the state
