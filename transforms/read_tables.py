@@ -32,7 +32,7 @@ from dynabeam.transforms.model.report import Report
 from dynabeam.transforms.reconcile.reconcile import Reconcile
 from dynabeam.transforms.reconcile.verify_chain import VerifyChain
 from dynabeam.transforms.stream.generations import Generations
-from dynabeam.transforms.stream.read import ReadStream, Until
+from dynabeam.transforms.stream.read_stream import ReadStream, Until
 from dynabeam.transforms.telemetry.process_metrics import see_reader
 
 __all__ = ["ReadTables", "TablesRead"]

@@ -30,8 +30,8 @@ from dynabeam.transforms.sinks.membership import KnownSink
 from dynabeam.transforms.state.gap_events import EventState, Repaired, gap_events
 from dynabeam.transforms.state.repair_plan import Repair
 from dynabeam.transforms.storage import filesystem
-from dynabeam.transforms.stream.freshness import RETENTION_US, SeenReader, furthest_behind
 from dynabeam.transforms.stream.frontier import Frontier
+from dynabeam.transforms.stream.progress import RETENTION_US, SeenReader, furthest_behind
 from dynabeam.transforms.telemetry.metric_names import SHARDS_PER_TABLE
 
 __all__ = [

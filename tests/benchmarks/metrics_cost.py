@@ -19,11 +19,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 from dynabeam.transforms.model.gap import GapPolicy
 from dynabeam.transforms.stream.frontier import Frontier, ShardPosition
-from dynabeam.transforms.stream.memory import ReaderMemory
 from dynabeam.transforms.stream.pacing import Clock, Pacing
+from dynabeam.transforms.stream.page_parser import PageParser
 from dynabeam.transforms.stream.reader import SliceReader
-from dynabeam.transforms.stream.records import PageParser
-from dynabeam.transforms.stream.requests import Requests
+from dynabeam.transforms.stream.scheduler import ReaderMemory
+from dynabeam.transforms.stream.shard_requests import Requests
 from dynabeam.transforms.stream.source import StreamSource
 from dynabeam.transforms.stream.tracker import FrontierTracker
 from dynabeam.transforms.telemetry.process_metrics import Figures

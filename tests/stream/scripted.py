@@ -13,11 +13,11 @@ from dynabeam.transforms.aws.streams import ShardInfo, StreamDescription
 from dynabeam.transforms.model.gap import GapPolicy
 from dynabeam.transforms.model.table import Table
 from dynabeam.transforms.model.version import decode_version
-from dynabeam.transforms.stream.memory import ReaderMemory
 from dynabeam.transforms.stream.pacing import Clock, Pacing
+from dynabeam.transforms.stream.page_parser import PageParser
 from dynabeam.transforms.stream.reader import SliceReader
-from dynabeam.transforms.stream.records import PageParser
-from dynabeam.transforms.stream.requests import Requests
+from dynabeam.transforms.stream.scheduler import ReaderMemory
+from dynabeam.transforms.stream.shard_requests import Requests
 from dynabeam.transforms.stream.source import StreamSource
 from dynabeam.transforms.stream.tracker import FrontierTracker
 from dynabeam.transforms.values.key_schema import KeyAttribute, KeySchema

@@ -14,9 +14,9 @@ from dynabeam.transforms.model.block import Block
 from dynabeam.transforms.model.dead_letter import DeadLetter
 from dynabeam.transforms.model.gap import GapPolicy
 from dynabeam.transforms.stream.frontier import Frontier, ShardPosition
-from dynabeam.transforms.stream.memory import ReaderMemory
-from dynabeam.transforms.stream.records import PageParser
-from dynabeam.transforms.stream.requests import Requests
+from dynabeam.transforms.stream.page_parser import PageParser
+from dynabeam.transforms.stream.scheduler import ReaderMemory
+from dynabeam.transforms.stream.shard_requests import Requests
 from dynabeam.transforms.stream.tracker import FrontierTracker
 from tests.stream.scripted import (
     ARN,

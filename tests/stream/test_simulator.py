@@ -17,7 +17,7 @@ from dynabeam.transforms.model.table import Table
 from dynabeam.transforms.model.version import decode_version
 from dynabeam.transforms.stream.frontier import Frontier
 from dynabeam.transforms.stream.pacing import Clock
-from dynabeam.transforms.stream.read import ReadStream
+from dynabeam.transforms.stream.read_stream import ReadStream
 from dynabeam.transforms.stream.source import StreamSource
 from dynabeam.transforms.testing.clock import SimClock
 from dynabeam.transforms.testing.faults import Faults

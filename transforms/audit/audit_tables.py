@@ -47,7 +47,7 @@ from dynabeam.transforms.export.read_files import ReadExportFiles
 from dynabeam.transforms.model.block import Block
 from dynabeam.transforms.model.dead_letter import DeadLetter
 from dynabeam.transforms.model.report import Report
-from dynabeam.transforms.stream.read import ReadStream
+from dynabeam.transforms.stream.read_stream import ReadStream
 
 __all__ = ["AuditPlan", "AuditTables", "Audited", "TablePlan"]
 

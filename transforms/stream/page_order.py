@@ -13,7 +13,7 @@ from dynabeam.transforms.errors import StreamError
 from dynabeam.transforms.model.block import event_times, newest_credible_us
 from dynabeam.transforms.model.version import decode_version, encode_version
 from dynabeam.transforms.stream.frontier import ShardPosition
-from dynabeam.transforms.stream.records import Page, leaps
+from dynabeam.transforms.stream.page_parser import Page, leaps
 
 __all__ = ["behind", "credible", "disorder"]
 

@@ -16,13 +16,13 @@ from typing import Any
 from dynabeam.transforms.model.block import Block
 from dynabeam.transforms.model.dead_letter import DeadLetter
 from dynabeam.transforms.model.report import Report
-from dynabeam.transforms.stream.freshness import SeenReader
 from dynabeam.transforms.stream.frontier import Counts, Frontier
-from dynabeam.transforms.stream.memory import ReaderMemory
 from dynabeam.transforms.stream.pacing import Clock, Pacing
-from dynabeam.transforms.stream.requests import AskChildren, ListShards, ReadPage
+from dynabeam.transforms.stream.progress import SeenReader
+from dynabeam.transforms.stream.responses import IDLE_MARGIN_US, Steps
+from dynabeam.transforms.stream.scheduler import ReaderMemory
+from dynabeam.transforms.stream.shard_requests import AskChildren, ListShards, ReadPage
 from dynabeam.transforms.stream.source import StreamSource
-from dynabeam.transforms.stream.steps import IDLE_MARGIN_US, Steps
 from dynabeam.transforms.stream.tracker import Closed, Polled
 
 __all__ = ["Output", "SliceReader"]

@@ -17,8 +17,8 @@ from typing import Any, NamedTuple, TypeAlias
 from dynabeam.transforms.model.dead_letter import DeadLetter
 from dynabeam.transforms.model.report import Report
 from dynabeam.transforms.runtime.clock import WallClock, now_us
-from dynabeam.transforms.stream.freshness import RETENTION_US, SeenReader, furthest_behind
 from dynabeam.transforms.stream.frontier import Frontier
+from dynabeam.transforms.stream.progress import RETENTION_US, SeenReader, furthest_behind
 from dynabeam.transforms.telemetry.metric_names import SHARDS_PER_TABLE
 
 __all__ = ["Figures", "Sample", "figures", "increments", "reader_of", "see_reader"]

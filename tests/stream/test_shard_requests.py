@@ -4,8 +4,8 @@
 from concurrent.futures import ThreadPoolExecutor
 
 from dynabeam.transforms.stream.frontier import ShardPosition
-from dynabeam.transforms.stream.records import PageParser
-from dynabeam.transforms.stream.requests import ReadPage, Requests
+from dynabeam.transforms.stream.page_parser import PageParser
+from dynabeam.transforms.stream.shard_requests import ReadPage, Requests
 from tests.stream.scripted import ARN, NOW_US, TABLE, FixedClock, shard_id
 
 

@@ -3,8 +3,8 @@
 
 import json
 
-from dynabeam.transforms.stream.gather import Gathered, oldest_event_us
-from dynabeam.transforms.stream.records import PageParser
+from dynabeam.transforms.stream.block_builder import Gathered, oldest_event_us
+from dynabeam.transforms.stream.page_parser import PageParser
 from tests.stream.scripted import ARN, record, shard_id, source
 
 A, B = shard_id(0), shard_id(1)

@@ -20,7 +20,7 @@ from concurrent.futures import Executor
 from dynabeam.transforms.aws.streams import StreamDescription, StreamsClient
 from dynabeam.transforms.stream.frontier import ShardPosition
 from dynabeam.transforms.stream.pacing import Clock
-from dynabeam.transforms.stream.records import Page, PageParser
+from dynabeam.transforms.stream.page_parser import Page, PageParser
 
 __all__ = ["Answer", "AskChildren", "ListShards", "ReadPage", "Request", "Requests"]
 

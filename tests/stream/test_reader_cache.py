@@ -9,11 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from dynabeam.transforms.stream.frontier import Frontier, ShardPosition
-from dynabeam.transforms.stream.memory import ReaderMemory
 from dynabeam.transforms.stream.pacing import Clock, Pacing
-from dynabeam.transforms.stream.records import PageParser
-from dynabeam.transforms.stream.requests import Requests
-from dynabeam.transforms.stream.turns import Turns, hold, release, turns_of
+from dynabeam.transforms.stream.page_parser import PageParser
+from dynabeam.transforms.stream.reader_cache import Turns, hold, release, turns_of
+from dynabeam.transforms.stream.scheduler import ReaderMemory
+from dynabeam.transforms.stream.shard_requests import Requests
 from tests.stream.scripted import (
     ARN,
     NOW_US,
@@ -87,7 +87,9 @@ class TestMemories:
 
     def test_readers_that_went_elsewhere_are_forgotten(self, monkeypatch):
         now = [0.0]
-        monkeypatch.setattr("dynabeam.transforms.stream.turns.time.monotonic", lambda: now[0])
+        monkeypatch.setattr(
+            "dynabeam.transforms.stream.reader_cache.time.monotonic", lambda: now[0]
+        )
         turns = turns_of("elsewhere", 1)
         turns.take(KEY, 3, 2)
         give(turns, KEY, memory())

@@ -38,20 +38,20 @@ from dynabeam.transforms.model.block import Block
 from dynabeam.transforms.model.dead_letter import DeadLetter
 from dynabeam.transforms.model.gap_handler import GapHandler
 from dynabeam.transforms.model.report import Report
-from dynabeam.transforms.stream.freshness import SeenReader
+from dynabeam.transforms.stream.block_builder import oldest_event_us
 from dynabeam.transforms.stream.frontier import Frontier, FrontierCoder
-from dynabeam.transforms.stream.gather import oldest_event_us
 from dynabeam.transforms.stream.generations import Generations, raised
 from dynabeam.transforms.stream.group import FrontierGroup, FrontierGroupCoder, SourceGroup
 from dynabeam.transforms.stream.group_tracker import GroupTracker, Part
-from dynabeam.transforms.stream.memory import ReaderMemory
 from dynabeam.transforms.stream.pacing import Clock, Pacing
+from dynabeam.transforms.stream.page_parser import PageParser
+from dynabeam.transforms.stream.progress import SeenReader
 from dynabeam.transforms.stream.reader import Output, SliceReader
-from dynabeam.transforms.stream.records import PageParser
-from dynabeam.transforms.stream.requests import Requests
+from dynabeam.transforms.stream.reader_cache import ReaderKey, Turns, hold, release, turns_of
+from dynabeam.transforms.stream.scheduler import ReaderMemory
+from dynabeam.transforms.stream.shard_requests import Requests
 from dynabeam.transforms.stream.source import StreamSource
 from dynabeam.transforms.stream.tracker import FrontierTracker, Moved
-from dynabeam.transforms.stream.turns import ReaderKey, Turns, hold, release, turns_of
 from dynabeam.transforms.stream.watermark import (
     GroupWatermarks,
     StreamWatermarks,

@@ -20,19 +20,19 @@ from dynabeam.transforms.errors import StreamError
 from dynabeam.transforms.model.dead_letter import DeadLetter
 from dynabeam.transforms.model.gap import Gap, GapKind, GapPolicy
 from dynabeam.transforms.model.report import Report
+from dynabeam.transforms.stream.block_builder import Gathered
 from dynabeam.transforms.stream.frontier import Counts, Frontier, ShardPosition
-from dynabeam.transforms.stream.gather import Gathered
 from dynabeam.transforms.stream.lineage import (
     DAY_US,
     adopt_listing,
     drop_childless,
     replace_vanished,
 )
-from dynabeam.transforms.stream.memory import Listing, ReaderMemory, ShardWork
 from dynabeam.transforms.stream.pacing import Clock, Pacing
 from dynabeam.transforms.stream.page_order import behind, credible, disorder
-from dynabeam.transforms.stream.records import Page
-from dynabeam.transforms.stream.requests import (
+from dynabeam.transforms.stream.page_parser import Page
+from dynabeam.transforms.stream.scheduler import Listing, ReaderMemory, ShardWork
+from dynabeam.transforms.stream.shard_requests import (
     Answer,
     AskChildren,
     ListShards,

@@ -14,7 +14,7 @@ import math
 
 from dynabeam.transforms.aws.streams import ShardInfo
 from dynabeam.transforms.stream.frontier import Counts
-from dynabeam.transforms.stream.requests import Requests
+from dynabeam.transforms.stream.shard_requests import Requests
 
 __all__ = ["Listing", "ReaderMemory", "ShardWork"]
 

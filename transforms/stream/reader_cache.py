@@ -22,9 +22,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeAlias
 
 from dynabeam.transforms.stream.frontier import Frontier
-from dynabeam.transforms.stream.memory import ReaderMemory
 from dynabeam.transforms.stream.pacing import Clock, Pacing
-from dynabeam.transforms.stream.requests import ReadPage, Requests
+from dynabeam.transforms.stream.scheduler import ReaderMemory
+from dynabeam.transforms.stream.shard_requests import ReadPage, Requests
 
 __all__ = ["ReaderKey", "Turns", "hold", "release", "turns_of"]
 
