@@ -22,8 +22,8 @@ from dynabeam.transforms.stream.frontier import Frontier, ShardPosition
 from dynabeam.transforms.stream.pacing import Clock, Pacing
 from dynabeam.transforms.stream.page_parser import PageParser
 from dynabeam.transforms.stream.reader import SliceReader
-from dynabeam.transforms.stream.scheduler import ReaderMemory
-from dynabeam.transforms.stream.shard_requests import Requests
+from dynabeam.transforms.stream.scheduler import ShardScheduler
+from dynabeam.transforms.stream.shard_requests import RequestPool
 from dynabeam.transforms.stream.source import StreamSource
 from dynabeam.transforms.stream.tracker import FrontierTracker
 from dynabeam.transforms.telemetry.process_metrics import Figures
@@ -64,10 +64,10 @@ def reader_of(shards: int, pool: ThreadPoolExecutor) -> SliceReader:
         started_us=now_ms * 1000,
     )
     clock = Clock()
-    requests = Requests(ARN, None, PageParser(TABLE, 1, ARN), clock, pool)
-    memory = ReaderMemory(requests, 0)
+    requests = RequestPool(ARN, None, PageParser(TABLE, 1, ARN), clock, pool)
+    scheduler = ShardScheduler(requests, 0)
     tracker = FrontierTracker(frontier, bounded=False)
-    return SliceReader(source, tracker, memory, Pacing(), clock, bounded=False)
+    return SliceReader(source, tracker, scheduler, Pacing(), clock, bounded=False)
 
 
 def main(arguments: list[str]) -> int:

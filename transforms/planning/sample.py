@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from dynabeam.transforms.aws.streams import StreamsClient
 from dynabeam.transforms.planning.facts import StreamRate
-from dynabeam.transforms.stream.listing import patiently
+from dynabeam.transforms.stream.shard_listing import patiently
 
 __all__ = ["sample_stream"]
 

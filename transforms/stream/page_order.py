@@ -19,17 +19,17 @@ __all__ = ["behind", "credible", "disorder"]
 
 
 def disorder(
-    page: Page, position: ShardPosition, *, went_on: bool, generation: int, stream_arn: str
+    page: Page, position: ShardPosition, *, continued: bool, generation: int, stream_arn: str
 ) -> StreamError | None:
     """Why a page cannot be the shard's next: its numbers do not rise, or from too far below.
 
     A new iterator may begin before what was read, so that records come again. The iterator of a
-    page goes on behind that page, so that nothing comes again.
+    page goes on after that page, so that nothing comes again.
 
     Args:
         page: The page.
         position: The position that it was asked for at.
-        went_on: True if its iterator is that of the page before.
+        continued: True if its iterator is that of the page before.
         generation: The table's generation.
         stream_arn: The stream, for the error.
 
@@ -41,7 +41,7 @@ def disorder(
     start = position.sequence if versions and position.sequence else ""
     if start:
         first = str(decode_version(versions[0])[1])
-        if went_on and versions[0] <= encode_version(generation, start):
+        if continued and versions[0] <= encode_version(generation, start):
             return _fall(where, start, first, "the page before ended with")
         if leaps(start, first):
             return _fall(where, start, first, "one that leaps away from it follows")

@@ -4,11 +4,11 @@
 A reader reads some of the shards of one stream; where it stands is a frontier of shards. A catch-up
 run (`until="tip"`) is bounded, so that what follows needs no triggers; it reads until every shard
 was seen at the tip and then reports its positions. A continuous run never ends by itself, and its
-positions live in the runner's checkpoints. Its elements are groups of readers that take their turns
-together (`transforms.stream.group`).
+positions live in the runner's checkpoints. Its elements are groups of readers that have their
+slices in one call of `process` (`transforms.stream.group`).
 
 Promises: parents are read to their end before their children; every record that the stream holds
-behind the given positions leaves exactly once per successful bundle, which is at least once over
+after the given positions leaves exactly once per successful bundle, which is at least once over
 all; what the stream lost is a gap, reported or raised; nothing is pickled that a savepoint keeps.
 
 A catch-up run does not checkpoint itself: the in-process runner with several workers drops all
@@ -47,9 +47,15 @@ from dynabeam.transforms.stream.pacing import Clock, Pacing
 from dynabeam.transforms.stream.page_parser import PageParser
 from dynabeam.transforms.stream.progress import SeenReader
 from dynabeam.transforms.stream.reader import Output, SliceReader
-from dynabeam.transforms.stream.reader_cache import ReaderKey, Turns, hold, release, turns_of
-from dynabeam.transforms.stream.scheduler import ReaderMemory
-from dynabeam.transforms.stream.shard_requests import Requests
+from dynabeam.transforms.stream.reader_cache import (
+    ReaderCache,
+    ReaderKey,
+    cache_of,
+    release,
+    retain,
+)
+from dynabeam.transforms.stream.scheduler import ShardScheduler
+from dynabeam.transforms.stream.shard_requests import RequestPool
 from dynabeam.transforms.stream.source import StreamSource
 from dynabeam.transforms.stream.tracker import FrontierTracker, Moved
 from dynabeam.transforms.stream.watermark import (
@@ -77,7 +83,7 @@ class ReadStream(beam.PTransform):
     """`PCollection[StreamSource]`, to be read forever also `PCollection[SourceGroup]`, to changes.
 
     They should be reshuffled, so that they spread over workers. Sources that are read forever
-    without a group take their turns alone.
+    without a group have their slices alone.
 
     Args:
         access: Where and as whom AWS is called.
@@ -146,7 +152,7 @@ class _Read(beam.DoFn, RestrictionProvider):
     """What both modes share: a splittable DoFn that is its own restriction provider.
 
     Beam calls the provider's methods on a copy that never saw `setup`, so clients, threads and
-    memories are made on first use.
+    schedulers are made on first use.
     """
 
     def __init__(
@@ -172,7 +178,7 @@ class _Read(beam.DoFn, RestrictionProvider):
 
     def setup(self) -> None:
         """Takes part in what the job's readers share in this process."""
-        hold(self._job)
+        retain(self._job)
 
     def teardown(self) -> None:
         """Leaves it; the last one ends the threads."""
@@ -182,14 +188,15 @@ class _Read(beam.DoFn, RestrictionProvider):
         """Nothing is read after a drain has begun; positions are then lost: update instead."""
         return
 
-    def _turns(self) -> Turns:
-        return turns_of(self._job, self._pacing.threads)
+    def _cache(self) -> ReaderCache:
+        return cache_of(self._job, self._pacing.threads)
 
-    def _new_memory(self, element: StreamSource, frontier: Frontier) -> ReaderMemory:
+    def _new_scheduler(self, element: StreamSource, frontier: Frontier) -> ShardScheduler:
         parser = PageParser(element.table, element.generation, element.stream_arn)
         client = self._connect(self._access)
-        requests = Requests(element.stream_arn, client, parser, self._clock, self._turns().pool)
-        return ReaderMemory(requests, frontier.swept_us)
+        pool = self._cache().pool
+        requests = RequestPool(element.stream_arn, client, parser, self._clock, pool)
+        return ShardScheduler(requests, frontier.swept_us)
 
 
 class _ReadToTip(_Read):
@@ -222,8 +229,8 @@ class _ReadToTip(_Read):
         The driver learns from the report at its end, once the round is committed.
         """
         # A run that is tried again after a failure must not believe what the first one saw.
-        memory = self._new_memory(element, tracker.current_restriction())
-        reader = SliceReader(element, tracker, memory, self._pacing, self._clock, bounded=True)
+        scheduler = self._new_scheduler(element, tracker.current_restriction())
+        reader = SliceReader(element, tracker, scheduler, self._pacing, self._clock, bounded=True)
         for output in reader.read():
             yield _tagged(output, estimator)
 
@@ -279,30 +286,30 @@ class _ReadForever(_Read):
             element: The reader.
             part: Its view of the tracker.
             estimator: The group's watermark.
-            together: How many readers take their turns together.
+            together: How many readers have their slices in one call.
         """
         given = element.generation
         if self._gap_rules is not None:
             policy = self._gap_rules.of(element.table.name)
             element = dataclasses.replace(element, gap_policy=policy)
-        turns = self._turns()
+        cache = self._cache()
         frontier = part.current_restriction()
         element = self._raised(element, frontier, fresh=False)
         key = _key(element)
-        memory = turns.take(key, len(frontier.live), together)
-        if self._generations and (memory is None or memory.left != frontier.counts):
+        scheduler = cache.acquire(key, len(frontier.live), together)
+        if self._generations and (scheduler is None or scheduler.left != frontier.counts):
             # New here, or back at a checkpoint: a cache may know less than this reader did.
             element = self._raised(element, frontier, fresh=True)
-            memory = memory if _key(element) == key else None
+            scheduler = scheduler if _key(element) == key else None
             key = _key(element)
-        if memory is None:
-            memory = self._new_memory(element, frontier)
+        if scheduler is None:
+            scheduler = self._new_scheduler(element, frontier)
         if self._generations and element.generation > max(frontier.generation, given):
             part.try_claim(
                 Moved(frontier, dataclasses.replace(frontier, generation=element.generation))
             )
-        pacing = turns.shared(self._pacing)
-        reader = SliceReader(element, part, memory, pacing, self._clock, bounded=False)
+        pacing = cache.shared(self._pacing)
+        reader = SliceReader(element, part, scheduler, pacing, self._clock, bounded=False)
         try:
             for output in reader.read():
                 yield _tagged(output, estimator)
@@ -314,8 +321,8 @@ class _ReadForever(_Read):
             self._observe(reader.seen())
         standing = part.current_restriction()
         if not standing.closed:
-            memory.left = standing.counts
-        turns.give(key, memory, reader.frontier, pacing, self._clock)
+            scheduler.left = standing.counts
+        cache.park(key, scheduler, reader.frontier)
         return reader
 
     def _raised(self, element: StreamSource, frontier: Frontier, *, fresh: bool) -> StreamSource:
