@@ -70,7 +70,7 @@ class ReadTables(beam.PTransform):
         chain_policy: Look for changes that the stream lost without a word (`VerifyChain`), with the
             policy of each table; None not to look. A savepoint is bound to whether it is given.
         generations: Where readers that never end learn that a table's generation went up.
-        gap_rules: What gaps do in a run that never ends, whatever the sources say.
+        gap_handler: What gaps do in a run that never ends, whatever the sources say.
         export_to: Bucket, prefix and bucket owner of new exports, whatever the requests say.
     """
 
@@ -82,14 +82,14 @@ class ReadTables(beam.PTransform):
         verify: Verify = "strict",
         chain_policy: Callable[[str], GapPolicy] | None = None,
         generations: Generations | None = None,
-        gap_rules: GapHandler | None = None,
+        gap_handler: GapHandler | None = None,
         export_to: tuple[str, str, str] = ("", "", ""),
     ) -> None:
         super().__init__()
         self._export_to = export_to
         self._chain_policy = chain_policy
         self._generations = generations
-        self._gap_rules = gap_rules
+        self._gap_handler = gap_handler
         self._access = access
         self._until: Until = until
         self._verify: Verify = verify
@@ -110,7 +110,7 @@ class ReadTables(beam.PTransform):
         reconciled = blocks | "Reconcile" >> Reconcile()
         told = [*(each.reports for each in branches), reconciled.reports]
         if self._chain_policy is not None:
-            verify = VerifyChain(self._chain_policy, gap_rules=self._gap_rules)
+            verify = VerifyChain(self._chain_policy, gap_handler=self._gap_handler)
             told.append(blocks | "VerifyChain" >> verify)
         reports = told | "Reports" >> beam.Flatten()
         reports.element_type = Report
@@ -139,9 +139,9 @@ class ReadTables(beam.PTransform):
         return self._generations
 
     @property
-    def gap_rules(self) -> GapHandler | None:
+    def gap_handler(self) -> GapHandler | None:
         """What gaps do."""
-        return self._gap_rules
+        return self._gap_handler
 
     @property
     def verify(self) -> Verify:
@@ -193,7 +193,7 @@ class _Stream(beam.PTransform):
             self._how.access,
             until=self._how.until,
             generations=self._how.generations,
-            gap_rules=self._how.gap_rules,
+            gap_handler=self._how.gap_handler,
             observe=see_reader,
         )
         return TablesRead(read["blocks"], read["reports"], read["dead_letters"])

@@ -188,9 +188,9 @@ class TestRunner:
         """An element lies in savepoints: it has the policy of the day when the run began."""
         folder = ControlFolder(str(tmp_path))
         pacing = dataclasses.replace(QUICK, slice=0.05, slice_bytes=4000, tip_slice=0.01)
-        rules = FolderGapHandler(folder.path, GapPolicies(GapPolicy(ruled)))
+        handler = FolderGapHandler(folder.path, GapPolicies(GapPolicy(ruled)))
         transform = ReadStream(
-            AwsAccess(), "forever", pacing, FixedClock(), disabled, gap_rules=rules
+            AwsAccess(), "forever", pacing, FixedClock(), disabled, gap_handler=handler
         )
         unread = ShardPosition(shard_id(0, 9), since_us=NOW_US - 25 * 3_600_000_000)
         late = source(Frontier((unread,), swept_us=NOW_US), gap_policy=GapPolicy(told))

@@ -93,7 +93,7 @@ class ReadStream(beam.PTransform):
         clock: The clocks.
         connect: Makes the streams client on a worker.
         generations: Continuous: where readers learn that a table's generation went up.
-        gap_rules: Continuous: what gaps do, whatever the sources say; None for what they say.
+        gap_handler: Continuous: what gaps do, whatever the sources say; None for what they say.
         observe: Continuous: called on the worker with where a reader is, after each slice.
 
     Returns:
@@ -118,7 +118,7 @@ class ReadStream(beam.PTransform):
         connect: Connect = connect,
         *,
         generations: Generations | None = None,
-        gap_rules: GapHandler | None = None,
+        gap_handler: GapHandler | None = None,
         observe: Callable[[SeenReader], None] | None = None,
     ) -> None:
         super().__init__()
@@ -131,7 +131,7 @@ class ReadStream(beam.PTransform):
             clock or Clock(),
             connect,
             generations=generations,
-            gap_rules=gap_rules,
+            gap_handler=gap_handler,
             observe=observe,
         )
 
@@ -163,11 +163,11 @@ class _Read(beam.DoFn, RestrictionProvider):
         connect: Connect,
         *,
         generations: Generations | None = None,
-        gap_rules: GapHandler | None = None,
+        gap_handler: GapHandler | None = None,
         observe: Callable[[SeenReader], None] | None = None,
     ) -> None:
         self._generations = generations
-        self._gap_rules = gap_rules
+        self._gap_handler = gap_handler
         self._observe = observe
         self._access = access
         self._pacing = pacing
@@ -289,8 +289,8 @@ class _ReadForever(_Read):
             together: How many readers have their slices in one call.
         """
         given = element.generation
-        if self._gap_rules is not None:
-            policy = self._gap_rules.of(element.table.name)
+        if self._gap_handler is not None:
+            policy = self._gap_handler.policy_for(element.table.name)
             element = dataclasses.replace(element, gap_policy=policy)
         cache = self._cache()
         frontier = part.current_restriction()
@@ -314,8 +314,8 @@ class _ReadForever(_Read):
             for output in reader.read():
                 yield _tagged(output, estimator)
         except GapError as error:
-            if self._gap_rules is not None:
-                self._gap_rules.stopped(element.table.name, error)
+            if self._gap_handler is not None:
+                self._gap_handler.on_fatal(element.table.name, error)
             raise
         if self._observe is not None:
             self._observe(reader.seen())
