@@ -92,7 +92,7 @@ class ShardPosition:
 
     @property
     def reopened(self) -> ShardPosition:
-        """The position of a shard that is not at its end after all: behind what was read."""
+        """The position of a shard that is not at its end after all: after what was read."""
         kind: PositionKind = "at_timestamp" if self.at_us else "trim_horizon"
         return dataclasses.replace(
             self,

@@ -42,7 +42,7 @@ class GroupTracker(RestrictionTracker):
         self._claimed = False
 
     def current_restriction(self) -> FrontierGroup:
-        """The frontiers behind everything that is claimed."""
+        """The frontiers after everything that is claimed."""
         return FrontierGroup(tuple(each.current_restriction() for each in self._parts))
 
     def try_claim(self, position: PartClaim) -> bool:
@@ -103,7 +103,7 @@ class Part:
         self._part = part
 
     def current_restriction(self) -> Frontier:
-        """The reader's frontier behind everything that is claimed."""
+        """The reader's frontier after everything that is claimed."""
         restriction: FrontierGroup = self._tracker.current_restriction()
         return restriction.frontiers[self._part]
 

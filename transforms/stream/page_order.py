@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a page can be the next one of its shard, and what of it is new and to be believed."""
+"""Whether a page can be the next one of its shard, and what of it is new and credible."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dynabeam.transforms.model.version import decode_version, encode_version
 from dynabeam.transforms.stream.frontier import ShardPosition
 from dynabeam.transforms.stream.page_parser import Page, leaps
 
-__all__ = ["behind", "credible", "disorder"]
+__all__ = ["credible", "disorder", "without_repeats"]
 
 
 def disorder(
@@ -62,14 +62,14 @@ def _fall(where: str, one: str, other: str, why: str) -> StreamError:
 
 
 def credible(page: Page, latest_us: int) -> Page:
-    """The page without a newest time behind `latest_us`: no watermark may follow it."""
+    """The page without a newest time after `latest_us`: no watermark may follow it."""
     if page.newest_event_us <= latest_us:
         return page
     newest_us = newest_credible_us(event_times(page.rows), latest_us)
     return dataclasses.replace(page, newest_event_us=newest_us)
 
 
-def behind(page: Page, position: ShardPosition, generation: int) -> Page:
+def without_repeats(page: Page, position: ShardPosition, generation: int) -> Page:
     """The page without records that were claimed before; they come after a restart by time."""
     if not position.sequence or not page.rows.num_rows:
         return page

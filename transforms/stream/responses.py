@@ -30,7 +30,7 @@ from dynabeam.transforms.stream.lineage import (
     replace_vanished,
 )
 from dynabeam.transforms.stream.pacing import Clock, Pacing
-from dynabeam.transforms.stream.page_order import behind, credible, disorder
+from dynabeam.transforms.stream.page_order import credible, disorder, without_repeats
 from dynabeam.transforms.stream.page_parser import Page
 from dynabeam.transforms.stream.scheduler import ShardScheduler
 from dynabeam.transforms.stream.shard_requests import (
@@ -203,7 +203,7 @@ class ResponseHandler:
 
     def _claim_page(self, position: ShardPosition, page: Page, began_us: int) -> None:
         read = page.rows.num_rows
-        page = behind(page, position, self._source.generation)
+        page = without_repeats(page, position, self._source.generation)
         page = credible(page, self._clock.now_us() + _CLOCK_SKEW_US)
         after = self._after_page(position, page, began_us)
         counts = Counts(
@@ -335,8 +335,8 @@ class ResponseHandler:
         One response without an iterator is not enough: whatever is cut or made up between here and
         the service looks like it, and a shard that is finished is never asked again.
         """
-        rows = behind(page, position, self._source.generation).rows.num_rows
-        unread = bool(rows or page.dead)
+        new = without_repeats(page, position, self._source.generation)
+        unread = bool(new.records)
         if not page.next_iterator and not unread:
             self._scheduler.confirm_end(position.shard_id)
             return

@@ -369,7 +369,7 @@ class ShardScheduler:
 
         Args:
             shard_id: The shard.
-            unread: There are records behind that end.
+            unread: There are records after that end.
 
         Returns:
             How often that happened since the last record was read.

@@ -21,7 +21,7 @@ from dynabeam.transforms.errors import StreamError
 from dynabeam.transforms.stream.frontier import Frontier, ShardPosition
 from dynabeam.transforms.stream.pacing import Pacing
 
-__all__ = ["Listed", "ShardListing", "list_shards", "patiently"]
+__all__ = ["ListedShards", "ShardListing", "call_with_retries", "list_shards"]
 
 _PACING = Pacing()
 
@@ -166,7 +166,7 @@ def _sweep_interval(frontier: Frontier, pacing: Pacing, now_us: int) -> float:
 
 
 @dataclasses.dataclass(frozen=True)
-class Listed:
+class ListedShards:
     """What a listing showed.
 
     Attributes:
@@ -192,7 +192,7 @@ def list_shards(
     most_open: int = 0,
     pacing: Pacing = _PACING,
     sleep: Callable[[float], None] = time.sleep,
-) -> Listed:
+) -> ListedShards:
     """Lists the shards of a stream, page by page; throttled and unanswered calls are repeated.
 
     Args:
@@ -210,7 +210,7 @@ def list_shards(
     shards: list[ShardInfo] = []
     after, created_us = "", 0
     while True:
-        page = patiently(
+        page = call_with_retries(
             lambda after=after: client.describe(stream_arn, after=after),  # type: ignore[misc]
             "DescribeStream",
             f"stream {stream_arn}",
@@ -222,10 +222,10 @@ def list_shards(
         after = page.next_after
         enough = 0 < most_open <= sum(not each.closed for each in shards)
         if not after or enough:
-            return Listed(page.status, tuple(shards), created_us)
+            return ListedShards(page.status, tuple(shards), created_us)
 
 
-def patiently(
+def call_with_retries(
     call: Callable[[], Result],
     action: str,
     where: str,
