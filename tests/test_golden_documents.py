@@ -41,7 +41,7 @@ from dynabeam.transforms.state.snapshot_signals import SnapshotSignal, SnapshotS
 from dynabeam.transforms.state.table_reading import ReadingOptions
 from dynabeam.transforms.state.table_selection import TableSelection
 from dynabeam.transforms.stream.frontier import Frontier
-from dynabeam.transforms.stream.source import StreamSource
+from dynabeam.transforms.stream.reader_spec import StreamSource
 from dynabeam.transforms.values.key_schema import KeyAttribute, KeySchema
 
 _DATA = pathlib.Path(__file__).parent / "data" / "stored-documents.json"

@@ -21,7 +21,7 @@ from dynabeam.transforms.model.report import Report, ReportCoder
 from dynabeam.transforms.model.table import Table
 from dynabeam.transforms.state.repair_plan import Repair
 from dynabeam.transforms.stream.frontier import Frontier, FrontierCoder, ShardPosition
-from dynabeam.transforms.stream.source import StreamSource, StreamSourceCoder
+from dynabeam.transforms.stream.reader_spec import StreamSource, StreamSourceCoder
 from dynabeam.transforms.values.key_schema import KeyAttribute, KeySchema
 
 TABLE = Table("orders", KeySchema(KeyAttribute("id", "S")), "arn")

@@ -58,7 +58,7 @@ class ReadTables(beam.PTransform):
 
     Either may be left out. In the place of requests there may be `slices`, a
     `PCollection[FileSlice]` of exports that the caller has got hold of. Sources that are read
-    forever may come in groups (`transforms.stream.group`). The output is a `TablesRead`.
+    forever may come in groups (`transforms.stream.reader_group`). The output is a `TablesRead`.
 
     At least once: a bundle that is tried again delivers again, under the same versions.
 

@@ -34,7 +34,7 @@ from dynabeam.transforms.state.round_outputs import (
     read_reports,
 )
 from dynabeam.transforms.storage import filesystem
-from dynabeam.transforms.stream.source import StreamSource
+from dynabeam.transforms.stream.reader_spec import StreamSource
 
 __all__ = ["PASS_ROWS", "AuditPasses", "TableInput", "build_audit", "in_passes"]
 

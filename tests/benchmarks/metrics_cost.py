@@ -22,9 +22,9 @@ from dynabeam.transforms.stream.frontier import Frontier, ShardPosition
 from dynabeam.transforms.stream.pacing import Clock, Pacing
 from dynabeam.transforms.stream.page_parser import PageParser
 from dynabeam.transforms.stream.reader import SliceReader
+from dynabeam.transforms.stream.reader_spec import StreamSource
 from dynabeam.transforms.stream.scheduler import ShardScheduler
 from dynabeam.transforms.stream.shard_requests import RequestPool
-from dynabeam.transforms.stream.source import StreamSource
 from dynabeam.transforms.stream.tracker import FrontierTracker
 from dynabeam.transforms.telemetry.process_metrics import Figures
 from tests.benchmarks.parse_stream_pages import page

@@ -23,7 +23,7 @@ from dynabeam.transforms.sinks.registry import open_sink
 from dynabeam.transforms.state.snapshot_signals import SnapshotSignal, SnapshotSignals
 from dynabeam.transforms.stream.frontier import Frontier
 from dynabeam.transforms.stream.generations import Known, raised
-from dynabeam.transforms.stream.source import StreamSource
+from dynabeam.transforms.stream.reader_spec import StreamSource
 from dynabeam.transforms.testing.simulator import Simulator
 from tests.sinks.changes import NO_ROUND, Change, blocks, round_number
 

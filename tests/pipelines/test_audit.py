@@ -23,7 +23,7 @@ from dynabeam.transforms.export.elements import SnapshotRequest
 from dynabeam.transforms.model.gap import GapPolicy
 from dynabeam.transforms.model.version import encode_version
 from dynabeam.transforms.sinks.row_layout import RowOptions
-from dynabeam.transforms.stream.source import StreamSource
+from dynabeam.transforms.stream.reader_spec import StreamSource
 from dynabeam.transforms.values.column_types import ColumnTypes
 from dynabeam.transforms.values.key_schema import KeyAttribute, KeySchema
 from dynabeam.transforms.values.keys import encode_key

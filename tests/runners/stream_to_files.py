@@ -17,7 +17,7 @@ from dynabeam.transforms.model.block import Block
 from dynabeam.transforms.model.gap import GapPolicy
 from dynabeam.transforms.model.table import Table
 from dynabeam.transforms.stream.read_stream import ReadStream
-from dynabeam.transforms.stream.source import TRIM_HORIZON, StreamSource
+from dynabeam.transforms.stream.reader_spec import TRIM_HORIZON, StreamSource
 from dynabeam.transforms.values.key_schema import KeyAttribute, KeySchema
 
 __all__ = ["build", "versions"]

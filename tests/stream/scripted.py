@@ -16,9 +16,9 @@ from dynabeam.transforms.model.version import decode_version
 from dynabeam.transforms.stream.pacing import Clock, Pacing
 from dynabeam.transforms.stream.page_parser import PageParser
 from dynabeam.transforms.stream.reader import SliceReader
+from dynabeam.transforms.stream.reader_spec import StreamSource
 from dynabeam.transforms.stream.scheduler import ShardScheduler
 from dynabeam.transforms.stream.shard_requests import RequestPool
-from dynabeam.transforms.stream.source import StreamSource
 from dynabeam.transforms.stream.tracker import FrontierTracker
 from dynabeam.transforms.values.key_schema import KeyAttribute, KeySchema
 

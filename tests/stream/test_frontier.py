@@ -19,7 +19,7 @@ from dynabeam.transforms.stream.frontier import (
     created_ms,
     owner,
 )
-from dynabeam.transforms.stream.source import StreamSource, StreamSourceCoder
+from dynabeam.transforms.stream.reader_spec import StreamSource, StreamSourceCoder
 from tests.stream.scripted import ARN, TABLE
 
 texts = st.text(max_size=12)

@@ -23,8 +23,8 @@ from dynabeam.transforms.model.report import ReportCoder
 from dynabeam.transforms.model.version import decode_version
 from dynabeam.transforms.stream.frontier import Frontier, FrontierCoder, ShardPosition
 from dynabeam.transforms.stream.generations import Known
-from dynabeam.transforms.stream.group import FrontierGroup, SourceGroup, grouped
 from dynabeam.transforms.stream.read_stream import ReadStream
+from dynabeam.transforms.stream.reader_group import FrontierGroup, SourceGroup, grouped
 from dynabeam.transforms.stream.watermark import StreamWatermarks, advance, not_before, seed_us
 from tests.stream.scripted import (
     ARN,

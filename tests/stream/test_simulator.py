@@ -18,7 +18,7 @@ from dynabeam.transforms.model.version import decode_version
 from dynabeam.transforms.stream.frontier import Frontier
 from dynabeam.transforms.stream.pacing import Clock
 from dynabeam.transforms.stream.read_stream import ReadStream
-from dynabeam.transforms.stream.source import StreamSource
+from dynabeam.transforms.stream.reader_spec import StreamSource
 from dynabeam.transforms.testing.clock import SimClock
 from dynabeam.transforms.testing.faults import Faults
 from dynabeam.transforms.testing.simulator import Simulator

@@ -42,7 +42,7 @@ from dynabeam.transforms.runtime.stored_format import (
     typed_fields,
 )
 from dynabeam.transforms.storage import filesystem
-from dynabeam.transforms.stream.source import StreamSource
+from dynabeam.transforms.stream.reader_spec import StreamSource
 
 __all__ = ["Assignment", "ControlFolder"]
 

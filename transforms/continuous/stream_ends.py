@@ -24,7 +24,7 @@ from dynabeam.transforms.runtime.stored_format import DocumentFormat, canonical,
 from dynabeam.transforms.state.stream_successor import read_us
 from dynabeam.transforms.storage import filesystem
 from dynabeam.transforms.storage.versioned_file import VersionedFile
-from dynabeam.transforms.stream.source import StreamSource
+from dynabeam.transforms.stream.reader_spec import StreamSource
 
 __all__ = [
     "Followed",

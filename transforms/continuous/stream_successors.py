@@ -35,7 +35,7 @@ from dynabeam.transforms.model.table import Table
 from dynabeam.transforms.state.coverage import FUZZ_US
 from dynabeam.transforms.state.stream_successor import find_sequel, switch_gap
 from dynabeam.transforms.state.table_readiness import readiness_problem
-from dynabeam.transforms.stream.source import TRIM_HORIZON, StreamSource
+from dynabeam.transforms.stream.reader_spec import TRIM_HORIZON, StreamSource
 
 __all__ = ["Follow", "Follower"]
 

@@ -31,7 +31,7 @@ from dynabeam.transforms.runtime.poll_tracker import (
     advance,
 )
 from dynabeam.transforms.state.coverage import FUZZ_US
-from dynabeam.transforms.stream.group import SourceGroup, grouped
+from dynabeam.transforms.stream.reader_group import SourceGroup, grouped
 
 __all__ = ["Assigned", "Seen", "SeenCoder", "WatchAssignments"]
 

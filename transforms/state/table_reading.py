@@ -34,8 +34,8 @@ from dynabeam.transforms.runtime.stored_format import typed_fields
 from dynabeam.transforms.state.coverage import FUZZ_US, REQUEST_MARGIN_US, covered_since_us
 from dynabeam.transforms.stream.frontier import Frontier
 from dynabeam.transforms.stream.lineage import adopt_together, agree, redistribute
+from dynabeam.transforms.stream.reader_spec import StreamSource
 from dynabeam.transforms.stream.shard_listing import list_shards
-from dynabeam.transforms.stream.source import StreamSource
 
 __all__ = [
     "READERS",

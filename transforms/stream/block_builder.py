@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 import pyarrow as pa
 
 from dynabeam.transforms.model.block import Block, BlockHeader, event_times, split_by_bucket
-from dynabeam.transforms.stream.source import StreamSource
+from dynabeam.transforms.stream.reader_spec import StreamSource
 
 __all__ = ["BlockBuilder", "oldest_event_us"]
 

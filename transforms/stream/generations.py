@@ -12,7 +12,7 @@ import dataclasses
 from typing import NamedTuple, Protocol
 
 from dynabeam.transforms.stream.frontier import Frontier
-from dynabeam.transforms.stream.source import StreamSource
+from dynabeam.transforms.stream.reader_spec import StreamSource
 
 __all__ = ["Generations", "Known", "raised"]
 

@@ -9,7 +9,7 @@ from typing import Any
 from apache_beam.io.iobase import RestrictionProgress, RestrictionTracker
 
 from dynabeam.transforms.stream.frontier import Frontier
-from dynabeam.transforms.stream.group import FrontierGroup
+from dynabeam.transforms.stream.reader_group import FrontierGroup
 from dynabeam.transforms.stream.tracker import Claim, FrontierTracker, Step, progress
 
 __all__ = ["GroupTracker", "Part", "PartClaim"]

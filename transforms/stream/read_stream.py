@@ -5,7 +5,7 @@ A reader reads some of the shards of one stream; where it stands is a frontier o
 run (`until="tip"`) is bounded, so that what follows needs no triggers; it reads until every shard
 was seen at the tip and then reports its positions. A continuous run never ends by itself, and its
 positions live in the runner's checkpoints. Its elements are groups of readers that have their
-slices in one call of `process` (`transforms.stream.group`).
+slices in one call of `process` (`transforms.stream.reader_group`).
 
 Promises: parents are read to their end before their children; every record that the stream holds
 after the given positions leaves exactly once per successful bundle, which is at least once over
@@ -41,7 +41,6 @@ from dynabeam.transforms.model.report import Report
 from dynabeam.transforms.stream.block_builder import oldest_event_us
 from dynabeam.transforms.stream.frontier import Frontier, FrontierCoder
 from dynabeam.transforms.stream.generations import Generations, raised
-from dynabeam.transforms.stream.group import FrontierGroup, FrontierGroupCoder, SourceGroup
 from dynabeam.transforms.stream.group_tracker import GroupTracker, Part
 from dynabeam.transforms.stream.pacing import Clock, Pacing
 from dynabeam.transforms.stream.page_parser import PageParser
@@ -54,9 +53,10 @@ from dynabeam.transforms.stream.reader_cache import (
     release,
     retain,
 )
+from dynabeam.transforms.stream.reader_group import FrontierGroup, FrontierGroupCoder, SourceGroup
+from dynabeam.transforms.stream.reader_spec import StreamSource
 from dynabeam.transforms.stream.scheduler import ShardScheduler
 from dynabeam.transforms.stream.shard_requests import RequestPool
-from dynabeam.transforms.stream.source import StreamSource
 from dynabeam.transforms.stream.tracker import FrontierTracker, Moved
 from dynabeam.transforms.stream.watermark import (
     GroupWatermarks,

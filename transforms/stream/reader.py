@@ -18,9 +18,9 @@ from dynabeam.transforms.model.report import Report
 from dynabeam.transforms.stream.frontier import Counts, Frontier
 from dynabeam.transforms.stream.pacing import Clock, Pacing
 from dynabeam.transforms.stream.progress import SeenReader
+from dynabeam.transforms.stream.reader_spec import StreamSource
 from dynabeam.transforms.stream.responses import IDLE_MARGIN_US, ResponseHandler
 from dynabeam.transforms.stream.scheduler import ShardScheduler
-from dynabeam.transforms.stream.source import StreamSource
 from dynabeam.transforms.stream.tracker import Closed, Polled
 
 __all__ = ["Output", "SliceReader"]

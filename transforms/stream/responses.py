@@ -32,6 +32,7 @@ from dynabeam.transforms.stream.lineage import (
 from dynabeam.transforms.stream.pacing import Clock, Pacing
 from dynabeam.transforms.stream.page_order import credible, disorder, without_repeats
 from dynabeam.transforms.stream.page_parser import Page
+from dynabeam.transforms.stream.reader_spec import StreamSource
 from dynabeam.transforms.stream.scheduler import ShardScheduler
 from dynabeam.transforms.stream.shard_requests import (
     AskChildren,
@@ -40,7 +41,6 @@ from dynabeam.transforms.stream.shard_requests import (
     Response,
     usable_iterator,
 )
-from dynabeam.transforms.stream.source import StreamSource
 from dynabeam.transforms.stream.tracker import ChildrenFound, Claim, Moved, PageRead, Polled, Step
 
 __all__ = ["IDLE_MARGIN_US", "ResponseHandler"]

@@ -17,8 +17,8 @@ from apache_beam.transforms.core import WatermarkEstimatorProvider
 from apache_beam.utils.timestamp import MAX_TIMESTAMP, MIN_TIMESTAMP, Timestamp
 
 from dynabeam.transforms.stream.frontier import Frontier
-from dynabeam.transforms.stream.group import FrontierGroup, SourceGroup
-from dynabeam.transforms.stream.source import StreamSource
+from dynabeam.transforms.stream.reader_group import FrontierGroup, SourceGroup
+from dynabeam.transforms.stream.reader_spec import StreamSource
 
 __all__ = ["GroupWatermarks", "StreamWatermarks", "advance", "not_before", "seed_us"]
 

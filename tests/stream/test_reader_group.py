@@ -6,7 +6,8 @@ from apache_beam.utils.timestamp import Timestamp
 
 from dynabeam.transforms.errors import ValueDecodeError
 from dynabeam.transforms.stream.frontier import Counts, Frontier, FrontierCoder, ShardPosition
-from dynabeam.transforms.stream.group import (
+from dynabeam.transforms.stream.group_tracker import GroupTracker, Part, PartClaim
+from dynabeam.transforms.stream.reader_group import (
     MOST_GROUPS,
     FrontierGroup,
     FrontierGroupCoder,
@@ -14,7 +15,6 @@ from dynabeam.transforms.stream.group import (
     SourceGroupCoder,
     grouped,
 )
-from dynabeam.transforms.stream.group_tracker import GroupTracker, Part, PartClaim
 from dynabeam.transforms.stream.tracker import Closed, PageRead, Polled
 from dynabeam.transforms.stream.watermark import GroupWatermarks
 from tests.stream.scripted import NOW_US, shard_id, source

@@ -20,7 +20,7 @@ import apache_beam as beam
 from dynabeam.transforms.runtime.json_coder import JsonCoder, element_format
 from dynabeam.transforms.runtime.stored_format import Document, typed_fields
 from dynabeam.transforms.stream.frontier import Frontier
-from dynabeam.transforms.stream.source import StreamSource
+from dynabeam.transforms.stream.reader_spec import StreamSource
 
 __all__ = [
     "MOST_GROUPS",
