@@ -5,7 +5,7 @@
 SnapshotRequest ─► EnsureExport ─► ReadExportFiles ─┐ blocks
 FileSlice ───────────────────────► ReadExportFiles ─┤
                                                     ├─► Reconcile ─► blocks
-StreamSource ─► SpreadReaders ─► ReadStream ────────┘
+ReaderSpec ─► SpreadReaders ─► ReadStream ────────┘
 ```
 
 Tables are data: the graph has the same shape for one and for hundreds. The stream never waits for
@@ -31,8 +31,8 @@ from dynabeam.transforms.model.gap_handler import GapHandler
 from dynabeam.transforms.model.report import Report
 from dynabeam.transforms.reconcile.reconcile import Reconcile
 from dynabeam.transforms.reconcile.verify_chain import VerifyChain
-from dynabeam.transforms.stream.generations import Generations
 from dynabeam.transforms.stream.read_stream import ReadStream, Until
+from dynabeam.transforms.stream.reader_spec import Generations
 from dynabeam.transforms.telemetry.process_metrics import see_reader
 
 __all__ = ["ReadTables", "TablesRead"]
@@ -54,7 +54,7 @@ class TablesRead(NamedTuple):
 
 
 class ReadTables(beam.PTransform):
-    """`{"requests": PCollection[SnapshotRequest], "sources": PCollection[StreamSource]}` → blocks.
+    """`{"requests": PCollection[SnapshotRequest], "sources": PCollection[ReaderSpec]}` → blocks.
 
     Either may be left out. In the place of requests there may be `slices`, a
     `PCollection[FileSlice]` of exports that the caller has got hold of. Sources that are read

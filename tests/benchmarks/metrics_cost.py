@@ -22,7 +22,7 @@ from dynabeam.transforms.stream.frontier import Frontier, ShardPosition
 from dynabeam.transforms.stream.pacing import Clock, Pacing
 from dynabeam.transforms.stream.page_parser import PageParser
 from dynabeam.transforms.stream.reader import SliceReader
-from dynabeam.transforms.stream.reader_spec import StreamSource
+from dynabeam.transforms.stream.reader_spec import ReaderSpec
 from dynabeam.transforms.stream.scheduler import ShardScheduler
 from dynabeam.transforms.stream.shard_requests import RequestPool
 from dynabeam.transforms.stream.tracker import FrontierTracker
@@ -49,7 +49,7 @@ def reader_of(shards: int, pool: ThreadPoolExecutor) -> SliceReader:
     now_ms = time.time_ns() // 1_000_000
     found = tuple(ShardPosition(f"shardId-{now_ms:020d}-{n:08d}") for n in range(shards))
     frontier = Frontier(shards=found, swept_us=now_ms * 1000)
-    source = StreamSource(
+    source = ReaderSpec(
         table=TABLE,
         stream_arn=ARN,
         reader=0,

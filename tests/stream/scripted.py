@@ -16,7 +16,7 @@ from dynabeam.transforms.model.version import decode_version
 from dynabeam.transforms.stream.pacing import Clock, Pacing
 from dynabeam.transforms.stream.page_parser import PageParser
 from dynabeam.transforms.stream.reader import SliceReader
-from dynabeam.transforms.stream.reader_spec import StreamSource
+from dynabeam.transforms.stream.reader_spec import ReaderSpec
 from dynabeam.transforms.stream.scheduler import ShardScheduler
 from dynabeam.transforms.stream.shard_requests import RequestPool
 from dynabeam.transforms.stream.tracker import FrontierTracker
@@ -227,7 +227,7 @@ def source(frontier=None, **changes):
         "max_bytes": 0,
         "started_us": NOW_US,
     }
-    return StreamSource(**{**values, **changes})
+    return ReaderSpec(**{**values, **changes})
 
 
 @dataclasses.dataclass

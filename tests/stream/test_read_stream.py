@@ -22,9 +22,9 @@ from dynabeam.transforms.model.gap import GapPolicies, GapPolicy
 from dynabeam.transforms.model.report import ReportCoder
 from dynabeam.transforms.model.version import decode_version
 from dynabeam.transforms.stream.frontier import Frontier, FrontierCoder, ShardPosition
-from dynabeam.transforms.stream.generations import Known
 from dynabeam.transforms.stream.read_stream import ReadStream
-from dynabeam.transforms.stream.reader_group import FrontierGroup, SourceGroup, grouped
+from dynabeam.transforms.stream.reader_group import FrontierGroup, ReaderGroup, group_readers
+from dynabeam.transforms.stream.reader_spec import LatestGeneration
 from dynabeam.transforms.stream.watermark import StreamWatermarks, advance, not_before, seed_us
 from tests.stream.scripted import (
     ARN,
@@ -67,10 +67,10 @@ _asked = []
 class _Flapping:
     """Says that the generation goes up at the third slice, and forgets it if not asked anew."""
 
-    def known(self, table, *, fresh):
+    def lookup(self, table, *, fresh):
         _asked.append(fresh)
         risen = len(_asked) >= 4
-        return Known(7 if risen and (fresh or len(_asked) % 2 == 0) else 1, 0)
+        return LatestGeneration(7 if risen and (fresh or len(_asked) % 2 == 0) else 1, 0)
 
 
 EXPECTED = [1000 * root + n for root in range(6) for n in range(1, 60)]
@@ -138,8 +138,8 @@ class TestRunner:
     def test_readers_that_take_their_turns_together(self):
         pacing = dataclasses.replace(QUICK, slice=0.05, slice_bytes=4000, tip_slice=0.01)
         transform = ReadStream(AwsAccess(), "forever", pacing, FixedClock(), disabled)
-        groups = grouped([source(reader=n, readers=3) for n in range(3)])
-        together = SourceGroup(tuple(each for group in groups[:2] for each in group.sources))
+        groups = group_readers([source(reader=n, readers=3) for n in range(3)])
+        together = ReaderGroup(tuple(each for group in groups[:2] for each in group.sources))
         with beam.Pipeline("FnApiRunner") as pipeline:
             read = pipeline | beam.Create([together, groups[2]]) | transform
             assert not read["blocks"].is_bounded

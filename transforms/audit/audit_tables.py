@@ -104,7 +104,7 @@ class AuditTables(beam.PTransform):
     """`{"requests", "sources", "parts"}` → `Audited`; `sources` may be left out.
 
     `requests` is a `PCollection[SnapshotRequest]` of complete exports, `sources` one of
-    `StreamSource`, `parts` one of `"<table>/<part>"`, the parts that the mirror's reader names.
+    `ReaderSpec`, `parts` one of `"<table>/<part>"`, the parts that the mirror's reader names.
 
     Args:
         plan: What is compared, and how.

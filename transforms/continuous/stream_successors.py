@@ -35,7 +35,7 @@ from dynabeam.transforms.model.table import Table
 from dynabeam.transforms.state.coverage import FUZZ_US
 from dynabeam.transforms.state.stream_successor import find_sequel, switch_gap
 from dynabeam.transforms.state.table_readiness import readiness_problem
-from dynabeam.transforms.stream.reader_spec import TRIM_HORIZON, StreamSource
+from dynabeam.transforms.stream.reader_spec import TRIM_HORIZON, ReaderSpec
 
 __all__ = ["Follow", "Follower"]
 
@@ -58,7 +58,7 @@ class Follow:
     finding: Finding | None = None
     gap: Gap | None = None
     followed: Followed | None = None
-    sources: tuple[StreamSource, ...] = ()
+    sources: tuple[ReaderSpec, ...] = ()
 
     def carry_out(self, folder: ControlFolder) -> None:
         """Has the run read the stream that follows; repeating it changes nothing.

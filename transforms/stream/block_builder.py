@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 import pyarrow as pa
 
 from dynabeam.transforms.model.block import Block, BlockHeader, event_times, split_by_bucket
-from dynabeam.transforms.stream.reader_spec import StreamSource
+from dynabeam.transforms.stream.reader_spec import ReaderSpec
 
 __all__ = ["BlockBuilder", "oldest_event_us"]
 
@@ -22,20 +22,20 @@ class BlockBuilder:
     """Builds blocks of rows that are claimed and not yet emitted.
 
     Args:
-        source: The reader, for the headers of blocks.
+        spec: The reader, for the headers of blocks.
         block_bytes: Bytes of one shard's pages after which `flush_full` gives its rows.
     """
 
-    def __init__(self, source: StreamSource, block_bytes: int) -> None:
+    def __init__(self, spec: ReaderSpec, block_bytes: int) -> None:
         self._header = BlockHeader(
-            table=source.table,
+            table=spec.table,
             bucket=0,
-            buckets=source.buckets,
-            generation=source.generation,
+            buckets=spec.buckets,
+            generation=spec.generation,
             source="stream",
-            snapshot_until_us=source.snapshot_until_us,
+            snapshot_until_us=spec.snapshot_until_us,
         )
-        self._stream_arn = source.stream_arn
+        self._stream_arn = spec.stream_arn
         self._block_bytes = block_bytes
         self._rows: dict[str, list[pa.RecordBatch]] = {}
         self._sizes: dict[str, int] = {}

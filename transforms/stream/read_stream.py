@@ -40,8 +40,6 @@ from dynabeam.transforms.model.gap_handler import GapHandler
 from dynabeam.transforms.model.report import Report
 from dynabeam.transforms.stream.block_builder import oldest_event_us
 from dynabeam.transforms.stream.frontier import Frontier, FrontierCoder
-from dynabeam.transforms.stream.generations import Generations, raised
-from dynabeam.transforms.stream.group_tracker import GroupTracker, Part
 from dynabeam.transforms.stream.pacing import Clock, Pacing
 from dynabeam.transforms.stream.page_parser import PageParser
 from dynabeam.transforms.stream.progress import SeenReader
@@ -53,8 +51,14 @@ from dynabeam.transforms.stream.reader_cache import (
     release,
     retain,
 )
-from dynabeam.transforms.stream.reader_group import FrontierGroup, FrontierGroupCoder, SourceGroup
-from dynabeam.transforms.stream.reader_spec import StreamSource
+from dynabeam.transforms.stream.reader_group import (
+    FrontierGroup,
+    FrontierGroupCoder,
+    GroupMember,
+    GroupTracker,
+    ReaderGroup,
+)
+from dynabeam.transforms.stream.reader_spec import Generations, ReaderSpec, with_latest_generation
 from dynabeam.transforms.stream.scheduler import ShardScheduler
 from dynabeam.transforms.stream.shard_requests import RequestPool
 from dynabeam.transforms.stream.tracker import FrontierTracker, Moved
@@ -80,7 +84,7 @@ Connect = Callable[[AwsAccess], StreamsClient]
 
 
 class ReadStream(beam.PTransform):
-    """`PCollection[StreamSource]`, to be read forever also `PCollection[SourceGroup]`, to changes.
+    """`PCollection[ReaderSpec]`, to be read forever also `PCollection[ReaderGroup]`, to changes.
 
     They should be reshuffled, so that they spread over workers. Sources that are read forever
     without a group have their slices alone.
@@ -93,7 +97,7 @@ class ReadStream(beam.PTransform):
         clock: The clocks.
         connect: Makes the streams client on a worker.
         generations: Continuous: where readers learn that a table's generation went up.
-        gap_handler: Continuous: what gaps do, whatever the sources say; None for what they say.
+        gap_handler: Continuous: what gaps do, whatever the specs say; None for what they say.
         observe: Continuous: called on the worker with where a reader is, after each slice.
 
     Returns:
@@ -137,8 +141,8 @@ class ReadStream(beam.PTransform):
 
     def expand(self, pcoll: beam.PCollection) -> dict[str, beam.PCollection]:
         """Applies the transform."""
-        if isinstance(self._do_fn, _ReadForever) and pcoll.element_type is not SourceGroup:
-            pcoll = pcoll | "Alone" >> beam.Map(_alone).with_output_types(SourceGroup)
+        if isinstance(self._do_fn, _ReadForever) and pcoll.element_type is not ReaderGroup:
+            pcoll = pcoll | "Alone" >> beam.Map(_alone).with_output_types(ReaderGroup)
         read = pcoll | "Read" >> beam.ParDo(self._do_fn).with_outputs(
             REPORTS, DEAD_LETTERS, main=BLOCKS
         )
@@ -191,18 +195,18 @@ class _Read(beam.DoFn, RestrictionProvider):
     def _cache(self) -> ReaderCache:
         return cache_of(self._job, self._pacing.threads)
 
-    def _new_scheduler(self, element: StreamSource, frontier: Frontier) -> ShardScheduler:
-        parser = PageParser(element.table, element.generation, element.stream_arn)
+    def _new_scheduler(self, spec: ReaderSpec, frontier: Frontier) -> ShardScheduler:
+        parser = PageParser(spec.table, spec.generation, spec.stream_arn)
         client = self._connect(self._access)
         pool = self._cache().pool
-        requests = RequestPool(element.stream_arn, client, parser, self._clock, pool)
+        requests = RequestPool(spec.stream_arn, client, parser, self._clock, pool)
         return ShardScheduler(requests, frontier.swept_us)
 
 
 class _ReadToTip(_Read):
     """Catch-up: bounded."""
 
-    def initial_restriction(self, element: StreamSource) -> Frontier:
+    def initial_restriction(self, element: ReaderSpec) -> Frontier:
         """The stored positions, or an empty frontier; no call of the service."""
         return element.first_restriction()
 
@@ -214,13 +218,13 @@ class _ReadToTip(_Read):
         """Versioned JSON."""
         return FrontierCoder()
 
-    def restriction_size(self, element: StreamSource, restriction: Frontier) -> int:
+    def restriction_size(self, element: ReaderSpec, restriction: Frontier) -> int:
         """A number that grows with the shards; no call of the service, never negative."""
         return _size(restriction)
 
     def process(
         self,
-        element: StreamSource,
+        element: ReaderSpec,
         tracker: Any = _TRACKER,
         estimator: Any = _ESTIMATOR,
     ) -> Iterator[Any]:
@@ -238,7 +242,7 @@ class _ReadToTip(_Read):
 class _ReadForever(_Read):
     """Continuous: unbounded."""
 
-    def initial_restriction(self, element: SourceGroup) -> FrontierGroup:
+    def initial_restriction(self, element: ReaderGroup) -> FrontierGroup:
         """The stored positions, or empty frontiers; no call of the service."""
         return FrontierGroup(tuple(each.first_restriction() for each in element.sources))
 
@@ -250,25 +254,25 @@ class _ReadForever(_Read):
         """Versioned JSON."""
         return FrontierGroupCoder()
 
-    def restriction_size(self, element: SourceGroup, restriction: FrontierGroup) -> int:
+    def restriction_size(self, element: ReaderGroup, restriction: FrontierGroup) -> int:
         """A number that grows with the shards; no call of the service, never negative."""
         return sum(map(_size, restriction.frontiers))
 
     @beam.DoFn.unbounded_per_element()
     def process(
         self,
-        element: SourceGroup,
+        element: ReaderGroup,
         tracker: Any = _TRACKER,
         estimator: Any = _GROUP_ESTIMATOR,
     ) -> Iterator[Any]:
         """Reads one slice of each reader's shards."""
         watermarks, delays = [], []
-        for place, source in enumerate(element.sources):
-            part = Part(tracker, place)
-            if part.current_restriction().closed:
+        for place, spec in enumerate(element.sources):
+            member = GroupMember(tracker, place)
+            if member.current_restriction().closed:
                 continue
-            reader = yield from self._read(source, part, estimator, together=len(element.sources))
-            if not part.current_restriction().closed:
+            reader = yield from self._read(spec, member, estimator, together=len(element.sources))
+            if not member.current_restriction().closed:
                 watermarks.append(reader.watermark_us())
                 delays.append(reader.resume_delay())
         if not tracker.current_restriction().closed:
@@ -278,66 +282,66 @@ class _ReadForever(_Read):
             tracker.defer_remainder(Duration(seconds=delay) if delay else None)
 
     def _read(
-        self, element: StreamSource, part: Part, estimator: Any, together: int
+        self, spec: ReaderSpec, member: GroupMember, estimator: Any, together: int
     ) -> Generator[Any, None, SliceReader]:
         """Reads one slice of one reader's shards.
 
         Args:
-            element: The reader.
-            part: Its view of the tracker.
+            spec: The reader.
+            member: Its view of the tracker.
             estimator: The group's watermark.
             together: How many readers have their slices in one call.
         """
-        given = element.generation
+        given = spec.generation
         if self._gap_handler is not None:
-            policy = self._gap_handler.policy_for(element.table.name)
-            element = dataclasses.replace(element, gap_policy=policy)
+            policy = self._gap_handler.policy_for(spec.table.name)
+            spec = dataclasses.replace(spec, gap_policy=policy)
         cache = self._cache()
-        frontier = part.current_restriction()
-        element = self._raised(element, frontier, fresh=False)
-        key = _key(element)
+        frontier = member.current_restriction()
+        spec = self._with_generation(spec, frontier, fresh=False)
+        key = _key(spec)
         scheduler = cache.acquire(key, len(frontier.live), together)
         if self._generations and (scheduler is None or scheduler.left != frontier.counts):
             # New here, or back at a checkpoint: a cache may know less than this reader did.
-            element = self._raised(element, frontier, fresh=True)
-            scheduler = scheduler if _key(element) == key else None
-            key = _key(element)
+            spec = self._with_generation(spec, frontier, fresh=True)
+            scheduler = scheduler if _key(spec) == key else None
+            key = _key(spec)
         if scheduler is None:
-            scheduler = self._new_scheduler(element, frontier)
-        if self._generations and element.generation > max(frontier.generation, given):
-            part.try_claim(
-                Moved(frontier, dataclasses.replace(frontier, generation=element.generation))
-            )
+            scheduler = self._new_scheduler(spec, frontier)
+        if self._generations and spec.generation > max(frontier.generation, given):
+            raised = dataclasses.replace(frontier, generation=spec.generation)
+            member.try_claim(Moved(frontier, raised))
         pacing = cache.shared(self._pacing)
-        reader = SliceReader(element, part, scheduler, pacing, self._clock, bounded=False)
+        reader = SliceReader(spec, member, scheduler, pacing, self._clock, bounded=False)
         try:
             for output in reader.read():
                 yield _tagged(output, estimator)
         except GapError as error:
             if self._gap_handler is not None:
-                self._gap_handler.on_fatal(element.table.name, error)
+                self._gap_handler.on_fatal(spec.table.name, error)
             raise
         if self._observe is not None:
             self._observe(reader.seen())
-        standing = part.current_restriction()
+        standing = member.current_restriction()
         if not standing.closed:
             scheduler.left = standing.counts
         cache.park(key, scheduler, reader.frontier)
         return reader
 
-    def _raised(self, element: StreamSource, frontier: Frontier, *, fresh: bool) -> StreamSource:
-        """The element with the table's generation of now."""
+    def _with_generation(self, spec: ReaderSpec, frontier: Frontier, *, fresh: bool) -> ReaderSpec:
+        """The spec with the table's generation of now."""
         if self._generations is None:
-            return element
-        return raised(element, frontier, self._generations.known(element.table.name, fresh=fresh))
+            return spec
+        latest = self._generations.lookup(spec.table.name, fresh=fresh)
+        return with_latest_generation(spec, frontier, latest)
 
 
-def _alone(source: StreamSource) -> SourceGroup:
-    return SourceGroup((source,))
+def _alone(spec: ReaderSpec) -> ReaderGroup:
+    return ReaderGroup((spec,))
 
 
-def _key(source: StreamSource) -> ReaderKey:
-    return source.stream_arn, source.reader, source.readers, source.generation
+def _key(spec: ReaderSpec) -> ReaderKey:
+    return spec.stream_arn, spec.reader, spec.readers, spec.generation
 
 
 def _size(frontier: Frontier) -> int:

@@ -18,7 +18,7 @@ from dynabeam.transforms.model.report import Report
 from dynabeam.transforms.stream.frontier import Counts, Frontier
 from dynabeam.transforms.stream.pacing import Clock, Pacing
 from dynabeam.transforms.stream.progress import SeenReader
-from dynabeam.transforms.stream.reader_spec import StreamSource
+from dynabeam.transforms.stream.reader_spec import ReaderSpec
 from dynabeam.transforms.stream.responses import IDLE_MARGIN_US, ResponseHandler
 from dynabeam.transforms.stream.scheduler import ShardScheduler
 from dynabeam.transforms.stream.tracker import Closed, Polled
@@ -35,7 +35,7 @@ class SliceReader:
     """Reads until the tip (catch-up) or for one slice (continuous).
 
     Args:
-        source: The reader.
+        spec: The reader.
         tracker: Beam's view of the restriction tracker.
         scheduler: What is due for the reader.
         pacing: Limits and times.
@@ -45,7 +45,7 @@ class SliceReader:
 
     def __init__(
         self,
-        source: StreamSource,
+        spec: ReaderSpec,
         tracker: Any,
         scheduler: ShardScheduler,
         pacing: Pacing,
@@ -53,13 +53,13 @@ class SliceReader:
         *,
         bounded: bool,
     ) -> None:
-        self._source = source
+        self._spec = spec
         self._scheduler = scheduler
         self._pacing = pacing
         self._clock = clock
         self._bounded = bounded
         scheduler.pace(pacing, clock, bounded=bounded)
-        self._responses = ResponseHandler(source, tracker, scheduler, pacing, clock)
+        self._responses = ResponseHandler(spec, tracker, scheduler, pacing, clock)
         self._began = clock.monotonic()
         self._counts_before = self.frontier.counts
 
@@ -104,19 +104,19 @@ class SliceReader:
 
     def seen(self) -> SeenReader:
         """Where the reader is, for the metrics; costs next to nothing."""
-        source, frontier = self._source, self.frontier
+        spec, frontier = self._spec, self.frontier
         behind = sum(1 for _ in self._scheduler.lagging(frontier))
         return SeenReader(
-            table=source.table.name,
-            stream_arn=source.stream_arn,
-            reader=source.reader,
-            readers=source.readers,
+            table=spec.table.name,
+            stream_arn=spec.stream_arn,
+            reader=spec.reader,
+            readers=spec.readers,
             frontier=frontier,
             behind=behind,
             caught_up=not behind,
             newest_us=frontier.counts.newest_event_us,
             seen_us=self._clock.now_us(),
-            generation=source.generation,
+            generation=spec.generation,
         )
 
     # Sending and waiting.
@@ -157,7 +157,7 @@ class SliceReader:
         return not self._scheduler.requests.has_response
 
     def _has_read_enough(self) -> bool:
-        return 0 < self._source.max_bytes <= self.frontier.counts.bytes
+        return 0 < self._spec.max_bytes <= self.frontier.counts.bytes
 
     def _lags(self) -> bool:
         return any(True for _ in self._scheduler.lagging(self.frontier))
@@ -178,14 +178,14 @@ class SliceReader:
             responses.claim(Closed())
 
     def _report(self, counts: Counts, *, caught_up: bool) -> Report:
-        source = self._source
+        spec = self._spec
         frontier = dataclasses.replace(self.frontier, closed=False, counts=Counts())
         lagging = list(self._scheduler.lagging(frontier))
         fields: dict[str, Any] = {
-            "reader": source.reader,
-            "readers": source.readers,
-            "stream_arn": source.stream_arn,
-            "generation": source.generation,
+            "reader": spec.reader,
+            "readers": spec.readers,
+            "stream_arn": spec.stream_arn,
+            "generation": spec.generation,
             "frontier": frontier.to_json(),
             "caught_up": caught_up,
             "over": self._responses.over,
@@ -195,4 +195,4 @@ class SliceReader:
             "behind_shards": lagging[:_LAGGING_NAMED],
             **dataclasses.asdict(counts),
         }
-        return Report("stream", source.table.name, fields)
+        return Report("stream", spec.table.name, fields)

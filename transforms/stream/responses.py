@@ -32,7 +32,7 @@ from dynabeam.transforms.stream.lineage import (
 from dynabeam.transforms.stream.pacing import Clock, Pacing
 from dynabeam.transforms.stream.page_order import credible, disorder, without_repeats
 from dynabeam.transforms.stream.page_parser import Page
-from dynabeam.transforms.stream.reader_spec import StreamSource
+from dynabeam.transforms.stream.reader_spec import ReaderSpec
 from dynabeam.transforms.stream.scheduler import ShardScheduler
 from dynabeam.transforms.stream.shard_requests import (
     AskChildren,
@@ -56,7 +56,7 @@ class ResponseHandler:
     """Handles the responses of one call of `process`.
 
     Args:
-        source: The reader.
+        spec: The reader.
         tracker: Beam's view of the restriction tracker.
         scheduler: What is due for the reader.
         pacing: Limits and times.
@@ -71,13 +71,13 @@ class ResponseHandler:
 
     def __init__(
         self,
-        source: StreamSource,
+        spec: ReaderSpec,
         tracker: Any,
         scheduler: ShardScheduler,
         pacing: Pacing,
         clock: Clock,
     ) -> None:
-        self._source = source
+        self._spec = spec
         self._tracker = tracker
         self._scheduler = scheduler
         self._pacing = pacing
@@ -86,7 +86,7 @@ class ResponseHandler:
         self.frontier: Frontier = tracker.current_restriction()
         self.refused = False
         self.over = False
-        self.blocks = BlockBuilder(source, pacing.block_bytes)
+        self.blocks = BlockBuilder(spec, pacing.block_bytes)
 
     def claim(self, claim: Claim) -> bool:
         """Claims a step and follows it; False if it was refused."""
@@ -185,8 +185,8 @@ class ResponseHandler:
                 page,
                 position,
                 continued=response.continued,
-                generation=self._source.generation,
-                stream_arn=self._source.stream_arn,
+                generation=self._spec.generation,
+                stream_arn=self._spec.stream_arn,
             )
             if error is not None:
                 self._retry_page(request.shard_id, error)
@@ -203,7 +203,7 @@ class ResponseHandler:
 
     def _claim_page(self, position: ShardPosition, page: Page, began_us: int) -> None:
         read = page.rows.num_rows
-        page = without_repeats(page, position, self._source.generation)
+        page = without_repeats(page, position, self._spec.generation)
         page = credible(page, self._clock.now_us() + _CLOCK_SKEW_US)
         after = self._after_page(position, page, began_us)
         counts = Counts(
@@ -222,7 +222,7 @@ class ResponseHandler:
             after,
             page,
             began_us=began_us,
-            started_us=self._source.started_us,
+            started_us=self._spec.started_us,
             has_children=self._has_pending_child(position.shard_id),
         )
 
@@ -305,17 +305,17 @@ class ResponseHandler:
         """
         known = [each.known_us for each in ([position] if position else self.frontier.shards)]
         gap = Gap(
-            table=self._source.table.name,
+            table=self._spec.table.name,
             kind=kind,
-            stream_arn=self._source.stream_arn,
+            stream_arn=self._spec.stream_arn,
             shard_id=position.shard_id if position else "",
             last_sequence=position.sequence if position else "",
             from_us=min(known, default=0),
             to_us=self._clock.now_us(),
             detail=detail,
-            generation=self._source.generation,
+            generation=self._spec.generation,
         )
-        if self._source.gap_policy is GapPolicy.FAIL:
+        if self._spec.gap_policy is GapPolicy.FAIL:
             raise gap.error()
         if self._move(after):
             self._notes.append(gap.report())
@@ -335,7 +335,7 @@ class ResponseHandler:
         One response without an iterator is not enough: whatever is cut or made up between here and
         the service looks like it, and a shard that is finished is never asked again.
         """
-        new = without_repeats(page, position, self._source.generation)
+        new = without_repeats(page, position, self._spec.generation)
         unread = bool(new.records)
         if not page.next_iterator and not unread:
             self._scheduler.confirm_end(position.shard_id)
@@ -351,7 +351,7 @@ class ResponseHandler:
         if refuted > self._pacing.retries:
             raise StreamError(
                 f"GetRecords said {refuted} times that the shard is at its end, and it is not",
-                where=f"shard {after.shard_id}, stream {self._source.stream_arn}",
+                where=f"shard {after.shard_id}, stream {self._spec.stream_arn}",
                 hint="See what answers in the service's place: a proxy, an endpoint of your own",
             )
         if self.claim(Moved(self.frontier, self.frontier.with_shard(after))):
@@ -411,9 +411,9 @@ class ResponseHandler:
             self.frontier,
             listing.shards,
             complete=complete,
-            reader=self._source.reader,
-            readers=self._source.readers,
-            start=self._source.starting_point(),
+            reader=self._spec.reader,
+            readers=self._spec.readers,
+            start=self._spec.starting_point(),
             began_us=listing.began_us,
         )
         if after != self.frontier:
@@ -464,7 +464,7 @@ class ResponseHandler:
         if not self.frontier.swept_us:
             raise StreamError(
                 f"there is no such stream: {error}",
-                where=f"table {self._source.table.name}, stream {self._source.stream_arn}",
+                where=f"table {self._spec.table.name}, stream {self._spec.stream_arn}",
                 hint="Give the ARN of the table's latest stream",
             ) from error
         emptied = dataclasses.replace(self.frontier, shards=(), pending=())
@@ -488,7 +488,7 @@ class ResponseHandler:
             if throttles > self._pacing.throttles:
                 raise StreamError(
                     f"{action} was throttled {throttles} times in a row: {error}",
-                    where=f"stream {self._source.stream_arn}",
+                    where=f"stream {self._spec.stream_arn}",
                     hint="Let fewer readers share the stream or the account's call rates",
                 ) from error
         elif kind is AwsErrorKind.UNREACHABLE or isinstance(error, StreamError):
@@ -501,6 +501,6 @@ class ResponseHandler:
         if failures > self._pacing.retries:
             raise StreamError(
                 f"{action} failed {failures} times in a row: {error}",
-                where=f"table {self._source.table.name}, stream {self._source.stream_arn}",
+                where=f"table {self._spec.table.name}, stream {self._spec.stream_arn}",
                 hint="Check the network and the service's health, then run again",
             ) from error

@@ -17,8 +17,8 @@ from apache_beam.transforms.core import WatermarkEstimatorProvider
 from apache_beam.utils.timestamp import MAX_TIMESTAMP, MIN_TIMESTAMP, Timestamp
 
 from dynabeam.transforms.stream.frontier import Frontier
-from dynabeam.transforms.stream.reader_group import FrontierGroup, SourceGroup
-from dynabeam.transforms.stream.reader_spec import StreamSource
+from dynabeam.transforms.stream.reader_group import FrontierGroup, ReaderGroup
+from dynabeam.transforms.stream.reader_spec import ReaderSpec
 
 __all__ = ["GroupWatermarks", "StreamWatermarks", "advance", "not_before", "seed_us"]
 
@@ -41,7 +41,7 @@ class _Manual(WatermarkEstimatorProvider):
 class StreamWatermarks(_Manual):
     """Makes the estimators of stream readers."""
 
-    def initial_estimator_state(self, element: StreamSource, restriction: Frontier) -> Timestamp:
+    def initial_estimator_state(self, element: ReaderSpec, restriction: Frontier) -> Timestamp:
         """The seed: no record of this run is older."""
         return Timestamp(micros=seed_us(element, restriction))
 
@@ -50,17 +50,17 @@ class GroupWatermarks(_Manual):
     """Makes the estimators of groups of them: the minimum over the readers."""
 
     def initial_estimator_state(
-        self, element: SourceGroup, restriction: FrontierGroup
+        self, element: ReaderGroup, restriction: FrontierGroup
     ) -> Timestamp:
         """The seed: no record of this run is older."""
         readers = zip(element.sources, restriction.frontiers, strict=True)
-        return Timestamp(micros=min(seed_us(source, frontier) for source, frontier in readers))
+        return Timestamp(micros=min(seed_us(spec, frontier) for spec, frontier in readers))
 
 
-def seed_us(source: StreamSource, frontier: Frontier) -> int:
+def seed_us(spec: ReaderSpec, frontier: Frontier) -> int:
     """Before any record that a reader can still meet, microseconds since 1970."""
     known = [each.low_us for each in frontier.shards if each.low_us]
-    return max(0, min([source.started_us - _OLDEST_RECORD_US, *known]))
+    return max(0, min([spec.started_us - _OLDEST_RECORD_US, *known]))
 
 
 def advance(estimator: Any, watermark_us: int) -> None:
