@@ -18,8 +18,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from dynabeam.transforms.model.gap import GapPolicy
+from dynabeam.transforms.runtime.clock import Clock
 from dynabeam.transforms.stream.frontier import Frontier, ShardPosition
-from dynabeam.transforms.stream.pacing import Clock, Pacing
+from dynabeam.transforms.stream.pacing import Pacing
 from dynabeam.transforms.stream.page_parser import PageParser
 from dynabeam.transforms.stream.reader import SliceReader
 from dynabeam.transforms.stream.reader_spec import ReaderSpec

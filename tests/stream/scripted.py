@@ -13,7 +13,8 @@ from dynabeam.transforms.aws.streams import ShardInfo, StreamDescription
 from dynabeam.transforms.model.gap import GapPolicy
 from dynabeam.transforms.model.table import Table
 from dynabeam.transforms.model.version import decode_version
-from dynabeam.transforms.stream.pacing import Clock, Pacing
+from dynabeam.transforms.runtime.clock import Clock
+from dynabeam.transforms.stream.pacing import Pacing
 from dynabeam.transforms.stream.page_parser import PageParser
 from dynabeam.transforms.stream.reader import SliceReader
 from dynabeam.transforms.stream.reader_spec import ReaderSpec

@@ -21,11 +21,12 @@ from dynabeam.transforms.model.dead_letter import DeadLetterCoder
 from dynabeam.transforms.model.gap import GapPolicies, GapPolicy
 from dynabeam.transforms.model.report import ReportCoder
 from dynabeam.transforms.model.version import decode_version
+from dynabeam.transforms.runtime.poll_tracker import advance
 from dynabeam.transforms.stream.frontier import Frontier, FrontierCoder, ShardPosition
 from dynabeam.transforms.stream.read_stream import ReadStream
 from dynabeam.transforms.stream.reader_group import FrontierGroup, ReaderGroup, group_readers
 from dynabeam.transforms.stream.reader_spec import LatestGeneration
-from dynabeam.transforms.stream.watermark import StreamWatermarks, advance, not_before, seed_us
+from dynabeam.transforms.stream.watermark import StreamWatermarks, clamp_to_watermark, seed_us
 from tests.stream.scripted import (
     ARN,
     NOW_US,
@@ -334,8 +335,8 @@ class TestWatermark:
         assert estimator.at == Timestamp(micros=20)
 
     def test_no_element_is_late(self):
-        assert not_before(_Estimator(10), 5) == Timestamp(micros=10)
-        assert not_before(_Estimator(10), 15) == Timestamp(micros=15)
+        assert clamp_to_watermark(_Estimator(10), 5) == Timestamp(micros=10)
+        assert clamp_to_watermark(_Estimator(10), 15) == Timestamp(micros=15)
 
     def test_it_is_the_minimum_over_live_shards(self):
         near, far = NOW_US // 10**6 - 5, NOW_US // 10**6 - 500

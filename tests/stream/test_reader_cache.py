@@ -8,8 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from dynabeam.transforms.runtime.clock import Clock
 from dynabeam.transforms.stream.frontier import Frontier, ShardPosition
-from dynabeam.transforms.stream.pacing import Clock, Pacing
+from dynabeam.transforms.stream.pacing import Pacing
 from dynabeam.transforms.stream.page_parser import PageParser
 from dynabeam.transforms.stream.reader_cache import ReaderCache, cache_of, release, retain
 from dynabeam.transforms.stream.scheduler import ShardScheduler

@@ -15,8 +15,8 @@ from dynabeam.transforms.model.block import Block
 from dynabeam.transforms.model.gap import GapPolicy
 from dynabeam.transforms.model.table import Table
 from dynabeam.transforms.model.version import decode_version
+from dynabeam.transforms.runtime.clock import Clock
 from dynabeam.transforms.stream.frontier import Frontier
-from dynabeam.transforms.stream.pacing import Clock
 from dynabeam.transforms.stream.read_stream import ReadStream
 from dynabeam.transforms.stream.reader_spec import ReaderSpec
 from dynabeam.transforms.testing.clock import SimClock

@@ -10,9 +10,7 @@ from __future__ import annotations
 import dataclasses
 import random
 
-from dynabeam.transforms.runtime.clock import Clock
-
-__all__ = ["Clock", "Pacing"]
+__all__ = ["Pacing"]
 
 
 _SHORTEST_SLICE = 0.001

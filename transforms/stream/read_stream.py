@@ -38,9 +38,11 @@ from dynabeam.transforms.model.block import Block
 from dynabeam.transforms.model.dead_letter import DeadLetter
 from dynabeam.transforms.model.gap_handler import GapHandler
 from dynabeam.transforms.model.report import Report
+from dynabeam.transforms.runtime.clock import Clock
+from dynabeam.transforms.runtime.poll_tracker import advance
 from dynabeam.transforms.stream.block_builder import oldest_event_us
 from dynabeam.transforms.stream.frontier import Frontier, FrontierCoder
-from dynabeam.transforms.stream.pacing import Clock, Pacing
+from dynabeam.transforms.stream.pacing import Pacing
 from dynabeam.transforms.stream.page_parser import PageParser
 from dynabeam.transforms.stream.progress import SeenReader
 from dynabeam.transforms.stream.reader import Output, SliceReader
@@ -65,8 +67,7 @@ from dynabeam.transforms.stream.tracker import FrontierTracker, Moved
 from dynabeam.transforms.stream.watermark import (
     GroupWatermarks,
     StreamWatermarks,
-    advance,
-    not_before,
+    clamp_to_watermark,
 )
 
 __all__ = ["BLOCKS", "DEAD_LETTERS", "REPORTS", "ReadStream", "Until"]
@@ -350,6 +351,6 @@ def _size(frontier: Frontier) -> int:
 
 def _tagged(output: Output, estimator: Any) -> Any:
     if isinstance(output, Block):
-        return TimestampedValue(output, not_before(estimator, oldest_event_us(output)))
+        return TimestampedValue(output, clamp_to_watermark(estimator, oldest_event_us(output)))
     tag = REPORTS if isinstance(output, Report) else DEAD_LETTERS
-    return TaggedOutput(tag, TimestampedValue(output, not_before(estimator, 0)))
+    return TaggedOutput(tag, TimestampedValue(output, clamp_to_watermark(estimator, 0)))

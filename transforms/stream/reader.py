@@ -15,8 +15,9 @@ from typing import Any
 from dynabeam.transforms.model.block import Block
 from dynabeam.transforms.model.dead_letter import DeadLetter
 from dynabeam.transforms.model.report import Report
+from dynabeam.transforms.runtime.clock import Clock
 from dynabeam.transforms.stream.frontier import Counts, Frontier
-from dynabeam.transforms.stream.pacing import Clock, Pacing
+from dynabeam.transforms.stream.pacing import Pacing
 from dynabeam.transforms.stream.progress import SeenReader
 from dynabeam.transforms.stream.reader_spec import ReaderSpec
 from dynabeam.transforms.stream.responses import IDLE_MARGIN_US, ResponseHandler

@@ -21,6 +21,7 @@ from dynabeam.transforms.errors import StreamError
 from dynabeam.transforms.model.dead_letter import DeadLetter
 from dynabeam.transforms.model.gap import Gap, GapKind, GapPolicy
 from dynabeam.transforms.model.report import Report
+from dynabeam.transforms.runtime.clock import Clock
 from dynabeam.transforms.stream.block_builder import BlockBuilder
 from dynabeam.transforms.stream.frontier import Counts, Frontier, ShardPosition
 from dynabeam.transforms.stream.lineage import (
@@ -29,7 +30,7 @@ from dynabeam.transforms.stream.lineage import (
     drop_childless,
     replace_vanished,
 )
-from dynabeam.transforms.stream.pacing import Clock, Pacing
+from dynabeam.transforms.stream.pacing import Pacing
 from dynabeam.transforms.stream.page_order import credible, disorder, without_repeats
 from dynabeam.transforms.stream.page_parser import Page
 from dynabeam.transforms.stream.reader_spec import ReaderSpec

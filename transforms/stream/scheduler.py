@@ -19,8 +19,9 @@ import math
 from collections.abc import Iterable, Iterator
 
 from dynabeam.transforms.aws.streams import StreamDescription
+from dynabeam.transforms.runtime.clock import Clock
 from dynabeam.transforms.stream.frontier import Counts, Frontier, ShardPosition
-from dynabeam.transforms.stream.pacing import Clock, Pacing
+from dynabeam.transforms.stream.pacing import Pacing
 from dynabeam.transforms.stream.page_parser import Page
 from dynabeam.transforms.stream.shard_listing import ShardListing
 from dynabeam.transforms.stream.shard_requests import (

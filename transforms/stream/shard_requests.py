@@ -18,8 +18,8 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 
 from dynabeam.transforms.aws.streams import StreamDescription, StreamsClient
+from dynabeam.transforms.runtime.clock import Clock
 from dynabeam.transforms.stream.frontier import ShardPosition
-from dynabeam.transforms.stream.pacing import Clock
 from dynabeam.transforms.stream.page_parser import Page, PageParser
 
 __all__ = ["AskChildren", "ListShards", "ReadPage", "Request", "RequestPool", "Response"]
