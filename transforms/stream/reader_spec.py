@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What one reader of one stream is told: the element of the stream's splittable DoFn.
+"""What one reader of one stream has to know: the element of the stream's splittable DoFn.
 
 The table's generation may go up while a continuous run reads. So its reader asks at the start of
 each slice. Its generation never goes back: the highest one that it gave is part of its restriction,
-and whenever it may have lost that (a new worker, a restart from a checkpoint) the answer is looked
+and whenever it may have lost that (a new worker, a restart from a checkpoint) the table's is looked
 up and not taken from a cache.
 """
 
@@ -93,7 +93,7 @@ class ReaderSpec:
         return dataclasses.replace(frontier, closed=False, counts=Counts())
 
     def to_json(self) -> dict[str, Any]:
-        """The source as a JSON-able dict."""
+        """The spec as a JSON-able dict."""
         return {
             "format": _DOCUMENT.number,
             "table": self.table.to_json(),
@@ -129,7 +129,7 @@ class ReaderSpec:
 
 
 class ReaderSpecCoder(JsonCoder[ReaderSpec]):
-    """Versioned, deterministic coder of stream sources: canonical JSON."""
+    """Versioned, deterministic coder of readers' specs: canonical JSON."""
 
     kind = ReaderSpec
 
@@ -141,7 +141,7 @@ class LatestGeneration(NamedTuple):
     """What is known of a table's generation.
 
     Attributes:
-        generation: Its generation; 0 if nothing but what the reader was told is known.
+        generation: Its generation; 0 if nothing but the reader's own is known.
         snapshot_until_us: For the headers of blocks: see `transforms.model.block.BlockHeader`.
     """
 

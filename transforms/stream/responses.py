@@ -6,7 +6,7 @@ judged by `transforms.aws.errors` alone: a throttle waits, an expired iterator i
 after the last claimed record, trimmed and vanished positions are gaps, a shard that the service
 does not find is looked up in a listing before it is believed to be gone, an unreachable service is
 asked again within bounds, and everything else is raised. No error finishes a shard. When a shard is
-asked next is the business of `transforms.stream.scheduler`, which is told what happened.
+asked next is decided by `transforms.stream.scheduler`, which learns from here what happened.
 """
 
 from __future__ import annotations

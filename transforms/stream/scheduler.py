@@ -392,7 +392,7 @@ class ShardScheduler:
         self.schedule(after.shard_id, self._clock.monotonic() + delay)
 
     def children_answered(self, shard_id: str) -> None:
-        """The service answered the question for children, whatever it said."""
+        """The service responded to the question for children, whatever it said."""
         task = self.add(shard_id)
         task.failures = task.throttles = 0
 

@@ -76,7 +76,7 @@ class ShardListing:
         return are_open - {each.parent_id for each in self.shards}
 
     def is_wanted(self, frontier: Frontier, pacing: Pacing, *, now_us: int, bounded: bool) -> bool:
-        """True if a listing is to be begun or to be gone on with.
+        """True if a listing is to be begun or continued.
 
         Args:
             frontier: Where the reader stands.
@@ -132,7 +132,7 @@ class ShardListing:
         return True
 
     def complete(self, frontier: Frontier, pacing: Pacing, now: float) -> None:
-        """Ends a complete listing that the frontier has adopted; the next one begins anew."""
+        """Ends a complete listing that the frontier has adopted; the next one starts over."""
         self.done = now if self.began is None else self.began
         undecided = frontier.swept_us < self.began_us
         self._restart(now + pacing.after_ask(1) if undecided else now)
@@ -172,7 +172,7 @@ class ListedShards:
     Attributes:
         status: The stream's status, e.g. `ENABLED`.
         shards: Its shards, closed ones too.
-        created_us: When the stream was switched on, microseconds since 1970, 0 if not told.
+        created_us: When the stream was switched on, microseconds since 1970, 0 if not known.
     """
 
     status: str
@@ -203,7 +203,7 @@ def list_shards(
         sleep: Waits so many seconds.
 
     Raises:
-        StreamError: The service did not answer, or throttled, too often in a row.
+        StreamError: The service did not respond, or throttled, too often in a row.
         AwsAccessError: If `dynamodb:DescribeStream` is not allowed.
         CredentialsError: If the credentials are not accepted.
     """

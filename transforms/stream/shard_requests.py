@@ -187,7 +187,7 @@ class RequestPool:
         offset_us = self._clock.offset_us()
         try:
             value = work()
-            # This process's first answer may have set the clock.
+            # This process's first response may have set the clock.
             began_us += self._clock.offset_us() - offset_us
             response = Response(request, value, None, began_us, continued)
         except Exception as error:  # noqa: BLE001 - handed to the calling thread, which raises it
