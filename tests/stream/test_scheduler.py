@@ -1,16 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """The rules of what is due: each by itself, on a clock that only the test moves."""
 
+import ast
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 
+import dynabeam.transforms.stream
 from dynabeam.transforms.aws.streams import ShardInfo, StreamDescription
 from dynabeam.transforms.stream.frontier import Counts, Frontier, ShardPosition
 from dynabeam.transforms.stream.pacing import Pacing
 from dynabeam.transforms.stream.page_parser import PageParser
-from dynabeam.transforms.stream.scheduler import LONGEST_WAIT, ShardScheduler
+from dynabeam.transforms.stream.scheduler import LONGEST_WAIT, ShardScheduler, ShardTask
+from dynabeam.transforms.stream.shard_listing import ShardListing
 from dynabeam.transforms.stream.shard_requests import AskChildren, ListShards, ReadPage
 from tests.stream.scripted import ARN, NOW_US, TABLE, record, shard_id
 
@@ -502,3 +506,21 @@ class TestReports:
         desk = Desk()
         desk.scheduler.take_report(Counts(), over=False)
         assert desk.scheduler.take_report(Counts(empty_polls=1), over=True) is not None
+
+
+def test_nobody_else_writes_what_is_due():
+    fields = {each.name for kind in (ShardTask, ShardListing) for each in dataclasses.fields(kind)}
+    folder = Path(dynabeam.transforms.stream.__file__).parent
+    files = {each.name: each for each in folder.glob("*.py")}
+    owners = {"scheduler.py", "shard_listing.py"}
+    assert owners <= files.keys()
+    written = [
+        f"{name}:{node.lineno} {node.attr}"
+        for name in files.keys() - owners
+        for node in ast.walk(ast.parse(files[name].read_text("utf-8")))
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.ctx, ast.Store)
+        and node.attr in fields
+        and not (isinstance(node.value, ast.Name) and node.value.id == "self")
+    ]
+    assert written == []
