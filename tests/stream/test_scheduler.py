@@ -345,7 +345,7 @@ class TestListing:
     def complete(self, desk, *shards, frontier=None):
         """One listing of one page, made and adopted."""
         desk.scheduler.begin_listing()
-        desk.scheduler.listing_answered()
+        desk.scheduler.answered(None)
         assert desk.listed(*shards)
         swept = Frontier(swept_us=desk.clock.now_us())
         desk.scheduler.listing_complete(frontier or swept)
@@ -355,7 +355,7 @@ class TestListing:
         self.begun(desk)
         assert desk.requests.sent == [ListShards("")]
         assert not desk.scheduler.listing_is_due(Frontier()), "one page at a time"
-        desk.scheduler.listing_answered()
+        desk.scheduler.answered(None)
         desk.listed(ShardInfo(A), next_after=A)
         assert not desk.scheduler.listing_is_due(Frontier())
         desk.clock.advance(PACING.sweep_page)
@@ -393,7 +393,7 @@ class TestListing:
         for number in range(PACING.child_asks):
             assert desk.scheduler.listing_is_due(Frontier()), number
             desk.scheduler.begin_listing()
-            desk.scheduler.listing_answered()
+            desk.scheduler.answered(None)
             assert not desk.listed(status="ENABLING")
             desk.requests.in_flight = 0
             desk.clock.advance(2.0)
@@ -445,10 +445,8 @@ class TestListing:
         assert 0.0 < desk.in_seconds().expected < 0.1
         self.complete(desk, ShardInfo(A, start="7"))
         assert (desk.scheduler.listed_start(A), desk.scheduler.listed_start(B)) == ("7", "")
-        desk.scheduler.begin_listing()
-        desk.listed()
-        desk.scheduler.forget_unlisted()
-        assert desk.scheduler.listed_start(A) == ""
+        self.complete(desk)
+        assert desk.scheduler.listed_start(A) == "", "it is no longer listed"
 
     def test_how_long_nobody_looked(self):
         desk = Desk(swept_us=NOW_US - 7)

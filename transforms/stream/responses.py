@@ -116,6 +116,7 @@ class ResponseHandler:
         """
         request = response.request
         if isinstance(request, ListShards):
+            self._scheduler.answered(None)
             self._handle_listing(response, request)
             return
         self._scheduler.answered(request.shard_id)
@@ -394,7 +395,6 @@ class ResponseHandler:
 
     def _handle_listing(self, response: Response, request: ListShards) -> None:
         scheduler, found = self._scheduler, response.value
-        scheduler.listing_answered()
         if not isinstance(found, StreamDescription):
             self._handle_listing_error(response)
             return
@@ -430,7 +430,6 @@ class ResponseHandler:
                 self._count_failure(position.shard_id, error, "GetRecords")
             else:
                 self._pass_vanished(position, listed)
-        scheduler.forget_unlisted()
         for position in scheduler.listed_open(self.frontier.ended):
             self._reopen(position.reopened)
         self._drop_childless(disabled=status == "DISABLED")

@@ -243,9 +243,9 @@ class ShardScheduler:
 
     # Responses about a shard.
 
-    def answered(self, shard_id: str) -> None:
-        """The request about a shard is no longer in flight."""
-        self.add(shard_id).in_flight = False
+    def answered(self, shard_id: str | None) -> None:
+        """The request about a shard, or the page of the listing (None), is no longer in flight."""
+        self._of(shard_id).in_flight = False
 
     def page_arrived(self, position: ShardPosition) -> None:
         """The service gave a page that can be the shard's next."""
@@ -319,17 +319,20 @@ class ShardScheduler:
         Returns:
             How many failed in a row.
         """
-        task = self._listing if shard_id is None else self.add(shard_id)
+        task = self._of(shard_id)
         task.failures += 1
         self._retry_after(shard_id, task.failures)
         return task.failures
 
     def throttled(self, shard_id: str | None) -> int:
         """As `failed`, for what the service refused as too many requests."""
-        task = self._listing if shard_id is None else self.add(shard_id)
+        task = self._of(shard_id)
         task.throttles += 1
         self._retry_after(shard_id, task.throttles)
         return task.throttles
+
+    def _of(self, shard_id: str | None) -> ShardTask | ShardListing:
+        return self._listing if shard_id is None else self.add(shard_id)
 
     def _retry_after(self, shard_id: str | None, attempts: int) -> None:
         due = self._clock.monotonic() + self._pacing.after_failures(attempts)
@@ -439,10 +442,6 @@ class ShardScheduler:
             frontier, self._pacing, now_us=self._clock.now_us(), bounded=self._bounded
         )
 
-    def listing_answered(self) -> None:
-        """The page of the listing is no longer in flight."""
-        self._listing.in_flight = False
-
     def listed(self, page: StreamDescription, *, after: str, began_us: int) -> bool:
         """Adds a page to the listing, see `ShardListing.add`."""
         now = self._clock.monotonic()
@@ -451,10 +450,6 @@ class ShardScheduler:
     def listing_complete(self, frontier: Frontier) -> None:
         """Ends a complete listing, see `ShardListing.complete`."""
         self._listing.complete(frontier, self._pacing, self._clock.monotonic())
-
-    def forget_unlisted(self) -> None:
-        """Drops what is kept of shards that a complete listing no longer holds."""
-        self._listing.forget_unlisted()
 
     def missing(self, live: Iterable[ShardPosition]) -> list[ShardPosition]:
         """The shards that the service did not find before this complete listing was begun.

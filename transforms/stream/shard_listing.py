@@ -132,20 +132,23 @@ class ShardListing:
         return True
 
     def complete(self, frontier: Frontier, pacing: Pacing, now: float) -> None:
-        """Ends a complete listing that the frontier has adopted; the next one starts over."""
+        """Ends a complete listing that the frontier has adopted, and drops what it lacks.
+
+        Args:
+            frontier: The frontier after it.
+            pacing: Limits and times.
+            now: Monotonic time, seconds.
+        """
+        listed = self.shard_ids
+        for numbers in (self.starts, self.ends):
+            for shard_id in numbers.keys() - listed:
+                del numbers[shard_id]
         self.done = now if self.began is None else self.began
         undecided = frontier.swept_us < self.began_us
         self._restart(now + pacing.after_ask(1) if undecided else now)
         if undecided:
             # A parent is listed late; neither it nor its child is anybody's so far.
             self.wanted = now
-
-    def forget_unlisted(self) -> None:
-        """Drops the numbers of shards that a complete listing no longer holds."""
-        listed = self.shard_ids
-        for numbers in (self.starts, self.ends):
-            for shard_id in numbers.keys() - listed:
-                del numbers[shard_id]
 
     def is_at_end(self, position: ShardPosition) -> bool:
         """True if what was read of a shard reaches the ending number that is listed."""
