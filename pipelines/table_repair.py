@@ -36,7 +36,7 @@ from dynabeam.transforms.state.repair_sweep import sweep_sinks
 from dynabeam.transforms.state.snapshot_signals import SnapshotSignals
 from dynabeam.transforms.state.stream_successor import NextStream
 from dynabeam.transforms.state.table_reading import loads_of, new_load, open_loads
-from dynabeam.transforms.stream.source import TRIM_HORIZON
+from dynabeam.transforms.stream.reader_spec import TRIM_HORIZON
 
 __all__ = [
     "begin_repair",

@@ -42,7 +42,7 @@ from dynabeam.transforms.model.table import Table
 from dynabeam.transforms.runtime.clock import now_us
 from dynabeam.transforms.state.stream_successor import Sequel, find_sequel, switch_gap
 from dynabeam.transforms.state.table_readiness import recovery_problem, stream_problem
-from dynabeam.transforms.stream.source import TRIM_HORIZON
+from dynabeam.transforms.stream.reader_spec import TRIM_HORIZON
 
 __all__ = ["TableSequels", "ended_error"]
 

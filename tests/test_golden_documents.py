@@ -42,13 +42,13 @@ from dynabeam.transforms.state.snapshot_signals import SnapshotSignal, SnapshotS
 from dynabeam.transforms.state.table_reading import ReadingOptions
 from dynabeam.transforms.state.table_selection import TableSelection
 from dynabeam.transforms.stream.frontier import Frontier
-from dynabeam.transforms.stream.source import StreamSource
+from dynabeam.transforms.stream.reader_spec import ReaderSpec
 from dynabeam.transforms.values.key_schema import KeyAttribute, KeySchema
 
 _DATA = pathlib.Path(__file__).parent / "data" / "stored-documents.json"
 GOLDEN = {name: text.encode() for name, text in json.loads(_DATA.read_text()).items()}
 TABLE = Table("orders", KeySchema(KeyAttribute("id", "S")), "arn")
-SOURCE = StreamSource(TABLE, "arn", 0, 1, 1, 4, "latest", Frontier(), GapPolicy.HEAL, 5, 6, 7)
+SOURCE = ReaderSpec(TABLE, "arn", 0, 1, 1, 4, "latest", Frontier(), GapPolicy.HEAL, 5, 6, 7)
 LETTER = DeadLetter(
     "orders", "stream", "p", "é", b"\x00x", "E", "retry", {"b": "1", "a": "2"}, {"n": [1]}, 2, 3, 4
 )

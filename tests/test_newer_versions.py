@@ -21,7 +21,7 @@ from dynabeam.transforms.model.report import Report, ReportCoder
 from dynabeam.transforms.model.table import Table
 from dynabeam.transforms.state.repair_plan import Repair
 from dynabeam.transforms.stream.frontier import Frontier, FrontierCoder, ShardPosition
-from dynabeam.transforms.stream.source import StreamSource, StreamSourceCoder
+from dynabeam.transforms.stream.reader_spec import ReaderSpec, ReaderSpecCoder
 from dynabeam.transforms.values.key_schema import KeyAttribute, KeySchema
 
 TABLE = Table("orders", KeySchema(KeyAttribute("id", "S")), "arn")
@@ -29,12 +29,12 @@ SHARD = ShardPosition("shardId-00000000000000000001-a", kind="after", sequence="
 SLICE = FileSlice(
     TABLE, 1, 4, "arn", 1, DataFile("f", 1, "m"), 0, 0, 1, "DYNAMODB_JSON", "FULL_EXPORT"
 )
-SOURCE = StreamSource(TABLE, "arn", 0, 1, 1, 4, "trim_horizon", Frontier(), GapPolicy.FAIL, 0, 0, 0)
+SOURCE = ReaderSpec(TABLE, "arn", 0, 1, 1, 4, "trim_horizon", Frontier(), GapPolicy.FAIL, 0, 0, 0)
 MANIFEST = ExportManifest("l", "arn", "t", "", "FULL_EXPORT", "DYNAMODB_JSON", "", 0, 1, 1, ())
 
 CODED = {
     "frontier": (FrontierCoder(), Frontier(shards=(SHARD,))),
-    "source": (StreamSourceCoder(), SOURCE),
+    "source": (ReaderSpecCoder(), SOURCE),
     "request": (SnapshotRequestCoder(), SnapshotRequest(TABLE, 1, 4)),
     "slice": (FileSliceCoder(), SLICE),
     "wait": (WaitStateCoder(), WaitState(False, "arn", 7)),

@@ -7,8 +7,8 @@ import pytest
 from dynabeam.transforms.aws.session import AwsAccess
 from dynabeam.transforms.export.elements import SnapshotRequest
 from dynabeam.transforms.read_tables import ReadTables
-from dynabeam.transforms.stream.group import SourceGroup
-from dynabeam.transforms.stream.source import StreamSource
+from dynabeam.transforms.stream.reader_group import ReaderGroup
+from dynabeam.transforms.stream.reader_spec import ReaderSpec
 from tests.graphs import labels_of, pickled_places
 
 LABELS = {
@@ -38,7 +38,7 @@ LABELS["forever"] = [each.replace("PollExport", "WaitForExport") for each in LAB
 
 def graph(until):
     pipeline = beam.Pipeline(runner="FnApiRunner")
-    kind = StreamSource if until == "tip" else SourceGroup
+    kind = ReaderSpec if until == "tip" else ReaderGroup
     elements = {
         "requests": pipeline | "Requests" >> beam.Create([]).with_output_types(SnapshotRequest),
         "sources": pipeline | "Sources" >> beam.Create([]).with_output_types(kind),

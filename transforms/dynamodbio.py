@@ -43,8 +43,8 @@ from dynabeam.transforms.state.coverage import (
     covered_since_us,
     uncovered,
 )
-from dynabeam.transforms.stream.group import SourceGroup, grouped
-from dynabeam.transforms.stream.source import TRIM_HORIZON, StreamSource
+from dynabeam.transforms.stream.reader_group import ReaderGroup, group_readers
+from dynabeam.transforms.stream.reader_spec import TRIM_HORIZON, ReaderSpec
 from dynabeam.transforms.values.json_texts import compact_json
 from dynabeam.transforms.values.key_schema import KeyAttribute, KeySchema
 from dynabeam.transforms.values.keys import decode_key
@@ -156,10 +156,10 @@ class _Settings:
         """True if the graph does not end by itself when it has read what is there."""
         return self.forever or (self.with_snapshot and not self.export)
 
-    def source(self, table: Table, stream_arn: str, reader: int) -> StreamSource:
+    def source(self, table: Table, stream_arn: str, reader: int) -> ReaderSpec:
         """One of the readers of a table."""
         now_us = clock.now_us()
-        return StreamSource(
+        return ReaderSpec(
             table=table,
             stream_arn=stream_arn,
             reader=reader,
@@ -368,7 +368,7 @@ class ReadFromDynamoDB(beam.PTransform):
             >> beam.ParDo(_DescribeFn(settings))
             .with_output_types(
                 SnapshotRequest,
-                **{_SOURCES: SourceGroup if settings.waits else StreamSource, _GAPS: Report},
+                **{_SOURCES: ReaderGroup if settings.waits else ReaderSpec, _GAPS: Report},
             )
             .with_outputs(_SOURCES, _GAPS, main=_REQUESTS)
         )
@@ -420,7 +420,7 @@ class _DescribeFn(beam.DoFn):
     def process(self, names: tuple[str, ...]) -> Iterator[Any]:
         """Describes all tables at once, as the readers of all of them are dealt out to groups."""
         its = self._settings
-        sources: list[StreamSource] = []
+        sources: list[ReaderSpec] = []
         for name in names:
             described = describe_table(its.access, name)
             if its.with_stream:
@@ -435,7 +435,7 @@ class _DescribeFn(beam.DoFn):
                         raise gap.error()
                     yield beam.pvalue.TaggedOutput(_GAPS, gap.report())
                 yield self._request(described)
-        for source in grouped(sources) if its.waits and sources else sources:
+        for source in group_readers(sources) if its.waits and sources else sources:
             yield beam.pvalue.TaggedOutput(_SOURCES, source)
 
     def _request(self, described: TableDescription) -> SnapshotRequest:

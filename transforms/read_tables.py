@@ -5,7 +5,7 @@
 SnapshotRequest ─► EnsureExport ─► ReadExportFiles ─┐ blocks
 FileSlice ───────────────────────► ReadExportFiles ─┤
                                                     ├─► Reconcile ─► blocks
-StreamSource ─► SpreadReaders ─► ReadStream ────────┘
+ReaderSpec ─► SpreadReaders ─► ReadStream ────────┘
 ```
 
 Tables are data: the graph has the same shape for one and for hundreds. The stream never waits for
@@ -31,8 +31,8 @@ from dynabeam.transforms.model.gap_handler import GapHandler
 from dynabeam.transforms.model.report import Report
 from dynabeam.transforms.reconcile.reconcile import Reconcile
 from dynabeam.transforms.reconcile.verify_chain import VerifyChain
-from dynabeam.transforms.stream.generations import Generations
-from dynabeam.transforms.stream.read import ReadStream, Until
+from dynabeam.transforms.stream.read_stream import ReadStream, Until
+from dynabeam.transforms.stream.reader_spec import Generations
 from dynabeam.transforms.telemetry.process_metrics import see_reader
 
 __all__ = ["ReadTables", "TablesRead"]
@@ -54,11 +54,11 @@ class TablesRead(NamedTuple):
 
 
 class ReadTables(beam.PTransform):
-    """`{"requests": PCollection[SnapshotRequest], "sources": PCollection[StreamSource]}` → blocks.
+    """`{"requests": PCollection[SnapshotRequest], "sources": PCollection[ReaderSpec]}` → blocks.
 
     Either may be left out. In the place of requests there may be `slices`, a
     `PCollection[FileSlice]` of exports that the caller has got hold of. Sources that are read
-    forever may come in groups (`transforms.stream.group`). The output is a `TablesRead`.
+    forever may come in groups (`transforms.stream.reader_group`). The output is a `TablesRead`.
 
     At least once: a bundle that is tried again delivers again, under the same versions.
 
@@ -70,7 +70,7 @@ class ReadTables(beam.PTransform):
         chain_policy: Look for changes that the stream lost without a word (`VerifyChain`), with the
             policy of each table; None not to look. A savepoint is bound to whether it is given.
         generations: Where readers that never end learn that a table's generation went up.
-        gap_rules: What gaps do in a run that never ends, whatever the sources say.
+        gap_handler: What gaps do in a run that never ends, whatever the sources say.
         export_to: Bucket, prefix and bucket owner of new exports, whatever the requests say.
     """
 
@@ -82,14 +82,14 @@ class ReadTables(beam.PTransform):
         verify: Verify = "strict",
         chain_policy: Callable[[str], GapPolicy] | None = None,
         generations: Generations | None = None,
-        gap_rules: GapHandler | None = None,
+        gap_handler: GapHandler | None = None,
         export_to: tuple[str, str, str] = ("", "", ""),
     ) -> None:
         super().__init__()
         self._export_to = export_to
         self._chain_policy = chain_policy
         self._generations = generations
-        self._gap_rules = gap_rules
+        self._gap_handler = gap_handler
         self._access = access
         self._until: Until = until
         self._verify: Verify = verify
@@ -110,7 +110,7 @@ class ReadTables(beam.PTransform):
         reconciled = blocks | "Reconcile" >> Reconcile()
         told = [*(each.reports for each in branches), reconciled.reports]
         if self._chain_policy is not None:
-            verify = VerifyChain(self._chain_policy, gap_rules=self._gap_rules)
+            verify = VerifyChain(self._chain_policy, gap_handler=self._gap_handler)
             told.append(blocks | "VerifyChain" >> verify)
         reports = told | "Reports" >> beam.Flatten()
         reports.element_type = Report
@@ -139,9 +139,9 @@ class ReadTables(beam.PTransform):
         return self._generations
 
     @property
-    def gap_rules(self) -> GapHandler | None:
+    def gap_handler(self) -> GapHandler | None:
         """What gaps do."""
-        return self._gap_rules
+        return self._gap_handler
 
     @property
     def verify(self) -> Verify:
@@ -193,7 +193,7 @@ class _Stream(beam.PTransform):
             self._how.access,
             until=self._how.until,
             generations=self._how.generations,
-            gap_rules=self._how.gap_rules,
+            gap_handler=self._how.gap_handler,
             observe=see_reader,
         )
         return TablesRead(read["blocks"], read["reports"], read["dead_letters"])

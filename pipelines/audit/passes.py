@@ -34,7 +34,7 @@ from dynabeam.transforms.state.round_outputs import (
     read_reports,
 )
 from dynabeam.transforms.storage import filesystem
-from dynabeam.transforms.stream.source import StreamSource
+from dynabeam.transforms.stream.reader_spec import ReaderSpec
 
 __all__ = ["PASS_ROWS", "AuditPasses", "TableInput", "build_audit", "in_passes"]
 
@@ -56,7 +56,7 @@ class TableInput:
 
     shape: MirrorShape
     request: SnapshotRequest
-    sources: Sequence[StreamSource]
+    sources: Sequence[ReaderSpec]
     point: CommonPoint
     focus: frozenset[int] | None = None
 

@@ -37,7 +37,7 @@ from dynabeam.transforms.state.table_reading import (
     stream_sources,
 )
 from dynabeam.transforms.storage import filesystem
-from dynabeam.transforms.stream.source import TRIM_HORIZON
+from dynabeam.transforms.stream.reader_spec import TRIM_HORIZON
 
 __all__ = [
     "absorb",

@@ -68,7 +68,7 @@ def build_continuous(
     """
     deployment = pipeline | "Deployment" >> beam.Create([folder], reshuffle=False)
     assigned = deployment | "WatchAssignments" >> WatchAssignments()
-    gap_rules = None if repairs is None else FolderGapHandler(folder, repairs.policies)
+    gap_handler = None if repairs is None else FolderGapHandler(folder, repairs.policies)
     elements = {"requests": assigned.requests, "sources": assigned.sources}
     read = elements | "ReadTables" >> ReadTables(
         access,
@@ -76,14 +76,14 @@ def build_continuous(
         verify=verify,
         chain_policy=chain_policy,
         generations=FolderGenerations(folder),
-        gap_rules=gap_rules,
+        gap_handler=gap_handler,
         export_to=(
             ("", "", "")
             if repairs is None
             else (repairs.bucket, repairs.prefix, repairs.bucket_owner)
         ),
     )
-    found = deployment | "DiscoverTables" >> DiscoverTables(access, sinks, gap_rules=gap_rules)
+    found = deployment | "DiscoverTables" >> DiscoverTables(access, sinks, gap_handler=gap_handler)
     reports, letters = [read.reports, found], [read.dead_letters]
     for number, sink in enumerate(sinks, 1):
         label = f"Write{number}_{sink.uri.scheme}"

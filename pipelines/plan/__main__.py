@@ -29,7 +29,7 @@ from dynabeam.transforms.planning.throughput import speeds_for
 from dynabeam.transforms.runtime.clock import now_us
 from dynabeam.transforms.sinks.uri import parse_sink_uri
 from dynabeam.transforms.state.table_reading import READERS
-from dynabeam.transforms.stream.listing import list_shards
+from dynabeam.transforms.stream.shard_listing import list_shards
 
 __all__ = ["main", "plan"]
 

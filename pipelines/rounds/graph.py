@@ -31,7 +31,7 @@ from dynabeam.transforms.sinks.base import Round, Sink
 from dynabeam.transforms.sinks.refused import SplitRefused
 from dynabeam.transforms.sinks.share import SinkShare
 from dynabeam.transforms.state.round_outputs import WriteDeadLetters, WriteReports
-from dynabeam.transforms.stream.source import StreamSource
+from dynabeam.transforms.stream.reader_spec import ReaderSpec
 from dynabeam.transforms.telemetry.beam_metrics import MeterDeadLetters, MeterReports
 
 __all__ = ["RoundPlan", "build_round"]
@@ -56,7 +56,7 @@ class RoundPlan:
     """
 
     current: Round
-    sources: Sequence[StreamSource]
+    sources: Sequence[ReaderSpec]
     slices: Sequence[FileSlice]
     sinks: Sequence[Sink]
     access: AwsAccess | None

@@ -30,8 +30,8 @@ from dynabeam.transforms.sinks.membership import KnownSink
 from dynabeam.transforms.state.gap_events import EventState, Repaired, gap_events
 from dynabeam.transforms.state.repair_plan import Repair
 from dynabeam.transforms.storage import filesystem
-from dynabeam.transforms.stream.freshness import RETENTION_US, SeenReader, furthest_behind
 from dynabeam.transforms.stream.frontier import Frontier
+from dynabeam.transforms.stream.progress import RETENTION_US, SeenReader, oldest_unread_shards
 from dynabeam.transforms.telemetry.metric_names import SHARDS_PER_TABLE
 
 __all__ = [
@@ -416,7 +416,9 @@ def _oldest_shards(
     behind = {
         shard_id for each in stream.get("seen", {}).values() for shard_id in each["behind_shards"]
     }
-    found = [pair for each in readers for pair in furthest_behind(each.frontier, SHARDS_PER_TABLE)]
+    found = [
+        pair for each in readers for pair in oldest_unread_shards(each.frontier, SHARDS_PER_TABLE)
+    ]
     return tuple(
         ShardStatus(shard_id, min(RETENTION_US, max(0, at_us - since_us)) / 1e6, shard_id in behind)
         for shard_id, since_us in sorted(found, key=lambda pair: pair[1])[:SHARDS_PER_TABLE]

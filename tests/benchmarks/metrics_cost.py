@@ -18,13 +18,14 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from dynabeam.transforms.model.gap import GapPolicy
+from dynabeam.transforms.runtime.clock import Clock
 from dynabeam.transforms.stream.frontier import Frontier, ShardPosition
-from dynabeam.transforms.stream.memory import ReaderMemory
-from dynabeam.transforms.stream.pacing import Clock, Pacing
+from dynabeam.transforms.stream.pacing import Pacing
+from dynabeam.transforms.stream.page_parser import PageParser
 from dynabeam.transforms.stream.reader import SliceReader
-from dynabeam.transforms.stream.records import PageParser
-from dynabeam.transforms.stream.requests import Requests
-from dynabeam.transforms.stream.source import StreamSource
+from dynabeam.transforms.stream.reader_spec import ReaderSpec
+from dynabeam.transforms.stream.scheduler import ShardScheduler
+from dynabeam.transforms.stream.shard_requests import RequestPool
 from dynabeam.transforms.stream.tracker import FrontierTracker
 from dynabeam.transforms.telemetry.process_metrics import Figures
 from tests.benchmarks.parse_stream_pages import page
@@ -49,7 +50,7 @@ def reader_of(shards: int, pool: ThreadPoolExecutor) -> SliceReader:
     now_ms = time.time_ns() // 1_000_000
     found = tuple(ShardPosition(f"shardId-{now_ms:020d}-{n:08d}") for n in range(shards))
     frontier = Frontier(shards=found, swept_us=now_ms * 1000)
-    source = StreamSource(
+    source = ReaderSpec(
         table=TABLE,
         stream_arn=ARN,
         reader=0,
@@ -64,10 +65,10 @@ def reader_of(shards: int, pool: ThreadPoolExecutor) -> SliceReader:
         started_us=now_ms * 1000,
     )
     clock = Clock()
-    requests = Requests(ARN, None, PageParser(TABLE, 1, ARN), clock, pool)
-    memory = ReaderMemory(requests, 0)
+    requests = RequestPool(ARN, None, PageParser(TABLE, 1, ARN), clock, pool)
+    scheduler = ShardScheduler(requests, 0)
     tracker = FrontierTracker(frontier, bounded=False)
-    return SliceReader(source, tracker, memory, Pacing(), clock, bounded=False)
+    return SliceReader(source, tracker, scheduler, Pacing(), clock, bounded=False)
 
 
 def main(arguments: list[str]) -> int:

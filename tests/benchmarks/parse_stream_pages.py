@@ -20,7 +20,7 @@ import boto3
 from boto3.dynamodb.types import TypeDeserializer
 from botocore.parsers import create_parser
 
-from dynabeam.transforms.stream.records import PageParser
+from dynabeam.transforms.stream.page_parser import PageParser
 from tests.stream.scripted import ARN, TABLE, record
 
 

@@ -47,8 +47,8 @@ class Following(Discovering):
         super().__init__(sim, str(path / "continuous" / "x"))
         self.sim = sim
         self.access = AwsAccess(region=sim.region, endpoint_url=sim.endpoint_url)
-        rules = FolderGapHandler(self.folder.path, GapPolicies(policy))
-        self.fn = type(self.fn)(self.access, (), lambda: self.now, rules)
+        handler = FolderGapHandler(self.folder.path, GapPolicies(policy))
+        self.fn = type(self.fn)(self.access, (), lambda: self.now, handler)
         found = describe_table(self.access, "orders")
         options = dataclasses.replace(OPTIONS, readers=2)
         self.first = new_table_state(found.table, found, options)

@@ -22,8 +22,11 @@ from dynabeam.transforms.model.report import Report
 from dynabeam.transforms.sinks.registry import open_sink
 from dynabeam.transforms.state.snapshot_signals import SnapshotSignal, SnapshotSignals
 from dynabeam.transforms.stream.frontier import Frontier
-from dynabeam.transforms.stream.generations import Known, raised
-from dynabeam.transforms.stream.source import StreamSource
+from dynabeam.transforms.stream.reader_spec import (
+    LatestGeneration,
+    ReaderSpec,
+    with_latest_generation,
+)
 from dynabeam.transforms.testing.simulator import Simulator
 from tests.sinks.changes import NO_ROUND, Change, blocks, round_number
 
@@ -138,9 +141,7 @@ class Deployment:
         self.mirror = folder / "mirror.duckdb"
         self.sink = open_sink(f"duckdb:///{self.mirror}")
         self.sink.check([self.table], NO_ROUND)
-        source = StreamSource(
-            self.table, "arn", 0, 2, 1, 4, "trim_horizon", None, policy, 0, 0, NOW
-        )
+        source = ReaderSpec(self.table, "arn", 0, 2, 1, 4, "trim_horizon", None, policy, 0, 0, NOW)
         self.folder.assign("0", Assignment([source], []))
         TableGeneration(generation=1).write(self.folder, "orders")
         self.sim = sim
@@ -235,13 +236,13 @@ class TestReaders:
         monkeypatch.setattr(time, "monotonic", lambda: now[0])
         folder = ControlFolder(str(tmp_path))
         generations = FolderGenerations(folder.path)
-        assert generations.known("orders", fresh=False) == Known(0, 0)
+        assert generations.lookup("orders", fresh=False) == LatestGeneration(0, 0)
         TableGeneration(generation=2, snapshot_until_us=7).write(folder, "orders")
-        assert generations.known("orders", fresh=False) == Known(0, 0)
-        assert generations.known("orders", fresh=True) == Known(2, 7)
+        assert generations.lookup("orders", fresh=False) == LatestGeneration(0, 0)
+        assert generations.lookup("orders", fresh=True) == LatestGeneration(2, 7)
         TableGeneration(generation=3).write(folder, "orders")
         now[0] += 3.5
-        assert generations.known("orders", fresh=False) == Known(3, 0)
+        assert generations.lookup("orders", fresh=False) == LatestGeneration(3, 0)
 
     @pytest.mark.parametrize(
         ("frontier", "known", "expected"),
@@ -250,7 +251,9 @@ class TestReaders:
     def test_never_go_back(self, frontier, known, expected, place):
         source = place.folder.read_assignment(place.folder.assignments()[0]).sources[0]
         source = dataclasses.replace(source, snapshot_until_us=5)
-        found = raised(source, Frontier(generation=frontier), Known(known, 9))
+        found = with_latest_generation(
+            source, Frontier(generation=frontier), LatestGeneration(known, 9)
+        )
         assert (found.generation, found.snapshot_until_us) == expected
 
     def test_nothing_is_planned_for_a_table_that_was_made_again(self, place):

@@ -13,7 +13,7 @@ from dynabeam.transforms.errors import StateError, ValueDecodeError
 from dynabeam.transforms.export.elements import SnapshotRequest
 from dynabeam.transforms.runtime.poll_tracker import PollTracker
 from dynabeam.transforms.state.coverage import FUZZ_US
-from dynabeam.transforms.stream.group import MOST_GROUPS
+from dynabeam.transforms.stream.reader_group import MOST_GROUPS
 from tests.export.test_request import Watermark
 from tests.stream.scripted import TABLE, source
 

@@ -12,7 +12,7 @@ from dynabeam.transforms.export.manifest import DataFile
 from dynabeam.transforms.export.rows import rows_of_lines
 from dynabeam.transforms.model.dead_letter import DeadLetter
 from dynabeam.transforms.model.table import Table
-from dynabeam.transforms.stream.records import PageParser
+from dynabeam.transforms.stream.page_parser import PageParser
 from dynabeam.transforms.values.key_schema import KeyAttribute, KeySchema
 
 ORDERS = Table("orders", KeySchema(KeyAttribute("id", "S")), "arn:aws:dynamodb:::table/orders")

@@ -48,7 +48,7 @@ from dynabeam.transforms.sinks.base import Round
 from dynabeam.transforms.sinks.files.staging import RoundFiles
 from dynabeam.transforms.state.snapshot_signals import SnapshotSignal, SnapshotSignals
 from dynabeam.transforms.stream.frontier import Counts, Frontier, FrontierCoder, ShardPosition
-from dynabeam.transforms.stream.source import StreamSourceCoder
+from dynabeam.transforms.stream.reader_spec import ReaderSpecCoder
 from tests.fuzz.cases import cases
 from tests.fuzz.hostile import damaged, documents
 from tests.sinks.changes import Change, only_block, table
@@ -73,7 +73,7 @@ SLICE = FileSlice(
 )
 ELEMENTS = {
     "frontier": (FrontierCoder(), FRONTIER),
-    "stream source": (StreamSourceCoder(), source(FRONTIER)),
+    "stream source": (ReaderSpecCoder(), source(FRONTIER)),
     "snapshot request": (SnapshotRequestCoder(), REQUEST),
     "file slice": (FileSliceCoder(), SLICE),
     "report": (ReportCoder(), Report("stream", "orders", {"frontier": FRONTIER.to_json()})),

@@ -17,7 +17,7 @@ from dynabeam.transforms.model.dead_letter import DeadLetter
 from dynabeam.transforms.model.table import Table
 from dynabeam.transforms.model.version import decode_version
 from dynabeam.transforms.sinks.unfit_images import split_unfit
-from dynabeam.transforms.stream.records import PageParser
+from dynabeam.transforms.stream.page_parser import PageParser
 from tests.fuzz.cases import cases
 from tests.fuzz.hostile import compact, damaged, images, odd_values
 from tests.fuzz.plain_decoder import (

@@ -23,7 +23,7 @@ from dynabeam.transforms.export.elements import SnapshotRequest
 from dynabeam.transforms.model.gap import GapPolicy
 from dynabeam.transforms.model.version import encode_version
 from dynabeam.transforms.sinks.row_layout import RowOptions
-from dynabeam.transforms.stream.source import StreamSource
+from dynabeam.transforms.stream.reader_spec import ReaderSpec
 from dynabeam.transforms.values.column_types import ColumnTypes
 from dynabeam.transforms.values.key_schema import KeyAttribute, KeySchema
 from dynabeam.transforms.values.keys import encode_key
@@ -313,7 +313,7 @@ def test_graph():
     )
     orders = table()
     shape = MirrorShape(orders, RowOptions(), ColumnTypes({"id": "S"}))
-    source = StreamSource(
+    source = ReaderSpec(
         *(orders, "arn", 0, 1, 1, 1, "trim_horizon", None),
         *(GapPolicy.FAIL, 0, 0, int(datetime.now(timezone.utc).timestamp() * 1e6)),
     )

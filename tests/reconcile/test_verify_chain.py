@@ -264,10 +264,10 @@ A_AGAIN = '{"n":{"N":"1.0"},"id":{"S":"k"}}'
 
 
 class TestVerifyChain:
-    def run(self, found, check, policy=GapPolicy.CONTINUE, rules=None):
+    def run(self, found, check, policy=GapPolicy.CONTINUE, handler=None):
         with beam.Pipeline(runner="FnApiRunner") as p:
             blocks = p | beam.Create(found, reshuffle=False)
-            reports = blocks | VerifyChain(functools.partial(of, policy), gap_rules=rules)
+            reports = blocks | VerifyChain(functools.partial(of, policy), gap_handler=handler)
             assert_that(reports, check)
 
     def test_whole_chains(self):

@@ -16,8 +16,8 @@ from dynabeam.transforms.aws.session import AwsAccess
 from dynabeam.transforms.model.block import Block
 from dynabeam.transforms.model.gap import GapPolicy
 from dynabeam.transforms.model.table import Table
-from dynabeam.transforms.stream.read import ReadStream
-from dynabeam.transforms.stream.source import TRIM_HORIZON, StreamSource
+from dynabeam.transforms.stream.read_stream import ReadStream
+from dynabeam.transforms.stream.reader_spec import TRIM_HORIZON, ReaderSpec
 from dynabeam.transforms.values.key_schema import KeyAttribute, KeySchema
 
 __all__ = ["build", "versions"]
@@ -47,7 +47,7 @@ def build(
         readers: Elements of the splittable DoFn.
     """
     sources = [
-        StreamSource(
+        ReaderSpec(
             table=Table(table, _HASH),
             stream_arn=stream_arn,
             reader=reader,

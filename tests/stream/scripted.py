@@ -13,12 +13,13 @@ from dynabeam.transforms.aws.streams import ShardInfo, StreamDescription
 from dynabeam.transforms.model.gap import GapPolicy
 from dynabeam.transforms.model.table import Table
 from dynabeam.transforms.model.version import decode_version
-from dynabeam.transforms.stream.memory import ReaderMemory
-from dynabeam.transforms.stream.pacing import Clock, Pacing
+from dynabeam.transforms.runtime.clock import Clock
+from dynabeam.transforms.stream.pacing import Pacing
+from dynabeam.transforms.stream.page_parser import PageParser
 from dynabeam.transforms.stream.reader import SliceReader
-from dynabeam.transforms.stream.records import PageParser
-from dynabeam.transforms.stream.requests import Requests
-from dynabeam.transforms.stream.source import StreamSource
+from dynabeam.transforms.stream.reader_spec import ReaderSpec
+from dynabeam.transforms.stream.scheduler import ShardScheduler
+from dynabeam.transforms.stream.shard_requests import RequestPool
 from dynabeam.transforms.stream.tracker import FrontierTracker
 from dynabeam.transforms.values.key_schema import KeyAttribute, KeySchema
 
@@ -227,7 +228,7 @@ def source(frontier=None, **changes):
         "max_bytes": 0,
         "started_us": NOW_US,
     }
-    return StreamSource(**{**values, **changes})
+    return ReaderSpec(**{**values, **changes})
 
 
 @dataclasses.dataclass
@@ -237,7 +238,7 @@ class Result:
     outputs: list
     tracker: FrontierTracker
     reader: SliceReader
-    memory: ReaderMemory
+    scheduler: ShardScheduler
 
     def of(self, kind):
         return [each for each in self.outputs if isinstance(each, kind)]
@@ -255,15 +256,17 @@ class Result:
         return [each.fields for each in self.outputs if getattr(each, "kind", "") == kind]
 
 
-def run(client, element=None, *, bounded=True, pacing=QUICK, clock=None, memory=None, tracker=None):
+def run(
+    client, element=None, *, bounded=True, pacing=QUICK, clock=None, scheduler=None, tracker=None
+):
     """One call of `process` without Beam."""
     element = element or source()
     clock = clock or FixedClock()
     tracker = tracker or FrontierTracker(element.first_restriction(), bounded=bounded)
     with ThreadPoolExecutor(pacing.threads) as pool:
         parser = PageParser(element.table, element.generation, element.stream_arn)
-        if memory is None:
-            requests = Requests(element.stream_arn, client, parser, clock, pool)
-            memory = ReaderMemory(requests, tracker.current_restriction().swept_us)
-        reader = SliceReader(element, tracker, memory, pacing, clock, bounded=bounded)
-        return Result(list(reader.read()), tracker, reader, memory)
+        if scheduler is None:
+            requests = RequestPool(element.stream_arn, client, parser, clock, pool)
+            scheduler = ShardScheduler(requests, tracker.current_restriction().swept_us)
+        reader = SliceReader(element, tracker, scheduler, pacing, clock, bounded=bounded)
+        return Result(list(reader.read()), tracker, reader, scheduler)

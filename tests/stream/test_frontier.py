@@ -19,7 +19,7 @@ from dynabeam.transforms.stream.frontier import (
     created_ms,
     owner,
 )
-from dynabeam.transforms.stream.source import StreamSource, StreamSourceCoder
+from dynabeam.transforms.stream.reader_spec import ReaderSpec, ReaderSpecCoder
 from tests.stream.scripted import ARN, TABLE
 
 texts = st.text(max_size=12)
@@ -94,7 +94,7 @@ class TestCoder:
 
 
 class TestSource:
-    SOURCE = StreamSource(
+    SOURCE = ReaderSpec(
         TABLE, ARN, 1, 4, 2, 16, "latest", EXAMPLE, GapPolicy.CONTINUE, 5, 6, 10**15
     )
 
@@ -105,13 +105,13 @@ class TestSource:
             b'"start":"latest","started_us":1000000000000000,"stream_arn":"' + ARN.encode() + b'",'
             b'"table":{"arn":"","keys":[{"name":"id","type":"S"}],"name":"orders"}}'
         )
-        assert StreamSourceCoder().encode(self.SOURCE) == golden
-        assert StreamSourceCoder().decode(golden) == self.SOURCE
-        assert isinstance(beam.coders.registry.get_coder(StreamSource), StreamSourceCoder)
+        assert ReaderSpecCoder().encode(self.SOURCE) == golden
+        assert ReaderSpecCoder().decode(golden) == self.SOURCE
+        assert isinstance(beam.coders.registry.get_coder(ReaderSpec), ReaderSpecCoder)
 
     def test_an_unknown_format_is_refused(self):
         with pytest.raises(ValueDecodeError, match="expected 1; found 9"):
-            StreamSource.from_json(self.SOURCE.to_json() | {"format": 9})
+            ReaderSpec.from_json(self.SOURCE.to_json() | {"format": 9})
 
     def test_the_first_restriction_is_the_stored_one_with_fresh_counts(self):
         closed = dataclasses.replace(

@@ -14,9 +14,9 @@ from dynabeam.transforms.model.block import Block
 from dynabeam.transforms.model.dead_letter import DeadLetter
 from dynabeam.transforms.model.gap import GapPolicy
 from dynabeam.transforms.stream.frontier import Frontier, ShardPosition
-from dynabeam.transforms.stream.memory import ReaderMemory
-from dynabeam.transforms.stream.records import PageParser
-from dynabeam.transforms.stream.requests import Requests
+from dynabeam.transforms.stream.page_parser import PageParser
+from dynabeam.transforms.stream.scheduler import ShardScheduler
+from dynabeam.transforms.stream.shard_requests import RequestPool
 from dynabeam.transforms.stream.tracker import FrontierTracker
 from tests.stream.scripted import (
     ARN,
@@ -48,9 +48,11 @@ def resumed(result, **changes):
     return source(Frontier.from_json(result.reports()[-1]["frontier"]), **changes)
 
 
-def new_memory(client, pool):
-    """The memory of a reader that has done nothing yet, for several calls of `process`."""
-    return ReaderMemory(Requests(ARN, client, PageParser(TABLE, 1, ARN), FixedClock(), pool), 0)
+def new_scheduler(client, pool):
+    """The scheduler of a reader that has done nothing yet, for several calls of `process`."""
+    return ShardScheduler(
+        RequestPool(ARN, client, PageParser(TABLE, 1, ARN), FixedClock(), pool), 0
+    )
 
 
 class TestCatchUp:
@@ -450,14 +452,14 @@ class TestContinuous:
         client = ScriptedStreams(Shard(A, "", pages([1])))
         pacing = dataclasses.replace(QUICK, report=3600.0)
         with ThreadPoolExecutor(4) as pool:
-            memory = new_memory(client, pool)
+            scheduler = new_scheduler(client, pool)
 
             def reported(pacing):
-                result = run(client, bounded=False, pacing=pacing, memory=memory)
+                result = run(client, bounded=False, pacing=pacing, scheduler=scheduler)
                 return [(each["pages"], each["changes"]) for each in result.reports()]
 
             assert reported(pacing) == [(1, 1)]
-            # The same records again, as far as this memory goes: a fresh tracker reads them.
+            # The same records again, as far as this scheduler goes: a fresh tracker reads them.
             assert reported(pacing) == []
             assert reported(pacing) == []
             assert reported(QUICK) == [(3, 3)]
@@ -465,8 +467,8 @@ class TestContinuous:
     def test_an_idle_reader_reports_now_and_then(self):
         client = ScriptedStreams(Shard(A, "", []))
         with ThreadPoolExecutor(4) as pool:
-            memory = new_memory(client, pool)
-            first, second = (run(client, bounded=False, memory=memory) for _ in range(2))
+            scheduler = new_scheduler(client, pool)
+            first, second = (run(client, bounded=False, scheduler=scheduler) for _ in range(2))
         assert [each["pages"] for each in first.reports()] == [0]
         assert second.outputs == []
 
@@ -477,8 +479,8 @@ class TestContinuous:
         pacing = dataclasses.replace(QUICK, slice=0.05, poll=60)
         clock = FixedClock()
         with ThreadPoolExecutor(2) as pool:
-            memory = new_memory(client, pool)
-            first = run(client, bounded=False, pacing=pacing, clock=clock, memory=memory)
+            scheduler = new_scheduler(client, pool)
+            first = run(client, bounded=False, pacing=pacing, clock=clock, scheduler=scheduler)
             assert first.sequences == []
             asked = client.count("get_records")
             release.set()
@@ -486,7 +488,12 @@ class TestContinuous:
             tracker = FrontierTracker(residual, bounded=False)
             again = dataclasses.replace(pacing, slice=60, slice_bytes=1)
             second = run(
-                client, bounded=False, pacing=again, clock=clock, memory=memory, tracker=tracker
+                client,
+                bounded=False,
+                pacing=again,
+                clock=clock,
+                scheduler=scheduler,
+                tracker=tracker,
             )
         assert second.sequences == [1]
         assert (asked, client.count("get_records")) == (1, 1)
@@ -535,6 +542,25 @@ class TestContinuous:
         client.on_records = None
         rest = run(client, tracker=FrontierTracker(residuals[0], bounded=True))
         assert result.sequences + rest.sequences == [1, 2, 3]
+
+    def test_a_shard_whose_claim_was_refused_is_read_on_in_the_same_process(self):
+        client = ScriptedStreams(Shard(A, "", pages([1], [2], [3])))
+        tracker = FrontierTracker(Frontier(), bounded=False)
+        residuals = []
+
+        def split(name):
+            if client.count("get_records") == 2:
+                residuals.append(tracker.try_split(0)[1])
+
+        client.on_records = split
+        with ThreadPoolExecutor(4) as pool:
+            scheduler = new_scheduler(client, pool)
+            first = run(client, bounded=False, scheduler=scheduler, tracker=tracker)
+            client.on_records = None
+            again = FrontierTracker(residuals[0], bounded=False)
+            rest = run(client, bounded=False, scheduler=scheduler, tracker=again)
+        assert first.sequences == [1]
+        assert rest.sequences == [2, 3]
 
 
 class TestMemory:

@@ -15,10 +15,10 @@ from dynabeam.transforms.model.block import Block
 from dynabeam.transforms.model.gap import GapPolicy
 from dynabeam.transforms.model.table import Table
 from dynabeam.transforms.model.version import decode_version
+from dynabeam.transforms.runtime.clock import Clock
 from dynabeam.transforms.stream.frontier import Frontier
-from dynabeam.transforms.stream.pacing import Clock
-from dynabeam.transforms.stream.read import ReadStream
-from dynabeam.transforms.stream.source import StreamSource
+from dynabeam.transforms.stream.read_stream import ReadStream
+from dynabeam.transforms.stream.reader_spec import ReaderSpec
 from dynabeam.transforms.testing.clock import SimClock
 from dynabeam.transforms.testing.faults import Faults
 from dynabeam.transforms.testing.simulator import Simulator
@@ -79,7 +79,7 @@ class World:
             "max_bytes": 0,
             "started_us": self.clock.micros(),
         }
-        return StreamSource(**{**values, **changes})
+        return ReaderSpec(**{**values, **changes})
 
     def read(self, before=None, pacing=PATIENT, **changes):
         return run(

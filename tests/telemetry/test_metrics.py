@@ -11,8 +11,8 @@ import pytest
 
 from dynabeam.transforms.model.dead_letter import DeadLetter
 from dynabeam.transforms.model.report import Report
-from dynabeam.transforms.stream.freshness import SeenReader
 from dynabeam.transforms.stream.frontier import Frontier, ShardPosition
+from dynabeam.transforms.stream.progress import SeenReader
 from dynabeam.transforms.telemetry.metric_names import METRICS, SHARDS_PER_TABLE, metric
 from dynabeam.transforms.telemetry.process_metrics import Figures
 from dynabeam.transforms.telemetry.prometheus import FiguresCollector

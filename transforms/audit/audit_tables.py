@@ -47,7 +47,7 @@ from dynabeam.transforms.export.read_files import ReadExportFiles
 from dynabeam.transforms.model.block import Block
 from dynabeam.transforms.model.dead_letter import DeadLetter
 from dynabeam.transforms.model.report import Report
-from dynabeam.transforms.stream.read import ReadStream
+from dynabeam.transforms.stream.read_stream import ReadStream
 
 __all__ = ["AuditPlan", "AuditTables", "Audited", "TablePlan"]
 
@@ -104,7 +104,7 @@ class AuditTables(beam.PTransform):
     """`{"requests", "sources", "parts"}` → `Audited`; `sources` may be left out.
 
     `requests` is a `PCollection[SnapshotRequest]` of complete exports, `sources` one of
-    `StreamSource`, `parts` one of `"<table>/<part>"`, the parts that the mirror's reader names.
+    `ReaderSpec`, `parts` one of `"<table>/<part>"`, the parts that the mirror's reader names.
 
     Args:
         plan: What is compared, and how.

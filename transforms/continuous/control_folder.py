@@ -42,7 +42,7 @@ from dynabeam.transforms.runtime.stored_format import (
     typed_fields,
 )
 from dynabeam.transforms.storage import filesystem
-from dynabeam.transforms.stream.source import StreamSource
+from dynabeam.transforms.stream.reader_spec import ReaderSpec
 
 __all__ = ["Assignment", "ControlFolder"]
 
@@ -64,7 +64,7 @@ class Assignment:
         requests: Snapshots.
     """
 
-    sources: Sequence[StreamSource]
+    sources: Sequence[ReaderSpec]
     requests: Sequence[SnapshotRequest]
 
     def to_json(self) -> bytes:
@@ -83,7 +83,7 @@ class Assignment:
             StateError: It is damaged, or of an unknown format.
         """
         with _FORMAT.load(content, where=path) as fields:
-            sources = [StreamSource.from_json(each) for each in fields["sources"]]
+            sources = [ReaderSpec.from_json(each) for each in fields["sources"]]
             requests = [SnapshotRequest.from_json(each) for each in fields["requests"]]
             return typed_fields(cls, fields, sources=sources, requests=requests)
 

@@ -65,7 +65,7 @@ class DiscoverTables(beam.PTransform):
         access: Where and as whom AWS is called.
         sinks: A table that one of them cannot hold is not begun.
         clock: Gives the time in microseconds since 1970; picklable.
-        gap_rules: What gaps do; None to read on in any case.
+        gap_handler: What gaps do; None to read on in any case.
     """
 
     def __init__(
@@ -73,10 +73,10 @@ class DiscoverTables(beam.PTransform):
         access: AwsAccess,
         sinks: Sequence[Sink] = (),
         clock: WallClock = now_us,
-        gap_rules: GapHandler | None = None,
+        gap_handler: GapHandler | None = None,
     ) -> None:
         super().__init__()
-        self._fn = _DiscoverFn(access, sinks, clock, gap_rules)
+        self._fn = _DiscoverFn(access, sinks, clock, gap_handler)
 
     def expand(self, folders: Any) -> Any:
         """Polls until the pipeline is stopped.
@@ -125,10 +125,10 @@ class _DiscoverFn(beam.DoFn, RestrictionProvider):
         access: AwsAccess,
         sinks: Sequence[Sink],
         clock: WallClock,
-        gap_rules: GapHandler | None = None,
+        gap_handler: GapHandler | None = None,
     ) -> None:
         self._access = access
-        self._follower = Follower(access, gap_rules)
+        self._follower = Follower(access, gap_handler)
         self._sinks = sinks
         self._clock = clock
 

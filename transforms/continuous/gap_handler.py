@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rules for gaps of a run that never ends: of its graph, and with the folder as its voice."""
+"""What gaps do in a run that never ends: its graph says so, its folder keeps what stopped it."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class FolderGapHandler:
     folder: str
     policies: GapPolicies
 
-    def of(self, table: str) -> GapPolicy:
+    def policy_for(self, table: str) -> GapPolicy:
         """The policy of a table."""
         return self.policies.of(table)
 
-    def stopped(self, table: str, error: GapError) -> None:
-        """Keeps it in the deployment's folder.
+    def on_fatal(self, table: str, error: GapError) -> None:
+        """Records the error in the deployment's folder.
 
         Raises:
             StateError: It cannot be written.

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from dynabeam.transforms.continuous.control_folder import ControlFolder
 from dynabeam.transforms.runtime.stored_format import DocumentFormat
 from dynabeam.transforms.storage.versioned_file import VersionedFile
-from dynabeam.transforms.stream.generations import Known
+from dynabeam.transforms.stream.reader_spec import LatestGeneration
 
 __all__ = ["CACHED_SECONDS", "FolderGenerations", "TableGeneration", "read_generation"]
 
@@ -84,7 +84,7 @@ def read_generation(folder: ControlFolder, table: str) -> TableGeneration:
 
 
 class FolderGenerations:
-    """What readers know, from the deployment's folder; see `transforms.stream.generations`.
+    """What readers know, from the deployment's folder; see `transforms.stream.reader_spec`.
 
     Args:
         folder: The deployment's folder.
@@ -93,7 +93,7 @@ class FolderGenerations:
     def __init__(self, folder: str) -> None:
         self._folder = ControlFolder(folder)
 
-    def known(self, table: str, *, fresh: bool) -> Known:
+    def lookup(self, table: str, *, fresh: bool) -> LatestGeneration:
         """See `Generations.known`."""
         key = self._folder.path, table
         now = time.monotonic()
@@ -102,12 +102,12 @@ class FolderGenerations:
         if key in _cache and not fresh and now - at < CACHED_SECONDS:
             return found
         read = read_generation(self._folder, table)
-        known = Known(read.generation, read.snapshot_until_us)
+        known = LatestGeneration(read.generation, read.snapshot_until_us)
         with _lock:
             _cache[key] = now, known
         return known
 
 
-_NOTHING = Known(0, 0)
+_NOTHING = LatestGeneration(0, 0)
 _lock = threading.Lock()
-_cache: dict[tuple[str, str], tuple[float, Known]] = {}
+_cache: dict[tuple[str, str], tuple[float, LatestGeneration]] = {}

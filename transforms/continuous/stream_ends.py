@@ -24,7 +24,7 @@ from dynabeam.transforms.runtime.stored_format import DocumentFormat, canonical,
 from dynabeam.transforms.state.stream_successor import read_us
 from dynabeam.transforms.storage import filesystem
 from dynabeam.transforms.storage.versioned_file import VersionedFile
-from dynabeam.transforms.stream.source import StreamSource
+from dynabeam.transforms.stream.reader_spec import ReaderSpec
 
 __all__ = [
     "Followed",
@@ -163,7 +163,7 @@ def table_id_of(folder: ControlFolder, table: str) -> str:
     return str(found.get("table_id", "")) if found else ""
 
 
-def source_of(folder: ControlFolder, table: str) -> StreamSource:
+def source_of(folder: ControlFolder, table: str) -> ReaderSpec:
     """A reader of a table, as the run was told.
 
     Raises:

@@ -35,7 +35,7 @@ from dynabeam.transforms.model.table import Table
 from dynabeam.transforms.state.coverage import FUZZ_US
 from dynabeam.transforms.state.stream_successor import find_sequel, switch_gap
 from dynabeam.transforms.state.table_readiness import readiness_problem
-from dynabeam.transforms.stream.source import TRIM_HORIZON, StreamSource
+from dynabeam.transforms.stream.reader_spec import TRIM_HORIZON, ReaderSpec
 
 __all__ = ["Follow", "Follower"]
 
@@ -58,7 +58,7 @@ class Follow:
     finding: Finding | None = None
     gap: Gap | None = None
     followed: Followed | None = None
-    sources: tuple[StreamSource, ...] = ()
+    sources: tuple[ReaderSpec, ...] = ()
 
     def carry_out(self, folder: ControlFolder) -> None:
         """Has the run read the stream that follows; repeating it changes nothing.
@@ -79,11 +79,11 @@ class Follower:
 
     Attributes:
         access: Where and as whom AWS is called.
-        rules: What gaps do; None to read on in any case.
+        gap_handler: What gaps do; None to read on in any case.
     """
 
     access: AwsAccess
-    rules: GapHandler | None = None
+    gap_handler: GapHandler | None = None
 
     def follow(self, folder: ControlFolder, end: StreamEnd, now_us: int) -> Follow:
         """What is to be done after the end of a stream; does nothing by itself.
@@ -137,11 +137,11 @@ class Follower:
         return Follow(end, _finding(end, "stream_off", problem))
 
     def _judge(self, gap: Gap) -> None:
-        """Stops the run if its rules say so."""
-        if self.rules is None or self.rules.of(gap.table) is not GapPolicy.FAIL:
+        """Stops the run if its policy for gaps says so."""
+        if self.gap_handler is None or self.gap_handler.policy_for(gap.table) is not GapPolicy.FAIL:
             return
         error = gap.error()
-        self.rules.stopped(gap.table, error)
+        self.gap_handler.on_fatal(gap.table, error)
         raise error
 
     def _recreated(
@@ -155,7 +155,10 @@ class Follower:
                 "old one are removed), or replicate it with a --state_dir and sinks of its own"
             ),
         )
-        if self.rules is not None and self.rules.of(end.table) is GapPolicy.RESNAPSHOT:
+        if (
+            self.gap_handler is not None
+            and self.gap_handler.policy_for(end.table) is GapPolicy.RESNAPSHOT
+        ):
             problem = self._why_not_again(folder, end, found)
         if problem is not None:
             return Follow(end, _finding(end, "recreated", problem))

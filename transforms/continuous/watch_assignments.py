@@ -31,7 +31,7 @@ from dynabeam.transforms.runtime.poll_tracker import (
     advance,
 )
 from dynabeam.transforms.state.coverage import FUZZ_US
-from dynabeam.transforms.stream.group import SourceGroup, grouped
+from dynabeam.transforms.stream.reader_group import ReaderGroup, group_readers
 
 __all__ = ["Assigned", "Seen", "SeenCoder", "WatchAssignments"]
 
@@ -47,7 +47,7 @@ class Assigned(NamedTuple):
     """What `WatchAssignments` gives.
 
     Attributes:
-        sources: `PCollection[SourceGroup]`.
+        sources: `PCollection[ReaderGroup]`.
         requests: `PCollection[SnapshotRequest]`.
     """
 
@@ -70,7 +70,7 @@ class WatchAssignments(beam.PTransform):
     def expand(self, folders: Any) -> Assigned:
         """Polls until the pipeline is stopped."""
         out = folders | "Watch" >> beam.ParDo(self._fn).with_output_types(
-            SourceGroup, requests=SnapshotRequest
+            ReaderGroup, requests=SnapshotRequest
         ).with_outputs(_REQUESTS, main=_SOURCES)
         return Assigned(out[_SOURCES], out[_REQUESTS])
 
@@ -156,7 +156,7 @@ def _outputs(folder: ControlFolder, path: str, now: int) -> Iterator[Any]:
         dataclasses.replace(each, snapshot_until_us=until_us if each.snapshot_until_us else 0)
         for each in assignment.sources
     ]
-    for group in grouped(sources):
+    for group in group_readers(sources):
         yield TimestampedValue(group, at)
     for request in assignment.requests:
         yield TaggedOutput(_REQUESTS, TimestampedValue(request, at))

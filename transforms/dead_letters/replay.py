@@ -23,7 +23,7 @@ from dynabeam.transforms.model.dead_letter import DeadLetter
 from dynabeam.transforms.model.row_payload import block_of_payload
 from dynabeam.transforms.model.table import Table
 from dynabeam.transforms.runtime.clock import now_us
-from dynabeam.transforms.stream.records import PageParser
+from dynabeam.transforms.stream.page_parser import PageParser
 
 __all__ = ["LettersRead", "ReplayDeadLetters", "reparse"]
 

@@ -2,8 +2,8 @@
 """What gaps do in a run that never ends.
 
 A reader's element lies in savepoints, with the policy of the day on which the run began. Whoever
-resumes the run may have another one in mind, most of all after `fail` has stopped it: so the rules
-are part of the graph, and what an element says does not count where there are some.
+resumes the run may have another one in mind, most of all after `fail` has stopped it: so a handler
+is part of the graph, and where there is one, what an element says does not count.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ __all__ = ["GapHandler"]
 
 
 class GapHandler(Protocol):
-    """The policies of a run, and who is told that one of them stops it; picklable."""
+    """Gives the policies of a run, and learns when one of them stops it; picklable."""
 
-    def of(self, table: str) -> GapPolicy:
+    def policy_for(self, table: str) -> GapPolicy:
         """The policy of a table."""
 
-    def stopped(self, table: str, error: GapError) -> None:
+    def on_fatal(self, table: str, error: GapError) -> None:
         """Called before the error is raised.
 
         Args:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from dynabeam.transforms.aws.streams import StreamsClient
 from dynabeam.transforms.planning.facts import StreamRate
-from dynabeam.transforms.stream.listing import patiently
+from dynabeam.transforms.stream.shard_listing import call_with_retries
 
 __all__ = ["sample_stream"]
 
@@ -69,7 +69,7 @@ def _shard(
     client: StreamsClient, stream_arn: str, shard_id: str, since_us: int, now_us: int
 ) -> _ShardSample:
     where = f"shard {shard_id}, stream {stream_arn}"
-    iterator = patiently(
+    iterator = call_with_retries(
         lambda: client.shard_iterator(stream_arn, shard_id, at_us=since_us),
         "GetShardIterator",
         where,
@@ -78,7 +78,7 @@ def _shard(
     newest_us = since_us
     ended = False
     while iterator and calls < MOST_PAGES and not ended:
-        body = patiently(
+        body = call_with_retries(
             lambda iterator=iterator: client.get_records(stream_arn, iterator),  # type: ignore[misc]
             "GetRecords",
             where,

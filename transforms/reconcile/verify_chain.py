@@ -70,7 +70,7 @@ class VerifyChain(beam.PTransform):
     Args:
         policy_of: The policy of a table; picklable.
         keys: Keys of a table that are remembered.
-        gap_rules: Notified of what stops the run; None to notify nobody.
+        gap_handler: Notified of what stops the run; None to notify nobody.
 
     Raises:
         GapError: While running, if a change is missing and the table's policy is to stop.
@@ -80,10 +80,10 @@ class VerifyChain(beam.PTransform):
         self,
         policy_of: Callable[[str], GapPolicy],
         keys: int = KEYS,
-        gap_rules: GapHandler | None = None,
+        gap_handler: GapHandler | None = None,
     ) -> None:
         super().__init__()
-        self._fn = _ChainFn(policy_of, keys, gap_rules)
+        self._fn = _ChainFn(policy_of, keys, gap_handler)
 
     def expand(self, blocks: Any) -> Any:
         """Digests, groups by table and bucket, and compares."""
@@ -117,10 +117,10 @@ class _ChainFn(beam.DoFn):
     JUDGE = TimerSpec("judge", TimeDomain.WATERMARK)
 
     def __init__(
-        self, policy_of: Callable[[str], GapPolicy], keys: int, gap_rules: GapHandler | None
+        self, policy_of: Callable[[str], GapPolicy], keys: int, gap_handler: GapHandler | None
     ) -> None:
         self._policy_of = policy_of
-        self._gap_rules = gap_rules
+        self._gap_handler = gap_handler
         self._keys = keys
         self._gaps = Metrics.counter(NAMESPACE, "chain_gaps")
         self._memory: KeyedMemory[Link, ChainWindows] = KeyedMemory(LINK_RUNS, _CACHE_BYTES)
@@ -197,8 +197,8 @@ class _ChainFn(beam.DoFn):
 
     def _stop(self, gap: Gap) -> NoReturn:
         error = gap.error()
-        if self._gap_rules is not None:
-            self._gap_rules.stopped(gap.table, error)
+        if self._gap_handler is not None:
+            self._gap_handler.on_fatal(gap.table, error)
         raise error
 
 

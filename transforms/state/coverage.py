@@ -10,7 +10,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta, timezone
 
 from dynabeam.transforms.model.gap import Gap, GapKind
-from dynabeam.transforms.stream.source import TRIM_HORIZON
+from dynabeam.transforms.stream.reader_spec import TRIM_HORIZON
 
 __all__ = ["FUZZ_US", "REQUEST_MARGIN_US", "covered_since_us", "uncovered"]
 

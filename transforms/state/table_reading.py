@@ -34,8 +34,8 @@ from dynabeam.transforms.runtime.stored_format import typed_fields
 from dynabeam.transforms.state.coverage import FUZZ_US, REQUEST_MARGIN_US, covered_since_us
 from dynabeam.transforms.stream.frontier import Frontier
 from dynabeam.transforms.stream.lineage import adopt_together, agree, redistribute
-from dynabeam.transforms.stream.listing import list_shards
-from dynabeam.transforms.stream.source import StreamSource
+from dynabeam.transforms.stream.reader_spec import ReaderSpec
+from dynabeam.transforms.stream.shard_listing import list_shards
 
 __all__ = [
     "READERS",
@@ -179,7 +179,7 @@ def readable_loads(state: dict[str, Any]) -> list[dict[str, Any]]:
 
 def stream_sources(
     state: dict[str, Any], options: ReadingOptions, max_bytes: int, started_us: int
-) -> list[StreamSource]:
+) -> list[ReaderSpec]:
     """The stream readers of one table for one round."""
     stream = state["stream"]
     if stream is None:
@@ -188,7 +188,7 @@ def stream_sources(
     frontiers = for_readers(stream["frontiers"], options.readers or len(stream["frontiers"]))
     stream["frontiers"] = frontiers
     return [
-        StreamSource(
+        ReaderSpec(
             table=Table.from_json(state["table"]),
             stream_arn=stream["arn"],
             reader=reader,

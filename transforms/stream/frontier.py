@@ -70,7 +70,7 @@ class ShardPosition:
         iterator: The iterator that the service gave with the last page, empty if none.
         polled_us: When it gave it; an iterator lives 15 minutes.
         low_us: No record that is still to come from here is older; 0 if nothing is known.
-        since_us: When the shard was taken up; for a child when its parent ended.
+        since_us: When the shard entered the frontier; for a child when its parent ended.
         ended_us: When its last page was read, 0 while it is being read.
     """
 
@@ -92,7 +92,7 @@ class ShardPosition:
 
     @property
     def reopened(self) -> ShardPosition:
-        """The position of a shard that is not at its end after all: behind what was read."""
+        """The position of a shard that is not at its end after all: after what was read."""
         kind: PositionKind = "at_timestamp" if self.at_us else "trim_horizon"
         return dataclasses.replace(
             self,

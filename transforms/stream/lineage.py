@@ -126,7 +126,7 @@ def adopt_listing(
     start: Start,
     began_us: int,
 ) -> Frontier:
-    """Takes up what a listing shows: late roots, and children of ended and finished shards.
+    """Adopts what a listing shows: late roots, and children of ended and finished shards.
 
     Args:
         frontier: The frontier so far.
@@ -393,7 +393,7 @@ class _Adoption:
 
         A shard younger than the retention cannot have been trimmed. Taking its child for a root
         would give one lineage two owners, or none, as readers see different listings. But a listing
-        that lags is a matter of seconds: behind an older child the parent is taken for gone.
+        that lags is a matter of seconds: where the child is older the parent is taken for gone.
         """
         made, parent_made = created_ms(shard_id), created_ms(parent)
         if made is None or parent_made is None:

@@ -10,9 +10,7 @@ from __future__ import annotations
 import dataclasses
 import random
 
-from dynabeam.transforms.runtime.clock import Clock
-
-__all__ = ["Clock", "Pacing"]
+__all__ = ["Pacing"]
 
 
 _SHORTEST_SLICE = 0.001
@@ -24,7 +22,7 @@ class Pacing:
     """Times in seconds, sizes in bytes. The service allows two readers a shard.
 
     Attributes:
-        threads: Requests under way at once.
+        threads: Requests in flight at once.
         tip_empties: Consecutive empty pages that count as the tip: one proves nothing.
         tip_poll: Catch-up: between empty pages of one shard, so that idle shards cost little.
         poll: Continuous: between pages of a shard near the tip.
@@ -32,7 +30,7 @@ class Pacing:
         requests: Continuous: requests a second that a worker process sends near the tip; each
             takes about a quarter of a millisecond of its CPU.
         listings: Continuous: listings a second that a worker process begins: the account has ten.
-        slice: Continuous: length of one `process` while behind.
+        slice: Continuous: length of one `process` while it lags.
         tip_slice: Continuous: its length at the tip; latency is about two of these on Flink.
         idle_delay: Continuous: resume delay while every shard is idle; 2 or more, as runners take
             elapsed time off and Flink keeps whole seconds.
@@ -40,8 +38,8 @@ class Pacing:
         idle_report: The same for one that does not.
         slice_bytes: Continuous: pages after which a slice ends.
         block_bytes: Rows of one shard that are gathered before they leave as blocks.
-        memory_bytes: Pages that are under way or gathered.
-        page_bytes: What a page that is under way counts for.
+        memory_bytes: Pages that are in flight or gathered.
+        page_bytes: What a page that is in flight counts for.
         sweep: Between complete listings of the stream.
         bare_sweep: The same for a reader without shards, whose watermark is that of its listing.
         quick_sweep: The same while a parent was replaced in the last `sweep`: a sibling of the
@@ -51,8 +49,8 @@ class Pacing:
             last record has the shard's ending number.
         child_asks: How often the children of an ended shard are asked for.
         child_backoff: Before the second ask; doubles, up to a second.
-        retries: Consecutive failures of one kind of request that are borne.
-        throttles: Consecutive throttles that are borne.
+        retries: Consecutive failures of one kind of request that are tolerated.
+        throttles: Consecutive throttles that are tolerated.
         backoff: After the first failure; doubles, up to `max_backoff`, with jitter.
         max_backoff: See `backoff`.
     """
@@ -86,17 +84,17 @@ class Pacing:
     max_backoff: float = 5.0
 
     def shared(self, readers: int, shards: int, elements: float = 0.0) -> Pacing:
-        """The pacing of one of several readers that take turns on one worker.
+        """The pacing of one of several readers that share one worker.
 
-        A record waits for a turn of every other reader, so the more there are, the shorter each;
+        A record waits for a slice of every other reader, so the more there are, the shorter each;
         requests go on in between. And a worker sends so many requests a second and no more, so the
         more shards there are, the longer each waits for its next.
 
         Args:
             readers: Readers in this process.
             shards: Open shards of all of them.
-            elements: In how many turns they all have theirs, as readers may take them together; 0
-                if each has its own.
+            elements: In how many calls of `process` they all have their slices, as readers may
+                share one; 0 if each has its own.
         """
         poll = max(self.poll, shards / self.requests)
         paced = dataclasses.replace(
@@ -109,7 +107,7 @@ class Pacing:
         )
         if readers <= 1:
             return paced
-        # Of many turns each hardly waits for answers: these come in between, while others have
+        # Of many slices each hardly waits for responses: these come in between, while others have
         # theirs and the runner ends its bundles, a tenth of a second each on Flink.
         tip_slice = self.tip_slice / readers * min(1.0, _WAITING_ELEMENTS / (elements or readers))
         return dataclasses.replace(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a page can be the next one of its shard, and what of it is new and to be believed."""
+"""Whether a page can be the next one of its shard, and what of it is new and credible."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from dynabeam.transforms.errors import StreamError
 from dynabeam.transforms.model.block import event_times, newest_credible_us
 from dynabeam.transforms.model.version import decode_version, encode_version
 from dynabeam.transforms.stream.frontier import ShardPosition
-from dynabeam.transforms.stream.records import Page, leaps
+from dynabeam.transforms.stream.page_parser import Page, leaps
 
-__all__ = ["behind", "credible", "disorder"]
+__all__ = ["credible", "disorder", "without_repeats"]
 
 
 def disorder(
-    page: Page, position: ShardPosition, *, went_on: bool, generation: int, stream_arn: str
+    page: Page, position: ShardPosition, *, continued: bool, generation: int, stream_arn: str
 ) -> StreamError | None:
     """Why a page cannot be the shard's next: its numbers do not rise, or from too far below.
 
     A new iterator may begin before what was read, so that records come again. The iterator of a
-    page goes on behind that page, so that nothing comes again.
+    page goes on after that page, so that nothing comes again.
 
     Args:
         page: The page.
         position: The position that it was asked for at.
-        went_on: True if its iterator is that of the page before.
+        continued: True if its iterator is that of the page before.
         generation: The table's generation.
         stream_arn: The stream, for the error.
 
@@ -41,7 +41,7 @@ def disorder(
     start = position.sequence if versions and position.sequence else ""
     if start:
         first = str(decode_version(versions[0])[1])
-        if went_on and versions[0] <= encode_version(generation, start):
+        if continued and versions[0] <= encode_version(generation, start):
             return _fall(where, start, first, "the page before ended with")
         if leaps(start, first):
             return _fall(where, start, first, "one that leaps away from it follows")
@@ -62,14 +62,14 @@ def _fall(where: str, one: str, other: str, why: str) -> StreamError:
 
 
 def credible(page: Page, latest_us: int) -> Page:
-    """The page without a newest time behind `latest_us`: no watermark may follow it."""
+    """The page without a newest time after `latest_us`: no watermark may follow it."""
     if page.newest_event_us <= latest_us:
         return page
     newest_us = newest_credible_us(event_times(page.rows), latest_us)
     return dataclasses.replace(page, newest_event_us=newest_us)
 
 
-def behind(page: Page, position: ShardPosition, generation: int) -> Page:
+def without_repeats(page: Page, position: ShardPosition, generation: int) -> Page:
     """The page without records that were claimed before; they come after a restart by time."""
     if not position.sequence or not page.rows.num_rows:
         return page

@@ -2,7 +2,7 @@
 """The restriction tracker of the stream's splittable DoFn.
 
 `process` claims each step *before* it emits what the step brought: a page, an empty poll, children
-that replace their parent, a listing taken up, a gap passed over, the end. Each claim moves the
+that replace their parent, a listing adopted, a gap passed over, the end. Each claim moves the
 frontier by a pure function. A split is always a checkpoint at what is claimed: the residual is the
 frontier as it stands, and every later claim of this `process` is refused.
 
@@ -29,7 +29,7 @@ __all__ = [
     "PageRead",
     "Polled",
     "Step",
-    "applied",
+    "apply",
     "progress",
 ]
 
@@ -40,7 +40,7 @@ class PageRead:
 
     Attributes:
         before: The position that the page was read from.
-        after: The position behind it.
+        after: The position after it.
         counts: What the page adds to the counts.
     """
 
@@ -60,7 +60,7 @@ class ChildrenFound:
 
 @dataclasses.dataclass(frozen=True)
 class Moved:
-    """Another frontier in place of the present one: a listing taken up, or a gap passed over."""
+    """Another frontier in place of the present one: a listing adopted, or a gap passed over."""
 
     before: Frontier
     after: Frontier
@@ -87,8 +87,8 @@ class Step:
 
     Attributes:
         claim: The claim.
-        before: The frontier that it was applied to.
-        after: The frontier behind it.
+        before: The frontier that it is applied to.
+        after: The frontier after it.
     """
 
     claim: Claim
@@ -100,9 +100,9 @@ class Step:
         """Applies a claim.
 
         Raises:
-            ValueError: See `applied`.
+            ValueError: See `apply`.
         """
-        return cls(claim, frontier, applied(frontier, claim))
+        return cls(claim, frontier, apply(frontier, claim))
 
 
 class FrontierTracker(RestrictionTracker):
@@ -120,7 +120,7 @@ class FrontierTracker(RestrictionTracker):
         self._split = False
 
     def current_restriction(self) -> Frontier:
-        """The frontier behind everything that is claimed."""
+        """The frontier after everything that is claimed."""
         return self._frontier
 
     def try_claim(self, position: Claim | Step) -> bool:
@@ -138,9 +138,9 @@ class FrontierTracker(RestrictionTracker):
             return False
         if isinstance(position, Step):
             known = position.before is self._frontier
-            self._frontier = position.after if known else applied(self._frontier, position.claim)
+            self._frontier = position.after if known else apply(self._frontier, position.claim)
         else:
-            self._frontier = applied(self._frontier, position)
+            self._frontier = apply(self._frontier, position)
         self._claimed = True
         return True
 
@@ -183,8 +183,8 @@ def progress(*, done: bool) -> RestrictionProgress:
     return RestrictionProgress(completed=1.0 if done else 0.0, remaining=0.0 if done else 1.0)
 
 
-def applied(frontier: Frontier, claim: Claim) -> Frontier:
-    """The frontier behind a claim.
+def apply(frontier: Frontier, claim: Claim) -> Frontier:
+    """The frontier after a claim.
 
     Raises:
         ValueError: If the claim does not begin where the frontier stands.

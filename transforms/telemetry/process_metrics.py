@@ -17,8 +17,8 @@ from typing import Any, NamedTuple, TypeAlias
 from dynabeam.transforms.model.dead_letter import DeadLetter
 from dynabeam.transforms.model.report import Report
 from dynabeam.transforms.runtime.clock import WallClock, now_us
-from dynabeam.transforms.stream.freshness import RETENTION_US, SeenReader, furthest_behind
 from dynabeam.transforms.stream.frontier import Frontier
+from dynabeam.transforms.stream.progress import RETENTION_US, SeenReader, oldest_unread_shards
 from dynabeam.transforms.telemetry.metric_names import SHARDS_PER_TABLE
 
 __all__ = ["Figures", "Sample", "figures", "increments", "reader_of", "see_reader"]
@@ -213,7 +213,9 @@ def _of_table(table: str, readers: Iterable[SeenReader], at_us: int) -> Iterator
         values["generation"] = generation
     for name, value in values.items():
         yield Sample(name, (table,), value)
-    shards = [pair for each in readers for pair in furthest_behind(each.frontier, SHARDS_PER_TABLE)]
+    shards = [
+        pair for each in readers for pair in oldest_unread_shards(each.frontier, SHARDS_PER_TABLE)
+    ]
     for shard_id, since_us in sorted(shards, key=lambda pair: pair[1])[:SHARDS_PER_TABLE]:
         shard_age = min(RETENTION_US, max(0, at_us - since_us)) / 1e6
         yield Sample("shard_unread_age_seconds", (table, shard_id), shard_age)

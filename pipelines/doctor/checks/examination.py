@@ -16,7 +16,7 @@ from dynabeam.transforms.aws.permissions import partition_of, table_arn
 from dynabeam.transforms.aws.session import AwsAccess, client
 from dynabeam.transforms.aws.streams import ShardInfo, connect
 from dynabeam.transforms.errors import DynabeamError
-from dynabeam.transforms.stream.listing import list_shards
+from dynabeam.transforms.stream.shard_listing import list_shards
 
 __all__ = ["Answer", "Examination", "Identity"]
 

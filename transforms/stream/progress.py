@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How old the changes may be that a reader has not read yet.
+"""How far a reader has got: its lag, and how old the changes may be that it has not read yet.
 
 The stream keeps a record for 24 hours. So the age of the oldest unread change is what decides when
 changes are lost, and it can be bounded from a frontier alone: nothing that is still to come from a
@@ -12,7 +12,7 @@ import dataclasses
 
 from dynabeam.transforms.stream.frontier import Frontier, ShardPosition, created_ms
 
-__all__ = ["RETENTION_US", "SeenReader", "furthest_behind", "lag_us", "unread_since_us"]
+__all__ = ["RETENTION_US", "SeenReader", "lag_us", "oldest_unread_shards", "unread_since_us"]
 
 RETENTION_US = 24 * 3600 * 1_000_000
 """How long the stream keeps a record, microseconds (AWS's documentation of DynamoDB Streams)."""
@@ -20,7 +20,7 @@ RETENTION_US = 24 * 3600 * 1_000_000
 
 @dataclasses.dataclass(frozen=True)
 class SeenReader:
-    """What a reader of a stream saw when it looked last.
+    """What a reader of a stream saw when it polled last.
 
     Attributes:
         table: Name of its table.
@@ -31,7 +31,7 @@ class SeenReader:
         behind: How many shards have changes waiting.
         caught_up: No shard has.
         newest_us: Time of the newest change that was read, microseconds since 1970, 0 for none.
-        seen_us: When it looked.
+        seen_us: When that was.
         generation: The table's generation; 0 if not known.
     """
 
@@ -47,7 +47,7 @@ class SeenReader:
     generation: int = 0
 
     def lag_us(self, at_us: int) -> int:
-        """How far it is behind, see the function `lag_us`."""
+        """Its lag, see the function `lag_us`."""
         return lag_us(
             at_us,
             seen_us=self.seen_us,
@@ -69,18 +69,18 @@ def unread_since_us(frontier: Frontier) -> int:
     return frontier.swept_us
 
 
-def furthest_behind(frontier: Frontier, count: int) -> list[tuple[str, int]]:
+def oldest_unread_shards(frontier: Frontier, count: int) -> list[tuple[str, int]]:
     """The shards with the oldest unread changes: id, and since when; the oldest first."""
     found = [(each.shard_id, _shard_since_us(each)) for each in frontier.shards]
     return sorted(found, key=lambda pair: (pair[1], pair[0]))[:count]
 
 
 def lag_us(now_us: int, *, seen_us: int, caught_up: bool, newest_us: int, since_us: int) -> int:
-    """How far a reader is behind.
+    """The lag of a reader, microseconds.
 
     Args:
         now_us: Now, like all times in microseconds since 1970.
-        seen_us: When the reader looked last.
+        seen_us: When the reader polled last.
         caught_up: It found no change waiting then.
         newest_us: Time of the newest change that it has read, 0 for none.
         since_us: No unread change is older, 0 if not known.

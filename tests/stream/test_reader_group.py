@@ -6,15 +6,17 @@ from apache_beam.utils.timestamp import Timestamp
 
 from dynabeam.transforms.errors import ValueDecodeError
 from dynabeam.transforms.stream.frontier import Counts, Frontier, FrontierCoder, ShardPosition
-from dynabeam.transforms.stream.group import (
+from dynabeam.transforms.stream.reader_group import (
     MOST_GROUPS,
     FrontierGroup,
     FrontierGroupCoder,
-    SourceGroup,
-    SourceGroupCoder,
-    grouped,
+    GroupMember,
+    GroupTracker,
+    MemberClaim,
+    ReaderGroup,
+    ReaderGroupCoder,
+    group_readers,
 )
-from dynabeam.transforms.stream.group_tracker import GroupTracker, Part, PartClaim
 from dynabeam.transforms.stream.tracker import Closed, PageRead, Polled
 from dynabeam.transforms.stream.watermark import GroupWatermarks
 from tests.stream.scripted import NOW_US, shard_id, source
@@ -34,7 +36,7 @@ class TestDealing:
             for table in range(tables)
             for reader in range(readers)
         ]
-        groups = grouped(sources)
+        groups = group_readers(sources)
         dealt = [each for group in groups for each in group.sources]
         assert sorted(dealt, key=sources.index) == sources
         assert len(groups) == min(len(sources), max(MOST_GROUPS, readers))
@@ -45,7 +47,7 @@ class TestDealing:
         assert max(sizes) - min(sizes) <= 1
 
     def test_nobody(self):
-        assert grouped([]) == []
+        assert group_readers([]) == []
 
 
 class TestCoders:
@@ -76,13 +78,13 @@ class TestCoders:
         assert found[0] is not groups[0], "it keeps the last ones only"
 
     def test_groups_come_back(self):
-        group = SourceGroup((source(STANDING.frontiers[0]), source(reader=1, readers=2)))
-        coder = SourceGroupCoder()
+        group = ReaderGroup((source(STANDING.frontiers[0]), source(reader=1, readers=2)))
+        coder = ReaderGroupCoder()
         assert coder.decode(coder.encode(group)) == group
         assert coder.encode(group).startswith(b'{"format":1,"sources":[{"buckets":')
         assert coder.is_deterministic()
 
-    @pytest.mark.parametrize("coder", [FrontierGroupCoder(), SourceGroupCoder()])
+    @pytest.mark.parametrize("coder", [FrontierGroupCoder(), ReaderGroupCoder()])
     def test_unknown_format(self, coder):
         with pytest.raises(ValueDecodeError, match="unknown format"):
             coder.decode(b'{"format":2}')
@@ -91,7 +93,7 @@ class TestCoders:
 class TestTracker:
     def test_each_reader_claims_on_its_own(self):
         tracker = GroupTracker(STANDING)
-        first, second = Part(tracker, 0), Part(tracker, 1)
+        first, second = GroupMember(tracker, 0), GroupMember(tracker, 1)
         assert first.try_claim(READ)
         assert first.current_restriction().shard(A) == AFTER
         assert second.current_restriction() == STANDING.frontiers[1]
@@ -101,28 +103,28 @@ class TestTracker:
     def test_a_split_is_a_checkpoint_of_all(self):
         tracker = GroupTracker(STANDING)
         assert tracker.try_split(0) is None, "nothing is claimed yet"
-        assert tracker.try_claim(PartClaim(0, READ))
+        assert tracker.try_claim(MemberClaim(0, READ))
         primary, residual = tracker.try_split(0.5)
         assert primary.closed
         assert tracker.current_restriction() == primary
         assert residual.frontiers[0].shard(A) == AFTER
         assert residual.frontiers[1] == STANDING.frontiers[1]
-        assert not tracker.try_claim(PartClaim(1, Polled()))
+        assert not tracker.try_claim(MemberClaim(1, Polled()))
         assert tracker.try_split(0) is None
         assert tracker.check_done()
 
     def test_one_that_is_over_leaves_the_others(self):
         tracker = GroupTracker(STANDING)
-        assert tracker.try_claim(PartClaim(0, Closed()))
-        assert not tracker.try_claim(PartClaim(0, Polled()))
+        assert tracker.try_claim(MemberClaim(0, Closed()))
+        assert not tracker.try_claim(MemberClaim(0, Polled()))
         assert not tracker.current_restriction().closed
         assert not tracker.is_bounded()
         with pytest.raises(ValueError, match=B):
             tracker.check_done()
         _, residual = tracker.try_split(0)
         again = GroupTracker(residual)
-        assert Part(again, 0).current_restriction().closed
-        assert again.try_claim(PartClaim(1, Closed()))
+        assert GroupMember(again, 0).current_restriction().closed
+        assert again.try_claim(MemberClaim(1, Closed()))
         assert again.current_restriction().closed
         assert again.is_bounded()
         assert again.check_done()
@@ -131,7 +133,7 @@ class TestTracker:
 
 
 def test_the_watermark_begins_at_the_oldest():
-    group = SourceGroup((source(), source()))
+    group = ReaderGroup((source(), source()))
     known = FrontierGroup((Frontier(), Frontier((ShardPosition(A, low_us=5),))))
     estimators = GroupWatermarks()
     assert estimators.initial_estimator_state(group, known) == Timestamp(micros=5)

@@ -89,7 +89,7 @@ class Page:
 
 
 class _Body(msgspec.Struct):
-    # Required: an answer without records has an empty list, and any other body is none of
+    # Required: a response without records has an empty list, and any other body is none of
     # GetRecords, though its status may be 200 (a proxy's, or half of one).
     Records: list[Raw]
     NextShardIterator: str | None = None
@@ -135,15 +135,15 @@ class PageParser:
         self._fast = _fast_decoder(table)
 
     def parse(self, body: bytes, shard_id: str) -> Page:
-        """Parses the body of one GetRecords answer.
+        """Parses the body of one response of GetRecords.
 
         Args:
             body: JSON text.
             shard_id: The shard, for the places of dead letters.
 
         Raises:
-            StreamError: If the body as a whole is no answer of GetRecords. It says nothing then of
-                where the shard ends.
+            StreamError: If the body as a whole is no response of GetRecords. Then it says nothing
+                of where the shard ends.
         """
         self._check_names(body, shard_id)
         fast = self._parse_fast(body)

@@ -4,11 +4,11 @@
 A reader reads some of the shards of one stream; where it stands is a frontier of shards. A catch-up
 run (`until="tip"`) is bounded, so that what follows needs no triggers; it reads until every shard
 was seen at the tip and then reports its positions. A continuous run never ends by itself, and its
-positions live in the runner's checkpoints. Its elements are groups of readers that take their turns
-together (`transforms.stream.group`).
+positions live in the runner's checkpoints. Its elements are groups of readers that have their
+slices in one call of `process` (`transforms.stream.reader_group`).
 
 Promises: parents are read to their end before their children; every record that the stream holds
-behind the given positions leaves exactly once per successful bundle, which is at least once over
+after the given positions leaves exactly once per successful bundle, which is at least once over
 all; what the stream lost is a gap, reported or raised; nothing is pickled that a savepoint keeps.
 
 A catch-up run does not checkpoint itself: the in-process runner with several workers drops all
@@ -38,25 +38,36 @@ from dynabeam.transforms.model.block import Block
 from dynabeam.transforms.model.dead_letter import DeadLetter
 from dynabeam.transforms.model.gap_handler import GapHandler
 from dynabeam.transforms.model.report import Report
-from dynabeam.transforms.stream.freshness import SeenReader
+from dynabeam.transforms.runtime.clock import Clock
+from dynabeam.transforms.runtime.poll_tracker import advance
+from dynabeam.transforms.stream.block_builder import oldest_event_us
 from dynabeam.transforms.stream.frontier import Frontier, FrontierCoder
-from dynabeam.transforms.stream.gather import oldest_event_us
-from dynabeam.transforms.stream.generations import Generations, raised
-from dynabeam.transforms.stream.group import FrontierGroup, FrontierGroupCoder, SourceGroup
-from dynabeam.transforms.stream.group_tracker import GroupTracker, Part
-from dynabeam.transforms.stream.memory import ReaderMemory
-from dynabeam.transforms.stream.pacing import Clock, Pacing
+from dynabeam.transforms.stream.pacing import Pacing
+from dynabeam.transforms.stream.page_parser import PageParser
+from dynabeam.transforms.stream.progress import SeenReader
 from dynabeam.transforms.stream.reader import Output, SliceReader
-from dynabeam.transforms.stream.records import PageParser
-from dynabeam.transforms.stream.requests import Requests
-from dynabeam.transforms.stream.source import StreamSource
+from dynabeam.transforms.stream.reader_cache import (
+    ReaderCache,
+    ReaderKey,
+    cache_of,
+    release,
+    retain,
+)
+from dynabeam.transforms.stream.reader_group import (
+    FrontierGroup,
+    FrontierGroupCoder,
+    GroupMember,
+    GroupTracker,
+    ReaderGroup,
+)
+from dynabeam.transforms.stream.reader_spec import Generations, ReaderSpec, with_latest_generation
+from dynabeam.transforms.stream.scheduler import ShardScheduler
+from dynabeam.transforms.stream.shard_requests import RequestPool
 from dynabeam.transforms.stream.tracker import FrontierTracker, Moved
-from dynabeam.transforms.stream.turns import ReaderKey, Turns, hold, release, turns_of
 from dynabeam.transforms.stream.watermark import (
     GroupWatermarks,
     StreamWatermarks,
-    advance,
-    not_before,
+    clamp_to_watermark,
 )
 
 __all__ = ["BLOCKS", "DEAD_LETTERS", "REPORTS", "ReadStream", "Until"]
@@ -74,10 +85,10 @@ Connect = Callable[[AwsAccess], StreamsClient]
 
 
 class ReadStream(beam.PTransform):
-    """`PCollection[StreamSource]`, to be read forever also `PCollection[SourceGroup]`, to changes.
+    """`PCollection[ReaderSpec]`, to be read forever also `PCollection[ReaderGroup]`, to changes.
 
     They should be reshuffled, so that they spread over workers. Sources that are read forever
-    without a group take their turns alone.
+    without a group have their slices alone.
 
     Args:
         access: Where and as whom AWS is called.
@@ -87,7 +98,7 @@ class ReadStream(beam.PTransform):
         clock: The clocks.
         connect: Makes the streams client on a worker.
         generations: Continuous: where readers learn that a table's generation went up.
-        gap_rules: Continuous: what gaps do, whatever the sources say; None for what they say.
+        gap_handler: Continuous: what gaps do, whatever the specs say; None for what they say.
         observe: Continuous: called on the worker with where a reader is, after each slice.
 
     Returns:
@@ -112,7 +123,7 @@ class ReadStream(beam.PTransform):
         connect: Connect = connect,
         *,
         generations: Generations | None = None,
-        gap_rules: GapHandler | None = None,
+        gap_handler: GapHandler | None = None,
         observe: Callable[[SeenReader], None] | None = None,
     ) -> None:
         super().__init__()
@@ -125,14 +136,14 @@ class ReadStream(beam.PTransform):
             clock or Clock(),
             connect,
             generations=generations,
-            gap_rules=gap_rules,
+            gap_handler=gap_handler,
             observe=observe,
         )
 
     def expand(self, pcoll: beam.PCollection) -> dict[str, beam.PCollection]:
         """Applies the transform."""
-        if isinstance(self._do_fn, _ReadForever) and pcoll.element_type is not SourceGroup:
-            pcoll = pcoll | "Alone" >> beam.Map(_alone).with_output_types(SourceGroup)
+        if isinstance(self._do_fn, _ReadForever) and pcoll.element_type is not ReaderGroup:
+            pcoll = pcoll | "Alone" >> beam.Map(_alone).with_output_types(ReaderGroup)
         read = pcoll | "Read" >> beam.ParDo(self._do_fn).with_outputs(
             REPORTS, DEAD_LETTERS, main=BLOCKS
         )
@@ -146,7 +157,7 @@ class _Read(beam.DoFn, RestrictionProvider):
     """What both modes share: a splittable DoFn that is its own restriction provider.
 
     Beam calls the provider's methods on a copy that never saw `setup`, so clients, threads and
-    memories are made on first use.
+    schedulers are made on first use.
     """
 
     def __init__(
@@ -157,11 +168,11 @@ class _Read(beam.DoFn, RestrictionProvider):
         connect: Connect,
         *,
         generations: Generations | None = None,
-        gap_rules: GapHandler | None = None,
+        gap_handler: GapHandler | None = None,
         observe: Callable[[SeenReader], None] | None = None,
     ) -> None:
         self._generations = generations
-        self._gap_rules = gap_rules
+        self._gap_handler = gap_handler
         self._observe = observe
         self._access = access
         self._pacing = pacing
@@ -172,7 +183,7 @@ class _Read(beam.DoFn, RestrictionProvider):
 
     def setup(self) -> None:
         """Takes part in what the job's readers share in this process."""
-        hold(self._job)
+        retain(self._job)
 
     def teardown(self) -> None:
         """Leaves it; the last one ends the threads."""
@@ -182,20 +193,21 @@ class _Read(beam.DoFn, RestrictionProvider):
         """Nothing is read after a drain has begun; positions are then lost: update instead."""
         return
 
-    def _turns(self) -> Turns:
-        return turns_of(self._job, self._pacing.threads)
+    def _cache(self) -> ReaderCache:
+        return cache_of(self._job, self._pacing.threads)
 
-    def _new_memory(self, element: StreamSource, frontier: Frontier) -> ReaderMemory:
-        parser = PageParser(element.table, element.generation, element.stream_arn)
+    def _new_scheduler(self, spec: ReaderSpec, frontier: Frontier) -> ShardScheduler:
+        parser = PageParser(spec.table, spec.generation, spec.stream_arn)
         client = self._connect(self._access)
-        requests = Requests(element.stream_arn, client, parser, self._clock, self._turns().pool)
-        return ReaderMemory(requests, frontier.swept_us)
+        pool = self._cache().pool
+        requests = RequestPool(spec.stream_arn, client, parser, self._clock, pool)
+        return ShardScheduler(requests, frontier.swept_us)
 
 
 class _ReadToTip(_Read):
     """Catch-up: bounded."""
 
-    def initial_restriction(self, element: StreamSource) -> Frontier:
+    def initial_restriction(self, element: ReaderSpec) -> Frontier:
         """The stored positions, or an empty frontier; no call of the service."""
         return element.first_restriction()
 
@@ -207,13 +219,13 @@ class _ReadToTip(_Read):
         """Versioned JSON."""
         return FrontierCoder()
 
-    def restriction_size(self, element: StreamSource, restriction: Frontier) -> int:
+    def restriction_size(self, element: ReaderSpec, restriction: Frontier) -> int:
         """A number that grows with the shards; no call of the service, never negative."""
         return _size(restriction)
 
     def process(
         self,
-        element: StreamSource,
+        element: ReaderSpec,
         tracker: Any = _TRACKER,
         estimator: Any = _ESTIMATOR,
     ) -> Iterator[Any]:
@@ -222,8 +234,8 @@ class _ReadToTip(_Read):
         The driver learns from the report at its end, once the round is committed.
         """
         # A run that is tried again after a failure must not believe what the first one saw.
-        memory = self._new_memory(element, tracker.current_restriction())
-        reader = SliceReader(element, tracker, memory, self._pacing, self._clock, bounded=True)
+        scheduler = self._new_scheduler(element, tracker.current_restriction())
+        reader = SliceReader(element, tracker, scheduler, self._pacing, self._clock, bounded=True)
         for output in reader.read():
             yield _tagged(output, estimator)
 
@@ -231,7 +243,7 @@ class _ReadToTip(_Read):
 class _ReadForever(_Read):
     """Continuous: unbounded."""
 
-    def initial_restriction(self, element: SourceGroup) -> FrontierGroup:
+    def initial_restriction(self, element: ReaderGroup) -> FrontierGroup:
         """The stored positions, or empty frontiers; no call of the service."""
         return FrontierGroup(tuple(each.first_restriction() for each in element.sources))
 
@@ -243,25 +255,25 @@ class _ReadForever(_Read):
         """Versioned JSON."""
         return FrontierGroupCoder()
 
-    def restriction_size(self, element: SourceGroup, restriction: FrontierGroup) -> int:
+    def restriction_size(self, element: ReaderGroup, restriction: FrontierGroup) -> int:
         """A number that grows with the shards; no call of the service, never negative."""
         return sum(map(_size, restriction.frontiers))
 
     @beam.DoFn.unbounded_per_element()
     def process(
         self,
-        element: SourceGroup,
+        element: ReaderGroup,
         tracker: Any = _TRACKER,
         estimator: Any = _GROUP_ESTIMATOR,
     ) -> Iterator[Any]:
         """Reads one slice of each reader's shards."""
         watermarks, delays = [], []
-        for place, source in enumerate(element.sources):
-            part = Part(tracker, place)
-            if part.current_restriction().closed:
+        for place, spec in enumerate(element.sources):
+            member = GroupMember(tracker, place)
+            if member.current_restriction().closed:
                 continue
-            reader = yield from self._read(source, part, estimator, together=len(element.sources))
-            if not part.current_restriction().closed:
+            reader = yield from self._read(spec, member, estimator, together=len(element.sources))
+            if not member.current_restriction().closed:
                 watermarks.append(reader.watermark_us())
                 delays.append(reader.resume_delay())
         if not tracker.current_restriction().closed:
@@ -271,66 +283,66 @@ class _ReadForever(_Read):
             tracker.defer_remainder(Duration(seconds=delay) if delay else None)
 
     def _read(
-        self, element: StreamSource, part: Part, estimator: Any, together: int
+        self, spec: ReaderSpec, member: GroupMember, estimator: Any, together: int
     ) -> Generator[Any, None, SliceReader]:
         """Reads one slice of one reader's shards.
 
         Args:
-            element: The reader.
-            part: Its view of the tracker.
+            spec: The reader.
+            member: Its view of the tracker.
             estimator: The group's watermark.
-            together: How many readers take their turns together.
+            together: How many readers have their slices in one call.
         """
-        given = element.generation
-        if self._gap_rules is not None:
-            policy = self._gap_rules.of(element.table.name)
-            element = dataclasses.replace(element, gap_policy=policy)
-        turns = self._turns()
-        frontier = part.current_restriction()
-        element = self._raised(element, frontier, fresh=False)
-        key = _key(element)
-        memory = turns.take(key, len(frontier.live), together)
-        if self._generations and (memory is None or memory.left != frontier.counts):
+        given = spec.generation
+        if self._gap_handler is not None:
+            policy = self._gap_handler.policy_for(spec.table.name)
+            spec = dataclasses.replace(spec, gap_policy=policy)
+        cache = self._cache()
+        frontier = member.current_restriction()
+        spec = self._with_generation(spec, frontier, fresh=False)
+        key = _key(spec)
+        scheduler = cache.acquire(key, len(frontier.live), together)
+        if self._generations and (scheduler is None or scheduler.left != frontier.counts):
             # New here, or back at a checkpoint: a cache may know less than this reader did.
-            element = self._raised(element, frontier, fresh=True)
-            memory = memory if _key(element) == key else None
-            key = _key(element)
-        if memory is None:
-            memory = self._new_memory(element, frontier)
-        if self._generations and element.generation > max(frontier.generation, given):
-            part.try_claim(
-                Moved(frontier, dataclasses.replace(frontier, generation=element.generation))
-            )
-        pacing = turns.shared(self._pacing)
-        reader = SliceReader(element, part, memory, pacing, self._clock, bounded=False)
+            spec = self._with_generation(spec, frontier, fresh=True)
+            scheduler = scheduler if _key(spec) == key else None
+            key = _key(spec)
+        if scheduler is None:
+            scheduler = self._new_scheduler(spec, frontier)
+        if self._generations and spec.generation > max(frontier.generation, given):
+            raised = dataclasses.replace(frontier, generation=spec.generation)
+            member.try_claim(Moved(frontier, raised))
+        pacing = cache.shared(self._pacing)
+        reader = SliceReader(spec, member, scheduler, pacing, self._clock, bounded=False)
         try:
             for output in reader.read():
                 yield _tagged(output, estimator)
         except GapError as error:
-            if self._gap_rules is not None:
-                self._gap_rules.stopped(element.table.name, error)
+            if self._gap_handler is not None:
+                self._gap_handler.on_fatal(spec.table.name, error)
             raise
         if self._observe is not None:
             self._observe(reader.seen())
-        standing = part.current_restriction()
+        standing = member.current_restriction()
         if not standing.closed:
-            memory.left = standing.counts
-        turns.give(key, memory, reader.frontier, pacing, self._clock)
+            scheduler.left = standing.counts
+        cache.park(key, scheduler, reader.frontier)
         return reader
 
-    def _raised(self, element: StreamSource, frontier: Frontier, *, fresh: bool) -> StreamSource:
-        """The element with the table's generation of now."""
+    def _with_generation(self, spec: ReaderSpec, frontier: Frontier, *, fresh: bool) -> ReaderSpec:
+        """The spec with the table's generation of now."""
         if self._generations is None:
-            return element
-        return raised(element, frontier, self._generations.known(element.table.name, fresh=fresh))
+            return spec
+        latest = self._generations.lookup(spec.table.name, fresh=fresh)
+        return with_latest_generation(spec, frontier, latest)
 
 
-def _alone(source: StreamSource) -> SourceGroup:
-    return SourceGroup((source,))
+def _alone(spec: ReaderSpec) -> ReaderGroup:
+    return ReaderGroup((spec,))
 
 
-def _key(source: StreamSource) -> ReaderKey:
-    return source.stream_arn, source.reader, source.readers, source.generation
+def _key(spec: ReaderSpec) -> ReaderKey:
+    return spec.stream_arn, spec.reader, spec.readers, spec.generation
 
 
 def _size(frontier: Frontier) -> int:
@@ -339,6 +351,6 @@ def _size(frontier: Frontier) -> int:
 
 def _tagged(output: Output, estimator: Any) -> Any:
     if isinstance(output, Block):
-        return TimestampedValue(output, not_before(estimator, oldest_event_us(output)))
+        return TimestampedValue(output, clamp_to_watermark(estimator, oldest_event_us(output)))
     tag = REPORTS if isinstance(output, Report) else DEAD_LETTERS
-    return TaggedOutput(tag, TimestampedValue(output, not_before(estimator, 0)))
+    return TaggedOutput(tag, TimestampedValue(output, clamp_to_watermark(estimator, 0)))

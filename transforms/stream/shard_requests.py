@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Requests of one reader: carried out on other threads, answered on the calling thread.
+"""Requests of one reader: carried out on other threads, their responses taken on the calling one.
 
 The next page of a shard that is read already, which is nearly all that is asked for near the tip,
 is asked for on one thread for all readers of the process; everything else on a pool of threads.
 
-A request knows the position from which it was made. Its answer counts only if the frontier still
-stands there: an answer that comes after a restart, or twice, is dropped without harm, because
+A request knows the position from which it was made. Its response counts only if the frontier still
+stands there: a response that comes after a restart, or twice, is dropped without harm, because
 nothing is claimed before it is taken.
 """
 
@@ -18,11 +18,11 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 
 from dynabeam.transforms.aws.streams import StreamDescription, StreamsClient
+from dynabeam.transforms.runtime.clock import Clock
 from dynabeam.transforms.stream.frontier import ShardPosition
-from dynabeam.transforms.stream.pacing import Clock
-from dynabeam.transforms.stream.records import Page, PageParser
+from dynabeam.transforms.stream.page_parser import Page, PageParser
 
-__all__ = ["Answer", "AskChildren", "ListShards", "ReadPage", "Request", "Requests"]
+__all__ = ["AskChildren", "ListShards", "ReadPage", "Request", "RequestPool", "Response"]
 
 _ITERATOR_LIFE_US = 14 * 60 * 1_000_000
 _FUTURE_SLACK_US = 1_000_000
@@ -43,6 +43,11 @@ class ReadPage:
     fresh: bool = False
     start: str = ""
 
+    @property
+    def shard_id(self) -> str:
+        """The shard."""
+        return self.position.shard_id
+
 
 @dataclasses.dataclass(frozen=True)
 class AskChildren:
@@ -62,7 +67,7 @@ Request = ReadPage | AskChildren | ListShards
 
 
 @dataclasses.dataclass(frozen=True)
-class Answer:
+class Response:
     """What became of a request.
 
     Attributes:
@@ -70,19 +75,19 @@ class Answer:
         value: The page or the description; None if it failed.
         error: Why it failed.
         began_us: Wall clock when it was begun, microseconds since 1970.
-        went_on: A page that was read with the iterator that the page before gave, so that it begins
-            behind that page and repeats nothing.
+        continued: A page that was read with the iterator that the page before gave: it begins after
+            that page and repeats nothing.
     """
 
     request: Request
     value: Page | StreamDescription | None
     error: Exception | None
     began_us: int
-    went_on: bool = False
+    continued: bool = False
 
 
-class Requests:
-    """Requests that are under way for one reader of one stream.
+class RequestPool:
+    """Requests that are in flight for one reader of one stream.
 
     Args:
         stream_arn: The stream.
@@ -105,9 +110,9 @@ class Requests:
         self._client = client
         self._parser = parser
         self._clock = clock
-        self._answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
-        self.running = 0
-        self.reading = 0
+        self._responses: queue.SimpleQueue[Response] = queue.SimpleQueue()
+        self.in_flight = 0
+        self.pages_in_flight = 0
 
     def begin(self, request: Request) -> None:
         """Sends a request off."""
@@ -115,9 +120,9 @@ class Requests:
         self.send(request)
 
     def count(self, request: Request) -> None:
-        """Counts a request that is about to be sent; on the calling thread, as answers are."""
-        self.running += 1
-        self.reading += isinstance(request, ReadPage)
+        """Counts a request that is about to be sent; on the calling thread, as responses are."""
+        self.in_flight += 1
+        self.pages_in_flight += isinstance(request, ReadPage)
 
     def send(self, request: Request) -> None:
         """Sends a request that is counted; from any thread."""
@@ -125,30 +130,30 @@ class Requests:
             self._pool.submit(self._carry_out, request)
 
     @property
-    def answered(self) -> bool:
-        """An answer is there to be taken."""
-        return not self._answers.empty()
+    def has_response(self) -> bool:
+        """True if a response is there to be taken."""
+        return not self._responses.empty()
 
-    def next_answer(self, seconds: float) -> Answer | None:
-        """Waits for an answer; None if none came in time."""
+    def next_response(self, seconds: float) -> Response | None:
+        """Waits for a response; None if none came in time."""
         try:
-            answer = self._answers.get(timeout=max(0.0, seconds))
+            response = self._responses.get(timeout=max(0.0, seconds))
         except queue.Empty:
             return None
-        self.running -= 1
-        self.reading -= isinstance(answer.request, ReadPage)
-        return answer
+        self.in_flight -= 1
+        self.pages_in_flight -= isinstance(response.request, ReadPage)
+        return response
 
     def _begin_page(self, request: ReadPage) -> bool:
         """Asks for a page without a thread of its own, if its iterator and the client allow it."""
         began_us = self._clock.now_us()
-        iterator = _iterator_to_go_on(request, began_us)
+        iterator = _iterator_to_continue(request, began_us)
         if not iterator:
             return False
 
         def taken(found: bytes | Exception | None) -> None:
             if isinstance(found, Exception):
-                self._answers.put(Answer(request, None, found, began_us))
+                self._responses.put(Response(request, None, found, began_us))
             elif found is None:
                 self._on_pool(self._carry_out, request)
             elif len(found) > _SMALL_PAGE:
@@ -160,7 +165,7 @@ class Requests:
             return self._client.begin_records(self._stream_arn, iterator, taken)
         except Exception as error:  # noqa: BLE001 - handed to the calling thread, which raises it
             # The thread that sends does so for all readers.
-            self._answers.put(Answer(request, None, error, began_us))
+            self._responses.put(Response(request, None, error, began_us))
             return True
 
     def _on_pool(self, work: Callable[..., None], *arguments: object) -> None:
@@ -169,26 +174,25 @@ class Requests:
             self._pool.submit(work, *arguments)
 
     def _parse(self, request: ReadPage, body: bytes, began_us: int) -> None:
-        shard_id = request.position.shard_id
-        self._answer(request, began_us, lambda: self._parser.parse(body, shard_id))
+        self._respond(request, began_us, lambda: self._parser.parse(body, request.shard_id))
 
     def _carry_out(self, request: Request) -> None:
         began_us = self._clock.now_us()
-        self._answer(request, began_us, lambda: self._ask(request, began_us))
+        self._respond(request, began_us, lambda: self._ask(request, began_us))
 
-    def _answer(
+    def _respond(
         self, request: Request, began_us: int, work: Callable[[], Page | StreamDescription]
     ) -> None:
-        went_on = isinstance(request, ReadPage) and bool(_iterator_to_go_on(request, began_us))
+        continued = isinstance(request, ReadPage) and bool(_iterator_to_continue(request, began_us))
         offset_us = self._clock.offset_us()
         try:
             value = work()
-            # This process's first answer may have set the clock.
+            # This process's first response may have set the clock.
             began_us += self._clock.offset_us() - offset_us
-            answer = Answer(request, value, None, began_us, went_on)
+            response = Response(request, value, None, began_us, continued)
         except Exception as error:  # noqa: BLE001 - handed to the calling thread, which raises it
-            answer = Answer(request, None, error, began_us)
-        self._answers.put(answer)
+            response = Response(request, None, error, began_us)
+        self._responses.put(response)
 
     def _ask(self, request: Request, began_us: int) -> Page | StreamDescription:
         if isinstance(request, ListShards):
@@ -196,7 +200,7 @@ class Requests:
         if isinstance(request, AskChildren):
             return self._client.describe(self._stream_arn, children_of=request.shard_id)
         position = request.position
-        iterator = _iterator_to_go_on(request, began_us)
+        iterator = _iterator_to_continue(request, began_us)
         if not iterator and request.start:
             iterator = self._client.shard_iterator(
                 self._stream_arn, position.shard_id, at=request.start
@@ -221,7 +225,7 @@ class Requests:
         )
 
 
-def _iterator_to_go_on(request: ReadPage, now_us: int) -> str:
+def _iterator_to_continue(request: ReadPage, now_us: int) -> str:
     return "" if request.fresh else usable_iterator(request.position, now_us)
 
 

@@ -4,8 +4,8 @@
 from concurrent.futures import ThreadPoolExecutor
 
 from dynabeam.transforms.stream.frontier import ShardPosition
-from dynabeam.transforms.stream.records import PageParser
-from dynabeam.transforms.stream.requests import ReadPage, Requests
+from dynabeam.transforms.stream.page_parser import PageParser
+from dynabeam.transforms.stream.shard_requests import ReadPage, RequestPool
 from tests.stream.scripted import ARN, NOW_US, TABLE, FixedClock, shard_id
 
 
@@ -22,10 +22,10 @@ def test_a_request_that_cannot_be_begun_is_an_answer_and_nothing_is_raised_where
     )
     with ThreadPoolExecutor(1) as pool:
         parser = PageParser(TABLE, 1, ARN)
-        requests = Requests(ARN, RaisingClient(), parser, FixedClock(), pool)
+        requests = RequestPool(ARN, RaisingClient(), parser, FixedClock(), pool)
         requests.begin(ReadPage(position))
-        answer = requests.next_answer(20)
+        answer = requests.next_response(20)
     assert answer is not None
     assert answer.request == ReadPage(position)
     assert str(answer.error) == "not even begun"
-    assert (requests.running, requests.next_answer(0.0)) == (0, None)
+    assert (requests.in_flight, requests.next_response(0.0)) == (0, None)

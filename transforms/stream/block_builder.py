@@ -13,29 +13,29 @@ from collections.abc import Iterator, Sequence
 import pyarrow as pa
 
 from dynabeam.transforms.model.block import Block, BlockHeader, event_times, split_by_bucket
-from dynabeam.transforms.stream.source import StreamSource
+from dynabeam.transforms.stream.reader_spec import ReaderSpec
 
-__all__ = ["Gathered", "oldest_event_us"]
+__all__ = ["BlockBuilder", "oldest_event_us"]
 
 
-class Gathered:
-    """Rows that are claimed and not yet emitted.
+class BlockBuilder:
+    """Builds blocks of rows that are claimed and not yet emitted.
 
     Args:
-        source: The reader, for the headers of blocks.
-        block_bytes: Bytes of one shard's pages after which `full` offers its rows.
+        spec: The reader, for the headers of blocks.
+        block_bytes: Bytes of one shard's pages after which `flush_full` gives its rows.
     """
 
-    def __init__(self, source: StreamSource, block_bytes: int) -> None:
+    def __init__(self, spec: ReaderSpec, block_bytes: int) -> None:
         self._header = BlockHeader(
-            table=source.table,
+            table=spec.table,
             bucket=0,
-            buckets=source.buckets,
-            generation=source.generation,
+            buckets=spec.buckets,
+            generation=spec.generation,
             source="stream",
-            snapshot_until_us=source.snapshot_until_us,
+            snapshot_until_us=spec.snapshot_until_us,
         )
-        self._stream_arn = source.stream_arn
+        self._stream_arn = spec.stream_arn
         self._block_bytes = block_bytes
         self._rows: dict[str, list[pa.RecordBatch]] = {}
         self._sizes: dict[str, int] = {}
@@ -62,12 +62,12 @@ class Gathered:
         if last or self._sizes.get(shard_id, 0) >= self._block_bytes:
             self._full.append(shard_id)
 
-    def take_full(self) -> Iterator[Block]:
+    def flush_full(self) -> Iterator[Block]:
         """Blocks of the shards that have gathered enough."""
         while self._full:
-            yield from self._take(self._full.pop(0))
+            yield from self._flush(self._full.pop(0))
 
-    def take_all(self) -> Iterator[Block]:
+    def flush(self) -> Iterator[Block]:
         """Blocks of everything that is held."""
         self._full.clear()
         together: list[str] = []
@@ -76,11 +76,11 @@ class Gathered:
             together.append(shard_id)
             size += self._sizes[shard_id]
             if size >= self._block_bytes:
-                yield from self._take(*together)
+                yield from self._flush(*together)
                 together, size = [], 0
-        yield from self._take(*together)
+        yield from self._flush(*together)
 
-    def _take(self, *shard_ids: str) -> Iterator[Block]:
+    def _flush(self, *shard_ids: str) -> Iterator[Block]:
         found = {each: self._rows.pop(each, []) for each in shard_ids}
         for each in shard_ids:
             self._sizes.pop(each, None)

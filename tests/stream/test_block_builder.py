@@ -3,8 +3,8 @@
 
 import json
 
-from dynabeam.transforms.stream.gather import Gathered, oldest_event_us
-from dynabeam.transforms.stream.records import PageParser
+from dynabeam.transforms.stream.block_builder import BlockBuilder, oldest_event_us
+from dynabeam.transforms.stream.page_parser import PageParser
 from tests.stream.scripted import ARN, record, shard_id, source
 
 A, B = shard_id(0), shard_id(1)
@@ -28,49 +28,49 @@ def told(blocks):
     return found
 
 
-class TestGathered:
+class TestBlockBuilder:
     def test_one_shard_is_named_in_the_header(self):
-        gathered = Gathered(source(buckets=1), 1 << 20)
-        gathered.add(A, rows(1, 2), 10, last=False)
-        (block,) = gathered.take_all()
+        builder = BlockBuilder(source(buckets=1), 1 << 20)
+        builder.add(A, rows(1, 2), 10, last=False)
+        (block,) = builder.flush()
         assert block.header.origin == {"stream_arn": ARN, "shard_id": A}
         assert b"shardId" not in block.rows.column("envelope")[0].as_py()
 
     def test_shards_that_leave_together_share_blocks(self):
-        gathered = Gathered(source(buckets=1), 1 << 20)
-        gathered.add(A, rows(1, 2), 10, last=False)
-        gathered.add(B, rows(3), 10, last=False)
-        blocks = list(gathered.take_all())
+        builder = BlockBuilder(source(buckets=1), 1 << 20)
+        builder.add(A, rows(1, 2), 10, last=False)
+        builder.add(B, rows(3), 10, last=False)
+        blocks = list(builder.flush())
         assert len(blocks) == 1
         assert told(blocks) == {1: A, 2: A, 3: B}
-        assert gathered.bytes == 0
+        assert builder.bytes == 0
 
     def test_an_envelope_that_says_nothing_else(self):
-        gathered = Gathered(source(buckets=1), 1 << 20)
+        builder = BlockBuilder(source(buckets=1), 1 << 20)
         bare = rows(1).set_column(7, "envelope", [b"{}"])
-        gathered.add(A, bare, 10, last=False)
-        gathered.add(B, rows(2), 10, last=False)
-        (block,) = gathered.take_all()
+        builder.add(A, bare, 10, last=False)
+        builder.add(B, rows(2), 10, last=False)
+        (block,) = builder.flush()
         assert block.rows.column("envelope")[0].as_py() == f'{{"shardId":"{A}"}}'.encode()
 
     def test_what_is_large_goes_by_itself(self):
-        gathered = Gathered(source(buckets=1), 100)
+        builder = BlockBuilder(source(buckets=1), 100)
         for number, name in enumerate((A, B, shard_id(2))):
-            gathered.add(name, rows(number), 99, last=False)
-        blocks = list(gathered.take_all())
+            builder.add(name, rows(number), 99, last=False)
+        blocks = list(builder.flush())
         assert [block.rows.num_rows for block in blocks] == [2, 1]
         assert blocks[1].header.origin["shard_id"] == shard_id(2)
 
     def test_the_last_rows_of_a_shard_leave_before_its_children_are_read(self):
-        gathered = Gathered(source(buckets=1), 1 << 20)
-        gathered.add(A, rows(1), 10, last=True)
-        gathered.add(B, rows(2), 10, last=False)
-        assert told(gathered.take_full()) == {1: A}
-        assert told(gathered.take_all()) == {2: B}
+        builder = BlockBuilder(source(buckets=1), 1 << 20)
+        builder.add(A, rows(1), 10, last=True)
+        builder.add(B, rows(2), 10, last=False)
+        assert told(builder.flush_full()) == {1: A}
+        assert told(builder.flush()) == {2: B}
 
     def test_the_oldest_event_of_a_block(self):
-        gathered = Gathered(source(buckets=1), 1 << 20)
-        gathered.add(A, rows(1, time=7), 10, last=False)
-        gathered.add(B, rows(2, time=5), 10, last=False)
-        (block,) = gathered.take_all()
+        builder = BlockBuilder(source(buckets=1), 1 << 20)
+        builder.add(A, rows(1, time=7), 10, last=False)
+        builder.add(B, rows(2, time=5), 10, last=False)
+        (block,) = builder.flush()
         assert oldest_event_us(block) == 5_000_000

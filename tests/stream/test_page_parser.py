@@ -12,7 +12,7 @@ from dynabeam.transforms.errors import StreamError, ValueDecodeError
 from dynabeam.transforms.model.block import SCHEMA
 from dynabeam.transforms.model.table import Table
 from dynabeam.transforms.model.version import encode_version
-from dynabeam.transforms.stream.records import PageParser, event_time_us
+from dynabeam.transforms.stream.page_parser import PageParser, event_time_us
 from dynabeam.transforms.values.key_schema import KeyAttribute, KeySchema
 from dynabeam.transforms.values.keys import encode_key
 from tests.stream.scripted import ARN, TABLE, record

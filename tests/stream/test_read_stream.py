@@ -21,11 +21,12 @@ from dynabeam.transforms.model.dead_letter import DeadLetterCoder
 from dynabeam.transforms.model.gap import GapPolicies, GapPolicy
 from dynabeam.transforms.model.report import ReportCoder
 from dynabeam.transforms.model.version import decode_version
+from dynabeam.transforms.runtime.poll_tracker import advance
 from dynabeam.transforms.stream.frontier import Frontier, FrontierCoder, ShardPosition
-from dynabeam.transforms.stream.generations import Known
-from dynabeam.transforms.stream.group import FrontierGroup, SourceGroup, grouped
-from dynabeam.transforms.stream.read import ReadStream
-from dynabeam.transforms.stream.watermark import StreamWatermarks, advance, not_before, seed_us
+from dynabeam.transforms.stream.read_stream import ReadStream
+from dynabeam.transforms.stream.reader_group import FrontierGroup, ReaderGroup, group_readers
+from dynabeam.transforms.stream.reader_spec import LatestGeneration
+from dynabeam.transforms.stream.watermark import StreamWatermarks, clamp_to_watermark, seed_us
 from tests.stream.scripted import (
     ARN,
     NOW_US,
@@ -67,10 +68,10 @@ _asked = []
 class _Flapping:
     """Says that the generation goes up at the third slice, and forgets it if not asked anew."""
 
-    def known(self, table, *, fresh):
+    def lookup(self, table, *, fresh):
         _asked.append(fresh)
         risen = len(_asked) >= 4
-        return Known(7 if risen and (fresh or len(_asked) % 2 == 0) else 1, 0)
+        return LatestGeneration(7 if risen and (fresh or len(_asked) % 2 == 0) else 1, 0)
 
 
 EXPECTED = [1000 * root + n for root in range(6) for n in range(1, 60)]
@@ -138,8 +139,8 @@ class TestRunner:
     def test_readers_that_take_their_turns_together(self):
         pacing = dataclasses.replace(QUICK, slice=0.05, slice_bytes=4000, tip_slice=0.01)
         transform = ReadStream(AwsAccess(), "forever", pacing, FixedClock(), disabled)
-        groups = grouped([source(reader=n, readers=3) for n in range(3)])
-        together = SourceGroup(tuple(each for group in groups[:2] for each in group.sources))
+        groups = group_readers([source(reader=n, readers=3) for n in range(3)])
+        together = ReaderGroup(tuple(each for group in groups[:2] for each in group.sources))
         with beam.Pipeline("FnApiRunner") as pipeline:
             read = pipeline | beam.Create([together, groups[2]]) | transform
             assert not read["blocks"].is_bounded
@@ -188,9 +189,9 @@ class TestRunner:
         """An element lies in savepoints: it has the policy of the day when the run began."""
         folder = ControlFolder(str(tmp_path))
         pacing = dataclasses.replace(QUICK, slice=0.05, slice_bytes=4000, tip_slice=0.01)
-        rules = FolderGapHandler(folder.path, GapPolicies(GapPolicy(ruled)))
+        handler = FolderGapHandler(folder.path, GapPolicies(GapPolicy(ruled)))
         transform = ReadStream(
-            AwsAccess(), "forever", pacing, FixedClock(), disabled, gap_rules=rules
+            AwsAccess(), "forever", pacing, FixedClock(), disabled, gap_handler=handler
         )
         unread = ShardPosition(shard_id(0, 9), since_us=NOW_US - 25 * 3_600_000_000)
         late = source(Frontier((unread,), swept_us=NOW_US), gap_policy=GapPolicy(told))
@@ -334,8 +335,8 @@ class TestWatermark:
         assert estimator.at == Timestamp(micros=20)
 
     def test_no_element_is_late(self):
-        assert not_before(_Estimator(10), 5) == Timestamp(micros=10)
-        assert not_before(_Estimator(10), 15) == Timestamp(micros=15)
+        assert clamp_to_watermark(_Estimator(10), 5) == Timestamp(micros=10)
+        assert clamp_to_watermark(_Estimator(10), 15) == Timestamp(micros=15)
 
     def test_it_is_the_minimum_over_live_shards(self):
         near, far = NOW_US // 10**6 - 5, NOW_US // 10**6 - 500

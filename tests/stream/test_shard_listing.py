@@ -8,7 +8,7 @@ from botocore.exceptions import ClientError
 
 from dynabeam.transforms.errors import StreamError
 from dynabeam.transforms.planning.sample import sample_stream
-from dynabeam.transforms.stream.listing import list_shards
+from dynabeam.transforms.stream.shard_listing import list_shards
 from tests.stream.scripted import (
     ARN,
     NOW_US,

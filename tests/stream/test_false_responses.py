@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Answers that cannot be true: false ends, numbers that do not rise, times that cannot be."""
+"""Responses that cannot be true: false ends, numbers that do not rise, times that cannot be."""
 
 import dataclasses
 import json

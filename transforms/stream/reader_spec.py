@@ -1,11 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What one reader of one stream is told: the element of the stream's splittable DoFn."""
+"""What one reader of one stream has to know: the element of the stream's splittable DoFn.
+
+The table's generation may go up while a continuous run reads. So its reader asks at the start of
+each slice. Its generation never goes back: the highest one that it gave is part of its restriction,
+and whenever it may have lost that (a new worker, a restart from a checkpoint) the table's is looked
+up and not taken from a cache.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 from datetime import datetime, timedelta, timezone
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import apache_beam as beam
 
@@ -17,7 +23,15 @@ from dynabeam.transforms.runtime.stored_format import Document, typed_fields
 from dynabeam.transforms.stream.frontier import Counts, Frontier
 from dynabeam.transforms.stream.lineage import Start
 
-__all__ = ["LATEST", "TRIM_HORIZON", "StreamSource", "StreamSourceCoder"]
+__all__ = [
+    "LATEST",
+    "TRIM_HORIZON",
+    "Generations",
+    "LatestGeneration",
+    "ReaderSpec",
+    "ReaderSpecCoder",
+    "with_latest_generation",
+]
 
 _DOCUMENT = element_format("a stream source", "stream source")
 TRIM_HORIZON = "trim_horizon"
@@ -28,7 +42,7 @@ _LATEST_SLACK_US = 2_000_000
 
 
 @dataclasses.dataclass(frozen=True)
-class StreamSource:
+class ReaderSpec:
     """Reader number `reader` of `readers` readers of one table's stream.
 
     Attributes:
@@ -79,7 +93,7 @@ class StreamSource:
         return dataclasses.replace(frontier, closed=False, counts=Counts())
 
     def to_json(self) -> dict[str, Any]:
-        """The source as a JSON-able dict."""
+        """The spec as a JSON-able dict."""
         return {
             "format": _DOCUMENT.number,
             "table": self.table.to_json(),
@@ -97,7 +111,7 @@ class StreamSource:
         }
 
     @classmethod
-    def from_json(cls, document: Document) -> StreamSource:
+    def from_json(cls, document: Document) -> ReaderSpec:
         """Reads what `to_json` wrote.
 
         Raises:
@@ -114,13 +128,48 @@ class StreamSource:
             )
 
 
-class StreamSourceCoder(JsonCoder[StreamSource]):
-    """Versioned, deterministic coder of stream sources: canonical JSON."""
+class ReaderSpecCoder(JsonCoder[ReaderSpec]):
+    """Versioned, deterministic coder of readers' specs: canonical JSON."""
 
-    kind = StreamSource
+    kind = ReaderSpec
 
 
-beam.coders.registry.register_coder(StreamSource, StreamSourceCoder)
+beam.coders.registry.register_coder(ReaderSpec, ReaderSpecCoder)
+
+
+class LatestGeneration(NamedTuple):
+    """What is known of a table's generation.
+
+    Attributes:
+        generation: Its generation; 0 if nothing but the reader's own is known.
+        snapshot_until_us: For the headers of blocks: see `transforms.model.block.BlockHeader`.
+    """
+
+    generation: int
+    snapshot_until_us: int
+
+
+class Generations(Protocol):
+    """Where readers learn that a generation went up; picklable."""
+
+    def lookup(self, table: str, *, fresh: bool) -> LatestGeneration:
+        """The generation of a table.
+
+        Args:
+            table: Its name.
+            fresh: Not from a cache.
+        """
+
+
+def with_latest_generation(
+    spec: ReaderSpec, frontier: Frontier, latest: LatestGeneration
+) -> ReaderSpec:
+    """The spec with the highest generation that is known, and what goes with it."""
+    generation = max(spec.generation, frontier.generation, latest.generation)
+    until_us = spec.snapshot_until_us
+    if latest.generation == generation:
+        until_us = max(until_us, latest.snapshot_until_us)
+    return dataclasses.replace(spec, generation=generation, snapshot_until_us=until_us)
 
 
 def _timestamp_us(text: str) -> int:

@@ -1,11 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """The chief promise: any forest, any splits, any failures: each record once, parents first."""
 
-from hypothesis import given
+import dataclasses
+import itertools
+from concurrent.futures import ThreadPoolExecutor
+
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from dynabeam.transforms.stream.frontier import Frontier
 from dynabeam.transforms.stream.lineage import merge, partition
+from dynabeam.transforms.stream.page_parser import PageParser
+from dynabeam.transforms.stream.scheduler import ShardScheduler
+from dynabeam.transforms.stream.shard_requests import RequestPool
 from dynabeam.transforms.stream.tracker import FrontierTracker
 from tests.stream.scripted import (
     NOW_US,
@@ -109,6 +116,36 @@ class TestForest:
                 break
             assert result.reports() == []
             restriction = residuals[0]
+        check(shards, found)
+
+    # What is stuck takes its time to be found so: shrinking it would take minutes.
+    @settings(phases=[Phase.explicit, Phase.reuse, Phase.generate])
+    @given(forests(), st.lists(st.integers(1, 4), max_size=6))
+    def test_splits_of_a_reader_that_keeps_its_scheduler(self, shards, splits):
+        client, element = ScriptedStreams(*shards), source(buckets=1)
+        pacing = dataclasses.replace(PATIENT, tip_slice=0.004, slice=0.05)
+        restriction, found = element.first_restriction(), []
+        total = sum(map(len, numbers_of(shards).values()))
+        with ThreadPoolExecutor(4) as pool:
+            parser = PageParser(element.table, element.generation, element.stream_arn)
+            requests = RequestPool(element.stream_arn, client, parser, FixedClock(), pool)
+            scheduler = ShardScheduler(requests, 0)
+            for after in itertools.chain(splits, itertools.repeat(None, 300)):
+                tracker = FrontierTracker(restriction, bounded=False)
+                residuals = _split_after(client, tracker, after)
+                found += run(
+                    client,
+                    element,
+                    bounded=False,
+                    pacing=pacing,
+                    scheduler=scheduler,
+                    tracker=tracker,
+                ).sequences
+                if not residuals and (rest := tracker.try_split(0)) is not None:
+                    residuals.append(rest[1])
+                restriction = residuals[0]
+                if len(found) >= total and after is None:
+                    break
         check(shards, found)
 
     @given(forests(), st.integers(1, 3), st.lists(st.integers(1, 2000), max_size=3))

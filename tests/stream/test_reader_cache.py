@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Readers of a job share memories and threads in a process; calls that fail keep theirs."""
+"""Readers of a job share schedulers and threads in a process; calls that fail keep theirs."""
 
 import dataclasses
 import threading
@@ -8,12 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from dynabeam.transforms.runtime.clock import Clock
 from dynabeam.transforms.stream.frontier import Frontier, ShardPosition
-from dynabeam.transforms.stream.memory import ReaderMemory
-from dynabeam.transforms.stream.pacing import Clock, Pacing
-from dynabeam.transforms.stream.records import PageParser
-from dynabeam.transforms.stream.requests import Requests
-from dynabeam.transforms.stream.turns import Turns, hold, release, turns_of
+from dynabeam.transforms.stream.pacing import Pacing
+from dynabeam.transforms.stream.page_parser import PageParser
+from dynabeam.transforms.stream.reader_cache import ReaderCache, cache_of, release, retain
+from dynabeam.transforms.stream.scheduler import ShardScheduler
+from dynabeam.transforms.stream.shard_requests import RequestPool
 from tests.stream.scripted import (
     ARN,
     NOW_US,
@@ -45,12 +46,13 @@ class Counting:
         self.changed.set()
 
 
-def memory(pool=None):
-    return ReaderMemory(Requests(ARN, None, None, Clock(), pool), 0)
+def scheduler(pool=None):
+    return ShardScheduler(RequestPool(ARN, None, None, Clock(), pool), 0)
 
 
-def give(turns, key, mine, *positions, pacing=QUICK):
-    turns.give(key, mine, Frontier(shards=positions), pacing, Clock())
+def park(cache, key, mine, *positions, pacing=QUICK):
+    mine.pace(pacing, Clock(), bounded=False)
+    cache.park(key, mine, Frontier(shards=positions))
 
 
 def at(shard, sequence="5", **fields):
@@ -59,7 +61,7 @@ def at(shard, sequence="5", **fields):
 
 def due_now(mine, *shards):
     for each in shards:
-        mine.work(each)
+        mine.add(each)
 
 
 def wait_for(condition):
@@ -69,124 +71,126 @@ def wait_for(condition):
         time.sleep(0.005)
 
 
-class TestMemories:
-    def test_a_memory_belongs_to_one_call_at_a_time(self):
-        turns = turns_of("one at a time", 1)
-        assert turns.take(KEY, 3) is None
-        mine = memory()
-        give(turns, KEY, mine)
-        assert turns.take(KEY, 3) is mine
+class TestParking:
+    def test_a_scheduler_belongs_to_one_call_at_a_time(self):
+        cache = cache_of("one at a time", 1)
+        assert cache.acquire(KEY, 3) is None
+        mine = scheduler()
+        park(cache, KEY, mine)
+        assert cache.acquire(KEY, 3) is mine
         # A call that goes on though its bundle was given up still has it.
-        assert turns.take(KEY, 3) is None
+        assert cache.acquire(KEY, 3) is None
 
     def test_all_copies_of_a_job_share_them(self):
-        mine = memory()
-        give(turns_of("copies", 1), KEY, mine)
-        assert turns_of("copies", 1).take(KEY, 3) is mine
-        assert turns_of("another job", 1).take(KEY, 3) is None
+        mine = scheduler()
+        park(cache_of("copies", 1), KEY, mine)
+        assert cache_of("copies", 1).acquire(KEY, 3) is mine
+        assert cache_of("another job", 1).acquire(KEY, 3) is None
 
     def test_readers_that_went_elsewhere_are_forgotten(self, monkeypatch):
         now = [0.0]
-        monkeypatch.setattr("dynabeam.transforms.stream.turns.time.monotonic", lambda: now[0])
-        turns = turns_of("elsewhere", 1)
-        turns.take(KEY, 3, 2)
-        give(turns, KEY, memory())
-        turns.take(OTHER, 3)
-        assert turns.shared(PACING) == PACING.shared(2, 6, 1.5)
+        monkeypatch.setattr(
+            "dynabeam.transforms.stream.reader_cache.time.monotonic", lambda: now[0]
+        )
+        cache = cache_of("elsewhere", 1)
+        cache.acquire(KEY, 3, 2)
+        park(cache, KEY, scheduler())
+        cache.acquire(OTHER, 3)
+        assert cache.shared(PACING) == PACING.shared(2, 6, 1.5)
         now[0] = 61.0
-        turns.take(OTHER, 3)
-        assert turns.shared(PACING) == PACING.shared(1, 3, 1.0)
-        assert turns.take(KEY, 3) is None
+        cache.acquire(OTHER, 3)
+        assert cache.shared(PACING) == PACING.shared(1, 3, 1.0)
+        assert cache.acquire(KEY, 3) is None
 
 
-class TestSendingBetweenTurns:
-    def test_a_page_that_falls_due_is_there_when_the_turn_comes(self):
+class TestSendingBetweenSlices:
+    def test_a_page_that_falls_due_is_there_when_the_slice_begins(self):
         client = ScriptedStreams(Shard(FIRST, pages=[[record(6)]]))
         with ThreadPoolExecutor(1) as pool:
             parser = PageParser(TABLE, 1, ARN)
-            mine = ReaderMemory(Requests(ARN, client, parser, Clock(), pool), 0)
-            turns = Turns(1)
+            mine = ShardScheduler(RequestPool(ARN, client, parser, Clock(), pool), 0)
+            cache = ReaderCache(1)
             due_now(mine, FIRST)
-            give(turns, KEY, mine, at(FIRST))
-            wait_for(lambda: not mine.requests._answers.empty())
-            assert turns.take(KEY, 1) is mine
-            answer = mine.requests.next_answer(0)
+            park(cache, KEY, mine, at(FIRST))
+            wait_for(lambda: not mine.requests._responses.empty())
+            assert cache.acquire(KEY, 1) is mine
+            answer = mine.requests.next_response(0)
             assert (answer.request.position.shard_id, answer.error) == (FIRST, None)
-            assert mine.requests.running == mine.requests.reading == 0
-            turns.close()
+            assert mine.requests.in_flight == mine.requests.pages_in_flight == 0
+            cache.close()
 
     def test_it_is_sent_when_it_is_due_and_once(self):
-        pool, turns = Counting(), Turns(1)
-        mine = memory(pool)
+        pool, cache = Counting(), ReaderCache(1)
+        mine = scheduler(pool)
         due_now(mine, FIRST)
         mine.schedule(FIRST, time.monotonic() + 0.2)
         began = time.monotonic()
-        give(turns, KEY, mine, at(FIRST))
+        park(cache, KEY, mine, at(FIRST))
         assert pool.changed.wait(30)
         assert time.monotonic() - began >= 0.2
-        give(turns, OTHER, memory(pool))  # wakes the sender
+        park(cache, OTHER, scheduler(pool))  # wakes the sender
         time.sleep(0.05)
         assert len(pool.begun) == 1
-        turns.close()
+        cache.close()
 
-    def test_what_needs_a_decision_waits_for_the_turn(self):
-        pool, turns = Counting(), Turns(1)
-        mine = memory(pool)
+    def test_what_needs_a_decision_waits_for_the_slice(self):
+        pool, cache = Counting(), ReaderCache(1)
+        mine = scheduler(pool)
         ended = dataclasses.replace(at(FIRST), kind="ended", ended_us=NOW_US)
         due_now(mine, FIRST, SECOND)
-        give(turns, KEY, mine, ended, ShardPosition(SECOND, since_us=NOW_US))
-        other = memory(pool)
+        park(cache, KEY, mine, ended, ShardPosition(SECOND, since_us=NOW_US))
+        other = scheduler(pool)
         due_now(other, SECOND)
-        give(turns, OTHER, other, at(SECOND))
+        park(cache, OTHER, other, at(SECOND))
         assert pool.changed.wait(30)
-        turns.close()
+        cache.close()
         assert [each.position.shard_id for each in pool.begun] == [SECOND]
         # Nothing of it is forgotten.
-        assert turns.take(KEY, 2) is mine
+        assert cache.acquire(KEY, 2) is mine
         now = time.monotonic()
         assert {mine.take_due(now), mine.take_due(now)} == {FIRST, SECOND}
 
-    def test_a_memory_that_is_taken_is_left_alone(self):
-        pool, turns = Counting(), Turns(1)
-        mine = memory(pool)
-        give(turns, KEY, mine, at(FIRST))
-        assert turns.take(KEY, 1) is mine
+    def test_a_scheduler_that_is_acquired_is_left_alone(self):
+        pool, cache = Counting(), ReaderCache(1)
+        mine = scheduler(pool)
+        park(cache, KEY, mine, at(FIRST))
+        assert cache.acquire(KEY, 1) is mine
         due_now(mine, FIRST)
-        other = memory(pool)
+        other = scheduler(pool)
         due_now(other, SECOND)
-        give(turns, OTHER, other, at(SECOND))
+        park(cache, OTHER, other, at(SECOND))
         assert pool.changed.wait(30)
-        turns.close()
+        cache.close()
         assert [each.position.shard_id for each in pool.begun] == [SECOND]
 
-    def test_no_more_is_under_way_than_the_memory_bears(self):
-        pool, turns = Counting(), Turns(1)
+    def test_no_more_is_in_flight_than_the_memory_bears(self):
+        pool, cache = Counting(), ReaderCache(1)
         pacing = dataclasses.replace(QUICK, memory_bytes=QUICK.page_bytes)
-        mine = memory(pool)
+        mine = scheduler(pool)
         due_now(mine, FIRST, SECOND)
-        give(turns, KEY, mine, at(FIRST), at(SECOND), pacing=pacing)
+        park(cache, KEY, mine, at(FIRST), at(SECOND), pacing=pacing)
         assert pool.changed.wait(30)
         time.sleep(0.05)
-        turns.close()
+        cache.close()
         assert len(pool.begun) == 1
 
 
 class TestThreads:
     def test_they_end_with_the_last_user(self):
-        hold("threads")
-        hold("threads")
-        pool = turns_of("threads", 2).pool
+        retain("threads")
+        retain("threads")
+        pool = cache_of("threads", 2).pool
         (thread,) = pool.submit(lambda: [threading.current_thread()]).result()
         release("threads")
         assert pool.submit(int).result() == 0
         release("threads")
         thread.join(10)
         assert not thread.is_alive()
-        assert turns_of("threads", 2).pool is not pool
+        assert cache_of("threads", 2).pool is not pool
 
 
 class TestPacing:
-    def test_the_more_readers_the_shorter_their_turns(self):
+    def test_the_more_readers_the_shorter_their_slices(self):
         pacing = QUICK.__class__()
         assert pacing.shared(1, 1) == pacing
         four = pacing.shared(4, 4)
@@ -195,7 +199,7 @@ class TestPacing:
         assert many.slice == pacing.tip_slice
         assert 0 < many.tip_slice < 0.05
 
-    def test_turns_that_are_taken_together_wait_longer(self):
+    def test_slices_in_one_call_wait_longer(self):
         pacing = QUICK.__class__()
         alone, together = pacing.shared(20, 20), pacing.shared(20, 20, 8.0)
         assert together.slice == alone.slice
