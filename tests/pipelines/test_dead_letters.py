@@ -20,7 +20,7 @@ from dynabeam.transforms.continuous.keep_dead_letters import KeepDeadLetters
 from dynabeam.transforms.dead_letters.store import DeadLetterStore
 from dynabeam.transforms.model.dead_letter import DeadLetter
 from dynabeam.transforms.sinks.registry import open_sink
-from dynabeam.transforms.stream import records
+from dynabeam.transforms.stream import page_parser
 from tests.dead_letters.test_store import LETTER, later
 from tests.pipelines.runs import ExportFolder, orders
 from tests.pipelines.test_bad_input import spoil
@@ -57,15 +57,15 @@ def spoiled(world):
     world.sim.put_many("orders", orders(4))
     world.catch_up()
     with pytest.MonkeyPatch.context() as bug:
-        bug.setattr(records, "_fast_decoder", lambda _: None)
-        parse = records.PageParser._row
+        bug.setattr(page_parser, "_fast_decoder", lambda _: None)
+        parse = page_parser.PageParser._row
 
         def row(parser, record):
             if b'"o2"' in record:
-                raise records.ValueDecodeError("a bug")
+                raise page_parser.ValueDecodeError("a bug")
             return parse(parser, record)
 
-        bug.setattr(records.PageParser, "_row", row)
+        bug.setattr(page_parser.PageParser, "_row", row)
         ended = world.run(*NEVER)
     assert ended.code == 0, ended.err
     assert world.rows() == [("o0",), ("o1",), ("o3",)]

@@ -13,7 +13,7 @@ from dynabeam.pipelines.state_directory import StateDirectory
 from dynabeam.transforms.model.table import Table
 from dynabeam.transforms.sinks.duckdb.mirror import DuckDBMirror
 from dynabeam.transforms.sinks.files.changelog import FileChangelog
-from dynabeam.transforms.stream import records
+from dynabeam.transforms.stream import page_parser
 from dynabeam.transforms.values.key_schema import KeyAttribute, KeySchema
 from dynabeam.transforms.values.keys import encode_key
 from tests.pipelines.runs import ExportFolder, World, orders
@@ -494,15 +494,15 @@ class TestDeadLetters:
         uri = world.uri(target)
         world.ok()
         with pytest.MonkeyPatch.context() as bug:
-            bug.setattr(records, "_fast_decoder", lambda _: None)
-            parse = records.PageParser._row
+            bug.setattr(page_parser, "_fast_decoder", lambda _: None)
+            parse = page_parser.PageParser._row
 
             def row(parser, record):
                 if b'"letter' in record:
-                    raise records.ValueDecodeError("a bug")
+                    raise page_parser.ValueDecodeError("a bug")
                 return parse(parser, record)
 
-            bug.setattr(records.PageParser, "_row", row)
+            bug.setattr(page_parser.PageParser, "_row", row)
             world.put("letter", "letter, deleted since", "letter, put since", value=1)
             world.work()
             world.ok()
