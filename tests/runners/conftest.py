@@ -23,7 +23,6 @@ _T = TypeVar("_T")
 def pytest_configure(config: pytest.Config) -> None:
     """Registers the markers of this folder."""
     config.addinivalue_line("markers", "flink: needs Java and Maven: a Flink cluster is started")
-    config.addinivalue_line("markers", "long: takes many minutes; `.ci/run` leaves it out")
     config.addinivalue_line("markers", "prism: needs Go: Beam's Prism is built")
 
 
