@@ -5,10 +5,12 @@ import boto3
 import pytest
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
+from botocore.exceptions import ResponseStreamingError
 
-from dynabeam.transforms.aws.beam_s3 import s3_io
-from dynabeam.transforms.errors import AwsAccessError, ExportError
-from dynabeam.transforms.storage import filesystem
+from dynabeam.transforms.aws.beam_s3 import s3_client, s3_io
+from dynabeam.transforms.errors import AwsAccessError, ExportError, StateError
+from dynabeam.transforms.storage import conditional_writes, filesystem
+from dynabeam.transforms.storage.conditional_writes import read_with_tag
 from dynabeam.transforms.testing.faults import Faults
 from dynabeam.transforms.testing.simulator import Simulator
 
@@ -77,3 +79,55 @@ def test_missing_and_forbidden(sim):
             read("s3://things/folder/a", ExportError)
     with pytest.raises(AwsAccessError, match=f"{refused}.*, and s3:ListBucket on the bucket"):
         filesystem.exists("s3://things/folder/a")
+
+
+class Breaking:
+    """The content of an object that breaks off some times."""
+
+    def __init__(self, times):
+        self.left = times
+        self.asked = 0
+
+    def within(self, client, monkeypatch):
+        """Has a client give it."""
+        whole = client.get_object
+
+        def get_object(**request):
+            self.asked += 1
+            self.answer = whole(**request)
+            return self.answer | {"Body": self}
+
+        monkeypatch.setattr(client, "get_object", get_object)
+        return self
+
+    def read(self):
+        if self.left:
+            self.left -= 1
+            raise ResponseStreamingError(error="cut")
+        return self.answer["Body"].read()
+
+
+READS = {
+    "end": lambda path: filesystem.read_end(path, 8, StateError)[1],
+    "start": lambda path: filesystem.read_start(path, 8, StateError),
+    "tagged": lambda path: read_with_tag(path).content[:8],
+}
+
+
+@pytest.mark.parametrize("read", READS.values(), ids=READS)
+class TestBreakingOff:
+    @pytest.fixture(autouse=True)
+    def clients(self, sim):
+        sim.s3_put("things", "file", b"01234567" * 4)
+        return s3_io().client.client, s3_client(conditional_writes._S3_CONFIG)
+
+    def test_what_breaks_off_is_asked_for_again(self, clients, read, monkeypatch):
+        bodies = [Breaking(4).within(each, monkeypatch) for each in clients]
+        assert read("s3://things/file") == b"01234567"
+        assert sorted(each.asked for each in bodies) == [0, 5]
+
+    def test_what_always_breaks_off_is_an_error(self, clients, read, monkeypatch):
+        bodies = [Breaking(99).within(each, monkeypatch) for each in clients]
+        with pytest.raises(StateError, match="cut"):
+            read("s3://things/file")
+        assert sorted(each.asked for each in bodies) == [0, 5]

@@ -28,7 +28,15 @@ from dynabeam.transforms.aws.roles import NO_ROLE, Role
 from dynabeam.transforms.aws.session import AwsAccess
 from dynabeam.transforms.errors import AwsUnreachableError
 
-__all__ = ["S3RoleOptions", "fill_s3_options", "hand_down", "s3_arguments", "s3_client", "s3_io"]
+__all__ = [
+    "S3RoleOptions",
+    "fill_s3_options",
+    "hand_down",
+    "s3_arguments",
+    "s3_client",
+    "s3_io",
+    "whole_object",
+]
 
 _ROLE = "DYNABEAM_S3_ROLE_ARN"
 _EXTERNAL_ID = "DYNABEAM_S3_EXTERNAL_ID"
@@ -38,6 +46,9 @@ _S3_CONFIG = Config(
     read_timeout=60,
     retries={"mode": "standard", "max_attempts": 8},
 )
+
+_BODY_TRIES = 5
+"""How often an object is asked for whose content breaks off."""
 
 keep_secrets_out_of_logs()
 
@@ -160,6 +171,29 @@ def s3_client(config: Config) -> Any:
         if (key, id(config)) not in _plain_clients:
             _plain_clients[key, id(config)] = _new_client(settings, config)
         return _plain_clients[key, id(config)]
+
+
+def whole_object(client: Any, **request: Any) -> tuple[Mapping[str, Any], bytes]:
+    """The answer of GetObject and its content, which is asked for again if it breaks off.
+
+    boto3 sends a request again until an answer begins; what breaks off later is left to the caller.
+
+    Args:
+        client: A boto3 client for S3.
+        request: The parameters of GetObject.
+
+    Raises:
+        ClientError: As GetObject.
+        BotoCoreError: As GetObject; the content broke off again and again.
+    """
+    for tries in range(1, _BODY_TRIES + 1):
+        answer = client.get_object(**request)
+        try:
+            return answer, answer["Body"].read()
+        except (botocore_errors.ResponseStreamingError, botocore_errors.IncompleteReadError):
+            if tries == _BODY_TRIES:
+                raise
+    raise AssertionError("unreachable")
 
 
 def _present() -> tuple[Any, dict[str, Any], str]:

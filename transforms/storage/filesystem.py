@@ -27,7 +27,7 @@ from apache_beam.io.filesystems import FileSystems
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from dynabeam.transforms.aws.beam_s3 import s3_client, s3_io
+from dynabeam.transforms.aws.beam_s3 import s3_client, s3_io, whole_object
 from dynabeam.transforms.aws.errors import AwsErrorKind, classify, error_code, statement_to_add
 from dynabeam.transforms.errors import AwsAccessError, CredentialsError, DynabeamError
 from dynabeam.transforms.runtime.clock import machine_us
@@ -468,8 +468,7 @@ def _read_s3_range(path: str, wanted: str, error: type[DynabeamError]) -> tuple[
     bucket, _, key = path.removeprefix("s3://").partition("/")
     try:
         # Beam's client asks for all that follows.
-        answer = s3_io().client.client.get_object(Bucket=bucket, Key=key, Range=wanted)
-        content = answer["Body"].read()
+        answer, content = whole_object(s3_io().client.client, Bucket=bucket, Key=key, Range=wanted)
     except ClientError as problem:
         code = problem.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
         if code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
