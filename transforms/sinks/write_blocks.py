@@ -10,13 +10,16 @@ _ = written.dead_letters | ...  # rows that the sink refused, with their raw byt
 `dynabeam replicate` does more: it keeps positions between runs, publishes a changelog's round as a
 whole, brings new sinks up, and repairs what a stream lost.
 
-Graph: one step checks the sink and creates what is missing, once, on a worker; only then are blocks
-let through to it, as it is a side input of what they pass.
+The sink is checked, and what is missing is created, on the workers: by each of them before its
+first bundle. Only a sink with a single writer is checked once for all, and lets blocks through when
+that is done: it is a side input of theirs. Others are not written like that, because with a side
+input runners hold endless blocks back until the watermark has passed them (Prism: half a minute).
 """
 
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterator
 from typing import Any, ClassVar, Literal
 
 import apache_beam as beam
@@ -25,6 +28,7 @@ from apache_beam.transforms.window import GlobalWindows
 
 from dynabeam.transforms.errors import ConfigurationError
 from dynabeam.transforms.model.block import Block
+from dynabeam.transforms.model.report import Report
 from dynabeam.transforms.sinks.base import Round, Sink
 from dynabeam.transforms.sinks.refused import SinkOutput, SplitRefused
 from dynabeam.transforms.sinks.registry import RunnerFacts, check_place, open_sink
@@ -90,26 +94,23 @@ class _WriteBlocks(beam.PTransform):
                     "or use dynabeam replicate --every=2s, which writes in rounds"
                 ),
             )
-        checked = (
-            pipeline
-            | "Once" >> beam.Create([self._owner], reshuffle=False).with_output_types(str)
-            | "Check" >> beam.Map(_check, sink).with_output_types(str)
-        )
-        write = (
-            sink.write_continuously(self._owner)
-            if sink.capabilities.continuous
-            # Every run is the first round after none: the mirror's version guard does the rest.
-            else sink.write(Round(self._owner, 1, uuid.uuid4().hex))
-        )
-        written: SinkOutput = (
-            blocks
-            | "InGlobalWindow" >> beam.WindowInto(GlobalWindows())
-            | "Checked"
-            >> beam.Map(_pass, beam.pvalue.AsSingleton(checked)).with_output_types(Block)
-            | "Write" >> write
-            | "Refused" >> SplitRefused()
-        )
+        in_one_window = blocks | "InGlobalWindow" >> beam.WindowInto(GlobalWindows())
+        write = self._write if sink.capabilities.continuous else self._write_at_once
+        written: SinkOutput = write(in_one_window) | "Refused" >> SplitRefused()
         return written
+
+    def _write(self, blocks: beam.PCollection[Block]) -> beam.PCollection[Report]:
+        check = beam.ParDo(_CheckFn(self._sink, self._owner)).with_output_types(Block)
+        return blocks | "Check" >> check | "Write" >> self._sink.write_continuously(self._owner)
+
+    def _write_at_once(self, blocks: beam.PCollection[Block]) -> beam.PCollection[Report]:
+        once = beam.Create([self._owner], reshuffle=False).with_output_types(str)
+        check = beam.Map(_check, self._sink).with_output_types(str)
+        checked = beam.pvalue.AsSingleton(blocks.pipeline | "Once" >> once | "Check" >> check)
+        # Every run is the first round after none: the mirror's version guard does the rest.
+        current = Round(self._owner, 1, uuid.uuid4().hex)
+        passed = blocks | "Checked" >> beam.Map(_pass, checked).with_output_types(Block)
+        return passed | "Write" >> self._sink.write(current)
 
 
 class WriteToMirror(_WriteBlocks):
@@ -153,8 +154,9 @@ class WriteToChangelog(_WriteBlocks):
 
     Args:
         uri: The folder, as for `dynabeam replicate --sink`.
-        owner: Who writes it. A changelog belongs to its first owner, and refuses others. One
-            pipeline at a time: the next one removes what the last one left unfinished.
+        owner: Who writes it. A changelog belongs to its first owner, and refuses others. Pipelines
+            of one owner may write it at a time. What one that was killed left unfinished stays in
+            `_staging`, which readers pass over.
 
     Gives a `SinkOutput`: `reports`, one for each file and table, and `dead_letters` of rows that
     the format cannot hold.
@@ -168,10 +170,24 @@ class WriteToChangelog(_WriteBlocks):
     other = "WriteToMirror"
 
 
+class _CheckFn(beam.DoFn):
+    """Lets blocks through to a sink that was checked before the first bundle of their stage."""
+
+    def __init__(self, sink: Sink, owner: str) -> None:
+        self._sink = sink
+        self._owner = owner
+
+    def setup(self) -> None:
+        """Checks the sink. A runner sets all steps of a stage up before it begins a bundle."""
+        _check(self._owner, self._sink)
+
+    def process(self, block: Block) -> Iterator[Block]:
+        """Lets a block through."""
+        yield block
+
+
 def _check(owner: str, sink: Sink) -> str:
-    nothing = Round(owner, 0, "")
-    sink.check([], nothing)
-    sink.recover(nothing)
+    sink.check([], Round(owner, 0, ""))
     return owner
 
 
