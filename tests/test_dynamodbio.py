@@ -295,7 +295,7 @@ class TestChange:
         assert isinstance(coder, RowCoder)
         assert coder.to_type_hint() is Change
         assert coder.is_deterministic()
-        assert coder.schema.id == "dynabeam-change-1"
+        assert coder.schema.id == "25ad536c-e214-5d5c-8f50-e5847d41c29b"
         fields = {
             each.name: (each.type.WhichOneof("type_info"), each.type.nullable)
             for each in coder.schema.fields

@@ -86,8 +86,8 @@ class Change(NamedTuple):
 
 
 # Beam would draw one for each process: then the coder's bytes, which a savepoint keeps, would
-# differ from run to run, and a worker would not find this class by it.
-Change._beam_schema_id = "dynabeam-change-1"  # type: ignore[attr-defined]
+# differ from run to run, and a worker would not find this class by it. Java takes UUIDs alone.
+Change._beam_schema_id = "25ad536c-e214-5d5c-8f50-e5847d41c29b"  # type: ignore[attr-defined]
 beam.coders.registry.register_coder(Change, beam.coders.RowCoder)
 
 
