@@ -197,9 +197,9 @@ class ReadFromDynamoDB(beam.PTransform):
     with a `TableError`, and an export that is older than what the stream holds with a `GapError`:
     in-process as they are, elsewhere as the text of an error of the runner.
 
-    Exports are read through Beam's S3 filesystem. Endpoint, region and role of `access` become its
-    pipeline options `--s3_…`, where these are not given. (Several worker processes of the
-    in-process runner get no such options: there it is what boto3 reads from the environment.)
+    Exports are read through Beam's S3 filesystem. Endpoint, region and bucket role of `access`
+    become its pipeline options `--s3_…`, where these are not given; keys are what boto3 finds.
+    (Worker processes of the in-process runner get no such options: there all of it is.)
 
     Args:
         tables: Names of the tables.
@@ -283,7 +283,8 @@ class ReadFromDynamoDB(beam.PTransform):
             start: `trim_horizon` (the oldest record that is left), `latest`, or a time: a datetime
                 with a time zone or RFC 3339 text.
             until: `caught_up`: read what is there, then end; the output is bounded. `forever`:
-                never end, on a runner that streams (Flink, Dataflow, Prism).
+                never end, on a runner that streams (Flink, Dataflow, Prism). The in-process runner
+                would hand nothing on past the first shuffle.
 
         Raises:
             ConfigurationError: A stream cannot be begun there, or `until` is something else.
