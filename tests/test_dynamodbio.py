@@ -116,6 +116,7 @@ class TestReading:
         )
 
         def check(read):
+            assert [each.is_bounded for each in read] == [True, True, True]
             found = read.blocks | Changes() | beam.Map(summary)
             assert_that(found, equal_to([("r", "a", Decimal(1))]))
 
