@@ -270,4 +270,4 @@ class TestTables:
 def test_a_restriction_of_an_earlier_version():
     """Savepoints keep it."""
     old = b'{"assignments":["a"],"done":false,"format":1,"next_look_us":5,"tables":["t"]}'
-    assert DiscoveredCoder().decode(old) == Discovered(False, ("a",), ("t",), 5, ())
+    assert DiscoveredCoder().decode(old) == Discovered(False, 5, ("a",), ("t",), ())

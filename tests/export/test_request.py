@@ -28,8 +28,8 @@ from dynabeam.transforms.runtime.poll_tracker import PollTracker
 from tests.export.builders import BUCKET, SAMPLE, SAMPLE_TABLE, TABLE, items, write_full
 from tests.export.conftest import beam_options
 
-WAITING = WaitState(False, "arn", 7)
-ENDED = WaitState(True, "arn", 7)
+WAITING = WaitState(export_arn="arn", next_look_us=7)
+ENDED = WaitState(done=True, export_arn="arn", next_look_us=7)
 
 
 class TestTracker:
@@ -87,7 +87,7 @@ class TestCoder:
         assert coder.encode(WAITING) == golden
         assert coder.decode(golden) == WAITING
         assert coder.is_deterministic()
-        failed = WaitState(False, "", 7, attempt=2)
+        failed = WaitState(next_look_us=7, attempt=2)
         assert coder.decode(coder.encode(failed)) == failed
 
     def test_unknown_format(self):
@@ -231,7 +231,7 @@ class TestWaiting:
         sim.create_bucket("fixed")
         how = Acquisition(access, bucket="fixed", prefix="p")
         waiting = Waiting(how, request_of_orders, Clock(sim.clock.micros()))
-        waiting.state = WaitState(False, "", 0, attempt=1)
+        waiting.state = WaitState(attempt=1)
         waiting.bundle()
         (found,) = list_exports(access, request_of_orders.table.arn)
         assert describe_export(access, found.arn).bucket == "fixed"

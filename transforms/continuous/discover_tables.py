@@ -19,7 +19,6 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import apache_beam as beam
-from apache_beam.transforms.core import RestrictionProvider
 from apache_beam.transforms.window import TimestampedValue
 from apache_beam.utils.timestamp import Duration, Timestamp
 
@@ -40,10 +39,11 @@ from dynabeam.transforms.model.table import Table
 from dynabeam.transforms.runtime.clock import WallClock, now_us
 from dynabeam.transforms.runtime.poll_tracker import (
     ManualWatermark,
+    PollFn,
     PollState,
     PollStateCoder,
-    PollTracker,
     advance,
+    is_due,
 )
 from dynabeam.transforms.sinks.base import Sink
 
@@ -99,14 +99,11 @@ class Discovered(PollState):
     Attributes:
         assignments: File names of the assignments whose tables are known, sorted.
         tables: Names of the tables that are read, sorted.
-        next_look_us: Not to poll again before this time, whatever the runner does with delays; it
-            is named as in the stored form.
         followed: Streams that have ended, and after which another one is read, sorted.
     """
 
     assignments: tuple[str, ...] = ()
     tables: tuple[str, ...] = ()
-    next_look_us: int = 0
     followed: tuple[str, ...] = ()
 
 
@@ -117,8 +114,10 @@ class DiscoveredCoder(PollStateCoder):
     where = "restriction of DiscoverTables"
 
 
-class _DiscoverFn(beam.DoFn, RestrictionProvider):
+class _DiscoverFn(PollFn[Discovered]):
     """Polls, writes assignments, defers."""
+
+    coder = DiscoveredCoder()
 
     def __init__(
         self,
@@ -132,33 +131,13 @@ class _DiscoverFn(beam.DoFn, RestrictionProvider):
         self._sinks = sinks
         self._clock = clock
 
-    def initial_restriction(self, element: bytes) -> Discovered:
-        return Discovered()
-
-    def create_tracker(self, restriction: Discovered) -> PollTracker[Discovered]:
-        return PollTracker(restriction)
-
-    def restriction_coder(self) -> DiscoveredCoder:
-        return DiscoveredCoder()
-
-    def restriction_size(self, element: bytes, restriction: Discovered) -> int:
-        return 0 if restriction.done else 1
-
-    def truncate(self, element: bytes, restriction: Discovered) -> None:
-        """Nothing new is begun while a pipeline drains."""
-
     @beam.DoFn.unbounded_per_element()
     def process(
         self, element: bytes, tracker: Any = _TRACKER, estimator: Any = _ESTIMATOR
     ) -> Iterator[TimestampedValue]:
         state: Discovered = tracker.current_restriction()
         now = self._clock()
-        if state.done:
-            return
-        if now < state.next_look_us:
-            # The runner came back early (the in-process one ignores delays).
-            if tracker.try_claim(state):
-                tracker.defer_remainder(Duration(seconds=_SOON_SECONDS))
+        if not is_due(tracker, now, _SOON_SECONDS):
             return
         folder = ControlFolder(element.decode())
         folder.check_current()

@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 
 import apache_beam as beam
 from apache_beam.pvalue import TaggedOutput
-from apache_beam.transforms.core import RestrictionProvider
 from apache_beam.transforms.window import TimestampedValue
 from apache_beam.utils.timestamp import Duration, Timestamp
 
@@ -25,10 +24,11 @@ from dynabeam.transforms.export.elements import SnapshotRequest
 from dynabeam.transforms.runtime.clock import WallClock, now_us
 from dynabeam.transforms.runtime.poll_tracker import (
     ManualWatermark,
+    PollFn,
     PollState,
     PollStateCoder,
-    PollTracker,
     advance,
+    is_due,
 )
 from dynabeam.transforms.state.coverage import FUZZ_US
 from dynabeam.transforms.stream.reader_group import ReaderGroup, group_readers
@@ -81,12 +81,9 @@ class Seen(PollState):
 
     Attributes:
         names: File names of the assignments that were handed out, sorted.
-        next_look_us: Not to poll again before this time, whatever the runner does with delays; it
-            is named as in the stored form.
     """
 
     names: tuple[str, ...] = ()
-    next_look_us: int = 0
 
 
 class SeenCoder(PollStateCoder):
@@ -96,27 +93,14 @@ class SeenCoder(PollStateCoder):
     where = "restriction of WatchAssignments"
 
 
-class _WatchFn(beam.DoFn, RestrictionProvider):
+class _WatchFn(PollFn[Seen]):
     """Polls, hands out what is new, defers."""
+
+    coder = SeenCoder()
 
     def __init__(self, poll_seconds: int, clock: WallClock) -> None:
         self._poll_seconds = poll_seconds
         self._clock = clock
-
-    def initial_restriction(self, element: str) -> Seen:
-        return Seen()
-
-    def create_tracker(self, restriction: Seen) -> PollTracker[Seen]:
-        return PollTracker(restriction)
-
-    def restriction_coder(self) -> SeenCoder:
-        return SeenCoder()
-
-    def restriction_size(self, element: str, restriction: Seen) -> int:
-        return 0 if restriction.done else 1
-
-    def truncate(self, element: str, restriction: Seen) -> None:
-        """Nothing new is handed out while a pipeline drains."""
 
     @beam.DoFn.unbounded_per_element()
     def process(
@@ -124,12 +108,7 @@ class _WatchFn(beam.DoFn, RestrictionProvider):
     ) -> Iterator[Any]:
         seen: Seen = tracker.current_restriction()
         now = self._clock()
-        if seen.done:
-            return
-        if now < seen.next_look_us:
-            # The runner came back early (the in-process one ignores delays).
-            if tracker.try_claim(seen):
-                tracker.defer_remainder(Duration(seconds=self._poll_seconds))
+        if not is_due(tracker, now, self._poll_seconds):
             return
         folder = ControlFolder(element)
         found = {os.path.basename(path): path for path in folder.assignments()}

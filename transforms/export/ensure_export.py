@@ -18,7 +18,6 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import apache_beam as beam
-from apache_beam.transforms.core import RestrictionProvider
 from apache_beam.utils.timestamp import Duration
 
 from dynabeam.transforms.export.acquire import Acquisition, ExportFailedError, ExportPoll, acquire
@@ -29,10 +28,11 @@ from dynabeam.transforms.model.report import Report
 from dynabeam.transforms.runtime.clock import WallClock, now_us
 from dynabeam.transforms.runtime.poll_tracker import (
     ManualWatermark,
+    PollFn,
     PollState,
     PollStateCoder,
-    PollTracker,
     advance,
+    is_due,
 )
 
 __all__ = [
@@ -142,13 +142,10 @@ class WaitState(PollState):
 
     Attributes:
         export_arn: The export that is waited for; empty if none is known yet.
-        next_look_us: Not to poll again before this time, whatever the runner does with delays; it
-            is named as in the stored form.
         attempt: How many exports failed that were requested for it.
     """
 
     export_arn: str = ""
-    next_look_us: int = 0
     attempt: int = 0
 
 
@@ -166,28 +163,15 @@ class WaitStateCoder(PollStateCoder):
         return document
 
 
-class _WaitForExportFn(beam.DoFn, RestrictionProvider):
+class _WaitForExportFn(PollFn[WaitState]):
     """Polls until the export is complete, deferring in between."""
+
+    coder = WaitStateCoder()
 
     def __init__(self, how: Acquisition, clock: WallClock, poll_seconds: int) -> None:
         self._how = how
         self._clock = clock
         self._poll_seconds = poll_seconds
-
-    def initial_restriction(self, element: SnapshotRequest) -> WaitState:
-        return WaitState()
-
-    def create_tracker(self, restriction: WaitState) -> PollTracker[WaitState]:
-        return PollTracker(restriction)
-
-    def restriction_coder(self) -> WaitStateCoder:
-        return WaitStateCoder()
-
-    def restriction_size(self, element: SnapshotRequest, restriction: WaitState) -> int:
-        return 0 if restriction.done else 1
-
-    def truncate(self, element: SnapshotRequest, restriction: WaitState) -> None:
-        """Nothing is waited for while a pipeline drains."""
 
     @beam.DoFn.unbounded_per_element()
     def process(
@@ -200,13 +184,8 @@ class _WaitForExportFn(beam.DoFn, RestrictionProvider):
         # Held here until the slices are out, so that no older row can come after the watermark.
         advance(watermark_estimator, timestamp.micros)
         state = tracker.current_restriction()
-        if state.done:
-            return
         now = self._clock()
-        if now < state.next_look_us:
-            # The runner came back early (the in-process one ignores delays): nothing to poll for.
-            if tracker.try_claim(state):
-                tracker.defer_remainder(Duration(seconds=self._poll_seconds))
+        if not is_due(tracker, now, self._poll_seconds):
             return
         request = dataclasses.replace(element, attempt=element.attempt + state.attempt)
         wait_seconds = self._poll_seconds
@@ -228,10 +207,10 @@ class _WaitForExportFn(beam.DoFn, RestrictionProvider):
             request = dataclasses.replace(request, attempt=request.attempt + 1)
         claim = WaitState(
             # For an export of a table that is no more nobody need wait.
-            poll.manifest is not None or poll.status == "table_ended",
-            poll.export_arn if poll.status != "FAILED" else "",
-            now + wait_seconds * 1_000_000,
-            request.attempt - element.attempt,
+            done=poll.manifest is not None or poll.status == "table_ended",
+            next_look_us=now + wait_seconds * 1_000_000,
+            export_arn=poll.export_arn if poll.status != "FAILED" else "",
+            attempt=request.attempt - element.attempt,
         )
         if not tracker.try_claim(claim):
             return

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The restriction tracker of splittable DoFns that poll something outside of the pipeline.
+"""Splittable DoFns that poll something outside of the pipeline: state, tracker and base class.
 
 The contract of tracker and `process`: poll, claim the state after the poll, emit, defer. A split
 before any claim is declined, because it could be repeated forever without progress (as in Beam's
@@ -14,13 +14,21 @@ from typing import Any, ClassVar, Generic, TypeVar
 import apache_beam as beam
 from apache_beam.io import iobase
 from apache_beam.io.watermark_estimators import ManualWatermarkEstimator
-from apache_beam.transforms.core import WatermarkEstimatorProvider
-from apache_beam.utils.timestamp import MAX_TIMESTAMP, MIN_TIMESTAMP, Timestamp
+from apache_beam.transforms.core import RestrictionProvider, WatermarkEstimatorProvider
+from apache_beam.utils.timestamp import MAX_TIMESTAMP, MIN_TIMESTAMP, Duration, Timestamp
 
 from dynabeam.transforms.runtime.json_coder import JsonCoder, element_format
 from dynabeam.transforms.runtime.stored_format import Document, typed_fields
 
-__all__ = ["ManualWatermark", "PollState", "PollStateCoder", "PollTracker", "advance"]
+__all__ = [
+    "ManualWatermark",
+    "PollFn",
+    "PollState",
+    "PollStateCoder",
+    "PollTracker",
+    "advance",
+    "is_due",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,9 +37,12 @@ class PollState:
 
     Attributes:
         done: True if nothing is.
+        next_look_us: Not to poll again before this time, microseconds since 1970, whatever the
+            runner does with delays; it is named as in the stored form.
     """
 
     done: bool = False
+    next_look_us: int = 0
 
 
 State = TypeVar("State", bound=PollState)
@@ -108,6 +119,56 @@ class PollStateCoder(JsonCoder[PollState]):
         with element_format("a restriction", self.where).load(document) as fields:
             state: PollState = typed_fields(self.kind, fields)
             return state
+
+
+class PollFn(beam.DoFn, RestrictionProvider, Generic[State]):
+    """Base of DoFns whose restriction is a `PollState`; a subclass says `process`.
+
+    Attributes:
+        coder: The coder of its restrictions; a new state of the coder's `kind` is the first one.
+    """
+
+    coder: ClassVar[PollStateCoder]
+
+    def initial_restriction(self, element: Any) -> State:
+        """Everything is left to poll."""
+        state: State = self.coder.kind()
+        return state
+
+    def create_tracker(self, restriction: State) -> PollTracker[State]:
+        """A tracker of the present bundle."""
+        return PollTracker(restriction)
+
+    def restriction_coder(self) -> PollStateCoder:
+        """Never pickle."""
+        return self.coder
+
+    def restriction_size(self, element: Any, restriction: State) -> int:
+        """One poll, or nothing."""
+        return 0 if restriction.done else 1
+
+    def truncate(self, element: Any, restriction: State) -> None:
+        """Nothing new is begun while a pipeline drains."""
+
+
+def is_due(tracker: Any, now_us: int, pause_seconds: int) -> bool:
+    """Whether to poll now; if it is too early, the rest is deferred.
+
+    Runners come back early: the in-process one ignores delays.
+
+    Args:
+        tracker: The tracker as `process` gets it.
+        now_us: The time, microseconds since 1970.
+        pause_seconds: When to come back if it is too early.
+    """
+    state: PollState = tracker.current_restriction()
+    if state.done:
+        return False
+    if now_us >= state.next_look_us:
+        return True
+    if tracker.try_claim(state):
+        tracker.defer_remainder(Duration(seconds=pause_seconds))
+    return False
 
 
 class ManualWatermark(WatermarkEstimatorProvider):
