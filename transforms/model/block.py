@@ -97,6 +97,11 @@ class BlockHeader:
     origin: Mapping[str, str] = dataclasses.field(default_factory=dict)
     snapshot_until_us: int = 0
 
+    @property
+    def group(self) -> str:
+        """The key by which blocks are grouped for ordered work: table and bucket."""
+        return f"{self.table.name}/{self.bucket}"
+
     def to_json(self) -> dict[str, Any]:
         """The header as a JSON-able dict."""
         return {
@@ -134,8 +139,8 @@ class Block:
 
     @property
     def group(self) -> str:
-        """The key by which blocks are grouped for ordered work: table and bucket."""
-        return f"{self.header.table.name}/{self.header.bucket}"
+        """See `BlockHeader.group`."""
+        return self.header.group
 
     @property
     def newest_event_us(self) -> int:

@@ -176,8 +176,7 @@ class _ChainFn(beam.DoFn):
         """
         header = _decode_header(windows.read())
         cells, max_keys = GroupCells(token, runs, merged), self._max_keys(header)
-        group = f"{header.table.name}/{header.bucket}"
-        copy = self._memory.recall(group, cells, max_keys)
+        copy = self._memory.recall(header.group, cells, max_keys)
         waiting = _windows(copy, windows)
         found = list(waiting.breaks(at.micros))
         self._memory.update(copy, {}, cells, max_keys)
