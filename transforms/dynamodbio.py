@@ -44,9 +44,8 @@ from dynabeam.transforms.state.coverage import (
     uncovered,
 )
 from dynabeam.transforms.stream.reader_group import ReaderGroup, group_readers
-from dynabeam.transforms.stream.reader_spec import TRIM_HORIZON, ReaderSpec
+from dynabeam.transforms.stream.reader_spec import TRIM_HORIZON, ReaderSpec, parse_start
 from dynabeam.transforms.values.json_texts import compact_json
-from dynabeam.transforms.values.key_schema import KeyAttribute, KeySchema
 from dynabeam.transforms.values.keys import decode_key
 
 __all__ = ["Change", "Changes", "ReadFromDynamoDB"]
@@ -291,11 +290,8 @@ class ReadFromDynamoDB(beam.PTransform):
         """
         _one_of("until", until, ("caught_up", "forever"))
         text = start.isoformat() if isinstance(start, datetime) else start
-        changed = self._with(with_stream=True, start=text, forever=until == "forever")
-        # It is the workers who begin; a mistake is to be known here.
-        nobody = Table("", KeySchema(KeyAttribute("id", "S")))
-        changed._settings.source(nobody, "", 0).starting_point()
-        return changed
+        parse_start(text, 0)  # the workers do it; a mistake is to be known here
+        return self._with(with_stream=True, start=text, forever=until == "forever")
 
     def without_stream(self) -> "ReadFromDynamoDB":
         """Reads the snapshot alone. A new export is waited for."""

@@ -30,6 +30,7 @@ __all__ = [
     "LatestGeneration",
     "ReaderSpec",
     "ReaderSpecCoder",
+    "parse_start",
     "with_latest_generation",
 ]
 
@@ -80,12 +81,7 @@ class ReaderSpec:
         Raises:
             ConfigurationError: If `start` is none of the three.
         """
-        if self.start == TRIM_HORIZON:
-            return Start()
-        if self.start == LATEST:
-            at_us = self.started_us - _LATEST_SLACK_US
-            return Start("at_timestamp", at_us, open_only=True)
-        return Start("at_timestamp", _timestamp_us(self.start))
+        return parse_start(self.start, self.started_us)
 
     def first_restriction(self) -> Frontier:
         """Where this run begins: the stored positions, with fresh counts."""
@@ -135,6 +131,23 @@ class ReaderSpecCoder(JsonCoder[ReaderSpec]):
 
 
 beam.coders.registry.register_coder(ReaderSpec, ReaderSpecCoder)
+
+
+def parse_start(start: str, started_us: int) -> Start:
+    """Where the roots of the first listing are read from.
+
+    Args:
+        start: `trim_horizon`, `latest` or an RFC 3339 time.
+        started_us: When the run began, microseconds since 1970.
+
+    Raises:
+        ConfigurationError: If `start` is none of the three.
+    """
+    if start == TRIM_HORIZON:
+        return Start()
+    if start == LATEST:
+        return Start("at_timestamp", started_us - _LATEST_SLACK_US, open_only=True)
+    return Start("at_timestamp", _timestamp_us(start))
 
 
 class LatestGeneration(NamedTuple):
