@@ -10,6 +10,7 @@ the role's credentials, which renew themselves; Beam's own options know only fix
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import os
 import threading
@@ -48,7 +49,9 @@ _S3_CONFIG = Config(
 )
 
 _BODY_TRIES = 5
-"""How often an object is asked for whose content breaks off."""
+"""How often an object is requested whose content breaks off."""
+
+_BROKEN_OFF = (botocore_errors.ResponseStreamingError, botocore_errors.IncompleteReadError)
 
 keep_secrets_out_of_logs()
 
@@ -174,7 +177,7 @@ def s3_client(config: Config) -> Any:
 
 
 def whole_object(client: Any, **request: Any) -> tuple[Mapping[str, Any], bytes]:
-    """The answer of GetObject and its content, which is asked for again if it breaks off.
+    """The answer of GetObject and its content, which is requested again if it breaks off.
 
     boto3 sends a request again until an answer begins; what breaks off later is left to the caller.
 
@@ -186,14 +189,15 @@ def whole_object(client: Any, **request: Any) -> tuple[Mapping[str, Any], bytes]
         ClientError: As GetObject.
         BotoCoreError: As GetObject; the content broke off again and again.
     """
-    for tries in range(1, _BODY_TRIES + 1):
-        answer = client.get_object(**request)
-        try:
-            return answer, answer["Body"].read()
-        except (botocore_errors.ResponseStreamingError, botocore_errors.IncompleteReadError):
-            if tries == _BODY_TRIES:
-                raise
-    raise AssertionError("unreachable")
+    for _ in range(_BODY_TRIES - 1):
+        with contextlib.suppress(*_BROKEN_OFF):
+            return _read_object(client, request)
+    return _read_object(client, request)
+
+
+def _read_object(client: Any, request: Mapping[str, Any]) -> tuple[Mapping[str, Any], bytes]:
+    answer = client.get_object(**request)
+    return answer, answer["Body"].read()
 
 
 def _present() -> tuple[Any, dict[str, Any], str]:
