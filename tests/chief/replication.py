@@ -66,11 +66,14 @@ class Replication:
         """Lets time pass at once, for the service and for the run."""
         self._clock.let_pass(timedelta(minutes=minutes))
         if minutes:
-            # The simulator counts how often it was asked, but a listing lags for seconds only.
-            with self._sim.lock:
-                for stream in self._sim.all_streams():
-                    for shard in stream.shards.values():
-                        shard.hidden_asks = 0
+            self._show_all_shards()
+
+    def _show_all_shards(self):
+        """Seconds have passed: the simulator counts asks, but a listing lags by seconds alone."""
+        with self._sim.lock:
+            for stream in self._sim.all_streams():
+                for shard in stream.shards.values():
+                    shard.hidden_asks = 0
 
     def document(self):
         """The committed position document; None before the first commit."""
@@ -90,6 +93,8 @@ class Replication:
             AssertionError: It ended by itself or by another exit code, or it hangs.
         """
         self.let_pass(leg.minutes_before)
+        # The next process takes seconds to start, and lists once what it knows to be complete.
+        self._show_all_shards()
         happening = list(happening)
         for starts in range(1, _MOST_STARTS + 1):
             try:

@@ -219,6 +219,26 @@ class TestListing:
         second = run(client, resumed(first), clock=FixedClock(NOW_US + 2_000_000))
         assert second.sequences == [3]
 
+    def test_a_parent_that_a_listing_replaces_is_listed_once_more(self):
+        """Its children come with that listing; one of them may be missing in it, as in others."""
+        client = ScriptedStreams(
+            Shard(A, "", pages([1]), closed=True),
+            Shard(B, A, pages([2])),
+            Shard(C, A, pages([3]), listed=False),
+        )
+        asked = []
+
+        def describe(*arguments, **options):
+            asked.append(1)
+            client.shards[C].listed = len(asked) > 1
+            return ScriptedStreams.describe(client, *arguments, **options)
+
+        client.describe = describe
+        ended = ShardPosition(A, "ended", sequence=str(1), since_us=NOW_US, ended_us=NOW_US)
+        result = run(client, source(Frontier((ended,), swept_us=1)))
+        assert sorted(result.sequences) == [2, 3]
+        assert result.reports()[0]["caught_up"]
+
     @pytest.mark.parametrize("known", [False, True])
     def test_a_young_parent_that_is_listed_late_is_waited_for(self, known):
         """Neither it nor its child may be begun before, and the run is not at the tip without."""

@@ -417,8 +417,13 @@ class ResponseHandler:
             start=self._spec.starting_point(),
             began_us=listing.began_us,
         )
-        if after != self.frontier:
-            self._move(after)
+        if after == self.frontier:
+            return
+        replaced = {each.shard_id for each in self.frontier.ended}
+        replaced -= {each.shard_id for each in after.ended}
+        if self._move(after) and replaced:
+            # As for children that were asked for: a sibling may be listed late.
+            self._scheduler.want_listing()
 
     def _settle(self, status: str) -> None:
         """After a complete listing: shards that are gone, and ended ones that stay childless."""
