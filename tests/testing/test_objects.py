@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """S3 through a real client."""
 
+import socket
+from urllib.parse import urlsplit
+
 import pytest
 
 from dynabeam.transforms.testing.api_error import ApiError
@@ -50,6 +53,26 @@ def test_parts(sim, s3):
         Bucket="bucket", Key="big", UploadId=upload, MultipartUpload={"Parts": parts}
     )
     assert sim.s3_get("bucket", "big") == body * 2
+
+
+@pytest.mark.parametrize(
+    "framing",
+    [
+        b"Content-Length: 10\r\n\r\n01234",
+        b"Content-Length: 10\r\n\r\n",
+        b"Transfer-Encoding: chunked\r\n\r\na\r\n01234",
+        b"Transfer-Encoding: chunked\r\n\r\n5\r\n01234\r\n",
+        b"Transfer-Encoding: chunked\r\n\r\n",
+    ],
+)
+def test_a_request_whose_body_breaks_off_does_nothing(sim, s3, framing):
+    place = urlsplit(sim.endpoint_url)
+    with socket.create_connection((place.hostname, place.port)) as client:
+        client.sendall(b"PUT /bucket/half HTTP/1.1\r\nHost: s3\r\n" + framing)
+        client.shutdown(socket.SHUT_WR)
+        assert client.recv(1000) == b""
+    assert sim.objects.keys("bucket") == []
+    assert sim.defects == []
 
 
 def test_conditional_put(s3):

@@ -156,15 +156,32 @@ class _Handler(BaseHTTPRequestHandler):
         return self.sim.clock.micros() / 1e6 if tables else time.time()
 
     def _body(self) -> bytes:
+        """The request's body.
+
+        Raises:
+            ConnectionError: The client went away before it was sent: such a request does nothing.
+        """
         if "chunked" in self.headers.get("Transfer-Encoding", "").lower():
             parts = []
-            while size := int(self.rfile.readline().split(b";")[0], 16):
-                parts.append(self.rfile.read(size))
+            while size := int(self._line().split(b";")[0], 16):
+                parts.append(self._exactly(size))
                 self.rfile.readline()
-            while self.rfile.readline().strip():
+            while self._line().strip():
                 pass
             return b"".join(parts)
-        return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        return self._exactly(int(self.headers.get("Content-Length") or 0))
+
+    def _line(self) -> bytes:
+        found = self.rfile.readline()
+        if not found:
+            raise ConnectionResetError("a body in chunks broke off")
+        return found
+
+    def _exactly(self, size: int) -> bytes:
+        found = self.rfile.read(size)
+        if len(found) < size:
+            raise ConnectionResetError(f"{len(found)} of {size} bytes came")
+        return found
 
     # DynamoDB and its streams.
 
