@@ -54,7 +54,7 @@ from dynabeam.transforms.storage.s3_answers import LISTING_HINT, is_missing, ref
 __all__ = ["Tagged", "check_conditions", "put_if_absent", "put_if_match", "read_with_tag"]
 
 _PAUSES = (0.2, 0.5, 1.0, 2.0)
-"""Seconds before each further try of a write whose outcome is not known."""
+"""Seconds before each further try of what failed, or of a write whose outcome is not known."""
 
 # A lease of 30 s is renewed by these requests: none may take as long as that.
 _S3_CONFIG = Config(
@@ -95,16 +95,25 @@ class Tagged:
 
 
 def read_with_tag(path: str, error: type[DynabeamError] = StateError) -> Tagged | None:
-    """Reads a file and its tag, None if there is none.
+    """Reads a file and its tag, None if there is none; what passes is tried again for seconds.
 
     Raises:
         DynabeamError: Of the given kind, if it cannot be read.
         AwsAccessError: S3 refuses to show it.
     """
-    try:
-        return _store(path, error).read(path)
-    except _UnsureError as problem:
-        raise error(f"the file cannot be read: {problem}", where=path) from problem
+    store = _store(path, error)
+    problem: _UnsureError | None = None
+    for pause in (0.0, *_PAUSES):
+        time.sleep(pause)
+        try:
+            return store.read(path)
+        except _UnsureError as met:
+            problem = met
+    raise error(
+        f"the file cannot be read: {problem}",
+        where=path,
+        hint="Check the network and the object store, then run again",
+    ) from problem
 
 
 def put_if_absent(path: str, content: bytes, error: type[DynabeamError] = StateError) -> str | None:
