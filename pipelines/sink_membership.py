@@ -36,6 +36,7 @@ from dynabeam.transforms.sinks.share import SinkShare
 from dynabeam.transforms.state.coverage import FUZZ_US
 from dynabeam.transforms.state.repair_plan import Repair
 from dynabeam.transforms.state.table_readiness import describe_ready
+from dynabeam.transforms.state.table_reading import repair_generation
 
 __all__ = [
     "Membership",
@@ -228,7 +229,7 @@ def share_of(state: State, sink: Sink, *, late: bool = False) -> SinkShare:
         late: The blocks are dead letters that are put back, not what the run reads.
     """
     withheld = frozenset(
-        (name, int(table["generation"]))
+        (name, repair_generation(table))
         for name, table in state.tables.items()
         if "repair" in table and not is_for(table["repair"], sink)
     )

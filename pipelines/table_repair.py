@@ -22,7 +22,7 @@ from typing import Any
 
 from dynabeam.pipelines.options.replicate import ReplicateOptions
 from dynabeam.pipelines.state_directory import State, StateDirectory
-from dynabeam.pipelines.table_state import generation_of, raise_or_record
+from dynabeam.pipelines.table_state import raise_or_record
 from dynabeam.transforms.aws.dynamodb import RecoveryWindow, continuous_backups
 from dynabeam.transforms.aws.session import AwsAccess
 from dynabeam.transforms.errors import ConfigurationError
@@ -35,7 +35,13 @@ from dynabeam.transforms.state.repair_plan import Lost, Repair, plan_repair
 from dynabeam.transforms.state.repair_sweep import sweep_sinks
 from dynabeam.transforms.state.snapshot_signals import SnapshotSignals
 from dynabeam.transforms.state.stream_successor import NextStream
-from dynabeam.transforms.state.table_reading import loads_of, new_load, open_loads
+from dynabeam.transforms.state.table_reading import (
+    generation_of,
+    loads_of,
+    new_load,
+    open_loads,
+    repair_generation,
+)
 from dynabeam.transforms.stream.reader_spec import TRIM_HORIZON
 
 __all__ = [
@@ -285,8 +291,9 @@ def resume_repair(state: dict[str, Any], policies: GapPolicies, access: AwsAcces
 
 def reopen_loads(state: dict[str, Any]) -> None:
     """Has the exports of a repair loaded from their beginning, by a run that counts anew."""
+    generation = repair_generation(state)
     for load in loads_of(state):
-        if generation_of(load) == state["generation"]:
+        if generation_of(load) == generation:
             load |= {"status": "pending", "manifest": None, "files": {}, "bytes": 0, "rows": 0}
 
 
@@ -330,20 +337,21 @@ def sweep(directory: StateDirectory, state: State, sinks: Sequence[Sink]) -> lis
         plan = Repair.from_json(repair["plan"])
         described = Table.from_json(table["table"])
         for_whom = [sink for sink in sinks if is_for(repair, sink)]
-        rows = sweep_sinks(for_whom, described, table["generation"], plan, state.committed)
+        generation = repair_generation(table)
+        rows = sweep_sinks(for_whom, described, generation, plan, state.committed)
         if plan.loads_all:
-            state.sinks = with_table_loaded(state, name, repair.get("sinks"))
+            state.sinks = with_table_loaded(state, name, generation, repair.get("sinks"))
         healed = sum(each["rows"] for each in table.pop("heal", ()))
         if "sinks" not in repair and not plan.key_range:
             since_us = 0 if plan.loads_all else repair["since_us"]
-            table.setdefault("repaired", []).append([table["generation"], since_us])
+            table.setdefault("repaired", []).append([generation, since_us])
         del table["repair"]
         totals = table["totals"]
         totals["swept"] = totals.get("swept", 0) + rows
         what = f"healed with {healed:,} rows"
         if plan.kind == "resnapshot":
             what = f"loaded again with {table['snapshot']['rows']:,} rows"
-        lines.append(f"{name}: {what}, {rows:,} rows swept; generation {table['generation']}")
+        lines.append(f"{name}: {what}, {rows:,} rows swept; generation {generation}")
     lines += _told_whole(before, state.sinks or {})
     if lines:
         directory.commit(state)
@@ -351,18 +359,19 @@ def sweep(directory: StateDirectory, state: State, sinks: Sequence[Sink]) -> lis
 
 
 def with_table_loaded(
-    state: State, name: str, places: Sequence[str] | None = None
+    state: State, name: str, generation: int, places: Sequence[str] | None = None
 ) -> dict[str, KnownSink] | None:
     """The sinks of a state once a table is loaded to some of them.
 
     Args:
         state: The state.
         name: The table.
+        generation: The generation of the load's rows.
         places: Places of the sinks; None for all.
     """
     if state.sinks is None:
         return None
-    generation, at_us, alone = state.tables[name]["generation"], now_us(), places is not None
+    at_us, alone = now_us(), places is not None
     return {
         place: each.with_loaded(name, generation, state.number, at_us, alone=alone)
         if places is None or place in places

@@ -18,12 +18,11 @@ from dynabeam.transforms.model.report import Report
 from dynabeam.transforms.runtime.clock import now_us
 from dynabeam.transforms.state.coverage import uncovered
 from dynabeam.transforms.state.stream_successor import read_us
-from dynabeam.transforms.state.table_reading import loads_of, readable_loads
+from dynabeam.transforms.state.table_reading import generation_of, loads_of, readable_loads
 from dynabeam.transforms.stream.frontier import Frontier
 
 __all__ = [
     "check_coverage",
-    "generation_of",
     "is_caught_up",
     "is_over",
     "merge_reports",
@@ -196,11 +195,6 @@ def _merge_file(state: dict[str, Any], report: Report) -> None:
             load["rows"] += report.fields["rows"]
             total = "healed_rows" if load.get("from_us") else "snapshot_rows"
             state["totals"][total] = state["totals"].get(total, 0) + report.fields["rows"]
-
-
-def generation_of(load: dict[str, Any]) -> int:
-    """The generation of an export's rows; documents of before there were repairs do not say it."""
-    return int(load.get("generation", 1))
 
 
 def _merge_reconcile(state: dict[str, Any], report: Report) -> None:

@@ -17,7 +17,7 @@ from dynabeam.pipelines.discovery import discovery_plan
 from dynabeam.pipelines.options.replicate import ReplicateOptions
 from dynabeam.pipelines.state_directory import State, StateDirectory
 from dynabeam.pipelines.table_repair import reopen_loads, with_table_loaded
-from dynabeam.pipelines.table_state import generation_of, merge_reports
+from dynabeam.pipelines.table_state import merge_reports
 from dynabeam.transforms.continuous.control_folder import Assignment, ControlFolder
 from dynabeam.transforms.continuous.discovery_plan import first_assignment
 from dynabeam.transforms.continuous.generations import TableGeneration, read_generation
@@ -30,9 +30,11 @@ from dynabeam.transforms.runtime.clock import now_us
 from dynabeam.transforms.state.repair_plan import Repair
 from dynabeam.transforms.state.table_reading import (
     choose_readers,
+    generation_of,
     list_for_readers,
     new_load,
     readers_of_each,
+    repair_generation,
     snapshot_requests,
     stream_sources,
 )
@@ -40,6 +42,7 @@ from dynabeam.transforms.storage import filesystem
 from dynabeam.transforms.stream.reader_spec import TRIM_HORIZON
 
 __all__ = [
+    "abandon",
     "absorb",
     "adopt_tables",
     "assign_each",
@@ -63,7 +66,7 @@ def current(directory: StateDirectory, state: State) -> ControlFolder:
         raise StateError(
             "the state directory has no continuous deployment to go on with",
             where=directory.path,
-            hint="Leave --savepoint_path out: the run begins at the stored positions",
+            hint="Leave --savepoint_path or --update out: the run begins at the stored positions",
         )
     return ControlFolder(filesystem.join(directory.path, "continuous", state.deployment))
 
@@ -72,6 +75,22 @@ def begin(directory: StateDirectory, state: State) -> ControlFolder:
     """Makes a new deployment the state's own; to be committed by the caller."""
     state.deployment = uuid.uuid4().hex[:12]
     return current(directory, state)
+
+
+def abandon(directory: StateDirectory, folder: ControlFolder) -> None:
+    """Takes back a deployment whose job could not be submitted.
+
+    Its folder is ended, in case the runner has the job after all: such a job stops itself.
+
+    Args:
+        directory: The locked state directory.
+        folder: The deployment's folder.
+    """
+    state = directory.load()
+    if state.deployment and current(directory, state).path == folder.path:
+        folder.end("nobody: its job could not be submitted")
+        state.deployment = ""
+        directory.commit(state)
 
 
 def assign_tables(
@@ -115,7 +134,8 @@ def _assignment(
         if "repair" in table:
             reopen_loads(table)
             wanted = snapshot_requests(table, options, state.state_id, 0)
-            folder.assign(repair_assignment(name, table["generation"]), Assignment([], wanted))
+            generation = repair_generation(table)
+            folder.assign(repair_assignment(name, generation), Assignment([], wanted))
         else:
             requests += snapshot_requests(table, options, state.state_id, 0)
     return Assignment(sources, requests)
@@ -134,10 +154,12 @@ def _tell_generation(folder: ControlFolder, name: str, table: dict[str, Any]) ->
     if repair is not None:
         told = dataclasses.replace(
             told,
+            # Readers give the table's own all the same: they begin with it.
+            generation=repair_generation(table),
             step="loading",
             policy=repair["plan"]["kind"],
             since_us=repair["since_us"],
-            lost_in=table["generation"],
+            lost_in=repair_generation(table),
             plan=repair["plan"],
         )
     told.write(folder, name)
@@ -187,7 +209,7 @@ def take_over(directory: StateDirectory, state: State, *, successor: str, forced
     known = {name: len(each.get("gaps", ())) for name, each in state.tables.items()}
     absorb(folder, state)
     loading = {
-        name
+        name: repair_generation(table)
         for name, table in state.tables.items()
         if "repair" in table and Repair.from_json(table["repair"]["plan"]).loads_all
     }
@@ -195,7 +217,7 @@ def take_over(directory: StateDirectory, state: State, *, successor: str, forced
         # A table that the deployment found is new here, so all of its gaps are.
         _take_generation(folder, name, table, table.get("gaps", [])[known.get(name, 0) :])
         if name in loading and "unrepaired" not in table:
-            state.sinks = with_table_loaded(state, name)
+            state.sinks = with_table_loaded(state, name, loading[name])
     state.deployment = ""
     directory.commit(state)
 

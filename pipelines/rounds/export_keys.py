@@ -12,7 +12,6 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from dynabeam.pipelines.table_state import generation_of
 from dynabeam.transforms.errors import StateError
 from dynabeam.transforms.export.distinct import (
     count_repeated,
@@ -23,6 +22,7 @@ from dynabeam.transforms.export.distinct import (
 )
 from dynabeam.transforms.model.report import Report
 from dynabeam.transforms.model.table import Table
+from dynabeam.transforms.state.table_reading import generation_of
 from dynabeam.transforms.storage import filesystem
 
 __all__ = ["ExportKeys"]

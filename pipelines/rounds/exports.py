@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 from dynabeam.pipelines.options.replicate import ReplicateOptions
-from dynabeam.pipelines.table_state import generation_of
 from dynabeam.transforms.errors import DynabeamError, ExportError, TableError
 from dynabeam.transforms.export.acquire import Acquisition, ExportFailedError, acquire
 from dynabeam.transforms.export.elements import FileSlice
@@ -26,7 +25,7 @@ from dynabeam.transforms.export.slices import plan_round
 from dynabeam.transforms.model.report import Report
 from dynabeam.transforms.model.table import Table
 from dynabeam.transforms.runtime.clock import now_us
-from dynabeam.transforms.state.table_reading import readable_loads, snapshot_requests
+from dynabeam.transforms.state.table_reading import generation_of, readable_loads, snapshot_requests
 
 __all__ = ["RoundExports"]
 
@@ -131,7 +130,7 @@ class RoundExports:
                 found = plan_round(
                     manifest,
                     Table.from_json(state["table"]),
-                    generation=state["generation"],
+                    generation=generation_of(load),
                     buckets=self._options.buckets,
                     loaded=loaded,
                     max_bytes=left,

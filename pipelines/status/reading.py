@@ -29,6 +29,7 @@ from dynabeam.transforms.export.elements import DONE
 from dynabeam.transforms.sinks.membership import KnownSink
 from dynabeam.transforms.state.gap_events import EventState, Repaired, gap_events
 from dynabeam.transforms.state.repair_plan import Repair
+from dynabeam.transforms.state.table_reading import repair_generation
 from dynabeam.transforms.storage import filesystem
 from dynabeam.transforms.stream.frontier import Frontier
 from dynabeam.transforms.stream.progress import RETENTION_US, SeenReader, oldest_unread_shards
@@ -252,7 +253,7 @@ def read_status(directory: StateDirectory, at_us: int) -> Status:
             # A deployment that has stored nothing yet says nothing new.
             stored[name] = _changed_us(folder.positions_path(name)) or stored.get(name, 0)
             if name in begun and _is_loaded(folder, name, begun[name]):
-                state.sinks = with_table_loaded(state, name)
+                state.sinks = with_table_loaded(state, name, repair_generation(begun[name]))
     acknowledged = read_acknowledged(directory)
     run = None if state.deployment else read_last_run(directory)
     told = read_findings(findings)
@@ -290,7 +291,7 @@ def _run_status(run: LastRun, directory: StateDirectory) -> RunStatus:
 def _is_loaded(folder: ControlFolder, name: str, table: dict[str, Any]) -> bool:
     """True if a deployment has ended the load of a table that it was begun with."""
     at = read_generation(folder, name)
-    return "repair" in table and at.step == "settled" and at.generation >= table["generation"]
+    return "repair" in table and at.step == "settled" and at.generation >= repair_generation(table)
 
 
 def _sink_status(sink: KnownSink) -> SinkStatus:

@@ -12,6 +12,7 @@ import duckdb
 import pytest
 
 import dynabeam.pipelines.rounds.run
+from dynabeam.pipelines.command_line import main
 from dynabeam.pipelines.state_directory import StateDirectory
 from dynabeam.transforms.sinks.duckdb.mirror import DuckDBMirror
 from dynabeam.transforms.sinks.files.changelog import FileChangelog
@@ -40,6 +41,13 @@ class Replaced(Kept):
 
     def replicate(self, *options, tables="orders,others"):
         return self.run(f"--tables={tables}", "--s3_export_bucket=exports", "--buckets=2", *options)
+
+    def exports(self):
+        return self.sim.client("dynamodb").list_exports()["ExportSummaries"]
+
+    def order_snapshot(self):
+        words = ["snapshot", "--tables=orders", f"--state_dir={self.state_dir}", *self.options]
+        assert main(words) == 0
 
     def changes(self, table="orders"):
         """All changes that streams brought into the changelog: `(op, id, version)`."""
@@ -220,6 +228,36 @@ class TestStreamsSwitchedOffAndOn:
         for number in (1, 2, 3):
             world.assert_written(number)
         assert world.mirrored() == world.table()
+
+    def test_while_a_snapshot_is_taken(self, world):
+        """Its rows are older than what the other stream brings, and only they are swept."""
+        world.write(1)
+        world.order_snapshot()
+        world.sim.exports.export_seconds = 600
+        requested, switched = len(world.exports()), []
+
+        def work(_):
+            world.time.let_pass(timedelta(seconds=20))
+            if not switched and len(world.exports()) > requested:
+                switched.append(True)
+                world.write(2)
+                world.switch(on=False)
+                world.switch(on=True)
+                world.write(3)
+
+        dynabeam.pipelines.rounds.run.time.sleep = work
+        ended = world.replicate("--gaps=continue")
+        assert ended.code == 0, ended.err
+        assert switched
+        state = world.state()
+        assert (state["generation"], state["snapshot"]["generation"]) == (3, 2)
+        assert state["snapshot"]["status"] == "done"
+        assert state["snapshot"]["rows"] > 0
+        assert "repair" not in state
+        assert state["repaired"] == [[2, 0]]
+        for number in (1, 2, 3):
+            world.assert_written(number)
+        assert world.mirrored() == world.table() == world.newest()
 
     def test_off_and_not_on_again(self, world):
         world.write(1)

@@ -163,6 +163,20 @@ def loads_of(state: dict[str, Any]) -> list[dict[str, Any]]:
     return [state["snapshot"], *state.get("heal", ())]
 
 
+def generation_of(load: Mapping[str, Any]) -> int:
+    """The generation of an export's rows; documents of before there were repairs do not say it."""
+    return int(load.get("generation", 1))
+
+
+def repair_generation(state: Mapping[str, Any]) -> int:
+    """The generation of what the repair of a table loads.
+
+    The table's own is higher if its stream was switched off and on since the repair began: what the
+    other stream brings wins over the repair, and is not swept by it.
+    """
+    return max(map(generation_of, state.get("heal") or [state["snapshot"]]))
+
+
 def open_loads(state: dict[str, Any]) -> list[dict[str, Any]]:
     """The exports of a table that are not loaded to their end."""
     return [each for each in loads_of(state) if each["status"] in ("pending", "loading")]
@@ -291,7 +305,7 @@ def snapshot_requests(
             table=Table.from_json(state["table"]),
             # That of the load: rows of a snapshot do not win over changes that came after it, also
             # if the generation went up meanwhile because the stream was switched off and on.
-            generation=int(load.get("generation", 1)),
+            generation=generation_of(load),
             buckets=options.buckets,
             reuse=load["reuse"],
             bucket=options.bucket,
