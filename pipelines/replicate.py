@@ -15,7 +15,7 @@ from dynabeam.pipelines.continuous.run import replicate_continuously
 from dynabeam.pipelines.discovery import RoundDiscovery
 from dynabeam.pipelines.doctor.checks.quick import check_quickly
 from dynabeam.pipelines.options.replicate import ReplicateOptions, parse_replicate
-from dynabeam.pipelines.options.runners import round_runner
+from dynabeam.pipelines.options.runners import check_rounds, round_runner
 from dynabeam.pipelines.preflight import check_tables
 from dynabeam.pipelines.rounds.figures import RoundMetrics
 from dynabeam.pipelines.rounds.last_run import read_last_run, recorded
@@ -72,9 +72,10 @@ def replicate(options: ReplicateOptions, findings: TableFindings | None = None) 
     sinks = [open_sink(each) for each in options.sinks]
     facts = round_runner(options.beam_arguments)
     check_capabilities(sinks, facts)
-    check_quickly(options, sys.stderr)
     directory = StateDirectory(options.state_dir)
     check_place(directory.path, facts, "--state_dir")
+    check_rounds(facts)
+    check_quickly(options, sys.stderr)
     with directory.locked(), recorded(directory) as run:
         state = directory.load()
         check_members(state, sinks, options.drop_sinks)

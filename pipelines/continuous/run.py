@@ -20,10 +20,10 @@ from typing import Any, TextIO
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
-from apache_beam.runners.runner import PipelineState
 
 from dynabeam.pipelines import stop_signals
 from dynabeam.pipelines.continuous.deployments import (
+    abandon,
     absorb,
     adopt_tables,
     assign_tables,
@@ -33,6 +33,7 @@ from dynabeam.pipelines.continuous.deployments import (
     tell_discovery,
 )
 from dynabeam.pipelines.continuous.graph import build_continuous
+from dynabeam.pipelines.continuous.job_end import cancel_text, end_of_job
 from dynabeam.pipelines.doctor.checks.quick import check_quickly
 from dynabeam.pipelines.options.replicate import ReplicateOptions
 from dynabeam.pipelines.options.runners import ContinuousRunner, continuous_runner
@@ -56,7 +57,9 @@ from dynabeam.transforms.continuous.discovery import read_findings
 from dynabeam.transforms.continuous.fatal_errors import clear_fatal_errors, load_fatal_errors
 from dynabeam.transforms.continuous.generations import read_generation
 from dynabeam.transforms.continuous.repairs import RepairSettings, step_line
+from dynabeam.transforms.errors import ConfigurationError
 from dynabeam.transforms.model.table import Table
+from dynabeam.transforms.printable import one_line
 from dynabeam.transforms.sinks.base import Sink
 from dynabeam.transforms.sinks.registry import check_capabilities, check_place, open_sink
 
@@ -64,37 +67,103 @@ __all__ = ["add_graph", "prepare", "replicate_continuously"]
 
 _SHOW_EVERY = 10.0
 _LOOK_EVERY = 0.2
-_STILL_ON_FLINK = (
-    "On a Flink cluster it goes on by itself: end it with `flink stop` (behind a savepoint) or "
-    "`flink cancel`"
-)
+_MISSING = {
+    "region": "--dataflow_region",
+    "project": "--project",
+    "temp_location": "--temp_location",
+    "staging_location": "--staging_location",
+    "job_name": "--job_name",
+}
+"""Words of Beam's errors, and our options that mend them."""
 
 
-def replicate_continuously(options: ReplicateOptions) -> int:
+def replicate_continuously(options: ReplicateOptions, *, from_template: bool = False) -> int:
     """Starts the job and stays with it; returns the exit code.
+
+    With `--dry_run`, or with `--template_location` outside of a template's launcher, nothing is
+    started and nothing of the state directory changes: the graph is built and checked.
+
+    Args:
+        options: What was asked for.
+        from_template: A launcher runs this, which starts the job that is written down here.
 
     Raises:
         DynabeamError: Something stops the start; sinks and state stay as they were.
     """
-    runner = continuous_runner(options.beam_arguments)
+    runner = continuous_runner(options.beam_arguments, options.name)
     sinks = [open_sink(each) for each in options.sinks]
     check_capabilities(sinks, runner.facts)
-    check_quickly(options, sys.stderr)
-    beam_options = PipelineOptions(with_aws(runner.arguments, options.access))
-    # Options that Beam does not understand stop the command here, before anything is written.
-    beam_options.get_all_options()
     directory = StateDirectory(options.state_dir)
     check_place(directory.path, runner.facts, "--state_dir")
+    check_quickly(options, sys.stderr)
+    pipeline = _new_pipeline(PipelineOptions(with_aws(runner.arguments, options.access)))
+    if runner.dry_run or (runner.job_file and not from_template):
+        return _rehearse(pipeline, options, directory, sinks, runner)
     with directory.locked():
         state, folder = prepare(options, directory, sinks, runner)
     _say_what_was_set(runner, sys.stderr)
-    pipeline = beam.Pipeline(options=beam_options)
-    add_graph(pipeline, options, sinks, state.state_id, folder)
-    result = _run(pipeline)
+    try:
+        add_graph(pipeline, options, sinks, state.state_id, folder)
+        result = _run(pipeline)
+    except Exception:
+        if not runner.resumes:
+            with directory.locked():
+                abandon(directory, folder)
+        raise
+    if runner.job_file:
+        say(f"The job is written down in {runner.job_file}", sys.stderr)
+        return 0
     if options.detach:
         sys.stdout.write(f"Started; positions will be stored in {folder.path}\n")
         return 0
     return _stay(result, runner, directory, folder, sys.stderr)
+
+
+def _new_pipeline(beam_options: PipelineOptions) -> beam.Pipeline:
+    """A pipeline whose options Beam has checked, before anything is written.
+
+    Raises:
+        ConfigurationError: Beam does not understand them, or its runner lacks one.
+    """
+    beam_options.get_all_options()
+    try:
+        return beam.Pipeline(options=beam_options)
+    except ValueError as problem:
+        what = one_line(str(problem).partition("errors:")[2] or str(problem))
+        where = next((to for name, to in _MISSING.items() if name in what.lower()), "--runner")
+        raise ConfigurationError(
+            f"Beam cannot start the job: {what.strip()}", where=where, hint="Give it, or correct it"
+        ) from problem
+
+
+def _rehearse(
+    pipeline: beam.Pipeline,
+    options: ReplicateOptions,
+    directory: StateDirectory,
+    sinks: Sequence[Sink],
+    runner: ContinuousRunner,
+) -> int:
+    """Checks tables and sinks and builds the graph; writes nothing to state and sinks."""
+    state = directory.load()
+    check_members(state, sinks, options.drop_sinks)
+    found = plan_members(state, sinks, options.drop_sinks)
+    names = check_tables(options, state, findings=TableFindings())
+    tables = [Table.from_json(state.tables[name]["table"]) for name in names]
+    for sink in sinks:
+        sink.examine(tables, state.committed, joins=sink.place in found.joins)
+    folder = current(directory, state) if runner.resumes else begin(directory, state)
+    add_graph(pipeline, options, sinks, state.state_id, folder)
+    if runner.is_dataflow:
+        # Beam's runner goes on as far as it can without a job: it stages, and writes the file.
+        _run(pipeline)
+    say(
+        f"{len(names)} tables and {len(sinks)} sinks are checked, and the graph is built",
+        sys.stderr,
+    )
+    if runner.job_file:
+        say(f"The job is written down in {runner.job_file}, to be looked at", sys.stderr)
+    say("Nothing was started: the state directory is as it was", sys.stderr)
+    return 0
 
 
 def add_graph(
@@ -145,8 +214,9 @@ def prepare(
 ) -> tuple[State, ControlFolder]:
     """Checks tables and sinks, and writes down what the job is to read.
 
-    A job that is resumed from a savepoint goes on with its own deployment, and reads in addition
-    the tables that are new to the state; any other job begins a deployment at the stored positions.
+    A job that is resumed from a savepoint, or updated, goes on with its own deployment, and reads
+    in addition the tables that are new to the state; any other job begins a deployment at the
+    stored positions.
 
     Args:
         options: What was asked for.
@@ -158,23 +228,24 @@ def prepare(
         The committed state and the deployment's folder.
     """
     state = directory.load()
-    if runner.savepoint:
+    if runner.resumes:
         check_same_graph(state, sinks, options.drop_sinks)
     check_members(state, sinks, options.drop_sinks)
-    if not runner.savepoint:
+    if not runner.resumes:
         successor = f"a run of mode {options.mode} on {runner.facts.runner}"
         take_over(directory, state, successor=successor, forced=options.take_over)
     else:
         adopt_tables(current(directory, state), state)
     found = plan_members(state, sinks, options.drop_sinks)
-    if runner.savepoint:
-        refuse_joins(found, "replicate with --savepoint_path")
+    if runner.resumes:
+        option = "--savepoint_path" if runner.savepoint else "--update"
+        refuse_joins(found, f"replicate with {option}")
     known = set(state.tables)
     findings = TableFindings()
     names = check_tables(options, state, findings=findings)
     directory.keep_identity(state)
     _prepare_sinks(options, directory, state, found=found, sinks=sinks, names=names)
-    if runner.savepoint:
+    if runner.resumes:
         folder = current(directory, state)
         clear_fatal_errors(folder)
         names = [each for each in names if each not in known]
@@ -266,8 +337,9 @@ def _stay(
     _show(directory, folder, shown, stream)
     if _cannot_go_on(folder, stream):
         return 1
-    say(f"The job ended: {ended.result()}", stream)
-    return 0 if ended.result() in (PipelineState.DONE, PipelineState.CANCELLED) else 1
+    text, code = end_of_job(ended)
+    say(text, stream)
+    return code
 
 
 def _wait(ended: Future[Any]) -> bool:
@@ -294,10 +366,8 @@ def _cannot_go_on(folder: ControlFolder, stream: TextIO) -> bool:
 
 
 def _cancel(result: Any, ended: Future[Any], runner: ContinuousRunner, stream: TextIO) -> None:
-    say("Cancelling the job; its checkpoints stay", stream)
-    if runner.is_flink:
-        # Beam's job server only stops to follow a job that runs on a cluster.
-        say(_STILL_ON_FLINK, stream)
+    for line in cancel_text(runner):
+        say(line, stream)
     result.cancel()
     wait([ended])
 

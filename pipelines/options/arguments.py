@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 from dynabeam.transforms.errors import ConfigurationError
 
-__all__ = ["beam_arguments", "is_given", "option_strings", "parse_all", "parse_known"]
+__all__ = ["beam_arguments", "is_given", "option", "option_strings", "parse_all", "parse_known"]
 
 _FLINK_VALUES = """
     auto_watermark_interval checkpoint_timeout_millis checkpointing_interval checkpointing_mode
@@ -99,6 +99,17 @@ def beam_arguments(words: Sequence[str], own: Iterable[str] = ()) -> tuple[str, 
 def is_given(words: Iterable[str], *names: str) -> bool:
     """Whether one of these options, named with underscores, is among words not yet parsed."""
     return any(_respelt(each, names).partition("=")[0] in names for each in words)
+
+
+def option(arguments: Sequence[str], name: str) -> str:
+    """The last value of `--name=value` or `--name value`; empty if it is not given."""
+    found = ""
+    for at, each in enumerate(arguments):
+        if each.startswith(f"--{name}="):
+            found = each.partition("=")[2]
+        elif each == f"--{name}" and at + 1 < len(arguments):
+            found = arguments[at + 1]
+    return found
 
 
 def option_strings(parser: argparse.ArgumentParser) -> list[str]:

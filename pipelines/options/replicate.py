@@ -13,6 +13,8 @@ from typing import Literal
 
 from dynabeam.pipelines.options.arguments import beam_arguments, option_strings, parse_known
 from dynabeam.pipelines.options.aws import checked_endpoint, checked_region, referenced_secret
+from dynabeam.pipelines.options.google_cloud import DATAFLOW, named_regions
+from dynabeam.pipelines.options.runners import runner_name
 from dynabeam.pipelines.options.state import state_path
 from dynabeam.transforms.aws.roles import Role
 from dynabeam.transforms.aws.session import AwsAccess
@@ -133,6 +135,10 @@ def parse_replicate(
     given, rest = parse_known(parser, arguments)
     names = [*(option_strings(command) if command else []), *option_strings(parser)]
     passed_on = beam_arguments(rest, names)
+    on_dataflow = runner_name(passed_on) == DATAFLOW
+    given.region, google = named_regions(given, on_dataflow=on_dataflow)
+    if google:
+        passed_on = (*passed_on, f"--region={google}")
     given.export = [local_path(each) for each in given.export]
     tables, tags = _table_names(given), _table_tags(given.table_tags)
     if not tables and not tags and not given.export:
@@ -186,6 +192,13 @@ def parse_replicate(
         drop_sinks=tuple(given.drop_sink),
     )
     _check_together(options, complete)
+    if complete and on_dataflow and options.access is not None and not options.access.region:
+        raise ConfigurationError(
+            "Dataflow's workers do not know the AWS region of the tables",
+            where="--aws_region",
+            expected="such as eu-west-1",
+            hint="Give it; with --runner=DataflowRunner, --region is Google's",
+        )
     return options
 
 
@@ -203,7 +216,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--table_tags", action="append", default=[], help="tags of tables, e.g. env=prod,team=x")
     add("--exclude_tables", action="append", default=[], help="names or globs to leave out")
     add("--discover_every", default="30s", help="time between looks for new tables; 0 for none")
-    add("--region", "--aws_region", default="", help="AWS region, e.g. eu-west-1")
+    add("--region", default="", help="AWS region, e.g. eu-west-1; on Dataflow, Google's")
+    add("--aws_region", default="", help="AWS region, also on Dataflow")
+    add("--dataflow_region", default="", help="Google Cloud region of a Dataflow job")
     add("--access_key_id", "--aws_access_key_id", default="", help="value or ${env:NAME}")
     add("--secret_key", "--aws_secret_access_key", default="", help="${env:NAME} or ${file:PATH}")
     add("--role_arn", default="", help="role to assume for the tables, also another account's")

@@ -13,10 +13,19 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from urllib.parse import urlsplit
 
+from dynabeam.pipelines.options.arguments import option
+from dynabeam.pipelines.options.google_cloud import DATAFLOW, check_dataflow, job_name
 from dynabeam.transforms.errors import ConfigurationError
 from dynabeam.transforms.sinks.registry import RunnerFacts
 
-__all__ = ["ContinuousRunner", "continuous_runner", "option", "round_runner", "runner_name"]
+__all__ = [
+    "ContinuousRunner",
+    "check_rounds",
+    "continuous_runner",
+    "option",
+    "round_runner",
+    "runner_name",
+]
 
 _LOCAL_HOSTS = ("", "localhost", "127.0.0.1", "::1", "[local]", "[auto]", "[collection]")
 _EXPERIMENTS = "experiments"
@@ -48,7 +57,7 @@ _PINNED: Mapping[str, Mapping[str, str]] = {
         # two bundles at once, and what one of them wrote is lost (Beam issue 35771, seen in 2.77).
         _EXPERIMENTS: "prism_disable_sdf_split",
     },
-    "DataflowRunner": {"enable_streaming_engine": ""},
+    DATAFLOW: {},
 }
 _IN_PROCESS = ("DirectRunner", "FnApiRunner", "BundleBasedDirectRunner", "SwitchingDirectRunner")
 _KNOWN = (*_PINNED, *_IN_PROCESS)
@@ -69,12 +78,28 @@ class ContinuousRunner:
         arguments: All arguments for Beam.
         pinned: Those that were set here, to be shown.
         savepoint: The savepoint or checkpoint that the run is resumed from; empty for none.
+        updates: The run takes the place of the running job of its name, with the job's state.
+        dry_run: The graph is built, and nothing is started.
+        job_file: Where the job is written down instead of being started; empty for nowhere.
     """
 
     facts: RunnerFacts
     arguments: Sequence[str]
     pinned: Sequence[str]
     savepoint: str
+    updates: bool = False
+    dry_run: bool = False
+    job_file: str = ""
+
+    @property
+    def resumes(self) -> bool:
+        """Whether the job begins with the state that an earlier one left in the runner."""
+        return bool(self.savepoint) or self.updates
+
+    @property
+    def is_dataflow(self) -> bool:
+        """Whether it is Google Cloud Dataflow."""
+        return self.facts.runner == DATAFLOW
 
     @property
     def is_flink(self) -> bool:
@@ -82,11 +107,16 @@ class ContinuousRunner:
         return _PINNED.get(self.facts.runner, {}).items() >= _FLINK.items()
 
 
-def continuous_runner(arguments: Sequence[str]) -> ContinuousRunner:
+def continuous_runner(arguments: Sequence[str], name: str = "") -> ContinuousRunner:
     """The runner that Beam's arguments name, with what it needs set.
 
+    Args:
+        arguments: What Beam is told.
+        name: The replication's name, after which the job is named; empty to leave that to Beam.
+
     Raises:
-        ConfigurationError: If there is none, or it cannot run for ever.
+        ConfigurationError: If there is none, it cannot run for ever, or it is told something that
+            cannot work.
     """
     runner = runner_name(arguments)
     if not runner:
@@ -104,13 +134,22 @@ def continuous_runner(arguments: Sequence[str]) -> ContinuousRunner:
             found=runner,
             hint="Use --mode=catch_up --every=2s with it",
         )
+    if runner == DATAFLOW:
+        check_dataflow(arguments)
+    elif _is_on(arguments, "update"):
+        raise ConfigurationError(
+            f"{runner} does not update a running job",
+            where="--update",
+            hint="Stop it behind a savepoint, and give --savepoint_path=SAVEPOINT",
+        )
     environment = option(arguments, "environment_type") or _PINNED.get(runner, {}).get(
         "environment_type", ""
     )
+    set_here = {"streaming": "", **({"job_name": job_name(name)} if name else {})}
     given = {each.split("=", 1)[0].removeprefix("--") for each in arguments} - {_EXPERIMENTS}
     pinned = [
         f"--{name}={value}" if value else f"--{name}"
-        for name, value in {"streaming": "", **_PINNED.get(runner, {})}.items()
+        for name, value in {**set_here, **_PINNED.get(runner, {})}.items()
         if name not in given
     ]
     return ContinuousRunner(
@@ -122,18 +161,15 @@ def continuous_runner(arguments: Sequence[str]) -> ContinuousRunner:
         arguments=[*arguments, *pinned],
         pinned=pinned,
         savepoint=option(arguments, "savepoint_path"),
+        updates=_is_on(arguments, "update"),
+        dry_run=_is_on(arguments, "dry_run"),
+        job_file=option(arguments, "template_location"),
     )
 
 
-def option(arguments: Sequence[str], name: str) -> str:
-    """The last value of `--name=value` or `--name value`; empty if it is not given."""
-    found = ""
-    for at, each in enumerate(arguments):
-        if each.startswith(f"--{name}="):
-            found = each.partition("=")[2]
-        elif each == f"--{name}" and at + 1 < len(arguments):
-            found = arguments[at + 1]
-    return found
+def _is_on(arguments: Sequence[str], name: str) -> bool:
+    """Whether a flag is given, or a value that means yes."""
+    return f"--{name}" in arguments or option(arguments, name).lower() in ("true", "1")
 
 
 def runner_name(arguments: Sequence[str]) -> str:
@@ -155,6 +191,27 @@ def round_runner(arguments: Sequence[str]) -> RunnerFacts:
     environment = option(arguments, "environment_type") or _ENVIRONMENTS.get(runner, "")
     shares = runner in _PINNED and _shares_disk(runner, arguments, environment)
     return RunnerFacts(runner, continuous=False, shares_disk=shares)
+
+
+def check_rounds(facts: RunnerFacts) -> None:
+    """Refuses rounds on a runner whose workers are elsewhere.
+
+    A round ends in this process: it reads the reports of its job, publishes, and begins the next.
+
+    Args:
+        facts: What the rounds are to run on.
+
+    Raises:
+        ConfigurationError: Its workers do not see what this process sees.
+    """
+    if not facts.shares_disk:
+        raise ConfigurationError(
+            f"rounds run in this process or beside it, and the workers of {facts.runner} are "
+            "elsewhere",
+            where="--runner",
+            found=facts.runner,
+            hint="Leave --runner out, or use --mode=continuous with it",
+        )
 
 
 def _shares_disk(runner: str, arguments: Sequence[str], environment: str) -> bool:

@@ -33,7 +33,7 @@ from apache_beam.io.filesystems import FileSystems
 from dynabeam.pipelines import stop_signals
 from dynabeam.pipelines.options.arguments import is_given, parse_known
 from dynabeam.pipelines.options.replicate import ReplicateOptions, parse_replicate
-from dynabeam.pipelines.options.runners import round_runner
+from dynabeam.pipelines.options.runners import check_rounds, round_runner
 from dynabeam.pipelines.replicate import publish_committed
 from dynabeam.pipelines.retry.graph import build_retry
 from dynabeam.pipelines.rounds.run import beam_options, publish, run_to_its_end
@@ -125,6 +125,7 @@ def retry(options: RetryOptions) -> Outcome:
     check_capabilities(sinks, facts)
     directory = StateDirectory(asked.state_dir)
     check_place(directory.path, facts, "--state_dir")
+    check_rounds(facts)
     outcome = Outcome()
     with directory.locked():
         state = directory.load()

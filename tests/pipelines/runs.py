@@ -119,7 +119,7 @@ class World(Place):
         super().__init__(
             folder,
             capsys,
-            [f"--endpoint_url={self.sim.endpoint_url}", f"--region={self.sim.region}"],
+            [f"--endpoint_url={self.sim.endpoint_url}", f"--aws_region={self.sim.region}"],
         )
 
     def create(self, name, *, recovery=True, **table):

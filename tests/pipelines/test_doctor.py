@@ -368,7 +368,12 @@ def closed_port():
 
 
 def continuous(*beam):
-    options = ["--tables=t", "--region=eu-west-1", "--s3_export_bucket=bucket", "--mode=continuous"]
+    options = [
+        "--tables=t",
+        "--aws_region=eu-west-1",
+        "--s3_export_bucket=bucket",
+        "--mode=continuous",
+    ]
     return list(runner_findings(parse_replicate([*options, *beam], complete=False)))
 
 
@@ -412,7 +417,7 @@ class TestRunner:
         assert found.status == "ok"
 
     def test_dataflow_by_its_options(self):
-        (found,) = continuous("--runner=DataflowRunner", "--project=p")
+        (found,) = continuous("--runner=DataflowRunner", "--project=p", "--setup_file=s")
         assert (found.status, found.text) == ("failure", "--temp_location not given")
 
     def test_replicate_looks_first(self, world):

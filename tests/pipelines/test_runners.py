@@ -69,7 +69,7 @@ class TestRefused:
     @pytest.mark.parametrize(
         "arguments",
         [
-            ["--runner=DataflowRunner"],
+            ["--runner=DataflowRunner", "--sdk_container_image=i"],
             ["--runner=FlinkRunner", "--flink_master=flink.example:8081"],
             ["--runner=PortableRunner", "--job_endpoint=jobs.example:8099"],
         ],

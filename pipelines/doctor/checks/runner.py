@@ -13,6 +13,7 @@ from dynabeam.pipelines.doctor.checks.finding import Finding, failure, of_error,
 from dynabeam.pipelines.options.replicate import ReplicateOptions
 from dynabeam.pipelines.options.runners import (
     ContinuousRunner,
+    check_rounds,
     continuous_runner,
     option,
     round_runner,
@@ -69,7 +70,10 @@ def _of_rounds(options: ReplicateOptions) -> Finding:
         return ok("runner", facts.runner, "each round is a job on this machine")
     local = [each for each in (options.state_dir, *options.sinks) if _is_here(each)]
     if not local:
-        return ok("runner", facts.runner, "each round is a job; state and sinks are remote")
+        try:
+            check_rounds(facts)
+        except DynabeamError as error:
+            return of_error("runner", "--runner", error, why="a round ends where it began")
     return failure(
         "runner",
         facts.runner,
