@@ -30,7 +30,7 @@ from dynabeam.transforms.telemetry.endpoint import check_installed
 from dynabeam.transforms.telemetry.logs import FORMATS, LEVELS
 from dynabeam.transforms.telemetry.worker import Telemetry
 
-__all__ = ["ReplicateOptions", "check_located", "duration", "parse_replicate"]
+__all__ = ["ReplicateOptions", "check_located", "duration", "parse_replicate", "replicate_parser"]
 
 _TABLE_NAME = re.compile(r"[a-zA-Z0-9_.*?\[\]-]{1,255}")
 _ROLE_ARN = re.compile(r"arn:[a-z-]+:iam::[0-9]{12}:role/[\w+=,.@/-]+")
@@ -131,7 +131,7 @@ def parse_replicate(
         ConfigurationError: There is no such option, one has a value that cannot work, or options
             contradict.
     """
-    parser = _parser()
+    parser = replicate_parser()
     given, rest = parse_known(parser, arguments)
     names = [*(option_strings(command) if command else []), *option_strings(parser)]
     passed_on = beam_arguments(rest, names)
@@ -202,7 +202,8 @@ def parse_replicate(
     return options
 
 
-def _parser() -> argparse.ArgumentParser:
+def replicate_parser() -> argparse.ArgumentParser:
+    """The options of `replicate`, not yet checked."""
     parser = argparse.ArgumentParser(
         prog="dynabeam replicate",
         description="Replicate DynamoDB tables: export and stream, reconciled, into sinks.",
