@@ -34,6 +34,7 @@ _COMMANDS = {
     "retry": "put dead letters back through the graph",
     "status": "show how a replication is, and what needs attention",
     "audit": "prove that a mirror equals its tables, or show where it does not",
+    "templates": "print the files that make an image a template of Dataflow",
     "demo": "simulate AWS, replicate changing tables, prove that mirror = table",
 }
 _USAGE = "usage: dynabeam COMMAND [options] | --version; 'dynabeam COMMAND --help' explains one\n"

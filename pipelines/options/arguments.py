@@ -15,7 +15,15 @@ from typing import Any, NoReturn
 
 from dynabeam.transforms.errors import ConfigurationError
 
-__all__ = ["beam_arguments", "is_given", "option", "option_strings", "parse_all", "parse_known"]
+__all__ = [
+    "beam_arguments",
+    "is_beam_option",
+    "is_given",
+    "option",
+    "option_strings",
+    "parse_all",
+    "parse_known",
+]
 
 _FLINK_VALUES = """
     auto_watermark_interval checkpoint_timeout_millis checkpointing_interval checkpointing_mode
@@ -94,6 +102,11 @@ def beam_arguments(words: Sequence[str], own: Iterable[str] = ()) -> tuple[str, 
         found.append(f"{name}={value}")
     _check_values(found)
     return tuple(found)
+
+
+def is_beam_option(name: str) -> bool:
+    """Whether Beam has an option of this name, such as `--project`."""
+    return name in _beam_options()
 
 
 def is_given(words: Iterable[str], *names: str) -> bool:

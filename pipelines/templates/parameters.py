@@ -27,9 +27,11 @@ from dynabeam.pipelines.templates.appearance import (
 from dynabeam.transforms.errors import ConfigurationError
 
 __all__ = [
+    "Launched",
     "Parameter",
     "arguments_of",
     "check_required",
+    "launched",
     "parameters_of",
     "replication_parameters",
 ]
@@ -178,6 +180,34 @@ def parameters_of(
 def arguments_of(flags: Sequence[str]) -> list[str]:
     """The flags that Dataflow's launcher gives as a command line of `replicate`.
 
+    Args:
+        flags: The launcher's words; see `launched`.
+
+    Raises:
+        ConfigurationError: As `launched`.
+    """
+    found = launched(flags)
+    return [*found.for_beam, *found.words]
+
+
+@dataclasses.dataclass(frozen=True)
+class Launched:
+    """What the launcher was told, apart.
+
+    Attributes:
+        template: Which template was launched.
+        words: Options of `replicate`.
+        for_beam: Everything else: the launcher's own flags, which are options of Beam.
+    """
+
+    template: TemplateName
+    words: Sequence[str]
+    for_beam: Sequence[str]
+
+
+def launched(flags: Sequence[str]) -> Launched:
+    """Reads the flags that Dataflow's launcher starts `main.py` with.
+
     The launcher sorts its flags, writes each as `--name=value` (flags too: `--take_over=true`), and
     gives an empty value for a parameter that was left empty in a form. What is neither a parameter
     nor an option of `replicate` is for Beam and stays as it is.
@@ -213,7 +243,7 @@ def arguments_of(flags: Sequence[str]) -> list[str]:
     words = [word for name, value in given.items() for word in _words(parameters[name], value)]
     if template == "continuous":
         words.append("--mode=continuous")
-    return [*for_beam, *words]
+    return Launched(template, words, for_beam)
 
 
 def check_required(given: Mapping[str, str], template: TemplateName) -> None:
@@ -253,7 +283,8 @@ def _parameter(
     kind: ParameterKind = "NUMBER" if appearance.number else "TEXT"
     pattern, hint = appearance.pattern, appearance.hint
     if action.nargs == 0:
-        kind, pattern, hint = "BOOLEAN", "true|false", "Write true or false"
+        # People write either; the service's own form says `true`.
+        kind, pattern, hint = "BOOLEAN", "[tT]rue|[fF]alse", "Write true or false"
     elif choices:
         kind, pattern, hint = "ENUM", "|".join(choices), f"Write {' or '.join(choices)}"
     return Parameter(
@@ -308,7 +339,7 @@ def _as_text(parameter: Parameter, value: object) -> str:
 
 def _words(parameter: Parameter, value: str) -> list[str]:
     if parameter.kind == "BOOLEAN":
-        return [parameter.option] if value == "true" else []
+        return [parameter.option] if value.lower() == "true" else []
     values = value.split() if parameter.spaced else [value]
     return [f"{parameter.option}={each}" for each in values]
 

@@ -289,6 +289,14 @@ class TestLauncher:
         words = arguments_of([*LAUNCHERS, *OPTIONS, "--mode=catch_up", "--keys=a:b c:d,e"])
         assert words[-3:] == ["--mode=catch_up", "--keys=a:b", "--keys=c:d,e"]
 
+    @pytest.mark.parametrize(
+        ("value", "words"),
+        [("true", ["--take_over"]), ("True", ["--take_over"]), ("False", []), ("", [])],
+    )
+    def test_booleans(self, value, words):
+        found = arguments_of([*OPTIONS, f"--take_over={value}"])
+        assert [each for each in found if "take_over" in each] == words
+
     def test_flags_that_are_none(self):
         with pytest.raises(ConfigurationError, match=r"found 'orders'\. Write --NAME=VALUE"):
             arguments_of([*OPTIONS, "orders"])
