@@ -1,15 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """A small part of Google Cloud Storage's JSON API, for Google's own client.
 
-Knows metadata, media, multipart uploads and deletion, with `ifGenerationMatch` on each as the
-service judges it: 412 `conditionNotMet`, 404 where nothing is, 0 for "nothing may be".
+Knows buckets, lists, metadata, media, multipart and resumable uploads and deletion, with
+`ifGenerationMatch` on each as the service judges it: 412 `conditionNotMet`, 404 where nothing is, 0
+for "nothing may be".
 """
 
+import base64
 import email.parser
 import json
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
+
+import google_crc32c as crc32c
 
 
 class FakeGCS:
@@ -23,6 +28,7 @@ class FakeGCS:
     def __init__(self):
         self.objects = {}
         self.faults = []
+        self.uploads = {}
         self._generation = 1000
         self._lock = threading.Lock()
 
@@ -51,6 +57,11 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 256
 
+    def handle_error(self, request, client_address):
+        # A process that ends resets its connections.
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
+
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
@@ -59,8 +70,15 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self):
-        """Metadata, or the content with `alt=media`."""
+        """A bucket, its objects, metadata of one, or the content with `alt=media`."""
+        bucket, rest = urlsplit(self.path).path.split("/b/", 1)[1].partition("/")[::2]
+        if not rest:
+            self._json(200, {"kind": "storage#bucket", "name": bucket, "location": "EU"})
+            return
         key, query = self._asked()
+        if rest == "o":
+            self._list(bucket, query.get("prefix", ""))
+            return
         found = self.fake.objects.get(key)
         if found is None:
             self._error(404, "notFound", f"No such object: {key}")
@@ -72,10 +90,13 @@ class _Handler(BaseHTTPRequestHandler):
             self._json(200, _resource(key, *found))
 
     def do_POST(self):
-        """A multipart upload."""
+        """A multipart upload, or the begin of a resumable one."""
         parts = urlsplit(self.path)
         query = {name: each[0] for name, each in parse_qs(parts.query).items()}
         body = self.rfile.read(int(self.headers["Content-Length"]))
+        if query["uploadType"] == "resumable":
+            self._begin(parts, query, json.loads(body))
+            return
         head = f"Content-Type: {self.headers['Content-Type']}\r\n\r\n".encode()
         described, media = email.parser.BytesParser().parsebytes(head + body).get_payload()
         bucket = parts.path.split("/b/", 1)[1].split("/", 1)[0]
@@ -93,6 +114,46 @@ class _Handler(BaseHTTPRequestHandler):
             self._error(412, "conditionNotMet", "At least one of the pre-conditions did not hold")
         else:
             self._json(200, _resource(key, content, generation))
+
+    def do_PUT(self):
+        """A part of a resumable upload; the one that tells the whole size ends it."""
+        upload = urlsplit(self.path).query.partition("upload_id=")[2]
+        key, match, content = self.fake.uploads[upload]
+        content += self.rfile.read(int(self.headers["Content-Length"]))
+        if self.headers["Content-Range"].endswith("/*"):
+            self.send_response(308)
+            self.send_header("Range", f"bytes=0-{len(content) - 1}")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        generation = self.fake.write(key, bytes(content), match)
+        if generation is None:
+            self._error(412, "conditionNotMet", "At least one of the pre-conditions did not hold")
+        else:
+            self._json(200, _resource(key, content, generation))
+
+    def _begin(self, parts, query, described):
+        bucket = parts.path.split("/b/", 1)[1].split("/", 1)[0]
+        name = query.get("name") or described["name"]
+        match = query.get("ifGenerationMatch")
+        upload = str(len(self.fake.uploads))
+        self.fake.uploads[upload] = (
+            f"{bucket}/{name}",
+            None if match is None else int(match),
+            bytearray(),
+        )
+        self.send_response(200)
+        self.send_header("Location", f"{self.fake.url}{parts.path}?upload_id={upload}")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def _list(self, bucket, prefix):
+        found = [
+            _resource(key, *self.fake.objects[key])
+            for key in sorted(self.fake.objects)
+            if key.startswith(f"{bucket}/{prefix}")
+        ]
+        self._json(200, {"kind": "storage#objects", "items": found})
 
     def _asked(self):
         parts = urlsplit(self.path)
@@ -128,4 +189,8 @@ def _resource(key, content, generation):
         "generation": str(generation),
         "metageneration": "1",
         "size": str(len(content)),
+        # Without it Google's client sends an upload again.
+        "crc32c": base64.b64encode(crc32c.Checksum(bytes(content)).digest()).decode(),
+        "updated": "2026-01-01T00:00:00Z",
+        "timeCreated": "2026-01-01T00:00:00Z",
     }

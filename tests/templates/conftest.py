@@ -5,6 +5,7 @@ import pytest
 
 from tests.pipelines.conftest import credentials
 from tests.pipelines.runs import World, orders
+from tests.templates.machine import Google
 
 __all__ = ["account", "credentials"]
 
@@ -17,4 +18,11 @@ def account(tmp_path_factory):
     with created.sim:
         created.sim.put_many("orders", orders(3))
         created.age()
+        yield created
+
+
+@pytest.fixture(scope="module")
+def google():
+    """Cloud Storage and the metadata server of a machine."""
+    with Google() as created:
         yield created

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import time
+import uuid
 import zlib
 from pathlib import Path
 
@@ -19,11 +20,14 @@ from apache_beam.portability.api import beam_runner_api_pb2
 
 ROOT = Path(__file__).resolve().parents[2]
 MAIN = ROOT / "pipelines" / "templates" / "main.py"
+_LONGEST = 300.0
 _BASE64 = re.compile(rb"[A-Za-z0-9+/]{16,}={0,2}")
 IMAGE = "europe-docker.pkg.dev/p/r/dynabeam:1"
-_NOBODY = ("--no_auth=true", "--dataflow_endpoint=http://localhost")
-"""They keep Beam from asking Google anything."""
+_NOBODY = ("--dataflow_endpoint=http://localhost",)
+"""With this name Beam asks the service nothing before it writes the job file."""
 _REGION = {"CLOUDSDK_COMPUTE_REGION": "europe-west1"}
+_STAGING = "staging/template_launches"
+_JOB = f"{_STAGING}/1/job_object"
 
 
 @dataclasses.dataclass
@@ -34,28 +38,26 @@ class Launch:
         code: The exit code.
         out: What was written to the console.
         err: The same, of errors and the log.
-        seconds: How long it took.
-        left: The folder that the launcher named for the job file.
         after: Seconds between the job file and the end; None without one.
+        left: Name of each object that was staged → its content.
     """
 
     code: int
     out: str
     err: str
-    seconds: float
-    left: Path
     after: float | None
+    left: dict
 
     @property
     def job(self):
-        """The request that the launcher would send."""
-        return json.loads((self.left / "job_object").read_text())
+        """The request that the launcher would send; None if there is none."""
+        return json.loads(self.left[_JOB]) if _JOB in self.left else None
 
     @property
     def pipeline(self):
         """The graph beside it."""
-        (path,) = self.left.rglob("pipeline.pb")
-        return beam_runner_api_pb2.Pipeline.FromString(path.read_bytes())
+        (content,) = [each for name, each in self.left.items() if name.endswith("/pipeline.pb")]
+        return beam_runner_api_pb2.Pipeline.FromString(content)
 
     @property
     def errors(self):
@@ -63,16 +65,19 @@ class Launch:
         return [each for each in self.err.splitlines() if each.startswith("dynabeam: ")]
 
 
-def start(folder, parameters, *more, environment=None):
+def start(folder, google, parameters, environment=None):
     """Runs `main.py` with the launcher's flags: sorted, each with a value.
 
-    Google's side is left out: nobody is asked, and what would go to its storage goes to a folder.
+    Args:
+        folder: For what is this launch's alone.
+        google: Google's side of it.
+        parameters: Parameters of the template, and flags besides those that are always there.
+        environment: Variables besides those of this process.
     """
     place = Path(folder) / "template"
-    place.mkdir(exist_ok=True)
+    place.mkdir()
     shutil.copyfile(MAIN, place / "main.py")
-    left = Path(folder) / "template_launches"
-    left.mkdir(exist_ok=True)
+    bucket = f"bucket-{uuid.uuid4().hex}"
     flags = {
         "job_name": "orders",
         "project": "project",
@@ -80,26 +85,51 @@ def start(folder, parameters, *more, environment=None):
         "runner": "DataflowRunner",
         "sdk_container_image": IMAGE,
         "service_account_email": "dynabeam@project.iam.gserviceaccount.com",
-        "staging_location": str(left),
-        "temp_location": str(left),
-        "template_location": str(left / "job_object"),
+        "staging_location": f"gs://{bucket}/staging",
+        "temp_location": f"gs://{bucket}/tmp",
+        "template_location": f"gs://{bucket}/{_JOB}",
         **parameters,
     }
     words = sorted(f"--{name}={value}" for name, value in flags.items())
-    begun = time.time()
-    done = subprocess.run(
-        [sys.executable, "main.py", *words, *more, *_NOBODY],
-        cwd=place,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **_REGION, **(environment or {})},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
+    written = None
+    with (
+        (place / "out").open("w+b") as out,
+        (place / "err").open("w+b") as err,
+        subprocess.Popen(
+            [sys.executable, "main.py", *words, *_NOBODY],
+            cwd=place,
+            env={
+                **os.environ,
+                **google.variables,
+                **_REGION,
+                **(environment or {}),
+                "PYTHONPATH": str(ROOT),
+            },
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=err,
+        ) as process,
+    ):
+        until = time.monotonic() + _LONGEST
+        while process.poll() is None:
+            if time.monotonic() > until:
+                process.kill()
+            if written is None and f"{bucket}/{_JOB}" in google.storage.objects:
+                written = time.monotonic()
+            time.sleep(0.02)
+        ended = time.monotonic()
+    left = {
+        key.removeprefix(f"{bucket}/"): bytes(content)
+        for key, (content, _) in list(google.storage.objects.items())
+        if key.startswith(f"{bucket}/")
+    }
+    return Launch(
+        process.returncode,
+        (place / "out").read_text("utf-8"),
+        (place / "err").read_text("utf-8"),
+        None if written is None else ended - written,
+        left,
     )
-    ended = time.time()
-    path = left / "job_object"
-    after = ended - path.stat().st_mtime if path.exists() else None
-    return Launch(done.returncode, done.stdout, done.stderr, ended - begun, left, after)
 
 
 def unpacked(content):

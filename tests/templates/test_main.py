@@ -22,7 +22,7 @@ MARKS = {
     "MARKED_PASSWORD": "MARKtemplatepassword4",
 }
 
-pytestmark = pytest.mark.usefixtures("credentials")
+pytestmark = [pytest.mark.usefixtures("credentials"), pytest.mark.slow]
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def keys(account, prefix):
 
 
 @pytest.fixture(scope="module")
-def launch(account, tmp_path_factory):
+def launch(account, google, tmp_path_factory):
     """One launch with every parameter that the launcher may give, some of them left empty."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
@@ -57,8 +57,8 @@ def launch(account, tmp_path_factory):
             "endpoint_url": account.sim.endpoint_url,
             "tables": "orders",
             "s3_export_bucket": "exports",
-            "sink": "s3://target/one/json s3://target/one/parquet?format=parquet",
-            "state_dir": "s3://target/one/state",
+            "sink": "gs://target/one/json s3://target/one/parquet?format=parquet",
+            "state_dir": "gs://target/one/state",
             "take_over": "true",
             "verify_chain": "false",
             "max_num_workers": "4",
@@ -67,7 +67,7 @@ def launch(account, tmp_path_factory):
             "labels": "team=data",
             "a_flag_of_next_year": "1",
         }
-        return start(tmp_path_factory.mktemp("launch"), given)
+        return start(tmp_path_factory.mktemp("launch"), google, given)
 
 
 class TestContinuous:
@@ -91,7 +91,7 @@ class TestContinuous:
 
     def test_several_sinks_are_in_the_graph(self, launch):
         names = {each.unique_name for each in launch.pipeline.components.transforms.values()}
-        assert {"Write1_s3", "Write2_s3"} <= {each.partition("/")[0] for each in names}
+        assert {"Write1_gs", "Write2_s3"} <= {each.partition("/")[0] for each in names}
 
     def test_flags_that_nobody_knows_are_told(self, launch):
         lines = [each for each in launch.err.splitlines() if "a_flag_of_next_year" in each]
@@ -99,13 +99,20 @@ class TestContinuous:
             "warning: --a_flag_of_next_year: neither a parameter nor an option of Beam; left out"
         ]
 
-    def test_the_deployment_is_begun(self, launch, account):
-        assert "one/state/state.json" in keys(account, "one/state")
+    def test_the_deployment_is_begun(self, launch, google):
+        (folder,) = {
+            each.split("/")[4] for each in google.storage.objects if "/state/continuous/" in each
+        }
+        # Its path is in the graph, behind what Beam packs it into.
+        assert any(
+            f"/continuous/{folder}".encode() in each
+            for each in unpacked(launch.pipeline.SerializeToString())
+        )
 
 
 class TestRounds:
-    def test_the_graph_of_the_job_file_catches_up(self, account, parameters, tmp_path):
-        launch = start(tmp_path, {**parameters, "mode": "catch_up", "round_bytes": "8MiB"})
+    def test_the_graph_of_the_job_file_catches_up(self, account, google, parameters, tmp_path):
+        launch = start(tmp_path, google, {**parameters, "mode": "catch_up", "round_bytes": "8MiB"})
         assert launch.code == 0, launch.err
         assert launch.job["type"] == "JOB_TYPE_BATCH"
         (pool,) = launch.job["environment"]["workerPools"]
@@ -120,8 +127,8 @@ class TestRounds:
             assert [each for each in files if each.endswith(".jsonl")] != []
             assert [each for each in files if each.endswith(".parquet")] != []
 
-    def test_a_failure_of_the_command_is_one_of_the_job(self, parameters, tmp_path):
-        launch = start(tmp_path, {**parameters, "mode": "catch_up", "tables": "nowhere"})
+    def test_a_failure_of_the_command_is_one_of_the_job(self, google, parameters, tmp_path):
+        launch = start(tmp_path, google, {**parameters, "mode": "catch_up", "tables": "nowhere"})
         assert launch.code == 0, launch.err
         pipeline = beam.Pipeline.from_runner_api(
             launch.pipeline, "FnApiRunner", PipelineOptions([])
@@ -194,7 +201,7 @@ class TestRefused:
 
 class TestSecrets:
     @pytest.mark.parametrize("template", ["continuous", "rounds"])
-    def test_none_is_left(self, account, parameters, tmp_path, template):
+    def test_none_is_left(self, account, google, parameters, tmp_path, template):
         server = server_for_tests()
         with server.connect() as connection:
             connection.execute(
@@ -216,15 +223,10 @@ class TestSecrets:
             "external_id": "${env:MARKED_EXTERNAL_ID}",
             **({"mode": "catch_up"} if template == "rounds" else {}),
         }
-        launch = start(tmp_path, given, environment=MARKS)
+        launch = start(tmp_path, google, given, environment=MARKS)
         assert launch.code == 0, launch.err
-        files = [each.read_bytes() for each in launch.left.rglob("*") if each.is_file()]
-        places = [launch.out.encode(), launch.err.encode(), *map(unpacked, files)]
-        content = b"\n".join(
-            itertools.chain.from_iterable(
-                [each] if isinstance(each, bytes) else each for each in places
-            )
-        )
+        packed = (unpacked(each) for each in launch.left.values())
+        content = b"\n".join([launch.out.encode(), launch.err.encode(), *itertools.chain(*packed)])
         # The references are there, so the search reaches where the secrets would be.
         assert b"${env:MARKED_PASSWORD}" in content
         assert b"MARKED_EXTERNAL_ID" in content
