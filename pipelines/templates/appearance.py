@@ -318,5 +318,7 @@ LEFT_OUT: Mapping[str, str] = {
 
 BY_LAUNCHER: Mapping[str, str] = {
     "region": "it is Google's region there; AWS's is aws_region",
+    "dataflow_region": "the launcher calls it region",
+    "job_name": "each launch names its job",
 }
 """Options of `replicate` that the launcher gives by itself → why they are no parameters."""
