@@ -36,7 +36,8 @@ def main(flags: Sequence[str]) -> int:
     """
     # Google's packages warn about the age of Python whenever Beam is imported.
     warnings.filterwarnings("ignore", "You are using a .*Python version", FutureWarning)
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    # Beam tells the whole job, on one line of some thousand letters, to whoever wants to know more.
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
         return _launch(flags)
     except Exception as problem:  # noqa: BLE001 - the last resort: shown, never passed over

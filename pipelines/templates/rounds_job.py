@@ -25,7 +25,8 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from dynabeam.pipelines.doctor.checks.quick import check_quickly
 from dynabeam.pipelines.options.arguments import beam_arguments
 from dynabeam.pipelines.options.replicate import parse_replicate
-from dynabeam.pipelines.options.runners import runner_name
+from dynabeam.pipelines.options.runners import option, runner_name
+from dynabeam.pipelines.rounds.progress import say
 from dynabeam.transforms.errors import ConfigurationError, DynabeamError
 from dynabeam.transforms.sinks.registry import (
     RunnerFacts,
@@ -76,6 +77,8 @@ def submit_rounds(words: Sequence[str], for_beam: Sequence[str]) -> None:
         | "CatchUp" >> beam.ParDo(RunRounds())
     )
     pipeline.run().wait_until_finish()
+    if place := option(for_beam, "template_location"):
+        say(f"The job is written down in {place}", sys.stderr)
 
 
 class RunRounds(beam.DoFn):

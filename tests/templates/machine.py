@@ -77,6 +77,8 @@ class Google:
             "STORAGE_EMULATOR_HOST": self.storage.url,
             "GCE_METADATA_HOST": self.machine.host,
             "GCE_METADATA_IP": self.machine.host,
+            # Google's library looks up the regions of a machine's account, which here has none.
+            "HTTPS_PROXY": "http://127.0.0.1:9",
         }
         return self
 

@@ -3,6 +3,7 @@
 
 import base64
 import itertools
+import re
 import zlib
 
 import apache_beam as beam
@@ -114,6 +115,9 @@ class TestRounds:
     def test_the_graph_of_the_job_file_catches_up(self, account, google, parameters, tmp_path):
         launch = start(tmp_path, google, {**parameters, "mode": "catch_up", "round_bytes": "8MiB"})
         assert launch.code == 0, launch.err
+        # All that people find in the launch's console log.
+        (line,) = [each for each in launch.err.splitlines() if not each.startswith("WARNING ")]
+        assert re.fullmatch(r"The job is written down in gs://.*/job_object", line)
         assert launch.job["type"] == "JOB_TYPE_BATCH"
         (pool,) = launch.job["environment"]["workerPools"]
         assert (pool["numWorkers"], pool["autoscalingSettings"]["maxNumWorkers"]) == (1, 1)
