@@ -14,7 +14,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
 
-import google_crc32c as crc32c
+from awscrt.checksums import crc32c
 
 
 class FakeGCS:
@@ -190,7 +190,7 @@ def _resource(key, content, generation):
         "metageneration": "1",
         "size": str(len(content)),
         # Without it Google's client sends an upload again.
-        "crc32c": base64.b64encode(crc32c.Checksum(bytes(content)).digest()).decode(),
+        "crc32c": base64.b64encode(crc32c(bytes(content)).to_bytes(4, "big")).decode(),
         "updated": "2026-01-01T00:00:00Z",
         "timeCreated": "2026-01-01T00:00:00Z",
     }
