@@ -39,15 +39,20 @@ NOT_ALL = 3
 """The exit code of a run that ended, while something is the matter with some of its tables."""
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Runs the command; returns its exit code."""
+def main(arguments: Sequence[str], *, from_template: bool = False) -> int:
+    """Runs the command; returns its exit code.
+
+    Args:
+        arguments: The words after the command.
+        from_template: A template's launcher runs it, and starts the job that is written down.
+    """
     options = parse_replicate(arguments)
     set_up_logs(options.telemetry.log_format, options.telemetry.log_level)
     # Before the state directory is looked into, which may be in S3.
     hand_down(options.access, os.environ)
     FileSystems.set_options(beam_options(options))
     if options.mode == "continuous":
-        return replicate_continuously(options)
+        return replicate_continuously(options, from_template=from_template)
     findings = TableFindings(StateDirectory(options.state_dir).path)
     state = replicate(options, findings)
     run = read_last_run(StateDirectory(options.state_dir))

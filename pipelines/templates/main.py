@@ -60,7 +60,7 @@ def _launch(flags: Sequence[str]) -> int:
         return 0
     from dynabeam.pipelines.replicate import main as replicate  # noqa: PLC0415
 
-    return replicate([*for_beam, *launch.words])
+    return replicate([*for_beam, *launch.words], from_template=True)
 
 
 def _known_to_beam(words: Sequence[str]) -> list[str]:

@@ -24,6 +24,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from dynabeam.pipelines.doctor.checks.quick import check_quickly
 from dynabeam.pipelines.options.arguments import beam_arguments
+from dynabeam.pipelines.options.google_cloud import DATAFLOW, check_dataflow
 from dynabeam.pipelines.options.replicate import parse_replicate
 from dynabeam.pipelines.options.runners import option, runner_name
 from dynabeam.pipelines.rounds.progress import say
@@ -61,6 +62,8 @@ def submit_rounds(words: Sequence[str], for_beam: Sequence[str]) -> None:
         raise ConfigurationError(
             "a job needs a runner", where="--runner", hint="Give --runner=DataflowRunner"
         )
+    if runner == DATAFLOW:
+        check_dataflow(for_beam)
     facts = RunnerFacts(runner, continuous=False, shares_disk=False)
     check_capabilities([open_sink(each) for each in options.sinks], facts)
     check_place(options.state_dir, facts, "--state_dir")

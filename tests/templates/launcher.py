@@ -25,7 +25,6 @@ _BASE64 = re.compile(rb"[A-Za-z0-9+/]{16,}={0,2}")
 IMAGE = "europe-docker.pkg.dev/p/r/dynabeam:1"
 _NOBODY = ("--dataflow_endpoint=http://localhost",)
 """With this name Beam asks the service nothing before it writes the job file."""
-_REGION = {"CLOUDSDK_COMPUTE_REGION": "europe-west1"}
 _STAGING = "staging/template_launches"
 _JOB = f"{_STAGING}/1/job_object"
 
@@ -101,7 +100,6 @@ def start(folder, google, parameters, environment=None):
             env={
                 **os.environ,
                 **google.variables,
-                **_REGION,
                 **(environment or {}),
                 "PYTHONPATH": str(ROOT),
             },

@@ -140,6 +140,14 @@ class TestRounds:
         with pytest.raises(Exception, match=r"ended with exit code 1: dynabeam: .*nowhere"):
             pipeline.run()
 
+    def test_without_an_image(self, google, parameters, tmp_path):
+        given = {**parameters, "mode": "catch_up", "sdk_container_image": ""}
+        launch = start(tmp_path, google, given)
+        assert launch.code == 1
+        (line,) = launch.errors
+        assert "--sdk_container_image: Dataflow's workers would not have Dynabeam" in line
+        assert launch.job is None
+
 
 class TestRefused:
     """One line on the console, no job file, no deployment."""
@@ -162,12 +170,13 @@ class TestRefused:
             ("buckets", "4000", "--buckets: not a number in its range; expected '1 … 1024'"),
             ("tables", "nowhere", "nowhere"),
             ("num_workers", "many", "num_workers"),
+            ("sdk_container_image", "", "--sdk_container_image: Dataflow's workers would not have"),
+            ("region", "Europe", "--region: not the name of a Google Cloud region"),
         ],
     )
     def test_it_says_which_parameter(
-        self, account, parameters, tmp_path, capsys, monkeypatch, name, value, words
+        self, account, parameters, tmp_path, capsys, name, value, words
     ):
-        monkeypatch.setenv("CLOUDSDK_COMPUTE_REGION", "europe-west1")
         left = tmp_path / "job_object"
         given = {
             "job_name": "orders",
