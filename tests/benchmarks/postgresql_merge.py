@@ -24,8 +24,7 @@ from dynabeam.transforms.model.block import SCHEMA, Block, BlockHeader
 from dynabeam.transforms.model.version import constant_versions
 from dynabeam.transforms.sinks.files import change_lines
 from dynabeam.transforms.sinks.postgresql import merge as postgresql_merge
-from dynabeam.transforms.sinks.postgresql import small_batch as postgresql_few
-from dynabeam.transforms.sinks.postgresql.writer import GatheredRows
+from dynabeam.transforms.sinks.postgresql.writer import PostgreSQLRows
 from dynabeam.transforms.sinks.registry import open_sink
 from dynabeam.transforms.values import columns
 from dynabeam.transforms.values.keys import encode_keys
@@ -76,7 +75,7 @@ def make_block(first: int, count: int, generation: int = 1) -> Block:
 def no_rows_are_few():
     """Lets all rows take the way of many."""
     with contextlib.ExitStack() as stack:
-        for module in (columns, change_lines, postgresql_few, postgresql_merge):
+        for module in (columns, change_lines, postgresql_merge):
             stack.enter_context(mock.patch.object(module, "SMALL_BATCH_ROWS", -1))
         yield
 
@@ -89,7 +88,7 @@ def small_bundles(writer, sink, count, times=60):
         way = "many" if each % 2 else "few"
         with no_rows_are_few() if way == "many" else contextlib.nullcontext():
             begin = time.perf_counter()
-            gathered = GatheredRows(writer, sink.name)
+            gathered = PostgreSQLRows(writer, sink.name)
             gathered.add(block)
             list(gathered.finish())
             taken[way].append(1000 * (time.perf_counter() - begin))
@@ -108,7 +107,7 @@ def report_bundles(layout, size, few, many):
 
 def load(writer, sink, blocks):
     begin = time.perf_counter()
-    gathered = GatheredRows(writer, sink.name)
+    gathered = PostgreSQLRows(writer, sink.name)
     for block in blocks:
         gathered.add(block)
     list(gathered.finish())

@@ -7,7 +7,7 @@ import pytest
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 
-_OF_SINKS = ("files.change_lines", "postgresql.small_batch", "postgresql.merge")
+_OF_SINKS = ("files.change_lines", "postgresql.merge")
 
 
 @pytest.fixture

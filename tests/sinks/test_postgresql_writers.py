@@ -16,7 +16,7 @@ from dynabeam.transforms.model.block import Block
 from dynabeam.transforms.model.report import Report
 from dynabeam.transforms.sinks.postgresql import connection as postgresql_connection
 from dynabeam.transforms.sinks.postgresql import table as postgresql_table
-from dynabeam.transforms.sinks.postgresql.writer import GatheredRows
+from dynabeam.transforms.sinks.postgresql.writer import PostgreSQLRows
 from dynabeam.transforms.sinks.registry import open_sink
 from dynabeam.transforms.values.plain_json import same_item
 from tests.sinks.changes import NO_ROUND, STATE, Change, blocks, newest, round_number, table
@@ -55,7 +55,7 @@ def open_writer():
 
 
 def bundle(writer, changes):
-    gathered = GatheredRows(writer, "sink")
+    gathered = PostgreSQLRows(writer, "sink")
     for each in blocks(ORDERS, changes, buckets=1):
         gathered.add(each)
     return list(gathered.finish())

@@ -22,7 +22,7 @@ from dynabeam.transforms.audit.mirror_reader import BATCH_ROWS, MirrorReader, St
 from dynabeam.transforms.audit.mirror_schema import MirrorShape
 from dynabeam.transforms.errors import SinkError
 from dynabeam.transforms.model.table import Table
-from dynabeam.transforms.sinks.duckdb.database import META, ROWS, first_row, read_round
+from dynabeam.transforms.sinks.duckdb.database import META, ROWS, first_row, read_held
 from dynabeam.transforms.sinks.row_layout import RowOptions
 from dynabeam.transforms.values.column_types import ColumnTypes, NumberType
 from dynabeam.transforms.values.json_sql import quoted_name
@@ -39,7 +39,7 @@ class DuckDBReader(MirrorReader):
     def describe(self, table: Table) -> MirrorShape | None:
         """What the mirror says of a table."""
         with self._connected() as connection:
-            if read_round(connection) is None:
+            if read_held(connection) is None:
                 raise SinkError("the file is no mirror of Dynabeam's", where=self._where)
             row = first_row(
                 connection,

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sinks: where changes end up. A new sink is one file and one line in the registry."""
+"""Sinks: where changes end up. A new one is a folder, a line in the registry, a tested target."""

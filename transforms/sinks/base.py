@@ -32,15 +32,17 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import apache_beam as beam
+import pyarrow as pa
 
 from dynabeam.transforms.errors import SinkError
 from dynabeam.transforms.model.key_range import KeyRange
 from dynabeam.transforms.model.report import Report
 from dynabeam.transforms.model.table import Table
+from dynabeam.transforms.model.version import encode_version
 from dynabeam.transforms.sinks.membership import Lack
 from dynabeam.transforms.sinks.uri import SinkUri
 
-__all__ = ["HELD_SECONDS", "Capabilities", "Round", "Sink", "SinkPosition"]
+__all__ = ["HELD_SECONDS", "Capabilities", "Round", "Sink", "SinkPosition", "Sweep"]
 
 HELD_SECONDS = 30
 """How long, in event time, a sink of a continuous run may keep blocks in state."""
@@ -51,22 +53,12 @@ class Capabilities:
     """What a sink can do; the start-up check compares it with what was asked.
 
     Attributes:
-        kind: `mirror` (one row per key, latest wins) or `changelog` (every change is appended).
-        upsert: Can replace the row of a key.
-        delete: Can remove the row of a key, or mark it removed.
-        version_guard: Checks `version > stored version` itself, so replays, several writers and
-            late rows change nothing.
-        append: Keeps every change.
-        single_process: Only one process may write at a time.
+        kind: `mirror` (one row per key; it checks `version > stored version` itself, so replays,
+            several writers and late rows change nothing) or `changelog` (every change is appended).
         continuous: Can be written by a run that never ends, so without rounds.
     """
 
     kind: Literal["mirror", "changelog"]
-    upsert: bool = False
-    delete: bool = False
-    version_guard: bool = False
-    append: bool = False
-    single_process: bool = False
     continuous: bool = False
 
 
@@ -100,10 +92,37 @@ class SinkPosition:
     continuous: bool = False
 
 
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """Which live rows of a table become tombstones, see `Sink.remove_older_generations`.
+
+    Attributes:
+        generation: Those of an older generation than this one, whose exports are applied in full.
+        changed_since_us: 0 for all; else only rows of changes that were written then or later
+            (microseconds since 1970), and no snapshot rows.
+        key_range: Only rows of these keys; None for all.
+    """
+
+    generation: int
+    changed_since_us: int = 0
+    key_range: KeyRange | None = None
+
+    @property
+    def version(self) -> str:
+        """The version that swept rows get; theirs are lower."""
+        return encode_version(self.generation).decode("ascii")
+
+    def inside(self, keys: pa.Array) -> pa.Array:
+        """Those of some canonical keys that are in the range."""
+        return keys if self.key_range is None else keys.filter(self.key_range.holds(keys))
+
+
 class Sink(abc.ABC):
     """A place that changes are written to. Instances are small, picklable and hold no secret."""
 
     capabilities: ClassVar[Capabilities]
+    elsewhere: ClassVar[str]
+    """Another place of the same kind, for hints: `another folder`."""
 
     def __init__(self, uri: SinkUri) -> None:
         self.uri = uri
@@ -158,6 +177,25 @@ class Sink(abc.ABC):
             SinkError: If the sink cannot be written, if it holds the rows of another state
                 directory, or if it does not join and rounds are committed that it has never seen.
         """
+
+    def refuse_other_owner(self, owner: str, state_id: str) -> None:
+        """Refuses a sink that holds the rows of another state directory.
+
+        Args:
+            owner: The state directory that the sink says it belongs to.
+            state_id: The one that is to be written.
+
+        Raises:
+            SinkError: If they differ.
+        """
+        if owner != state_id:
+            raise SinkError(
+                f"the {self.capabilities.kind} belongs to state directory {owner}",
+                where=f"--sink={self.name}",
+                expected=state_id,
+                found=owner,
+                hint=f"Use the state directory that belongs to it, or {self.elsewhere}",
+            )
 
     def set_back(self, committed: Round) -> str:
         """Puts out of sight what was written in rounds after `committed`, which will run again.
@@ -291,7 +329,11 @@ class Sink(abc.ABC):
         Raises:
             SinkError: If the sink cannot be written.
         """
-        del table, generation, changed_since_us, key_range
+        return self.sweep(table, Sweep(generation, changed_since_us, key_range))
+
+    def sweep(self, table: Table, sweep: Sweep) -> int:
+        """`remove_older_generations` of a mirror: rows become tombstones of `Sweep.version`."""
+        del table, sweep
         return 0
 
     def append_swept(
@@ -325,7 +367,11 @@ class Sink(abc.ABC):
         Raises:
             SinkError: If the sink cannot be read or written.
         """
-        del table, generation, changed_since_us, key_range, committed
+        return self.append_deletes(table, Sweep(generation, changed_since_us, key_range), committed)
+
+    def append_deletes(self, table: Table, sweep: Sweep, committed: Round | None) -> int:
+        """`append_swept` of a changelog."""
+        del table, sweep, committed
         return 0
 
     @property

@@ -2,7 +2,7 @@
 """Which scheme is which sink, and whether the sinks fit the run.
 
 A sink's module is imported when a URI names its scheme, never before: who writes files needs no
-database driver. A new sink is one file and one line in `SINKS`.
+database driver. A new sink is one folder and one line in `SINKS`.
 """
 
 from __future__ import annotations

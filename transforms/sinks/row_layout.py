@@ -39,14 +39,19 @@ __all__ = [
     "ITEM",
     "LAYOUT_OPTIONS",
     "OTHER",
+    "VERSION_COLUMNS",
     "RowLayout",
     "RowOptions",
+    "appended",
     "row_options",
+    "version_columns",
+    "with_keys",
 ]
 
 LAYOUT_OPTIONS = ("layout", "numbers", "nested")
 ITEM = "item"
 OTHER = "_other"
+VERSION_COLUMNS = ("_version", "_op", "_event_time", "_ttl", "_deleted")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,6 +150,11 @@ class RowLayout:
         """Names and tags of the attributes that have a column, the key's first."""
         return self._types.columns
 
+    def beside_key(self) -> list[str]:
+        """The columns that a deleted item has no value in, but for `rest`."""
+        keys = {each.name for each in self._keys.attributes}
+        return [name for name in self._types.columns if name not in keys]
+
     def restore(self, types: ColumnTypes) -> None:
         """Goes on with the columns of an earlier run."""
         self._taken.update(name.lower() for name in types.columns)
@@ -171,7 +181,7 @@ class RowLayout:
         if self._options.layout == "packed":
             batch = self._unpack(key_objects(keys, self._keys)).batch
             return _table(batch, ITEM, images.cast(pa.string()))
-        images = _with_keys(keys, images, self._keys)
+        images = with_keys(keys, images, self._keys)
         unpacked = self._unpack_all(images) if grow else self._unpack(images)
         self._unfit_numbers += unpacked.unfit_numbers
         return _table(unpacked.batch, OTHER, unpacked.other)
@@ -207,7 +217,21 @@ class RowLayout:
         return not name or "\0" in name or name.lower() in self._taken
 
 
-def _with_keys(keys: pa.Array, images: pa.Array, schema: KeySchema) -> pa.Array:
+def version_columns(rows: pa.RecordBatch) -> dict[str, pa.Array]:
+    """What every sink shows of a change beside its item; `rows` are those of a block."""
+    version, op = rows.column("version").cast(pa.string()), rows.column("op")
+    columns = (version, op, rows.column("event_time"), rows.column("ttl"), pc.equal(op, "d"))
+    return dict(zip(VERSION_COLUMNS, columns, strict=True))
+
+
+def appended(table: pa.Table, columns: Mapping[str, pa.Array]) -> pa.Table:
+    """A table with more columns behind its own."""
+    for name, column in columns.items():
+        table = table.append_column(name, column)
+    return table
+
+
+def with_keys(keys: pa.Array, images: pa.Array, schema: KeySchema) -> pa.Array:
     """Puts the key alone where there is no image, so that a delete has its key columns."""
     if images.null_count == 0:
         return images

@@ -7,7 +7,7 @@ read by programs that fail at the first such line, and databases are lenient in 
 A sink that decodes no image, and so takes deep ones, looks for JSON objects alone
 (`split_malformed`): left to themselves, lenient parsers take `[1,]` and `NaN`. What is JSON and
 cannot be decoded all the same (a number that no computer holds) is looked for after a sink has
-failed (`without_unfit`, `refused_images`).
+failed (`split_undecodable`). Whichever it looks for, it takes blocks through `fitting`.
 
 Looking costs half a microsecond an image: its syntax is checked by a compiled parser that makes
 nothing of it, its UTF-8 for a whole column at once.
@@ -15,11 +15,13 @@ nothing of it, its UTF-8 for a whole column at once.
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import re
-from collections.abc import Sequence
-from typing import NoReturn
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NoReturn, TypeAlias
 
 import msgspec
 import numpy as np
@@ -33,7 +35,11 @@ from dynabeam.transforms.values.deep_json import MAX_IMAGE_DEPTH
 from dynabeam.transforms.values.nesting import is_deeper_than
 from dynabeam.transforms.values.value_texts import object_names
 
-__all__ = ["refused_images", "split_malformed", "split_unfit", "without_unfit"]
+__all__ = ["Split", "fitting", "split_malformed", "split_undecodable", "split_unfit"]
+
+Split: TypeAlias = Callable[[Block, str], tuple[Block, list[Report]]]
+"""Parts the rows of a block that the sink at a place can take from those that it cannot: the block
+with the former, and a report of kind `refused` for each of the latter."""
 
 TEXTS = ("old", "new", "envelope")
 _skip = msgspec.json.Decoder(msgspec.Raw).decode
@@ -43,6 +49,24 @@ _LAX = re.compile(rb",\s*[\]}]|nan|inf", re.IGNORECASE)
 """`[1,]`, `{"a":1,}`, `NaN`, `-Infinity`, `inf`: outside of strings no JSON has them."""
 _TOO_DEEP = f"nests deeper than {MAX_IMAGE_DEPTH} brackets"
 _NOT_JSON = "is not a JSON object in UTF-8"
+
+
+def fitting(
+    blocks: Iterable[Block], split: Split, sink: str, refused: list[Report]
+) -> Iterator[Block]:
+    """What a sink can take of some blocks, one by one; those without rows are left out.
+
+    Args:
+        blocks: The blocks.
+        split: What parts their rows.
+        sink: The sink's place.
+        refused: Gets the reports of the rows that are left out.
+    """
+    for block in blocks:
+        fit, others = split(block, sink)
+        refused += others
+        if fit.rows.num_rows:
+            yield fit
 
 
 def split_unfit(
@@ -57,17 +81,16 @@ def split_unfit(
         half_pairs: It takes halves of surrogate pairs, as escapes.
 
     Returns:
-        The block with the rows whose texts are all JSON objects, none too deep; and a report of
-        kind `refused` for each of the others.
+        As `Split`. Texts that it takes are JSON objects, none too deep.
     """
     wrong: dict[int, str] = {}
     for name in columns:
-        for row, reason in _unfit_texts(block.rows.column(name), name).items():
-            if not (half_pairs and _is_json_with_half_pairs(block.rows.column(name)[row].as_py())):
+        texts = block.rows.column(name)
+        found = _wrong_texts(texts, functools.partial(_wrong, name=name), 2 * MAX_IMAGE_DEPTH)
+        for row, reason in found.items():
+            if not (half_pairs and _is_json_with_half_pairs(texts[row].as_py())):
                 wrong.setdefault(row, reason)
-    if not wrong:
-        return block, []
-    return _without(block, wrong), _refused(block, wrong, sink)
+    return _parted(block, wrong, sink)
 
 
 def split_malformed(block: Block, sink: str) -> tuple[Block, list[Report]]:
@@ -78,58 +101,34 @@ def split_malformed(block: Block, sink: str) -> tuple[Block, list[Report]]:
         sink: The sink's place.
 
     Returns:
-        The block with the rows that a sink can take which decodes no images; and a report of kind
-        `refused` for each of the others.
+        As `Split`, for a sink that decodes no images.
     """
-    images = block.rows.column("new")
-    is_text = _is_text(images)
-    wrong: dict[int, str] = {}
-    for row, image in enumerate(images.to_pylist()):
-        if image is None:
-            continue
-        try:
-            _skip(image)
-            if image[:1] == b"{" and is_text:
-                continue
-        except (msgspec.DecodeError, RecursionError):
-            pass
-        if reason := _why_malformed(image):
-            wrong[row] = reason
-    if not wrong:
-        return block, []
-    return _without(block, wrong), _refused(block, wrong, sink)
+    wrong = _wrong_texts(block.rows.column("new"), _why_malformed, sys.maxsize)
+    return _parted(block, wrong, sink)
 
 
-def without_unfit(block: Block, *, half_pairs: bool = False) -> Block:
-    """The block without the rows whose new image is unfit, or holds what nobody can decode.
-
-    Args:
-        block: The block.
-        half_pairs: The sink takes halves of surrogate pairs, as escapes.
-    """
-    wrong = _undecodable(block, half_pairs=half_pairs)
-    return _without(block, wrong) if wrong else block
-
-
-def refused_images(block: Block, sink: str, *, half_pairs: bool = False) -> list[Report]:
-    """A report of kind `refused` for each row that `without_unfit` leaves out.
+def split_undecodable(
+    block: Block, sink: str, *, half_pairs: bool = False
+) -> tuple[Block, list[Report]]:
+    """Parts the rows whose new image is unfit, or holds what nobody can decode, from the others.
 
     Args:
         block: The block.
         sink: The sink's place.
         half_pairs: It takes halves of surrogate pairs, as escapes.
+
+    Returns:
+        As `Split`.
     """
-    return _refused(block, _undecodable(block, half_pairs=half_pairs), sink)
+    return _parted(block, _undecodable(block, half_pairs=half_pairs), sink)
 
 
-def _without(block: Block, rows: dict[int, str]) -> Block:
+def _parted(block: Block, wrong: dict[int, str], sink: str) -> tuple[Block, list[Report]]:
+    if not wrong:
+        return block, []
     fits = np.ones(block.rows.num_rows, np.bool_)
-    fits[list(rows)] = False
-    return block.with_rows(block.rows.filter(pa.array(fits)))
-
-
-def _refused(block: Block, wrong: dict[int, str], sink: str) -> list[Report]:
-    return [
+    fits[list(wrong)] = False
+    return block.with_rows(block.rows.filter(pa.array(fits))), [
         refused_row(
             block,
             at,
@@ -142,8 +141,14 @@ def _refused(block: Block, wrong: dict[int, str], sink: str) -> list[Report]:
     ]
 
 
-def _unfit_texts(texts: pa.Array, name: str) -> dict[int, str]:
-    """The rows whose text is unfit, with what is wrong."""
+def _wrong_texts(texts: pa.Array, why: Callable[[bytes], str], shallow: int) -> dict[int, str]:
+    """The rows whose text is wrong, with what is.
+
+    Args:
+        texts: The texts.
+        why: What is wrong with one; empty if nothing is.
+        shallow: A JSON object of so many bytes at the most is right, without a further look.
+    """
     if texts.null_count == len(texts):
         return {}
     is_text = _is_text(texts)
@@ -153,11 +158,11 @@ def _unfit_texts(texts: pa.Array, name: str) -> dict[int, str]:
             continue
         try:
             _skip(text)
-            if text[:1] == b"{" and is_text and len(text) <= 2 * MAX_IMAGE_DEPTH:
-                continue  # so short a text is not deep
+            if text[:1] == b"{" and is_text and len(text) <= shallow:
+                continue
         except (msgspec.DecodeError, RecursionError):
             pass
-        if reason := _wrong(text, name):
+        if reason := why(text):
             wrong[row] = reason
     return wrong
 

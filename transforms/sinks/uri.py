@@ -90,6 +90,19 @@ class SinkUri:
             )
         return value
 
+    def positive(self, name: str, default: int, *, most_digits: int = 18) -> int:
+        """An option that must be a positive whole number.
+
+        Raises:
+            ConfigurationError: If it is something else.
+        """
+        text = self.option(name, str(default))
+        if not text.isdecimal() or int(text) == 0 or len(text) > most_digits:
+            raise ConfigurationError(
+                f"{name} is no positive number", where=f"--sink={self.text}", found=text
+            )
+        return int(text)
+
     def refuse_unknown(self, known: Collection[str]) -> None:
         """Checks that only known options are given.
 

@@ -12,6 +12,7 @@ import json
 from typing import Any
 
 from dynabeam.transforms.errors import ValueDecodeError
+from dynabeam.transforms.runtime.stored_format import canonical
 from dynabeam.transforms.values.numbers import normalise_number
 
 __all__ = ["DIGEST_BYTES", "item_digest"]
@@ -26,8 +27,7 @@ def item_digest(image: bytes) -> bytes:
     """
     try:
         item = json.loads(image)
-        canonical = {name: _canonical(value) for name, value in item.items()}
-        text = json.dumps(canonical, sort_keys=True, separators=(",", ":")).encode()
+        text = canonical({name: _canonical(value) for name, value in item.items()})
     except (ValueError, TypeError, AttributeError, ValueDecodeError):
         text = image
     return hashlib.blake2b(text, digest_size=DIGEST_BYTES).digest()

@@ -22,7 +22,9 @@ import duckdb
 import pyarrow as pa
 
 from dynabeam.transforms.errors import SinkError
+from dynabeam.transforms.runtime.stored_format import check_format
 from dynabeam.transforms.sinks.base import Round
+from dynabeam.transforms.sinks.mirror_sink import Held
 
 __all__ = [
     "FORMAT",
@@ -32,11 +34,11 @@ __all__ = [
     "create_meta",
     "first_row",
     "open_database",
-    "read_round",
+    "read_held",
     "registered",
     "transaction",
     "write_format",
-    "write_round",
+    "write_held",
 ]
 
 FORMAT = 2
@@ -165,8 +167,8 @@ def create_meta(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute(_CREATE)
 
 
-def read_round(connection: duckdb.DuckDBPyConnection) -> Round | None:
-    """The last round that the mirror holds; None if the file is not a mirror yet.
+def read_held(connection: duckdb.DuckDBPyConnection) -> Held | None:
+    """What the mirror holds; None if the file is not a mirror yet.
 
     Raises:
         SinkError: If another version of Dynabeam wrote the file in a form unknown here.
@@ -184,22 +186,17 @@ def read_round(connection: duckdb.DuckDBPyConnection) -> Round | None:
     )
     if row is None:
         return None
-    if row[0] not in _READABLE:
-        raise SinkError(
-            "the mirror has an unknown format",
-            expected=f"at most {FORMAT}",
-            found=row[0],
-            hint="Upgrade Dynabeam",
-        )
-    return Round(row[1], row[2], row[3])
+    document, hint = {"format": row[0]}, "Upgrade Dynabeam"
+    check_format(document, _READABLE, what="the mirror", where="", error=SinkError, hint=hint)
+    return Held(Round(row[1], row[2], row[3]))
 
 
-def write_round(connection: duckdb.DuckDBPyConnection, current: Round) -> None:
-    """Records a round as the last one that the mirror holds."""
+def write_held(connection: duckdb.DuckDBPyConnection, held: Held) -> None:
+    """Records what the mirror holds."""
     connection.execute(f"DELETE FROM {META}.last_round")
     connection.execute(
         f"INSERT INTO {META}.last_round VALUES (?, ?, ?, ?, now())",
-        [FORMAT, current.state_id, current.number, current.attempt],
+        [FORMAT, held.round.state_id, held.round.number, held.round.attempt],
     )
 
 

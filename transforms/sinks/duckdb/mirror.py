@@ -38,7 +38,7 @@ import dataclasses
 import logging
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, ClassVar
 
 import apache_beam as beam
@@ -47,30 +47,29 @@ import pyarrow as pa
 
 from dynabeam.transforms.errors import ConfigurationError, SinkError, ValueDecodeError
 from dynabeam.transforms.model.block import Block, BlockCoder
-from dynabeam.transforms.model.key_range import KeyRange
 from dynabeam.transforms.model.report import Report
 from dynabeam.transforms.model.table import Table
-from dynabeam.transforms.model.version import decode_version
-from dynabeam.transforms.sinks.base import Capabilities, Round, Sink, SinkPosition
+from dynabeam.transforms.sinks.base import Capabilities, Round, Sweep
 from dynabeam.transforms.sinks.duckdb import rows as duckdb_rows
 from dynabeam.transforms.sinks.duckdb.database import (
-    META,
-    ROWS,
     DatabaseSettings,
-    create_meta,
-    first_row,
     open_database,
-    read_round,
+    read_held,
     transaction,
     write_format,
-    write_round,
+    write_held,
 )
 from dynabeam.transforms.sinks.duckdb.rows import MirrorTables, RoundRows
+from dynabeam.transforms.sinks.mirror_sink import AllAtOnce, Held, MirrorSink, OpenMirror
 from dynabeam.transforms.sinks.row_layout import LAYOUT_OPTIONS, row_options
-from dynabeam.transforms.sinks.unfit_images import refused_images, split_malformed, without_unfit
+from dynabeam.transforms.sinks.unfit_images import (
+    Split,
+    fitting,
+    split_malformed,
+    split_undecodable,
+)
 from dynabeam.transforms.sinks.uri import SinkUri, refuse_home
 from dynabeam.transforms.storage import filesystem
-from dynabeam.transforms.values.json_sql import quoted_name
 
 __all__ = ["DuckDBMirror"]
 
@@ -78,19 +77,21 @@ _OPTIONS = frozenset({"memory_limit", "threads", "retry_seconds", *LAYOUT_OPTION
 _MEMORY = re.compile(r"[0-9]+ ?([KMGT]i?B)", re.IGNORECASE)
 _RETRY_SECONDS = "300"
 _MEMORY_MB = 128
-_MARK = b""
-"""Stands beside the blocks, so that a round without changes is recorded too."""
 
 
-class DuckDBMirror(Sink):
+class DuckDBMirror(MirrorSink):
     """One row per key, the latest version, in a DuckDB file.
 
     Raises:
         ConfigurationError: If the URI names no file or an option is wrong.
     """
 
-    capabilities: ClassVar[Capabilities] = Capabilities(
-        kind="mirror", upsert=True, delete=True, version_guard=True, single_process=True
+    capabilities: ClassVar[Capabilities] = Capabilities(kind="mirror")
+    elsewhere = "another file"
+    nothing_there = "the mirror is empty"
+    start_anew = (
+        "Give the file that belongs to this state directory, or start with a new file and a new "
+        "state directory"
     )
 
     def __init__(self, uri: SinkUri) -> None:
@@ -110,94 +111,43 @@ class DuckDBMirror(Sink):
         """The file's absolute path."""
         return os.path.realpath(self._settings.path)
 
-    def position(self, committed: Round) -> SinkPosition | None:
-        """The last round, as the file says; None if there is no file or no mirror in it."""
-        del committed
+    @contextlib.contextmanager
+    def looking(self) -> Iterator[OpenMirror | None]:
+        """Opens the file, if there is one."""
         if not os.path.isfile(self._settings.path):
-            return None
+            yield None
+            return
         with open_database(self._settings) as connection:
-            held = read_round(connection)
-        return None if held is None else SinkPosition(held.state_id, held.number)
+            yield self._tables(connection)
 
-    def examine(self, tables: Sequence[Table], committed: Round, *, joins: bool = False) -> str:
-        """Opens the file for writing and closes it unchanged; or looks at the folder for it."""
-        self._check_folder(committed, joins=joins)
-        if not os.path.exists(self._settings.path):
-            there = filesystem.nearest_existing(self._settings.path)
-            return f"the file will be created below {there}"
-        with open_database(self._settings) as connection:
-            held = read_round(connection)
-            with contextlib.suppress(_UnchangedError), transaction(connection):
-                self._prepare(connection, tables, committed, joins=joins)
-                raise _UnchangedError
-        if held is None:
-            return "a DuckDB file without a mirror"
-        return f"a mirror, round {held.number}"
+    @contextlib.contextmanager
+    def writing(self, *, creates: bool = False, keeps: bool = True) -> Iterator[OpenMirror]:
+        """Opens the file for one transaction.
 
-    def check(self, tables: Sequence[Table], committed: Round, *, joins: bool = False) -> None:
-        """Checks that the file can be written and fits the state directory; creates it if new.
-
-        The file is closed again: only one process can hold it, and that is a worker's turn next.
-
-        Raises:
-            SinkError: If the file cannot be opened for writing, belongs to another state directory,
-                cannot hold a table, or, unless the sink joins, lacks committed rounds or is more
-                than one round ahead.
+        It is closed again: only one process can hold it, and that is a worker's turn next.
         """
-        self._check_folder(committed, joins=joins)
-        self._make_folder()
-        creates = joins or committed.number == 0
+        if creates:
+            self._make_folder()
         with (
             open_database(self._settings, create=creates) as connection,
+            contextlib.suppress(_UnchangedError),
             transaction(connection),
         ):
-            known = self._prepare(connection, tables, committed, joins=joins)
-            for table in tables:
-                known.open(table).add_key_hashes()
+            tables = self._tables(connection)
+            yield tables
+            if not keeps:
+                raise _UnchangedError
+            tables.add_key_hashes()
             write_format(connection)
-
-    def newest_generation(self, table: Table) -> int:
-        """The highest generation of the table's rows, deleted ones included."""
-        if not os.path.exists(self._settings.path):
-            return 0
-        with open_database(self._settings) as connection:
-            if read_round(connection) is None:
-                return 0
-            known = first_row(
-                connection,
-                f"SELECT name FROM {META}.tables WHERE name = ?",  # noqa: S608
-                [table.name],
-            )
-            if known is None:
-                return 0
-            rows = f"{ROWS}.{quoted_name(table.name)}"
-            newest = first_row(connection, f"SELECT max(_version) FROM {rows}")  # noqa: S608
-        assert newest is not None
-        return decode_version(newest[0].encode())[0] if newest[0] else 0
-
-    def recover(self, committed: Round) -> None:
-        """Nothing to do: an interrupted round was rolled back, or is applied and repeats safely."""
 
     def write(self, current: Round) -> beam.PTransform[Any, Any]:
         """Applies all blocks in one transaction of one call."""
         return _ApplyRound(self, current)
 
-    def publish(self, current: Round) -> None:
-        """Nothing to do: the rows became visible when the round's transaction was committed."""
-
-    def remove_older_generations(
-        self,
-        table: Table,
-        generation: int,
-        changed_since_us: int = 0,
-        key_range: KeyRange | None = None,
-    ) -> int:
-        """Marks live rows of older generations as deleted, see `Sink.remove_older_generations`."""
+    def sweep(self, table: Table, sweep: Sweep) -> int:
+        """Marks live rows as deleted, in one transaction."""
         with open_database(self._settings) as connection, transaction(connection):
-            tables = self._tables(connection)
-            return tables.open(table).remove_older_generations(
-                generation, changed_since_us, key_range
-            )
+            return self._tables(connection).open(table).sweep(sweep)
 
     def apply(
         self,
@@ -223,18 +173,16 @@ class DuckDBMirror(Sink):
         limit = memory_limit or self._settings.memory_limit
         settings = dataclasses.replace(self._settings, memory_limit=limit)
         with open_database(settings) as connection:
-            self._check_owner(read_round(connection), current)
+            held = read_held(connection)
+            if held is not None:
+                self.refuse_other_owner(held.round.state_id, current.state_id)
             with transaction(connection):
-                tables = self._tables(connection)
-                rows = RoundRows(tables, piece_bytes)
+                rows = RoundRows(self._tables(connection), self.name, piece_bytes)
                 for block in blocks:
                     rows.add(block)
-                counts = rows.finish()
-                write_round(connection, current)
-        return [
-            Report("sink", table, {"sink": self.name, **fields})
-            for table, fields in sorted(counts.items())
-        ]
+                reports = rows.finish()
+                write_held(connection, Held(current))
+        return reports
 
     def apply_what_fits(
         self, blocks: Callable[[], Iterable[Block]], current: Round
@@ -254,27 +202,24 @@ class DuckDBMirror(Sink):
         Raises:
             SinkError: As `apply`.
         """
-        malformed: list[Report] = []
+        refused: list[Report] = []
+
+        def fit(split: Split) -> Iterator[Block]:
+            refused.clear()  # of a try before, which was rolled back
+            return fitting(blocks(), split, self.place, refused)
+
         try:
-            fit = self._apply_in_memory(lambda: self._well_formed(blocks(), malformed), current)
-            return [*fit, *malformed]  # noqa: TRY300 - the list grows as the blocks are taken
+            written = self._apply_in_memory(lambda: fit(split_malformed), current)
+            return [*written, *refused]  # noqa: TRY300 - the list grows as the blocks are taken
         except (SinkError, ValueDecodeError, pa.ArrowInvalid) as error:
             if _lacked_memory(error):
                 raise
-            # The transaction was rolled back: nothing of the round is there.
-            refused = [each for block in blocks() for each in refused_images(block, self.place)]
+            for _ in fit(split_undecodable):
+                """Only what is refused is looked for."""
             if not refused:
                 raise
-        fit = self._apply_in_memory(lambda: map(without_unfit, blocks()), current)
-        return [*fit, *refused]
-
-    def _well_formed(self, blocks: Iterable[Block], malformed: list[Report]) -> Iterator[Block]:
-        """The blocks without rows that are no JSON objects, which `malformed` gets."""
-        malformed.clear()  # of a try before, which was rolled back
-        for block in blocks:
-            fit, refused = split_malformed(block, self.place)
-            malformed += refused
-            yield fit
+        written = self._apply_in_memory(lambda: fit(split_undecodable), current)
+        return [*written, *refused]
 
     def _apply_in_memory(
         self, blocks: Callable[[], Iterable[Block]], current: Round
@@ -318,32 +263,12 @@ class DuckDBMirror(Sink):
         """A read-only connection to the mirror, for looking at it between rounds."""
         return duckdb.connect(self._settings.path, read_only=True)
 
-    def _prepare(
-        self,
-        connection: duckdb.DuckDBPyConnection,
-        tables: Sequence[Table],
-        committed: Round,
-        *,
-        joins: bool,
-    ) -> MirrorTables:
-        """Compares the rounds, creates what is missing, opens the tables; in a transaction."""
-        held = read_round(connection)
-        self._check_owner(held, committed)
-        if not joins:
-            self._check_round(held, committed)
-        create_meta(connection)
-        if held is None or joins:
-            write_round(connection, committed)
-        known = self._tables(connection)
-        for table in tables:
-            known.open(table)
-        return known
-
     def _tables(self, connection: duckdb.DuckDBPyConnection) -> MirrorTables:
         given = self.uri.option("numbers", "") != ""
         return MirrorTables(connection, self._options, self.name, numbers_given=given)
 
-    def _check_folder(self, committed: Round, *, joins: bool) -> None:
+    def not_there(self, committed: Round, *, joins: bool) -> str:
+        """Looks at the folder of a file that is not there yet, and at its own."""
         where = f"--sink={self.name}"
         if committed.number > 0 and not joins and not os.path.exists(self._settings.path):
             raise SinkError(
@@ -351,7 +276,7 @@ class DuckDBMirror(Sink):
                 where=where,
                 expected=f"round {committed.number} of state directory {committed.state_id}",
                 found=self._settings.path,
-                hint=_START_ANEW,
+                hint=self.start_anew,
             )
         folder = os.path.dirname(self._settings.path)
         there = filesystem.nearest_existing(folder)
@@ -374,6 +299,9 @@ class DuckDBMirror(Sink):
             raise SinkError(
                 "the folder cannot be written", where=where, found=there, hint=_WRITABLE
             )
+        if os.path.exists(self._settings.path):
+            return ""
+        return f"the file will be created below {filesystem.nearest_existing(self._settings.path)}"
 
     def _make_folder(self) -> None:
         folder = os.path.dirname(self._settings.path)
@@ -386,36 +314,6 @@ class DuckDBMirror(Sink):
                 found=folder,
                 hint=_WRITABLE,
             ) from error
-
-    def _check_round(self, held: Round | None, committed: Round) -> None:
-        where = f"--sink={self.name}"
-        number = 0 if held is None else held.number
-        if number < committed.number:
-            raise SinkError(
-                "the mirror is empty" if number == 0 else "the mirror is behind",
-                where=where,
-                expected=f"round {committed.number}, as the state directory says",
-                found=f"round {number}",
-                hint=_START_ANEW,
-            )
-        if number > committed.number + 1:
-            raise SinkError(
-                "the mirror is ahead: the state directory was set back",
-                where=where,
-                expected=f"round {committed.number} or {committed.number + 1}",
-                found=f"round {number}",
-                hint=_START_ANEW,
-            )
-
-    def _check_owner(self, held: Round | None, current: Round) -> None:
-        if held is not None and held.state_id != current.state_id:
-            raise SinkError(
-                f"the mirror belongs to state directory {held.state_id}",
-                where=f"--sink={self.name}",
-                expected=current.state_id,
-                found=held.state_id,
-                hint="Use the state directory that belongs to it, or another file",
-            )
 
 
 _LOGGER = logging.getLogger(__name__)
@@ -432,10 +330,6 @@ def _lacked_memory(error: BaseException) -> bool:
 
 
 _WRITABLE = "Give a file in another folder, or the right to write this one"
-_START_ANEW = (
-    "Give the file that belongs to this state directory, or start with a new file and a new state "
-    "directory"
-)
 
 
 class _UnchangedError(Exception):
@@ -456,15 +350,8 @@ class _ApplyRound(beam.PTransform):
             # decoded. The call decodes one at a time.
             | "Encode" >> beam.Map(_encoded).with_output_types(tuple[str, bytes])
         )
-        mark = blocks.pipeline | "Mark" >> beam.Create([("", _MARK)]).with_output_types(
-            tuple[str, bytes]
-        )
-        return (
-            (encoded, mark)
-            | "WithMark" >> beam.Flatten()
-            | "OneWriter" >> beam.GroupByKey()
-            | "Apply" >> beam.ParDo(_ApplyFn(self._sink, self._round)).with_output_types(Report)
-        )
+        apply = beam.ParDo(_ApplyFn(self._sink, self._round)).with_output_types(Report)
+        return encoded | "OneWriter" >> AllAtOnce() | "Apply" >> apply
 
 
 _CODER = BlockCoder()
@@ -484,7 +371,7 @@ class _ApplyFn(beam.DoFn):
         yield from self._sink.apply_what_fits(lambda: self._decoded(element[1]), self._round)
 
     def _decoded(self, encoded: Iterable[bytes]) -> Iterator[Block]:
-        return (_CODER.decode(each) for each in encoded if each != _MARK)
+        return (_CODER.decode(each) for each in encoded if each)
 
 
 def _settings(uri: SinkUri) -> DatabaseSettings:
@@ -503,14 +390,9 @@ def _settings(uri: SinkUri) -> DatabaseSettings:
             expected="512MB, 2GB ...",
             found=memory,
         )
-    threads = uri.option("threads", "2")
-    if not threads.isdecimal() or int(threads) == 0:
-        raise ConfigurationError(
-            "threads is no positive number", where=f"--sink={uri.text}", found=threads
-        )
     # Absolute, because a worker may run in another folder.
     return DatabaseSettings(
-        os.path.abspath(uri.path), memory, int(threads), str(uri), _retry_seconds(uri)
+        os.path.abspath(uri.path), memory, uri.positive("threads", 2), str(uri), _retry_seconds(uri)
     )
 
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import duckdb
@@ -27,12 +27,35 @@ import pyarrow.compute as pc
 
 from dynabeam.transforms.errors import SinkError
 from dynabeam.transforms.model.block import Block
-from dynabeam.transforms.model.key_range import KeyRange
 from dynabeam.transforms.model.order import newest_per_key
 from dynabeam.transforms.model.table import Table
-from dynabeam.transforms.model.version import encode_version
-from dynabeam.transforms.sinks.duckdb.database import META, ROWS, first_row, registered
-from dynabeam.transforms.sinks.row_layout import RowLayout, RowOptions
+from dynabeam.transforms.sinks.base import Sweep
+from dynabeam.transforms.sinks.duckdb.database import (
+    META,
+    ROWS,
+    create_meta,
+    first_row,
+    read_held,
+    registered,
+    write_held,
+)
+from dynabeam.transforms.sinks.mirror_rows import (
+    KEY,
+    GatheredRows,
+    Merged,
+    SqlTypes,
+    refuse_missing_images,
+    refuse_other_form,
+    rows_of,
+)
+from dynabeam.transforms.sinks.mirror_sink import Held, OpenMirror
+from dynabeam.transforms.sinks.row_layout import (
+    VERSION_COLUMNS,
+    RowLayout,
+    RowOptions,
+    appended,
+    version_columns,
+)
 from dynabeam.transforms.values.buckets import bucket_numbers
 from dynabeam.transforms.values.column_types import ColumnTypes
 from dynabeam.transforms.values.json_sql import quoted_name
@@ -42,14 +65,8 @@ __all__ = ["PIECE_BYTES", "MirrorTable", "MirrorTables", "RoundRows"]
 PIECE_BYTES = 32 << 20
 """Rows are merged once this many bytes of them have gathered."""
 
-_METADATA = {
-    "_version": "VARCHAR",
-    "_op": "VARCHAR",
-    "_event_time": "TIMESTAMPTZ",
-    "_ttl": "BOOLEAN",
-    "_deleted": "BOOLEAN",
-}
-_KEY = "_key"
+_TYPES = ("VARCHAR", "VARCHAR", "TIMESTAMPTZ", "BOOLEAN", "BOOLEAN")
+_METADATA = dict(zip(VERSION_COLUMNS, _TYPES, strict=True))
 KEY_HASH = "_key_hash"
 """`bucket_numbers(_key, 2**32)`. Files of format 1 lack it."""
 _HASHES = 1 << 32
@@ -60,58 +77,34 @@ _OLDER = (
 _JSON = {"ARROW:extension:name": "arrow.json", "ARROW:extension:metadata": ""}
 """Says that a text column is JSON: https://arrow.apache.org/docs/format/CanonicalExtensions.html"""
 # DuckDB's own name of a row's place: an attribute of that name would hide it.
-_RESERVED = (_KEY, KEY_HASH, *_METADATA, "rowid")
+_RESERVED = (KEY, KEY_HASH, *_METADATA, "rowid")
 
 
-class RoundRows:
+class RoundRows(GatheredRows):
     """Gathers the blocks of a round per table and merges them piece by piece.
 
     Args:
         tables: The tables.
+        sink: The sink for people.
         piece_bytes: Rows are merged once so many bytes of them have gathered, default
             `PIECE_BYTES`. A larger block is cut.
     """
 
-    def __init__(self, tables: MirrorTables, piece_bytes: int | None = None) -> None:
+    def __init__(self, tables: MirrorTables, sink: str, piece_bytes: int | None = None) -> None:
+        super().__init__(sink, PIECE_BYTES if piece_bytes is None else piece_bytes)
         self._tables = tables
-        self._piece_bytes = PIECE_BYTES if piece_bytes is None else piece_bytes
-        self._waiting: dict[str, tuple[Table, list[pa.RecordBatch]]] = {}
-        self._bytes: dict[str, int] = {}
-        self._counts: dict[str, dict[str, int]] = {}
 
     def add(self, block: Block) -> None:
-        """Takes one block; merges the largest gathered piece if enough is gathered."""
-        table = block.header.table
+        """Takes one block, part by part if it is large."""
         for rows in _cut(block.rows, self._piece_bytes):
-            self._waiting.setdefault(table.name, (table, []))[1].append(rows)
-            self._bytes[table.name] = self._bytes.get(table.name, 0) + rows.nbytes
-            while sum(self._bytes.values()) >= self._piece_bytes:
-                self._merge(max(self._bytes, key=lambda name: self._bytes[name]))
+            super().add(block.with_rows(rows))
 
-    def finish(self) -> dict[str, dict[str, int]]:
-        """Merges what is left.
-
-        Returns:
-            Per table `rows` that arrived, `written` rows that changed the mirror, and `stale` rows
-            that lost against a higher version, stored or in the same round; and, if there are any,
-            `unfit_numbers`: numbers in `_other` because their column's type is too narrow.
-        """
-        for name in list(self._waiting):
-            self._merge(name)
-        return self._counts
-
-    def _merge(self, name: str) -> None:
-        table, batches = self._waiting.pop(name)
-        del self._bytes[name]
-        rows = batches[0] if len(batches) == 1 else pa.concat_batches(batches)
+    def merge(self, table: Table, blocks: Sequence[Block]) -> Merged:
+        """Merges a piece."""
         opened = self._tables.open(table)
-        written = opened.merge(rows)
-        counts = self._counts.setdefault(name, {"rows": 0, "written": 0, "stale": 0})
-        counts["rows"] += rows.num_rows
-        counts["written"] += written
-        counts["stale"] += rows.num_rows - written
-        if opened.unfit_numbers:
-            counts["unfit_numbers"] = opened.unfit_numbers
+        before = opened.unfit_numbers
+        written = opened.merge(rows_of(blocks))
+        return Merged(written, opened.unfit_numbers - before)
 
 
 def _cut(rows: pa.RecordBatch, piece_bytes: int) -> Iterator[pa.RecordBatch]:
@@ -122,8 +115,8 @@ def _cut(rows: pa.RecordBatch, piece_bytes: int) -> Iterator[pa.RecordBatch]:
         yield rows.slice(start, step)
 
 
-class MirrorTables:
-    """The tables of a mirror; all work is part of the caller's transaction."""
+class MirrorTables(OpenMirror):
+    """An open mirror and its tables; all work is part of the caller's transaction."""
 
     def __init__(
         self,
@@ -157,6 +150,40 @@ class MirrorTables:
             self._open[table.name] = opened
         return self._open[table.name]
 
+    def held(self) -> Held | None:
+        """What the mirror holds; None if the file is not a mirror yet."""
+        return read_held(self._connection)
+
+    def create(self, held: Held) -> None:
+        """Creates the mirror without tables."""
+        create_meta(self._connection)
+        self.record(held)
+
+    def record(self, held: Held) -> None:
+        """Records what the mirror holds."""
+        write_held(self._connection, held)
+
+    def describe(self, held: Held | None) -> str:
+        """What is in the file, for people."""
+        return f"a mirror, round {held.round.number}" if held else "a DuckDB file without a mirror"
+
+    def newest_version(self, table: Table) -> str | None:
+        """The highest version of a table's rows; None if the mirror does not hold it, or none."""
+        known = first_row(
+            self._connection, f"SELECT name FROM {META}.tables WHERE name = ?", [table.name]
+        )
+        if known is None:
+            return None
+        rows = f"{ROWS}.{quoted_name(table.name)}"
+        newest = first_row(self._connection, f"SELECT max(_version) FROM {rows}")
+        assert newest is not None
+        return newest[0] or None
+
+    def add_key_hashes(self) -> None:
+        """See `MirrorTable.add_key_hashes`, for all that are open."""
+        for table in self._open.values():
+            table.add_key_hashes()
+
     def _known(self, table: Table) -> RowOptions | None:
         """The options of a table that the mirror holds; None if it holds none of this name."""
         row = first_row(
@@ -171,20 +198,12 @@ class MirrorTables:
             # The default was another one once; a column's type stays.
             numbers = RowOptions.from_json(row[2]).numbers
             options = dataclasses.replace(options, numbers=numbers)
-        asked = {
-            "name": table.name,
-            "key": json.dumps(table.keys.to_json()),
-            "options": options.to_json(),
+        forms = {
+            "name": (table.name, row[0]),
+            "key": (json.dumps(table.keys.to_json()), row[1]),
+            "options": (options.to_json(), row[2]),
         }
-        for (what, expected), found in zip(asked.items(), row, strict=True):
-            if expected != found:
-                raise SinkError(
-                    f"the mirror holds this table with another {what}",
-                    where=f"{self._where}, table {table.name}",
-                    expected=expected,
-                    found=found,
-                    hint="Mirror it to a new file, with a new state directory",
-                )
+        refuse_other_form(forms, f"{self._where}, table {table.name}", "file")
         return options
 
     def _refuse_foreign(self, table: Table) -> None:
@@ -213,19 +232,22 @@ class MirrorTable:
         self._options = options
         self._layout = RowLayout(table, options, _RESERVED)
         self._rows = f"{ROWS}.{quoted_name(table.name)}"
+        numbers = options.numbers
+        decimal = "VARCHAR" if numbers.is_text else f"DECIMAL({numbers.precision},{numbers.scale})"
+        self._types = SqlTypes("VARCHAR", decimal, "BLOB", "BOOLEAN", "JSON")
         self._has_hashes = True
 
     def create(self) -> None:
         """Creates the table, its view and its entry."""
         fields = {
-            **{name: self._column_type(tag) for name, tag in self._layout.columns().items()},
+            **{name: self._types.of(tag) for name, tag in self._layout.columns().items()},
             self._layout.rest: "JSON",
             **_METADATA,
         }
         columns = ", ".join(f"{quoted_name(name)} {kind}" for name, kind in fields.items())
         self._connection.execute(
             f"CREATE TABLE {self._rows} "
-            f"({_KEY} BLOB NOT NULL, {KEY_HASH} UINTEGER NOT NULL, {columns})"
+            f"({KEY} BLOB NOT NULL, {KEY_HASH} UINTEGER NOT NULL, {columns})"
         )
         self._connection.execute(
             f"INSERT INTO {META}.tables VALUES (?, ?, ?, ?, ?)",
@@ -267,7 +289,7 @@ class MirrorTable:
         # A change of type writes the one column anew and keeps no old values, as an update would.
         self._connection.execute(
             f"ALTER TABLE {self._rows} ALTER COLUMN {KEY_HASH} SET DATA TYPE UINTEGER "
-            f"USING dynabeam_key_hash({_KEY})"
+            f"USING dynabeam_key_hash({KEY})"
         )
         self._connection.remove_function("dynabeam_key_hash")
         self._has_hashes = True
@@ -290,7 +312,7 @@ class MirrorTable:
         Returns:
             How many rows changed the table.
         """
-        self._refuse_missing_images(rows)
+        refuse_missing_images(rows, f"table {self._table.name}")
         fresh = self._without_stale(newest_per_key(rows))
         if fresh.num_rows == 0:
             return 0
@@ -299,46 +321,32 @@ class MirrorTable:
             self._connection.execute(f"INSERT INTO {self._rows} BY NAME SELECT * FROM piece")
         return fresh.num_rows
 
-    def remove_older_generations(
-        self, generation: int, changed_since_us: int, key_range: KeyRange | None
-    ) -> int:
+    def sweep(self, sweep: Sweep) -> int:
         """Turns live rows whose version is of an older generation into tombstones.
-
-        Args:
-            generation: The generation whose exports are applied in full.
-            changed_since_us: 0 for all; else only rows of changes that were written then or later.
-            key_range: Only rows of these keys; None for all.
 
         Returns:
             How many rows were live.
         """
-        if key_range is not None:
-            return self._remove_listed(generation, changed_since_us, key_range)
-        return self._remove(generation, changed_since_us)
-
-    def _remove_listed(self, generation: int, changed_since_us: int, key_range: KeyRange) -> int:
-        bounds = {"low": key_range.low, "high": key_range.high}
+        older = {"version": sweep.version, "since": sweep.changed_since_us}
+        wanted = sweep.key_range
+        if wanted is None:
+            return self._remove(older)
         keys = self._connection.sql(
-            f"SELECT {_KEY} FROM {self._rows} WHERE {_OLDER} AND {_KEY} >= $low AND {_KEY} < $high",
-            params=_older(generation, changed_since_us) | bounds,
+            f"SELECT {KEY} FROM {self._rows} WHERE {_OLDER} AND {KEY} >= $low AND {KEY} < $high",
+            params=older | {"low": wanted.low, "high": wanted.high},
         ).to_arrow_table()
-        inside = key_range.holds(keys.column(0).combine_chunks())
-        with registered(self._connection, "listed", keys.filter(inside)):
-            return self._remove(
-                generation, changed_since_us, f"AND {_KEY} IN (SELECT {_KEY} FROM listed)"
-            )
+        inside = pa.table([sweep.inside(keys.column(0).combine_chunks())], names=[KEY])
+        with registered(self._connection, "listed", inside):
+            return self._remove(older, f"AND {KEY} IN (SELECT {KEY} FROM listed)")
 
-    def _remove(self, generation: int, changed_since_us: int, which: str = "") -> int:
-        keys = {each.name for each in self._table.keys.attributes}
-        attributes = [
-            name for name in (*self._layout.columns(), self._layout.rest) if name not in keys
-        ]
+    def _remove(self, older: dict[str, Any], which: str = "") -> int:
+        attributes = [*self._layout.beside_key(), self._layout.rest]
         gone = "".join(f"{quoted_name(name)} = NULL, " for name in attributes)
         row = first_row(
             self._connection,
             f"UPDATE {self._rows} SET {gone} _op = 'd', _ttl = false, _deleted = true, "
             f"_version = $version WHERE {_OLDER} {which}",
-            _older(generation, changed_since_us),
+            older,
         )
         assert row is not None
         return int(row[0])
@@ -349,16 +357,6 @@ class MirrorTable:
             f"CREATE OR REPLACE VIEW main.{quoted_name(self._table.name)} AS "
             f"SELECT {', '.join(map(quoted_name, names))} FROM {self._rows} WHERE NOT _deleted"
         )
-
-    def _refuse_missing_images(self, rows: pa.RecordBatch) -> None:
-        lacking = pc.and_(pc.is_null(rows.column("new")), pc.not_equal(rows.column("op"), "d"))
-        if pc.any(lacking).as_py():
-            raise SinkError(
-                "a change that is no delete has no new image, which a mirror needs",
-                where=f"table {self._table.name}",
-                found=rows.filter(lacking).column("key")[0].as_py(),
-                hint="Set the stream's view type to NEW_AND_OLD_IMAGES or NEW_IMAGE",
-            )
 
     def _without_stale(self, rows: pa.RecordBatch) -> pa.RecordBatch:
         """Deletes stored rows that lose, and drops given rows that do."""
@@ -375,7 +373,7 @@ class MirrorTable:
         with registered(self._connection, "given", incoming):
             # A table of its own: the optimizer knows its size and builds the join from it.
             self._connection.execute("CREATE OR REPLACE TEMP TABLE incoming AS FROM given")
-        stored = f"(SELECT rowid AS place, {_KEY}, _version FROM {self._rows})"
+        stored = f"(SELECT rowid AS place, {KEY}, _version FROM {self._rows})"
         if self._has_hashes:
             # One step at a time: in one query the optimizer joins by key first and reads all keys.
             self._connection.execute(
@@ -384,14 +382,14 @@ class MirrorTable:
             )
             self._connection.execute(
                 "CREATE OR REPLACE TEMP TABLE stored AS "
-                f"SELECT rowid AS place, {_KEY}, _version FROM {self._rows} "
+                f"SELECT rowid AS place, {KEY}, _version FROM {self._rows} "
                 "WHERE rowid IN (SELECT place FROM places)"
             )
             stored = "stored"
         self._connection.execute(
             "CREATE OR REPLACE TEMP TABLE met AS "
             "SELECT i.place, b.place AS stored, i.version > b._version AS wins "
-            f"FROM {stored} b JOIN incoming i ON b.{_KEY} = i.key"
+            f"FROM {stored} b JOIN incoming i ON b.{KEY} = i.key"
         )
         self._connection.execute(
             f"DELETE FROM {self._rows} WHERE rowid IN (SELECT stored FROM met WHERE wins)"
@@ -408,7 +406,7 @@ class MirrorTable:
         added = {k: v for k, v in self._layout.columns().items() if k not in columns_before}
         for name, tag in added.items():
             self._connection.execute(
-                f"ALTER TABLE {self._rows} ADD COLUMN {quoted_name(name)} {self._column_type(tag)}"
+                f"ALTER TABLE {self._rows} ADD COLUMN {quoted_name(name)} {self._types.of(tag)}"
             )
         if added:
             self._create_view()
@@ -417,19 +415,10 @@ class MirrorTable:
                 f"UPDATE {META}.tables SET attributes = ? WHERE name = ?",
                 [self._attributes(), self._table.name],
             )
-        metadata = {
-            _KEY: rows.column("key"),
-            "_version": rows.column("version").cast(pa.string()),
-            "_op": rows.column("op"),
-            "_event_time": rows.column("event_time"),
-            "_ttl": rows.column("ttl"),
-            "_deleted": pc.equal(rows.column("op"), "d"),
-        }
+        metadata = {KEY: rows.column("key"), **version_columns(rows)}
         if self._has_hashes:
             metadata[KEY_HASH] = _key_hashes(rows.column("key"))
-        for name, column in metadata.items():
-            typed = typed.append_column(name, column)
-        return typed
+        return appended(typed, metadata)
 
     def _with_json(self, typed: pa.Table) -> pa.Table:
         """The columns of JSON with that type, so that DuckDB takes them as they are.
@@ -449,21 +438,6 @@ class MirrorTable:
     def _attributes(self) -> str:
         return json.dumps(self._layout.types.to_json())
 
-    def _column_type(self, tag: str) -> str:
-        if tag in ("SS", "NS", "BS"):
-            return f"{self._column_type(tag[0])}[]"
-        numbers = self._options.numbers
-        decimal = "VARCHAR" if numbers.is_text else f"DECIMAL({numbers.precision},{numbers.scale})"
-        return {"N": decimal, "B": "BLOB", "BOOL": "BOOLEAN", "L": "JSON", "M": "JSON"}.get(
-            tag, "VARCHAR"
-        )
-
 
 def _key_hashes(keys: pa.Array | pa.ChunkedArray) -> pa.Array:
     return pa.array(bucket_numbers(keys, _HASHES).astype(np.uint32))
-
-
-def _older(generation: int, changed_since_us: int) -> dict[str, Any]:
-    """The parameters of `_OLDER`."""
-    version = encode_version(generation).decode("ascii")
-    return {"version": version, "since": changed_since_us}

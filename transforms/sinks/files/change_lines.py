@@ -15,12 +15,12 @@ no Python runs per change.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from dynabeam.transforms.model.block import Block
+from dynabeam.transforms.runtime.stored_format import canonical
 from dynabeam.transforms.values.byte_columns import offsets_and_bytes
 from dynabeam.transforms.values.json_sql import query
 from dynabeam.transforms.values.json_texts import compact_json
@@ -39,6 +39,7 @@ _NEWLINE, _RETURN = ord("\n"), ord("\r")
 def change_lines(block: Block) -> memoryview:
     r"""The lines of a block, each with its `\n`, in the block's order."""
     rows, header = block.rows, block.header
+    origin = canonical(dict(header.origin)).decode()
     if rows.num_rows == 0:
         return memoryview(b"")
     ttl = pc.if_else(rows.column("ttl"), "true", "false")
@@ -57,7 +58,7 @@ def change_lines(block: Block) -> memoryview:
         _one_line(rows.column("new")),
         _bytes(',"ttl":'),
         ttl.cast(pa.binary()),
-        _bytes(f',"source":"{header.source}","origin":{_compact(header.origin)},"envelope":'),
+        _bytes(f',"source":"{header.source}","origin":{origin},"envelope":'),
         _one_line(rows.column("envelope")),
         _bytes("}\n"),
         _bytes(""),
@@ -127,7 +128,3 @@ def _one_line(documents: pa.Array) -> pa.Array:
 
 def _bytes(text: str) -> pa.Scalar:
     return pa.scalar(text.encode("utf-8"), pa.binary())
-
-
-def _compact(document: Mapping[str, str]) -> str:
-    return json.dumps(dict(document), separators=(",", ":"), sort_keys=True)

@@ -23,16 +23,16 @@ its column stands in `_other`, and `_new` is the exact word. Read several files 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from dynabeam.transforms.errors import ValueDecodeError
 from dynabeam.transforms.model.block import Block
+from dynabeam.transforms.model.report import Report
 from dynabeam.transforms.model.table import Table
+from dynabeam.transforms.runtime.stored_format import canonical
 from dynabeam.transforms.sinks.files.change_lines import key_objects
 from dynabeam.transforms.sinks.files.change_writer import (
     MAX_OPEN_FILES,
@@ -42,27 +42,20 @@ from dynabeam.transforms.sinks.files.change_writer import (
 )
 from dynabeam.transforms.sinks.files.columns import ChangelogColumns
 from dynabeam.transforms.sinks.files.staging import StagedFile
-from dynabeam.transforms.sinks.row_layout import RowOptions
-from dynabeam.transforms.sinks.unfit_images import refused_images, without_unfit
+from dynabeam.transforms.sinks.row_layout import (
+    VERSION_COLUMNS,
+    RowOptions,
+    appended,
+    version_columns,
+)
+from dynabeam.transforms.sinks.unfit_images import fitting, split_undecodable
 
 __all__ = ["METADATA", "PIECE_BYTES", "ParquetWriter"]
 
 PIECE_BYTES = 32 << 20
 """Rows are decoded and written, as one row group, once this many bytes have gathered."""
 
-METADATA = (
-    "_keys",
-    "_version",
-    "_op",
-    "_event_time",
-    "_ttl",
-    "_deleted",
-    "_source",
-    "_origin",
-    "_old",
-    "_new",
-    "_envelope",
-)
+METADATA = ("_keys", *VERSION_COLUMNS, "_source", "_origin", "_old", "_new", "_envelope")
 """The columns that no attribute can have."""
 
 
@@ -145,11 +138,11 @@ class ParquetWriter(ChangeWriter):
         try:
             return files.rows(waiting)
         except (ValueDecodeError, pa.ArrowInvalid):
-            refused = [each for block in waiting for each in refused_images(block, self.place)]
+            refused: list[Report] = []
+            fit = list(fitting(waiting, split_undecodable, self.place, refused))
             if not refused:
                 raise
         self.refused += refused
-        fit = [block for block in map(without_unfit, waiting) if block.rows.num_rows]
         return files.rows(fit) if fit else None
 
     def _close_some(self) -> None:
@@ -194,11 +187,7 @@ class _TableFiles:
         rows = pa.concat_batches([block.rows for block in blocks])
         metadata = {
             "_keys": key_objects(rows.column("key"), self.table.keys),
-            "_version": rows.column("version").cast(pa.string()),
-            "_op": rows.column("op"),
-            "_event_time": rows.column("event_time"),
-            "_ttl": rows.column("ttl"),
-            "_deleted": pc.equal(rows.column("op"), "d"),
+            **version_columns(rows),
             "_source": _constants(blocks, lambda block: block.header.source),
             "_origin": _constants(blocks, _origin),
             "_old": rows.column("old").cast(pa.string()),
@@ -207,10 +196,7 @@ class _TableFiles:
         }
         if self._packed:
             del metadata["_new"]  # it is `item`
-        table = self._lay_out(rows.column("key"), rows.column("new"))
-        for name, column in metadata.items():
-            table = table.append_column(name, column)
-        return table
+        return appended(self._lay_out(rows.column("key"), rows.column("new")), metadata)
 
     def _lay_out(self, keys: pa.Array, images: pa.Array) -> pa.Table:
         while True:
@@ -236,7 +222,7 @@ def _constants(blocks: Sequence[Block], of: Callable[[Block], str]) -> pa.Array:
 
 
 def _origin(block: Block) -> str:
-    return json.dumps(dict(block.header.origin), separators=(",", ":"), sort_keys=True)
+    return canonical(dict(block.header.origin)).decode()
 
 
 class _ParquetFile:

@@ -26,7 +26,7 @@ from dynabeam.transforms.model.block import Block
 from dynabeam.transforms.model.report import Report
 from dynabeam.transforms.sinks.files.change_lines import change_lines
 from dynabeam.transforms.sinks.files.staging import StagedFile
-from dynabeam.transforms.sinks.unfit_images import split_unfit
+from dynabeam.transforms.sinks.unfit_images import fitting, split_unfit
 from dynabeam.transforms.storage import filesystem
 
 __all__ = ["MAX_OPEN_FILES", "ChangeWriter", "LineWriter", "StagedOutput"]
@@ -90,9 +90,7 @@ class ChangeWriter(abc.ABC):
 
     def add(self, block: Block) -> None:
         """Takes one block, but for the rows that cannot be written."""
-        fit, refused = split_unfit(block, self.place)
-        self.refused += refused
-        if fit.rows.num_rows:
+        for fit in fitting([block], split_unfit, self.place, self.refused):
             self.add_fit(fit)
 
     @abc.abstractmethod

@@ -37,6 +37,7 @@ plain.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import hashlib
@@ -55,12 +56,11 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from dynabeam.transforms.errors import ConfigurationError, DynabeamError, SinkError
 from dynabeam.transforms.model.block import SCHEMA, Block, BlockHeader
-from dynabeam.transforms.model.key_range import KeyRange
 from dynabeam.transforms.model.report import Report
 from dynabeam.transforms.model.table import Table
 from dynabeam.transforms.model.version import constant_versions
 from dynabeam.transforms.runtime.clock import now_us
-from dynabeam.transforms.sinks.base import Capabilities, Round, Sink, SinkPosition
+from dynabeam.transforms.sinks.base import Capabilities, Round, Sink, SinkPosition, Sweep
 from dynabeam.transforms.sinks.files.change_parquet import METADATA, ParquetWriter
 from dynabeam.transforms.sinks.files.change_writer import ChangeWriter, LineWriter
 from dynabeam.transforms.sinks.files.columns import ChangelogColumns
@@ -93,9 +93,8 @@ class FileChangelog(Sink):
         ConfigurationError: If the URI names no folder or an option is wrong.
     """
 
-    capabilities: ClassVar[Capabilities] = Capabilities(
-        kind="changelog", append=True, continuous=True
-    )
+    capabilities: ClassVar[Capabilities] = Capabilities(kind="changelog", continuous=True)
+    elsewhere = "another folder"
 
     def __init__(self, uri: SinkUri) -> None:
         super().__init__(uri)
@@ -104,8 +103,8 @@ class FileChangelog(Sink):
         self._format = uri.choice("format", "jsonl", tuple(_COMPRESSIONS))
         allowed = _COMPRESSIONS[self._format]
         self._compression = uri.choice("compression", allowed[0], allowed)
-        self._max_file_bytes = _positive(uri, "max_file_bytes", DEFAULT_MAX_FILE_BYTES)
-        self._writers = _positive(uri, "writers", DEFAULT_WRITERS)
+        self._max_file_bytes = uri.positive("max_file_bytes", DEFAULT_MAX_FILE_BYTES)
+        self._writers = uri.positive("writers", DEFAULT_WRITERS)
         if self._format == "jsonl":
             _refuse_layout(uri)
         self._row_options = row_options(uri)
@@ -123,7 +122,7 @@ class FileChangelog(Sink):
 
     def position(self, committed: Round) -> SinkPosition | None:
         """The last round that has files, as the marker says, or is staged and committed."""
-        with _Reached(self._root, self.name):
+        with _reached(self._root, self.name):
             files = self._files
             marker = files.read_marker()
             if marker is None:
@@ -135,7 +134,7 @@ class FileChangelog(Sink):
 
     def examine(self, tables: Sequence[Table], committed: Round, *, joins: bool = False) -> str:
         """Reads the folder's marker; whether an object store takes writes is a matter of rights."""
-        with _Reached(self._root, self.name):
+        with _reached(self._root, self.name):
             marker = self._examined(tables, committed, joins=joins)
         if marker is None:
             return "the folder is new"
@@ -148,7 +147,7 @@ class FileChangelog(Sink):
             SinkError: If it cannot be written, if it belongs to another state directory, or if it
                 has no marker although rounds are committed and it does not join.
         """
-        with _Reached(self._root, self.name):
+        with _reached(self._root, self.name):
             marker = self._examined(tables, committed, joins=joins)
             if marker is None:
                 marker = Marker(committed.state_id, committed.number)
@@ -160,12 +159,12 @@ class FileChangelog(Sink):
 
     def set_back(self, committed: Round) -> str:
         """Sets the files of later rounds aside, below `_staging`: readers do not see them there."""
-        with _Reached(self._root, self.name):
+        with _reached(self._root, self.name):
             return self.files().set_aside_rounds_after(committed.number)
 
     def tell_lacks(self, lacks: Sequence[Lack], whole_from: int, whole_from_us: int) -> None:
         """Writes them into the marker, beside the tables' folders."""
-        with _Reached(self._root, self.name):
+        with _reached(self._root, self.name):
             marker = self.files().read_marker()
             if marker is not None:
                 told = dataclasses.replace(
@@ -216,15 +215,9 @@ class FileChangelog(Sink):
                 found="none",
                 hint="Give the folder that this state directory wrote to, or start both anew",
             )
-        if marker is not None and marker.state_id != committed.state_id:
-            raise SinkError(
-                f"the changelog belongs to state directory {marker.state_id}",
-                where=f"--sink={self.name}",
-                expected=committed.state_id,
-                found=marker.state_id,
-                hint="Use the state directory that belongs to it, or another folder",
-            )
-        if marker is None:
+        if marker is not None:
+            self.refuse_other_owner(marker.state_id, committed.state_id)
+        else:
             _refuse_occupied(files, tables, self.name)
         return marker
 
@@ -274,15 +267,7 @@ class FileChangelog(Sink):
         """Moves the staged files of a committed round to their final places."""
         self._files.publish(current)
 
-    def append_swept(
-        self,
-        table: Table,
-        generation: int,
-        changed_since_us: int = 0,
-        key_range: KeyRange | None = None,
-        *,
-        committed: Round | None = None,
-    ) -> int:
+    def append_deletes(self, table: Table, sweep: Sweep, committed: Round | None) -> int:
         """Appends deletes of what a repair swept, see `Sink.append_swept`.
 
         What is to be swept is found in the files themselves. A file of deletes is named by its
@@ -293,9 +278,9 @@ class FileChangelog(Sink):
         folder = filesystem.join(files.root, table_folder(table.name))
         paths = [each for each in filesystem.list_files(folder) if each.endswith(CHANGE_FILES)]
         appended = 0
-        for keys in swept_keys(paths, table, generation, changed_since_us, key_range):
-            rows = _deletes(keys, generation)
-            header = BlockHeader(table, 0, 1, generation, "export", {"reason": "swept"})
+        for keys in swept_keys(paths, table, sweep):
+            rows = _deletes(keys, sweep.generation)
+            header = BlockHeader(table, 0, 1, sweep.generation, "export", {"reason": "swept"})
             self._publish_swept(Block(header, rows), committed)
             appended += len(keys)
         return appended
@@ -511,15 +496,6 @@ def _root(uri: SinkUri) -> str:
     return f"{uri.scheme}://{uri.authority}/{uri.path}".rstrip("/")
 
 
-def _positive(uri: SinkUri, name: str, default: int) -> int:
-    text = uri.option(name, str(default))
-    if not text.isdecimal() or int(text) == 0:
-        raise ConfigurationError(
-            f"{name} is no positive number", where=f"--sink={uri.text}", found=text
-        )
-    return int(text)
-
-
 def _refuse_layout(uri: SinkUri) -> None:
     for name, _ in uri.options:
         if name in LAYOUT_OPTIONS:
@@ -530,24 +506,20 @@ def _refuse_layout(uri: SinkUri) -> None:
             )
 
 
-@dataclasses.dataclass
-class _Reached:
+@contextlib.contextmanager
+def _reached(root: str, name: str) -> Iterator[None]:
     """What a filesystem says that is no error for people becomes one, which names the sink."""
-
-    root: str
-    name: str
-
-    def __enter__(self) -> None:
-        """Nothing to begin."""
-
-    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        if isinstance(error, (BeamIOError, OSError)) and not isinstance(error, DynabeamError):
-            raise SinkError(
-                f"the folder cannot be looked into: {error}",
-                where=f"--sink={self.name}",
-                found=self.root,
-                hint="Check bucket, path, region and the rights of this identity",
-            ) from error
+    try:
+        yield
+    except DynabeamError:
+        raise
+    except (BeamIOError, OSError) as error:
+        raise SinkError(
+            f"the folder cannot be looked into: {error}",
+            where=f"--sink={name}",
+            found=root,
+            hint="Check bucket, path, region and the rights of this identity",
+        ) from error
 
 
 def _check_local(root: str, name: str) -> None:

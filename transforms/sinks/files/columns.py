@@ -25,9 +25,9 @@ from collections.abc import Sequence
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dynabeam.transforms.errors import ConfigurationError, SinkError, StateError
+from dynabeam.transforms.errors import SinkError
 from dynabeam.transforms.model.table import Table
-from dynabeam.transforms.runtime.stored_format import parse_object
+from dynabeam.transforms.runtime.stored_format import DocumentFormat
 from dynabeam.transforms.sinks.row_layout import OTHER, RowLayout, RowOptions
 from dynabeam.transforms.storage import filesystem
 from dynabeam.transforms.storage.conditional_writes import (
@@ -43,7 +43,12 @@ __all__ = ["SCHEMA_FILE", "ChangelogColumns"]
 
 SCHEMA_FILE = "_schema.json"
 
-_FORMAT = 1
+_LIST = DocumentFormat(
+    "the list of columns",
+    error=SinkError,
+    hint="Restore it from a copy, or remove it: the newest file's columns count then",
+    upgrade="Upgrade Dynabeam",
+)
 _LOOK_ROWS = 20_480
 _DAY_OR_ROUND = re.compile(r"=([0-9]+|continuous-[0-9-]+)/[^/]*$")
 
@@ -134,41 +139,22 @@ class ChangelogColumns:
                 return layout
 
     def _document(self, types: ColumnTypes) -> bytes:
-        content = {
-            "format": _FORMAT,
+        fields = {
             "table": self._table.name,
             "numbers": _spelled(self._options.numbers),
             "columns": types.to_json(),
             # No two writers write the same bytes: a lost answer is found out by reading.
             "writer": uuid.uuid4().hex,
         }
+        content = _LIST.dump(fields)
         return json.dumps(content, separators=(",", ":"), ensure_ascii=False).encode()
 
     def _stored(self, tagged: Tagged | None) -> tuple[ColumnTypes | None, NumberType | None]:
         if tagged is None:
             return None, None
-        try:
-            document = parse_object(tagged.content)
-            if document["format"] != _FORMAT:
-                raise SinkError(
-                    "the list of columns has an unknown format",
-                    where=self._path,
-                    expected=_FORMAT,
-                    found=document["format"],
-                    hint="Upgrade Dynabeam",
-                )
-            numbers = NumberType.parse(document["numbers"])
-            return ColumnTypes.from_json(document["columns"]), numbers
-        except (
-            *(ValueError, KeyError, TypeError, AttributeError, RecursionError),
-            *(ConfigurationError, StateError),
-        ) as error:
-            raise SinkError(
-                "the file is no list of columns of Dynabeam's",
-                where=self._path,
-                found=tagged.content[:200],
-                hint="Restore it from a copy, or remove it: the newest file's columns count then",
-            ) from error
+        with _LIST.load(tagged.content, where=self._path) as fields:
+            numbers = NumberType.parse(fields["numbers"])
+            return ColumnTypes.from_json(fields["columns"]), numbers
 
     def _of_files(self) -> tuple[ColumnTypes | None, NumberType | None]:
         """What the newest file of a changelog says that has no list; None if there is no file."""

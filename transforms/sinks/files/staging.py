@@ -43,13 +43,15 @@ import dataclasses
 import datetime
 import json
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
 from dynabeam.transforms.errors import SinkError
 from dynabeam.transforms.runtime.stored_format import (
+    DocumentFormat,
     check_fields,
+    check_format,
     check_name,
     damage_told,
     parse_object,
@@ -61,7 +63,9 @@ from dynabeam.transforms.storage import filesystem
 
 __all__ = ["PARTITIONS", "Marker", "RoundFiles", "StagedFile", "table_folder"]
 
-_FORMAT = 1
+_CHANGED = "Somebody has changed the file. Restore it from a copy"
+_UPGRADE = "Upgrade Dynabeam"
+_COMMIT_LIST = DocumentFormat("the commit list", error=SinkError, hint=_CHANGED, upgrade=_UPGRADE)
 _MARKER_FORMATS = {"round": 1, "dynabeam_round": 2}
 """Format of the marker by the name of the folders."""
 _PARTITION_OF = {number: name for name, number in _MARKER_FORMATS.items()}
@@ -216,9 +220,12 @@ class RoundFiles:
         path = filesystem.join(self.root, _MARKER)
         if not filesystem.exists(path):
             return None
-        document = _parse(path, filesystem.read_bytes(path, SinkError), _PARTITION_OF)
-        hint = "Somebody has changed the file. Restore it from a copy"
-        with damage_told("the marker", where=path, hint=hint, error=SinkError):
+        content, what = filesystem.read_bytes(path, SinkError), "the marker"
+        with damage_told(what, where=path, hint=_CHANGED, error=SinkError):
+            document = parse_object(content)
+            check_format(
+                document, _PARTITION_OF, what=what, where=path, error=SinkError, hint=_UPGRADE
+            )
             return Marker.from_json(document)
 
     def write_marker(self, marker: Marker) -> None:
@@ -246,7 +253,7 @@ class RoundFiles:
             }
             for number, file in enumerate(sorted(files))
         ]
-        content = {"format": _FORMAT, **dataclasses.asdict(current), "files": moves}
+        content = _COMMIT_LIST.dump({**dataclasses.asdict(current), "files": moves})
         _write_json(self._list_path(current.attempt), content)
 
     def publish(self, current: Round) -> None:
@@ -255,14 +262,13 @@ class RoundFiles:
         Raises:
             SinkError: If a listed file is neither staged nor published, or cannot be moved.
         """
-        path = self._list_path(current.attempt)
-        if filesystem.exists(path):
-            document = _parse(path, filesystem.read_bytes(path, SinkError))
+        listed = self._listed(current)
+        if listed is not None:
             self.claim_round(current)
-            for each in self._checked_files(document, current):
+            for each in listed:
                 self._move(current, each["staged"], each["final"])
             # The list goes last but for orphans: as long as it is there, publishing is repeated.
-            filesystem.delete([path], SinkError)
+            filesystem.delete([self._list_path(current.attempt)], SinkError)
         self._clear(self.staging_folder(current.attempt))
 
     def listed_rows(self, current: Round) -> int | None:
@@ -271,11 +277,8 @@ class RoundFiles:
         Raises:
             SinkError: If it cannot be read, or is not a list.
         """
-        path = self._list_path(current.attempt)
-        if not filesystem.exists(path):
-            return None
-        document = _parse(path, filesystem.read_bytes(path, SinkError))
-        return sum(int(each["rows"]) for each in self._checked_files(document, current))
+        listed = self._listed(current)
+        return None if listed is None else sum(int(each["rows"]) for each in listed)
 
     def claim_round(self, current: Round) -> None:
         """Has the marker name a round, before there is any file of it."""
@@ -349,16 +352,17 @@ class RoundFiles:
         folder = f"{table_folder(file.table)}/{self.partition}={current.number:010d}"
         return f"{folder}/part-{number:05d}-{current.attempt}.{extension}"
 
-    def _checked_files(
-        self, document: Mapping[str, Any], current: Round
-    ) -> Sequence[Mapping[str, Any]]:
-        """The entries of a commit list: of this round, and within this folder.
+    def _listed(self, current: Round) -> Sequence[Mapping[str, Any]] | None:
+        """The entries of an attempt's commit list; None if there is none.
 
         Raises:
-            SinkError: They are not: somebody else has written the list.
+            SinkError: They are not of this round and within this folder: somebody else has written
+                the list.
         """
         path = self._list_path(current.attempt)
-        try:
+        if not filesystem.exists(path):
+            return None
+        with _COMMIT_LIST.load(filesystem.read_bytes(path, SinkError), where=path) as document:
             owner = (document["state_id"], document["number"], document["attempt"])
             if owner != (current.state_id, current.number, current.attempt):
                 raise SinkError(
@@ -370,19 +374,20 @@ class RoundFiles:
             for each in document["files"]:
                 check_fields(each, _LISTED, what="the commit list", where=path, error=SinkError)
                 check_name(each["staged"], what="a staged file", where=path, error=SinkError)
-                folder, part, name = each["final"].split("/")
-                known = [f"{each}={current.number:010d}" for each in PARTITIONS]
-                if (
-                    folder != table_folder(each["table"])
-                    or part not in known
-                    or not name.startswith("part-")
-                ):
-                    raise _foreign_list(path, current, each["final"])
+                folder, _, name = each["final"].rpartition("/")
+                table = table_folder(each["table"])
+                known = [f"{table}/{part}={current.number:010d}" for part in PARTITIONS]
+                if folder not in known or not name.startswith("part-"):
+                    raise SinkError(
+                        "the commit list names a file that is none of this round's",
+                        where=path,
+                        expected=f"<table>/{PARTITIONS[-1]}={current.number:010d}/part-…",
+                        found=each["final"],
+                        hint=_CHANGED,
+                    )
                 check_name(name, what="a published file", where=path, error=SinkError)
-        except (ValueError, TypeError, KeyError, AttributeError, IndexError) as problem:
-            raise _foreign_list(path, current, repr(problem)) from problem
-        files: Sequence[Mapping[str, Any]] = document["files"]
-        return files
+            files: Sequence[Mapping[str, Any]] = document["files"]
+            return files
 
     def _move(self, current: Round, staged: str, final: str) -> None:
         source = filesystem.join(self.staging_folder(current.attempt), staged)
@@ -429,16 +434,6 @@ class RoundFiles:
                 os.rmdir(folder)
 
 
-def _foreign_list(path: str, current: Round, found: Any) -> SinkError:
-    return SinkError(
-        "the commit list names a file that is none of this round's",
-        where=path,
-        expected=f"<table>/{PARTITIONS[-1]}={current.number:010d}/part-…",
-        found=found,
-        hint="Somebody has changed the file. Restore it from a copy",
-    )
-
-
 def _round_of(path: str) -> int:
     """The round of a published file's path below the root; -1 for any other file."""
     parts = path.split("/")
@@ -448,25 +443,6 @@ def _round_of(path: str) -> int:
     if name not in PARTITIONS:
         return -1
     return int(digits) if digits.isdecimal() else -1
-
-
-def _parse(path: str, content: bytes, formats: Collection[int] = (_FORMAT,)) -> dict[str, Any]:
-    try:
-        document = parse_object(content)
-        known = document["format"] in formats
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise SinkError(
-            "the file is not one of Dynabeam's", where=path, found=content[:200]
-        ) from error
-    if not known:
-        raise SinkError(
-            "the file has an unknown format",
-            where=path,
-            expected=" or ".join(map(str, formats)),
-            found=document["format"],
-            hint="Upgrade Dynabeam",
-        )
-    return document
 
 
 def _write_json(path: str, content: dict[str, Any]) -> None:

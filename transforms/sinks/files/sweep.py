@@ -26,9 +26,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dynabeam.transforms.errors import SinkError
-from dynabeam.transforms.model.key_range import KeyRange
 from dynabeam.transforms.model.table import Table
-from dynabeam.transforms.model.version import encode_version
+from dynabeam.transforms.sinks.base import Sweep
 from dynabeam.transforms.storage import filesystem
 from dynabeam.transforms.values.lines import keys_of_images
 
@@ -51,22 +50,13 @@ _HEAD = pa.schema(
 )
 
 
-def swept_keys(
-    paths: Sequence[str],
-    table: Table,
-    generation: int,
-    changed_since_us: int,
-    key_range: KeyRange | None,
-) -> Iterator[pa.Array]:
+def swept_keys(paths: Sequence[str], table: Table, sweep: Sweep) -> Iterator[pa.Array]:
     """The keys whose newest row is live and of an older generation, in their order.
 
     Args:
         paths: The files of the table: local, or in an object store.
         table: The table.
-        generation: The generation whose exports are applied.
-        changed_since_us: 0 for all rows; else only those that were written at this time or later
-            (microseconds since 1970), and no snapshot rows, whose time is that of their export.
-        key_range: Only these keys; None for all.
+        sweep: Which rows.
 
     Returns:
         Canonical keys (`transforms.values.keys`), piece by piece.
@@ -88,15 +78,10 @@ def swept_keys(
                 "arg_max(written, version) AS written FROM heads GROUP BY key) WHERE op <> 'd' "
                 "AND newest < $version "
                 "AND ($since = 0 OR (op <> 'r' AND epoch_us(written) >= $since)) ORDER BY key",
-                params={
-                    "version": encode_version(generation).decode(),
-                    "since": changed_since_us,
-                },
+                params={"version": sweep.version, "since": sweep.changed_since_us},
             ).to_arrow_reader(_BATCH_ROWS)
             for batch in found:
-                keys = batch.column(0).cast(pa.binary())
-                if key_range is not None:
-                    keys = keys.filter(key_range.holds(keys))
+                keys = sweep.inside(batch.column(0).cast(pa.binary()))
                 if len(keys):
                     yield keys
 

@@ -9,11 +9,12 @@ made and kept nowhere.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import random
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 from urllib.parse import unquote
 
@@ -29,6 +30,7 @@ __all__ = [
     "Connection",
     "PostgresSettings",
     "connect",
+    "connected",
     "execute",
     "persistently",
     "sink_error",
@@ -180,6 +182,20 @@ def connect(settings: PostgresSettings) -> Connection:
         connection.close()
         raise
     return connection
+
+
+@contextlib.contextmanager
+def connected(settings: PostgresSettings) -> Iterator[Connection]:
+    """A connection for one use; what PostgreSQL says becomes an error for people.
+
+    Raises:
+        SinkError: Whatever PostgreSQL refuses, there and in what is done with the connection.
+    """
+    try:
+        with contextlib.closing(connect(settings)) as connection:
+            yield connection
+    except psycopg.Error as error:
+        raise sink_error(settings, error) from error
 
 
 def execute(

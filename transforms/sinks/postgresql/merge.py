@@ -22,27 +22,33 @@ from collections.abc import Callable, Mapping, Sequence
 import psycopg
 import pyarrow as pa
 
+from dynabeam.transforms.sinks.mirror_rows import KEY
 from dynabeam.transforms.sinks.postgresql.connection import Connection, execute
 from dynabeam.transforms.sinks.postgresql.values import copy_text, json_rows
 from dynabeam.transforms.values.json_sql import quoted_name
 
 __all__ = [
     "DELETED_AT",
-    "KEY",
     "MergeStatements",
+    "are_few",
     "merge_document",
     "merge_rows",
     "merge_statements",
     "staging_sql",
 ]
 
-KEY = "_key"
 DELETED_AT = "_deleted_at"
 
 SMALL_BATCH_ROWS = 100
 FEW_BYTES = 1 << 20
 """Up to here rows are merged as one document. It breaks even at some 250 rows of 400 bytes, see
 `tests/benchmarks/postgresql_merge.py`."""
+
+
+def are_few(rows: pa.Table | pa.RecordBatch) -> bool:
+    """Whether rows are merged as one document."""
+    return rows.num_rows <= SMALL_BATCH_ROWS and rows.nbytes <= FEW_BYTES
+
 
 _STAGING = "pg_temp.dynabeam_staging"
 
@@ -123,7 +129,7 @@ def merge_rows(
     Returns:
         How many rows changed the table; None if its revision is another, and nothing was done.
     """
-    if typed.num_rows <= SMALL_BATCH_ROWS and typed.nbytes <= FEW_BYTES:
+    if are_few(typed):
         return merge_document(connection, sql, revision, json_rows(typed))
     return _merge_copied(connection, sql, revision, typed)
 

@@ -9,10 +9,10 @@ names, so ours do: `$mirror` (one row: state directory, last round), `$tables` (
 
 from __future__ import annotations
 
-import dataclasses
-
 from dynabeam.transforms.errors import SinkError
+from dynabeam.transforms.runtime.stored_format import check_format
 from dynabeam.transforms.sinks.base import Round
+from dynabeam.transforms.sinks.mirror_sink import Held
 from dynabeam.transforms.sinks.postgresql.connection import Connection, PostgresSettings, execute
 from dynabeam.transforms.sinks.postgresql.names import qualified, quoted_text
 from dynabeam.transforms.values.json_sql import quoted_name
@@ -21,7 +21,6 @@ __all__ = [
     "FORMAT",
     "MIRROR",
     "TABLES",
-    "Held",
     "add_columns_of_names",
     "check_server",
     "create_meta",
@@ -36,19 +35,6 @@ _FIRST_FORMAT = 1
 MIRROR = "$mirror"
 TABLES = "$tables"
 _OLDEST_RELEASE = 12
-
-
-@dataclasses.dataclass(frozen=True)
-class Held:
-    """What the mirror holds.
-
-    Attributes:
-        round: State directory and the last round that was applied; number 0 if none was.
-        continuous: Whether a run without rounds has written since.
-    """
-
-    round: Round
-    continuous: bool
 
 
 def check_server(connection: Connection, settings: PostgresSettings) -> None:
@@ -170,14 +156,14 @@ def read_held(connection: Connection, settings: PostgresSettings) -> Held | None
     row = execute(connection, f"SELECT format FROM {table}").fetchone()
     if row is None:
         return None
-    if row[0] not in (_FIRST_FORMAT, FORMAT):
-        raise SinkError(
-            "the mirror has an unknown format",
-            where=settings.where,
-            expected=FORMAT,
-            found=row[0],
-            hint="Upgrade Dynabeam",
-        )
+    check_format(
+        {"format": row[0]},
+        (_FIRST_FORMAT, FORMAT),
+        what="the mirror",
+        where=settings.where,
+        error=SinkError,
+        hint="Upgrade Dynabeam",
+    )
     row = execute(
         connection, f"SELECT state_id, round, attempt, continuous FROM {table}"
     ).fetchone()

@@ -70,34 +70,31 @@ GRANT SELECT ON dynabeam.orders TO analyst;
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, ClassVar, TypeVar
 
 import apache_beam as beam
-import psycopg
 from apache_beam.transforms.window import GlobalWindows
 from apache_beam.utils.timestamp import MIN_TIMESTAMP, Timestamp
 
-from dynabeam.transforms.errors import ConfigurationError, SinkError
+from dynabeam.transforms.errors import ConfigurationError
 from dynabeam.transforms.model.block import Block
-from dynabeam.transforms.model.key_range import KeyRange
 from dynabeam.transforms.model.report import Report
 from dynabeam.transforms.model.table import Table
-from dynabeam.transforms.model.version import decode_version
-from dynabeam.transforms.sinks.base import Capabilities, Round, Sink, SinkPosition
+from dynabeam.transforms.sinks.base import Capabilities, Round, Sweep
+from dynabeam.transforms.sinks.mirror_sink import AllAtOnce, Held, MirrorSink, OpenMirror
 from dynabeam.transforms.sinks.postgresql.connection import (
     LIBPQ_OPTIONS,
     Connection,
     PostgresSettings,
-    connect,
+    connected,
     execute,
-    sink_error,
 )
 from dynabeam.transforms.sinks.postgresql.meta import (
     TABLES,
-    Held,
     add_columns_of_names,
     check_server,
     create_meta,
@@ -106,11 +103,7 @@ from dynabeam.transforms.sinks.postgresql.meta import (
 )
 from dynabeam.transforms.sinks.postgresql.names import qualified, rows_name
 from dynabeam.transforms.sinks.postgresql.table import PURGE_ROWS, MirrorTable
-from dynabeam.transforms.sinks.postgresql.writer import (
-    GatheredRows,
-    MirrorWriter,
-    refuse_other_owner,
-)
+from dynabeam.transforms.sinks.postgresql.writer import MirrorWriter, PostgreSQLRows
 from dynabeam.transforms.sinks.row_layout import LAYOUT_OPTIONS, RowOptions, row_options
 from dynabeam.transforms.sinks.uri import SinkUri
 from dynabeam.transforms.values.column_types import NumberType
@@ -119,22 +112,26 @@ __all__ = ["PostgreSQLMirror"]
 
 _OPTIONS = frozenset({"schema", "tombstone_days", "retry_seconds", *LAYOUT_OPTIONS, *LIBPQ_OPTIONS})
 _NUMERIC = "numeric"
-_TOMBSTONE_DAYS = "36"
-_RETRY_SECONDS = "120"
+_TOMBSTONE_DAYS = 36
+_RETRY_SECONDS = 120
 _SCHEMA = re.compile(r"(?!pg_)[a-zA-Z_][a-zA-Z0-9_]{0,62}")
 
 T = TypeVar("T")
 
 
-class PostgreSQLMirror(Sink):
+class PostgreSQLMirror(MirrorSink):
     """One row per key, the latest version, in a schema of a PostgreSQL database.
 
     Raises:
         ConfigurationError: If an option is wrong or holds a secret in clear.
     """
 
-    capabilities: ClassVar[Capabilities] = Capabilities(
-        kind="mirror", upsert=True, delete=True, version_guard=True, continuous=True
+    capabilities: ClassVar[Capabilities] = Capabilities(kind="mirror", continuous=True)
+    elsewhere = "another schema"
+    nothing_there = "the schema holds no mirror"
+    start_anew = (
+        "Name the database and schema that belong to this state directory, or start with a new "
+        "schema and a new state directory"
     )
 
     def __init__(self, uri: SinkUri) -> None:
@@ -147,7 +144,9 @@ class PostgreSQLMirror(Sink):
                 expected="letters, digits and _, at most 63, not beginning with pg_",
                 found=schema,
             )
-        self._settings = PostgresSettings.of(uri, schema, _number(uri, "retry_seconds"))
+        self._settings = PostgresSettings.of(
+            uri, schema, uri.positive("retry_seconds", _RETRY_SECONDS, most_digits=6)
+        )
         uri.refuse_unknown(_OPTIONS)
         self._options, self._numbers = _row_options(uri)
         self._tombstone_days = _tombstone_days(uri)
@@ -162,57 +161,20 @@ class PostgreSQLMirror(Sink):
         """Hosts, database and schema."""
         return self.place
 
-    def position(self, committed: Round) -> SinkPosition | None:
-        """What the mirror's own table says; None if there is no mirror in the schema."""
-        del committed
-        with self._connected() as connection:
-            held = read_held(connection, self._settings)
-        if held is None:
-            return None
-        return SinkPosition(held.round.state_id, held.round.number, held.continuous)
+    @contextlib.contextmanager
+    def looking(self) -> Iterator[OpenMirror]:
+        """Connects."""
+        with connected(self._settings) as connection:
+            yield _OpenPostgreSQL(self, connection)
 
-    def examine(self, tables: Sequence[Table], committed: Round, *, joins: bool = False) -> str:
-        """Connects once, without trying again; what is missing is created and rolled back."""
-        with _Connected(dataclasses.replace(self._settings, retry_seconds=0.0)) as connection:
+    @contextlib.contextmanager
+    def writing(self, *, creates: bool = False, keeps: bool = True) -> Iterator[OpenMirror]:
+        """Connects and checks the server; each step is a transaction of its own, if it is kept."""
+        with connected(self._settings) as connection:
             check_server(connection, self._settings)
-            held = read_held(connection, self._settings)
-            with connection.transaction(force_rollback=True):
-                self._prepare(connection, tables, committed, joins=joins)
-            release = connection.info.server_version // 10000
-        return f"PostgreSQL {release}, " + ("no mirror yet" if held is None else "a mirror")
-
-    def check(self, tables: Sequence[Table], committed: Round, *, joins: bool = False) -> None:
-        """Checks server, rights and that the mirror fits the state directory; creates what is new.
-
-        Raises:
-            SinkError: If the server cannot be reached, the role lacks a right, or the mirror
-                belongs to another state directory, cannot hold a table, or, unless it joins, lacks
-                committed rounds or is more than one round ahead.
-        """
-        with self._connected() as connection:
-            check_server(connection, self._settings)
-            self._prepare(connection, tables, committed, joins=joins)
-
-    def newest_generation(self, table: Table) -> int:
-        """The highest generation of the table's rows, deleted ones included."""
-        with self._connected() as connection:
-            if read_held(connection, self._settings) is None:
-                return 0
-            found = execute(
-                connection,
-                f"SELECT relation FROM {qualified(self._settings.schema, TABLES)} "  # noqa: S608
-                "WHERE name = %s",
-                (table.name,),
-            ).fetchone()
-            if found is None:
-                return 0
-            rows = qualified(self._settings.schema, rows_name(found[0]))
-            newest = execute(connection, f"SELECT max(_version) FROM {rows}").fetchone()  # noqa: S608
-        assert newest is not None
-        return decode_version(newest[0].encode())[0] if newest[0] else 0
-
-    def recover(self, committed: Round) -> None:
-        """Nothing to do: a bundle was rolled back, or is applied and repeats safely."""
+            undone = connection.transaction(force_rollback=True)
+            with contextlib.nullcontext() if keeps else undone:
+                yield _OpenPostgreSQL(self, connection)
 
     def write(self, current: Round) -> beam.PTransform[Any, Any]:
         """Applies the blocks wherever they are, then records the round."""
@@ -222,27 +184,14 @@ class PostgreSQLMirror(Sink):
         """Applies the blocks wherever they are; durable when a bundle ends."""
         return _Apply(self, state_id)
 
-    def publish(self, current: Round) -> None:
-        """Nothing to do: rows became visible when their transaction was committed."""
-
     @property
     def tombstone_days(self) -> int:
         """Age in days at which tombstones are removed; 0 keeps them."""
         return self._tombstone_days
 
-    def remove_older_generations(
-        self,
-        table: Table,
-        generation: int,
-        changed_since_us: int = 0,
-        key_range: KeyRange | None = None,
-    ) -> int:
-        """Marks live rows of older generations as deleted, see `Sink.remove_older_generations`."""
-        return self._once(
-            lambda writer: writer.remove_older_generations(
-                table, generation, changed_since_us, key_range
-            )
-        )
+    def sweep(self, table: Table, sweep: Sweep) -> int:
+        """Marks live rows as deleted."""
+        return self._once(lambda writer: writer.sweep(table, sweep))
 
     def remove_tombstones(self, table: Table, days: int) -> int:
         """Removes the tombstones that were made more than `days` days ago.
@@ -282,21 +231,32 @@ class PostgreSQLMirror(Sink):
         """
         writer = self.writer(current.state_id)
         try:
-            gathered = GatheredRows(writer, self.name, self.place)
+            gathered = PostgreSQLRows(writer, self.name, self.place)
             for block in blocks:
                 gathered.add(block)
-            reports = list(gathered.finish())
-            writer.record(Held(current, continuous=False))
+            reports = gathered.finish()
+            writer.record(Held(current))
         finally:
             writer.close()
         return reports
 
     def writer(self, state_id: str | None) -> MirrorWriter:
         """A writer for one thread, for this state directory's mirror; nothing is connected yet."""
-        return MirrorWriter(self._settings, self._mirror_table, state_id, self._tombstone_days)
 
-    def _mirror_table(self, table: Table) -> MirrorTable:
+        def check_owner(held: Held) -> None:
+            if state_id is not None:
+                self.refuse_other_owner(held.round.state_id, state_id)
+
+        return MirrorWriter(self._settings, self.mirror_table, check_owner, self._tombstone_days)
+
+    def mirror_table(self, table: Table) -> MirrorTable:
+        """A table of the mirror, for one writer."""
         return MirrorTable(table, self._options, self._numbers, self._settings)
+
+    @property
+    def settings(self) -> PostgresSettings:
+        """Where the mirror is."""
+        return self._settings
 
     def _once(self, work: Callable[[MirrorWriter], T]) -> T:
         writer = self.writer(None)
@@ -305,84 +265,47 @@ class PostgreSQLMirror(Sink):
         finally:
             writer.close()
 
-    def _connected(self) -> _Connected:
-        return _Connected(self._settings)
 
-    def _prepare(
-        self, connection: Connection, tables: Sequence[Table], committed: Round, *, joins: bool
-    ) -> None:
-        """Compares the rounds, creates what is missing, opens the tables."""
-        held = read_held(connection, self._settings)
-        self._check_fits(held, committed, joins=joins)
-        if held is None:
-            with connection.transaction():
-                create_meta(connection, self._settings)
-                write_held(connection, self._settings, Held(committed, continuous=False))
-            held = read_held(connection, self._settings)
-            # Another state directory may have been quicker.
-            self._check_fits(held, committed, joins=joins)
-        elif joins:
-            write_held(connection, self._settings, Held(committed, held.continuous))
-        add_columns_of_names(connection, self._settings)
-        for table in tables:
-            self._mirror_table(table).open(connection)
+class _OpenPostgreSQL(OpenMirror):
+    def __init__(self, sink: PostgreSQLMirror, connection: Connection) -> None:
+        self._sink = sink
+        self._settings = sink.settings
+        self._connection = connection
 
-    def _check_fits(self, held: Held | None, committed: Round, *, joins: bool) -> None:
-        if not joins:
-            self._check_round(held, committed)
-        elif held is not None:
-            refuse_other_owner(held, committed.state_id, self._settings)
+    def held(self) -> Held | None:
+        return read_held(self._connection, self._settings)
 
-    def _check_round(self, held: Held | None, committed: Round) -> None:
-        if held is not None:
-            refuse_other_owner(held, committed.state_id, self._settings)
-            if held.continuous:
-                # Rounds say nothing then: rows came without them.
-                return
-        number = 0 if held is None else held.round.number
-        if number < committed.number:
-            raise SinkError(
-                "the schema holds no mirror" if held is None else "the mirror is behind",
-                where=self._settings.where,
-                expected=f"round {committed.number}, as the state directory says",
-                found=f"round {number}",
-                hint=_START_ANEW,
-            )
-        if number > committed.number + 1:
-            raise SinkError(
-                "the mirror is ahead: the state directory was set back",
-                where=self._settings.where,
-                expected=f"round {committed.number} or {committed.number + 1}",
-                found=f"round {number}",
-                hint=_START_ANEW,
-            )
+    def create(self, held: Held) -> None:
+        with self._connection.transaction():
+            create_meta(self._connection, self._settings)
+            self.record(held)
 
+    def record(self, held: Held) -> None:
+        write_held(self._connection, self._settings, held)
 
-_START_ANEW = (
-    "Name the database and schema that belong to this state directory, or start with a new schema "
-    "and a new state directory"
-)
+    def make_room(self) -> None:
+        add_columns_of_names(self._connection, self._settings)
 
+    def open(self, table: Table) -> None:
+        self._sink.mirror_table(table).open(self._connection)
 
-@dataclasses.dataclass
-class _Connected:
-    """A connection for one use; what PostgreSQL says becomes an error for people."""
+    def newest_version(self, table: Table) -> str | None:
+        tables = qualified(self._settings.schema, TABLES)
+        found = execute(
+            self._connection,
+            f"SELECT relation FROM {tables} WHERE name = %s",  # noqa: S608
+            (table.name,),
+        ).fetchone()
+        if found is None:
+            return None
+        rows = qualified(self._settings.schema, rows_name(found[0]))
+        newest = execute(self._connection, f"SELECT max(_version) FROM {rows}").fetchone()  # noqa: S608
+        assert newest is not None
+        return newest[0] or None
 
-    settings: PostgresSettings
-    connection: Connection | None = None
-
-    def __enter__(self) -> Connection:
-        try:
-            self.connection = connect(self.settings)
-        except psycopg.Error as error:
-            raise sink_error(self.settings, error) from error
-        return self.connection
-
-    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        assert self.connection is not None
-        self.connection.close()
-        if isinstance(error, psycopg.Error):
-            raise sink_error(self.settings, error) from error
+    def describe(self, held: Held | None) -> str:
+        release = self._connection.info.server_version // 10000
+        return f"PostgreSQL {release}, " + ("no mirror yet" if held is None else "a mirror")
 
 
 class _Apply(beam.PTransform):
@@ -404,18 +327,9 @@ class _ApplyRound(beam.PTransform):
     def expand(self, blocks: Any) -> Any:
         """Applies all, and only then, behind a grouping, records the round; also an empty one."""
         reports = blocks | "Rows" >> _Apply(self._sink, self._round.state_id, continuous=False)
-        applied = reports | "Applied" >> beam.Map(lambda _: ("", "")).with_output_types(
-            tuple[str, str]
-        )
-        mark = blocks.pipeline | "Mark" >> beam.Create([("", "")]).with_output_types(
-            tuple[str, str]
-        )
-        _ = (
-            (applied, mark)
-            | "WithMark" >> beam.Flatten()
-            | "All" >> beam.GroupByKey()
-            | "Record" >> beam.ParDo(_RecordFn(self._sink, self._round))
-        )
+        none = beam.Map(lambda _: ("", b"")).with_output_types(tuple[str, bytes])
+        record = beam.ParDo(_RecordFn(self._sink, self._round))
+        _ = reports | "Applied" >> none | "All" >> AllAtOnce() | "Record" >> record
         return reports
 
 
@@ -427,7 +341,7 @@ class _ApplyFn(beam.DoFn):
         self._state_id = state_id
         self._continuous = continuous
         self._writer: MirrorWriter | None = None
-        self._gathered: GatheredRows | None = None
+        self._gathered: PostgreSQLRows | None = None
         self._latest = MIN_TIMESTAMP
 
     def start_bundle(self) -> None:
@@ -437,7 +351,7 @@ class _ApplyFn(beam.DoFn):
             if self._continuous:
                 writer.record_continuous()
             self._writer = writer
-        self._gathered = GatheredRows(self._writer, self._sink.name, self._sink.place)
+        self._gathered = PostgreSQLRows(self._writer, self._sink.name, self._sink.place)
         self._latest = MIN_TIMESTAMP
 
     def process(
@@ -468,7 +382,7 @@ class _RecordFn(beam.DoFn):
         self._sink = sink
         self._round = current
 
-    def process(self, element: tuple[str, Iterable[str]]) -> None:
+    def process(self, element: tuple[str, Iterable[bytes]]) -> None:
         """Records the round."""
         del element
         self._sink.apply([], self._round)
@@ -496,14 +410,6 @@ def _row_options(uri: SinkUri) -> tuple[RowOptions, str]:
 
 
 def _tombstone_days(uri: SinkUri) -> int:
-    return 0 if uri.option("tombstone_days", "") == "keep" else _number(uri, "tombstone_days")
-
-
-def _number(uri: SinkUri, name: str) -> int:
-    default = {"tombstone_days": _TOMBSTONE_DAYS, "retry_seconds": _RETRY_SECONDS}[name]
-    text = uri.option(name, default)
-    if not re.fullmatch(r"[1-9][0-9]{0,5}", text):
-        raise ConfigurationError(
-            f"{name} is no positive number", where=f"--sink={uri.text}", found=text
-        )
-    return int(text)
+    if uri.option("tombstone_days", "") == "keep":
+        return 0
+    return uri.positive("tombstone_days", _TOMBSTONE_DAYS, most_digits=6)

@@ -17,7 +17,7 @@ import pyarrow as pa
 from dynabeam.transforms.errors import ValueDecodeError
 from dynabeam.transforms.model.order import newest_places
 from dynabeam.transforms.sinks.files.change_lines import key_object
-from dynabeam.transforms.sinks.postgresql.merge import FEW_BYTES, SMALL_BATCH_ROWS
+from dynabeam.transforms.sinks.postgresql.merge import are_few
 from dynabeam.transforms.sinks.postgresql.values import (
     hex_cells,
     hex_set_cells,
@@ -35,6 +35,9 @@ __all__ = ["SmallBatchLayout"]
 class SmallBatchLayout:
     """Lays out a few rows of one table for `MergeStatements.few`.
 
+    Attributes:
+        unfit_numbers: Of the last document, see `Merged`.
+
     Args:
         keys: The table's primary key.
         layout: The table's columns; they do not grow meanwhile.
@@ -45,6 +48,7 @@ class SmallBatchLayout:
         self._keys = keys
         self._packed = options.layout == "packed"
         self._decoder = RowDecoder(layout.types, options.numbers, options.nested)
+        self.unfit_numbers = 0
         columns = layout.columns().items()
         self._binaries = [name for name, tag in columns if tag == "B"]
         self._sets_of_binaries = [name for name, tag in columns if tag == "BS"]
@@ -60,7 +64,7 @@ class SmallBatchLayout:
             What `json_rows` makes of them when they are laid out the general way; None if that is
             to be taken.
         """
-        if rows.num_rows > SMALL_BATCH_ROWS or rows.nbytes > FEW_BYTES:
+        if not are_few(rows):
             return None
         given = {name: rows.column(name).to_pylist() for name in rows.schema.names}
         newest = newest_places(given["key"], given["version"])
@@ -98,6 +102,8 @@ class SmallBatchLayout:
             found = self._decoder.cells([kept for kept, _ in split])
         if found is None or found.unknown.tags:
             return None
+        # Of a packed item only the key was laid out; the item has it all.
+        self.unfit_numbers = 0 if self._packed else found.unfit_numbers
         cells = found.columns
         for name in self._binaries:
             cells[name] = hex_cells(cells[name])

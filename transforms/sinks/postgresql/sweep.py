@@ -16,45 +16,34 @@ from datetime import datetime, timedelta, timezone
 import psycopg
 import pyarrow as pa
 
-from dynabeam.transforms.model.key_range import KeyRange
-from dynabeam.transforms.model.version import encode_version
+from dynabeam.transforms.sinks.base import Sweep
 from dynabeam.transforms.sinks.postgresql.connection import Connection, execute
 from dynabeam.transforms.sinks.postgresql.merge import DELETED_AT
 from dynabeam.transforms.sinks.postgresql.names import quoted_text
 from dynabeam.transforms.values.json_sql import quoted_name
 
-__all__ = ["sweep"]
+__all__ = ["sweep_rows"]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _PIECE_ROWS = 20_000
 
 
-def sweep(
-    connection: Connection,
-    rows: str,
-    columns: Iterable[str],
-    *,
-    generation: int,
-    changed_since_us: int,
-    key_range: KeyRange | None,
-) -> int:
+def sweep_rows(connection: Connection, rows: str, columns: Iterable[str], sweep: Sweep) -> int:
     """Sweeps, see `Sink.remove_older_generations`.
 
     Args:
         connection: In no transaction.
         rows: The table that holds the rows, as SQL names it.
         columns: Those that a tombstone has no value in.
-        generation: Live rows of older generations are swept.
-        changed_since_us: 0 for all; else only rows of changes that were written then or later.
-        key_range: Only these keys; None for all.
+        sweep: Which rows.
 
     Returns:
         How many rows were live.
     """
-    version = encode_version(generation).decode("ascii")
+    version, key_range = sweep.version, sweep.key_range
     older = f"NOT r._deleted AND r._version < '{version}'"
-    if changed_since_us:
-        since = (_EPOCH + timedelta(microseconds=changed_since_us)).isoformat()
+    if sweep.changed_since_us:
+        since = (_EPOCH + timedelta(microseconds=sweep.changed_since_us)).isoformat()
         older += f" AND r._op <> 'r' AND r._event_time >= {quoted_text(since)}::timestamptz"
     gone = "".join(f"{quoted_name(each)} = NULL, " for each in columns)
 
@@ -78,8 +67,7 @@ def sweep(
         found = cursor.execute(listing.encode(), (low, key_range.high)).fetchall()
         if not found:
             return removed
-        keys = pa.array([key for (key,) in found], pa.binary())
-        inside = keys.filter(key_range.holds(keys)).to_pylist()
+        inside = sweep.inside(pa.array([key for (key,) in found], pa.binary())).to_pylist()
         if inside:
             listed = removal(f"r._key = ANY ($1) AND {older}")
             removed += cursor.execute(listed.encode(), (inside,)).rowcount

@@ -22,17 +22,21 @@ from functools import cached_property
 
 import psycopg
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from dynabeam.transforms.errors import SinkError
-from dynabeam.transforms.model.key_range import KeyRange
 from dynabeam.transforms.model.order import newest_per_key
 from dynabeam.transforms.model.table import Table
-from dynabeam.transforms.sinks.files.change_lines import key_objects
+from dynabeam.transforms.sinks.base import Sweep
+from dynabeam.transforms.sinks.mirror_rows import (
+    KEY,
+    Merged,
+    SqlTypes,
+    refuse_missing_images,
+    refuse_other_form,
+)
 from dynabeam.transforms.sinks.postgresql.connection import Connection, PostgresSettings, execute
 from dynabeam.transforms.sinks.postgresql.merge import (
     DELETED_AT,
-    KEY,
     MergeStatements,
     merge_document,
     merge_rows,
@@ -49,9 +53,16 @@ from dynabeam.transforms.sinks.postgresql.names import (
     rows_name,
 )
 from dynabeam.transforms.sinks.postgresql.small_batch import SmallBatchLayout
-from dynabeam.transforms.sinks.postgresql.sweep import sweep
+from dynabeam.transforms.sinks.postgresql.sweep import sweep_rows
 from dynabeam.transforms.sinks.postgresql.values import index_keys, set_aside, without_nul
-from dynabeam.transforms.sinks.row_layout import RowLayout, RowOptions
+from dynabeam.transforms.sinks.row_layout import (
+    VERSION_COLUMNS,
+    RowLayout,
+    RowOptions,
+    appended,
+    version_columns,
+    with_keys,
+)
 from dynabeam.transforms.values.column_types import ColumnTypes
 from dynabeam.transforms.values.json_sql import quoted_name
 
@@ -63,13 +74,8 @@ bytes; a value can be moved out of the row only if it is longer than 24 bytes. S
 cost 24 bytes, and 300 of them and ours always fit, where 1,600, the most there can be, may not."""
 
 _RAW = "_raw"
-_METADATA = {
-    "_version": 'text COLLATE "C"',
-    "_op": "text",
-    "_event_time": "timestamptz",
-    "_ttl": "boolean",
-    "_deleted": "boolean",
-}
+_TYPES = ('text COLLATE "C"', "text", "timestamptz", "boolean", "boolean")
+_METADATA = dict(zip(VERSION_COLUMNS, _TYPES, strict=True))
 _RESERVED = (
     *(KEY, _RAW, *_METADATA, DELETED_AT),
     # Every table of PostgreSQL has columns of these names already.
@@ -99,7 +105,7 @@ class MirrorTable:
     ) -> None:
         self._table = table
         self._options = options
-        self._numbers = numbers
+        self._types = SqlTypes("text", numbers, "bytea", "boolean", "jsonb")
         self._settings = settings
         self._relation = relation_name(table.name)
         self._tables = qualified(settings.schema, TABLES)
@@ -128,11 +134,11 @@ class MirrorTable:
             if not self._load(connection):
                 raise SinkError(
                     f"another table of the mirror has the view {self._relation!r}",
-                    where=f"{self._settings.where}, table {self.name}",
+                    where=self._where,
                     hint="Mirror it to another schema",
                 )
 
-    def merge(self, connection: Connection, rows: pa.RecordBatch) -> int:
+    def merge(self, connection: Connection, rows: pa.RecordBatch) -> Merged:
         """Applies rows under the version guard, in a transaction of its own.
 
         Args:
@@ -140,54 +146,34 @@ class MirrorTable:
             rows: Changes with the columns `key`, `version`, `op`, `event_time`, `new` and `ttl`,
                 in any order.
 
-        Returns:
-            How many rows changed the table.
-
         Raises:
             SinkError: If a change lacks the image that a mirror needs.
         """
         written = self._merge_few(connection, rows)
         if written is not None:
-            return written
-        self._refuse_missing_images(rows)
+            return Merged(written, self._few.unfit_numbers)
+        refuse_missing_images(rows, self._where)
         rows = newest_per_key(rows)
         while True:
+            before = self._layout.unfit_numbers
             typed = self._lay_out(connection, rows)
             if typed is None:
                 continue
+            unfit = self._layout.unfit_numbers - before
             written = self._apply(connection, typed)
             if written is not None:
-                return written
+                return Merged(written, unfit)
             if not self._load(connection):
                 raise SinkError(
                     "the mirror does not know this table any more",
-                    where=f"{self._settings.where}, table {self.name}",
+                    where=self._where,
                     hint="Something was dropped by hand: start with a new schema",
                 )
 
-    def remove_older_generations(
-        self,
-        connection: Connection,
-        generation: int,
-        changed_since_us: int,
-        key_range: KeyRange | None,
-    ) -> int:
-        """Turns live rows whose version is of an older generation into tombstones.
-
-        With `changed_since_us` only rows of changes that were written then or later, with
-        `key_range` only rows of these keys.
-        """
-        keys = {each.name for each in self._table.keys.attributes}
-        attributes = [each for each in self._layout.columns() if each not in keys]
-        gone = [*map(self._names.of, attributes), self._layout.rest, _RAW]
-        return sweep(
-            connection,
-            self._rows,
-            gone,
-            generation=generation,
-            changed_since_us=changed_since_us,
-            key_range=key_range,
-        )
+    def sweep(self, connection: Connection, sweep: Sweep) -> int:
+        """Turns live rows whose version is of an older generation into tombstones."""
+        gone = [*map(self._names.of, self._layout.beside_key()), self._layout.rest, _RAW]
+        return sweep_rows(connection, self._rows, gone, sweep)
 
     def remove_tombstones(self, connection: Connection, days: int) -> int:
         """Removes some of the tombstones that were made more than `days` days ago.
@@ -219,19 +205,11 @@ class MirrorTable:
         ).fetchone()
         if row is None:
             return False
-        asked = {
+        forms = {
             "key": (json.dumps(self._table.keys.to_json()), row[3]),
             "options": (self._options_text(), row[4]),
         }
-        for what, (expected, found) in asked.items():
-            if expected != found:
-                raise SinkError(
-                    f"the mirror holds this table with another {what}",
-                    where=f"{self._settings.where}, table {self.name}",
-                    expected=expected,
-                    found=found,
-                    hint="Mirror it to a new schema, with a new state directory",
-                )
+        refuse_other_form(forms, self._where, "schema")
         self._id, self._revision, self._relation = row[0], row[1], row[5]
         self._names = ColumnNames.from_json(row[6])
         self._layout = self._new_layout(ColumnTypes.from_json(json.loads(row[2])))
@@ -241,7 +219,7 @@ class MirrorTable:
 
     def _options_text(self) -> str:
         return json.dumps(
-            {**json.loads(self._options.to_json()), "numbers": self._numbers}, sort_keys=True
+            {**json.loads(self._options.to_json()), "numbers": self._types.number}, sort_keys=True
         )
 
     def _create(self, connection: Connection) -> None:
@@ -265,7 +243,7 @@ class MirrorTable:
             if found.fetchone() is None:
                 return
             self._refuse_foreign(connection)
-            keys = [(name, self._sql_type(tag)) for name, tag in self._layout.columns().items()]
+            keys = [(name, self._types.of(tag)) for name, tag in self._layout.columns().items()]
             fields = [*keys, (self._layout.rest, "jsonb"), (_RAW, "bytea")]
             columns = ", ".join(f"{self._quoted(name)} {kind}" for name, kind in fields)
             metadata = ", ".join(f"{name} {kind} NOT NULL" for name, kind in _METADATA.items())
@@ -289,7 +267,7 @@ class MirrorTable:
         if found is not None:
             raise SinkError(
                 f"the schema has a relation {found[0]!r} that is not Dynabeam's",
-                where=f"{self._settings.where}, table {self.name}",
+                where=self._where,
                 hint="Rename it, or mirror to another schema",
             )
 
@@ -312,9 +290,10 @@ class MirrorTable:
     def _lay_out(self, connection: Connection, rows: pa.RecordBatch) -> pa.Table | None:
         """The rows as columns; None if the columns became others, so that it is to be repeated."""
         grow = time.monotonic() >= self._grow_after
-        before, keys = self._layout.types, rows.column("key")
+        before, keys, images = self._layout.types, rows.column("key"), rows.column("new")
         packed = self._options.layout == "packed"
-        images = rows.column("new") if packed else self._with_keys(keys, rows.column("new"))
+        if not packed:
+            images = with_keys(keys, images, self._table.keys)
         images, aside = set_aside(images, whole=packed)
         typed = self._layout.rows(keys, images, grow=grow)
         if self._layout.types is not before:
@@ -322,24 +301,8 @@ class MirrorTable:
             self._layout = self._new_layout(before)
             self._grow(connection, wanted)
             return None
-        metadata = {
-            _RAW: aside,
-            "_version": rows.column("version").cast(pa.string()),
-            "_op": rows.column("op"),
-            "_event_time": rows.column("event_time"),
-            "_ttl": rows.column("ttl"),
-            "_deleted": pc.equal(rows.column("op"), "d"),
-        }
-        for name, column in metadata.items():
-            typed = typed.append_column(name, column)
+        typed = appended(typed, {_RAW: aside, **version_columns(rows)})
         return typed.add_column(0, KEY, index_keys(keys))
-
-    def _with_keys(self, keys: pa.Array, images: pa.Array) -> pa.Array:
-        missing = pc.is_null(images)
-        if not pc.any(missing).as_py():
-            return images
-        objects = key_objects(keys.filter(missing), self._table.keys).cast(images.type)
-        return pc.replace_with_mask(images, missing, objects)
 
     def _grow(self, connection: Connection, wanted: ColumnTypes) -> None:
         try:
@@ -393,7 +356,7 @@ class MirrorTable:
 
     def _add_columns(self, connection: Connection, added: dict[str, str]) -> None:
         columns = ", ".join(
-            f"ADD COLUMN {self._quoted(name)} {self._sql_type(tag)}" for name, tag in added.items()
+            f"ADD COLUMN {self._quoted(name)} {self._types.of(tag)}" for name, tag in added.items()
         )
         execute(
             connection,
@@ -433,7 +396,7 @@ class MirrorTable:
 
     @cached_property
     def _statements(self) -> MergeStatements:
-        attributes = {name: self._sql_type(tag) for name, tag in self._layout.columns().items()}
+        attributes = {name: self._types.of(tag) for name, tag in self._layout.columns().items()}
         own = {_RAW: "bytea", **_METADATA}
         return merge_statements(
             {KEY: "bytea", **attributes, self._layout.rest: "jsonb", **own},
@@ -442,21 +405,9 @@ class MirrorTable:
             revision=f"SELECT revision FROM {self._tables} WHERE id = {self._id}",
         )
 
-    def _refuse_missing_images(self, rows: pa.RecordBatch) -> None:
-        lacking = pc.and_(pc.is_null(rows.column("new")), pc.not_equal(rows.column("op"), "d"))
-        if pc.any(lacking).as_py():
-            raise SinkError(
-                "a change that is no delete has no new image, which a mirror needs",
-                where=f"{self._settings.where}, table {self.name}",
-                found=rows.filter(lacking).column("key")[0].as_py(),
-                hint="Set the stream's view type to NEW_AND_OLD_IMAGES or NEW_IMAGE",
-            )
-
-    def _sql_type(self, tag: str) -> str:
-        if tag in ("SS", "NS", "BS"):
-            return f"{self._sql_type(tag[0])}[]"
-        simple = {"N": self._numbers, "B": "bytea", "BOOL": "boolean", "L": "jsonb", "M": "jsonb"}
-        return simple.get(tag, "text")
+    @property
+    def _where(self) -> str:
+        return f"{self._settings.where}, table {self.name}"
 
     @property
     def _view(self) -> str:

@@ -6,8 +6,9 @@ The connection is made when it is needed, and made again when it is lost.
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import msgspec
@@ -15,9 +16,11 @@ import pyarrow as pa
 
 from dynabeam.transforms.errors import SinkError, ValueDecodeError
 from dynabeam.transforms.model.block import Block
-from dynabeam.transforms.model.key_range import KeyRange
 from dynabeam.transforms.model.report import Report
 from dynabeam.transforms.model.table import Table
+from dynabeam.transforms.sinks.base import Sweep
+from dynabeam.transforms.sinks.mirror_rows import GatheredRows, Merged, rows_of
+from dynabeam.transforms.sinks.mirror_sink import Held
 from dynabeam.transforms.sinks.postgresql.connection import (
     Connection,
     PostgresSettings,
@@ -26,13 +29,13 @@ from dynabeam.transforms.sinks.postgresql.connection import (
     persistently,
     transaction_left,
 )
-from dynabeam.transforms.sinks.postgresql.meta import Held, read_held, write_held
+from dynabeam.transforms.sinks.postgresql.meta import read_held, write_held
 from dynabeam.transforms.sinks.postgresql.refusals import refusal_of
 from dynabeam.transforms.sinks.postgresql.table import PURGE_ROWS, STAGING_SQL, MirrorTable
 from dynabeam.transforms.sinks.refused import refused_row
-from dynabeam.transforms.sinks.unfit_images import refused_images, split_unfit, without_unfit
+from dynabeam.transforms.sinks.unfit_images import fitting, split_undecodable, split_unfit
 
-__all__ = ["MOST_REFUSED", "PIECE_BYTES", "GatheredRows", "MirrorWriter", "refuse_other_owner"]
+__all__ = ["MOST_REFUSED", "PIECE_BYTES", "MirrorWriter", "PostgreSQLRows"]
 
 PIECE_BYTES = 8 << 20
 """Rows are merged once this many bytes of them have gathered: bounds memory and transactions."""
@@ -45,7 +48,9 @@ _ABOUT_ROWS = (
 )
 _PURGE_EVERY_SECONDS = 3600.0
 _PURGE_PIECES = 20
-_COLUMNS = ("key", "version", "op", "event_time", "new", "ttl")
+# Halves of surrogate pairs have a place in `_raw`.
+_SPLIT = functools.partial(split_unfit, columns=("new",), half_pairs=True)
+_SPLIT_UNDECODABLE = functools.partial(split_undecodable, half_pairs=True)
 
 T = TypeVar("T")
 
@@ -56,7 +61,7 @@ class MirrorWriter:
     Args:
         settings: The mirror.
         new_table: Makes the `MirrorTable` of a table.
-        state_id: The state directory that the mirror must belong to; None for any.
+        check_owner: Refuses a mirror of the wrong state directory.
         tombstone_days: Age at which tombstones are removed; 0 keeps them.
     """
 
@@ -64,39 +69,35 @@ class MirrorWriter:
         self,
         settings: PostgresSettings,
         new_table: Callable[[Table], MirrorTable],
-        state_id: str | None,
+        check_owner: Callable[[Held], None],
         tombstone_days: int = 0,
     ) -> None:
         self._settings = settings
         self._new_table = new_table
-        self._state_id = state_id
+        self._check_owner = check_owner
         self._tombstone_days = tombstone_days
         self._connection: Connection | None = None
         self._tables: dict[Table, MirrorTable] = {}
         self._purged: dict[Table, float] = {}
 
-    def merge(self, table: Table, rows: pa.RecordBatch) -> int:
-        """Applies rows of one table, durably; returns how many changed the mirror.
+    def merge(self, table: Table, rows: pa.RecordBatch) -> Merged:
+        """Applies rows of one table, durably.
 
         Raises:
             SinkError: If PostgreSQL refuses, or is not there for `retry_seconds`.
         """
-        written = self._persistently(
+        merged = self._persistently(
             f"table {table.name}",
             lambda connection: self._open(connection, table).merge(connection, rows),
         )
         self._purge_if_due(table)
-        return written
+        return merged
 
-    def remove_older_generations(
-        self, table: Table, generation: int, changed_since_us: int, key_range: KeyRange | None
-    ) -> int:
+    def sweep(self, table: Table, sweep: Sweep) -> int:
         """See `Sink.remove_older_generations`."""
         return self._persistently(
             f"table {table.name}",
-            lambda connection: self._open(connection, table).remove_older_generations(
-                connection, generation, changed_since_us, key_range
-            ),
+            lambda connection: self._open(connection, table).sweep(connection, sweep),
         )
 
     def remove_tombstones(self, table: Table, days: int) -> int:
@@ -132,7 +133,7 @@ class MirrorWriter:
         if self._connection is None:
             connection = connect(self._settings)
             try:
-                self._check_owner(connection)
+                self._check_mirror(connection)
                 execute(connection, STAGING_SQL)
             except BaseException:
                 connection.close()
@@ -144,7 +145,7 @@ class MirrorWriter:
         if self._connection is not None and not transaction_left(self._connection):
             self.close()
 
-    def _check_owner(self, connection: Connection) -> None:
+    def _check_mirror(self, connection: Connection) -> None:
         held = read_held(connection, self._settings)
         if held is None:
             raise SinkError(
@@ -153,8 +154,7 @@ class MirrorWriter:
                 found=self._settings.schema,
                 hint="It is made when a run starts: start again with a new state directory",
             )
-        if self._state_id is not None:
-            refuse_other_owner(held, self._state_id, self._settings)
+        self._check_owner(held)
 
     def _open(self, connection: Connection, table: Table) -> MirrorTable:
         opened = self._tables.get(table)
@@ -174,8 +174,8 @@ class MirrorWriter:
                 return
 
 
-class GatheredRows:
-    """Gathers blocks per table and has them merged piece by piece.
+class PostgreSQLRows(GatheredRows):
+    """Has the blocks that gathered merged by a writer.
 
     A row that the database refuses for what is in it is found by halving its piece, so that all
     others are written, and becomes a dead letter (`transforms.sinks.refused`).
@@ -187,87 +187,44 @@ class GatheredRows:
     """
 
     def __init__(self, writer: MirrorWriter, sink: str, place: str = "") -> None:
+        super().__init__(sink, PIECE_BYTES)
         self._writer = writer
-        self._sink = sink
         self._place = place or sink
-        self._waiting: dict[Table, list[Block]] = {}
-        self._bytes: dict[Table, int] = {}
-        self._counts: dict[str, dict[str, int]] = {}
-        self._refused: list[Report] = []
-        self._newest_us: dict[str, int] = {}
 
     def add(self, block: Block) -> None:
-        """Takes one block; merges what has gathered most if enough is gathered."""
-        # Halves of surrogate pairs have a place in `_raw`.
-        block, refused = split_unfit(block, self._place, ("new",), half_pairs=True)
-        self._refused += refused
-        if block.rows.num_rows == 0:
-            return
-        table = block.header.table
-        self._waiting.setdefault(table, []).append(block)
-        self._bytes[table] = self._bytes.get(table, 0) + block.rows.nbytes
-        if newest_us := block.newest_event_us:
-            self._newest_us[table.name] = max(newest_us, self._newest_us.get(table.name, 0))
-        while sum(self._bytes.values()) >= PIECE_BYTES:
-            self._merge(max(self._bytes, key=lambda each: self._bytes[each]))
+        """Takes one block; rows that cannot be written are refused at once."""
+        for fit in fitting([block], _SPLIT, self._place, self.refused):
+            name = fit.header.table.name
+            if newest_us := fit.newest_event_us:
+                self.newest_us[name] = max(newest_us, self.newest_us.get(name, 0))
+            super().add(fit)
 
-    def finish(self) -> Iterator[Report]:
-        """Merges what is left.
-
-        Yields:
-            A report of kind `sink` per table: `rows` that arrived, `written` rows that changed the
-            mirror, `stale` rows that lost against a higher version, stored or in the same bundle. A
-            merge repeated after a lost connection may call stale what it had written. And
-            `newest_event_us`, see `Sink.write`. Beside them a report of kind `refused` for each row
-            that was.
+    def merge(self, table: Table, blocks: Sequence[Block]) -> Merged:
+        """Merges a piece. What is repeated after a lost connection may count as stale.
 
         Raises:
             SinkError: As `MirrorWriter.merge`, or so many rows are refused that it is not them.
         """
-        for table in list(self._waiting):
-            self._merge(table)
-        for name, fields in sorted(self._counts.items()):
-            if name in self._newest_us:
-                fields["newest_event_us"] = self._newest_us[name]
-            yield Report("sink", name, {"sink": self._sink, **fields})
-        yield from self._refused
+        return self._merge_what_fits(table, blocks, most=len(self.refused) + MOST_REFUSED)
 
-    def _merge(self, table: Table) -> None:
-        blocks = self._waiting.pop(table)
-        del self._bytes[table]
-        before = len(self._refused)
-        written = self._merge_what_fits(table, blocks, most=before + MOST_REFUSED)
-        refused = len(self._refused) - before
-        rows = sum(each.rows.num_rows for each in blocks)
-        counts = self._counts.setdefault(table.name, {"rows": 0, "written": 0, "stale": 0})
-        counts["rows"] += rows
-        counts["written"] += written
-        counts["stale"] += rows - written - refused
-
-    def _merge_what_fits(self, table: Table, blocks: Sequence[Block], most: int) -> int:
-        batches = [each.rows.select(list(_COLUMNS)) for each in blocks]
-        rows = batches[0] if len(batches) == 1 else pa.concat_batches(batches)
+    def _merge_what_fits(self, table: Table, blocks: Sequence[Block], most: int) -> Merged:
+        rows = rows_of(blocks)
         try:
             return self._writer.merge(table, rows)
         except (ValueDecodeError, pa.ArrowInvalid):
             # JSON that nobody can decode, such as a number that no computer holds.
-            refused = [
-                each
-                for block in blocks
-                for each in refused_images(block, self._place, half_pairs=True)
-            ]
+            refused: list[Report] = []
+            fit = list(fitting(blocks, _SPLIT_UNDECODABLE, self._place, refused))
             if not refused:
                 raise
-            self._refused += refused
-            fit = [without_unfit(each, half_pairs=True) for each in blocks]
-            fit = [each for each in fit if each.rows.num_rows]
-            return self._merge_what_fits(table, fit, most) if fit else 0
+            self.refused += refused
+            return self._merge_what_fits(table, fit, most) if fit else Merged(0)
         except _ABOUT_ROWS as error:
             refusal = refusal_of(error)
-            if refusal is None or len(self._refused) >= most:
+            if refusal is None or len(self.refused) >= most:
                 raise
             if rows.num_rows == 1:
-                self._refused.append(
+                self.refused.append(
                     refused_row(
                         blocks[0],
                         0,
@@ -277,11 +234,9 @@ class GatheredRows:
                         severity=refusal.severity,
                     )
                 )
-                return 0
-        first, second = _halves(blocks)
-        return self._merge_what_fits(table, first, most) + self._merge_what_fits(
-            table, second, most
-        )
+                return Merged(0)
+        first, second = (self._merge_what_fits(table, half, most) for half in _halves(blocks))
+        return Merged(first.written + second.written, first.unfit_numbers + second.unfit_numbers)
 
 
 def _halves(blocks: Sequence[Block]) -> tuple[Sequence[Block], Sequence[Block]]:
@@ -293,19 +248,3 @@ def _halves(blocks: Sequence[Block]) -> tuple[Sequence[Block], Sequence[Block]]:
     return [block.with_rows(block.rows.slice(0, middle))], [
         block.with_rows(block.rows.slice(middle))
     ]
-
-
-def refuse_other_owner(held: Held, state_id: str, settings: PostgresSettings) -> None:
-    """Checks that a mirror belongs to a state directory.
-
-    Raises:
-        SinkError: If it belongs to another one.
-    """
-    if held.round.state_id != state_id:
-        raise SinkError(
-            f"the mirror belongs to state directory {held.round.state_id}",
-            where=settings.where,
-            expected=state_id,
-            found=held.round.state_id,
-            hint="Use the state directory that belongs to it, or another schema",
-        )
