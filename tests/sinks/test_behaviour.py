@@ -16,6 +16,7 @@ from dynabeam.transforms.errors import SinkError
 from dynabeam.transforms.model.key_range import KeyRange
 from dynabeam.transforms.sinks.base import SinkPosition
 from dynabeam.transforms.sinks.membership import Lack
+from dynabeam.transforms.sinks.registry import open_sink
 from dynabeam.transforms.values.keys import encode_key
 from dynabeam.transforms.values.plain_json import same_item
 from tests.sinks.changes import (
@@ -393,6 +394,57 @@ class TestTables:
     def key(of, at):
         values = {"S": f"k{at}", "N": str(at), "B": "AA=="}
         return {each.name: {each.type: values[each.type]} for each in of.keys.attributes}
+
+
+class TestCheck:
+    """`Sink.check`: what is missing is made, and what is refused is left as it was."""
+
+    HELD = (Change(1, item("held")),)
+
+    def test_what_is_missing_is_made(self, target, tmp_path):
+        sink = target.open(tmp_path)
+        for _ in range(2):
+            sink.check([ORDERS], NO_ROUND)
+            assert sink.position(NO_ROUND) == SinkPosition(NO_ROUND.state_id, 0)
+
+    @pytest.mark.parametrize("joins", [False, True])
+    def test_another_state_directory_leaves_it_as_it_was(self, target, tmp_path, joins):
+        sink = once(target, tmp_path, ORDERS, self.HELD)
+        for number in (0, 1):
+            other = dataclasses.replace(round_number(number), state_id="state-2")
+            for refused in (sink.check, sink.examine):
+                told = "belongs to state directory state-1; expected 'state-2'; found 'state-1'"
+                with pytest.raises(SinkError, match=told):
+                    refused([ORDERS, BY_NUMBER], other, joins=joins)
+        assert sink.position(round_number(1)) == SinkPosition(NO_ROUND.state_id, 1)
+        assert_holds(target, sink, {ORDERS: self.HELD})
+
+    def test_rounds_that_it_has_never_seen_make_nothing(self, target, tmp_path):
+        sink = target.open(tmp_path)
+        for refused in (sink.check, sink.examine):
+            with pytest.raises(SinkError, match="round 3"):
+                refused([ORDERS], round_number(3))
+            assert sink.position(NO_ROUND) is None
+
+    @pytest.mark.parametrize("number", [0, 1, 2, 9])
+    def test_who_joins_is_at_the_committed_round(self, target, tmp_path, number):
+        sink = once(target, tmp_path, ORDERS, self.HELD)
+        committed = round_number(number) if number else NO_ROUND
+        sink.check([ORDERS], committed, joins=True)
+        sink.recover(committed)
+        assert sink.position(committed) == SinkPosition(committed.state_id, number)
+        sink.check([ORDERS], committed)
+
+    def test_a_place_that_cannot_be_written(self, target, tmp_path):
+        (tmp_path / "file").write_text("")
+        sink = (
+            open_sink("postgresql://127.0.0.1:1/none?retry_seconds=1")
+            if target.is_postgresql
+            else target.open(tmp_path / "file" / "below")
+        )
+        for refused in (sink.check, sink.examine):
+            with pytest.raises(SinkError):
+                refused([ORDERS], NO_ROUND)
 
 
 class TestMembership:

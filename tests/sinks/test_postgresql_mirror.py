@@ -505,3 +505,30 @@ class TestRefusals:
     def test_a_server_that_takes_no_writes(self, sink):
         read_only = open_sink(sink.uri.text + "&options=-c default_transaction_read_only=on")
         self.refuse(read_only, NO_ROUND, "takes no writes", "target_session_attrs")
+
+
+@pytest.mark.usefixtures("few_and_many")
+class TestNarrowNumbers:
+    """What a decimal type cannot hold stands in `_other`, and is reported."""
+
+    CHANGES = (
+        Change(1, item("fits", v={"N": "12.5"}, s={"NS": ["1", "2.25"]})),
+        Change(2, item("too large", v={"N": "1234.5"})),
+        Change(3, item("too exact", v={"N": "0.001"}, s={"NS": ["0.001"]})),
+        Change(4, item("no number", v={"S": "1234.5"})),
+    )
+
+    def test_are_counted(self, tmp_path):
+        target = Target("postgresql://SERVER?numbers=decimal(5,2)")
+        sink = target.open(tmp_path)
+        (report,) = one_round(sink, self.CHANGES)
+        assert report.fields["unfit_numbers"] == 3
+        assert_holds(target, sink, ORDERS, self.CHANGES)
+        (report,) = one_round(sink, [Change(5, item("fits", v={"N": "7"}))], 2)
+        assert "unfit_numbers" not in report.fields
+
+    @pytest.mark.parametrize("numbers", ["numeric", "text", "decimal(5,2)&layout=packed"])
+    def test_where_all_fit_nothing_is(self, tmp_path, numbers):
+        sink = Target(f"postgresql://SERVER?numbers={numbers}").open(tmp_path)
+        (report,) = one_round(sink, self.CHANGES)
+        assert "unfit_numbers" not in report.fields
