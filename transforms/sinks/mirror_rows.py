@@ -100,7 +100,7 @@ class GatheredRows(abc.ABC):
 
     @abc.abstractmethod
     def merge(self, table: Table, blocks: Sequence[Block]) -> Merged:
-        """Merges blocks of one table; rows that it leaves out are in `refused` then."""
+        """Merges blocks of one table; reports rows that it leaves out in `refused`."""
 
     def _merge(self, table: Table) -> None:
         blocks, before = self._waiting.pop(table), len(self.refused)

@@ -39,9 +39,9 @@ class Held:
 
 
 class AllAtOnce(beam.PTransform):
-    """`PCollection[tuple[str, bytes]]` of a round as one group; `b""` is in it too, so it is there.
+    """Groups the `PCollection[tuple[str, bytes]]` of a round, whose keys are empty, into one group.
 
-    Keys are empty. What comes after it runs once per round, also in a round without changes.
+    `b""` is added to it, so that the step after it runs once per round even without changes.
     """
 
     def expand(self, elements: Any) -> Any:
@@ -53,7 +53,7 @@ class AllAtOnce(beam.PTransform):
 
 
 class OpenMirror(abc.ABC):
-    """A place of mirrors with a connection to it. Methods raise what the database's driver does."""
+    """An open connection to where a mirror is or will be. Methods raise the driver's errors."""
 
     @abc.abstractmethod
     def held(self) -> Held | None:
@@ -93,7 +93,7 @@ class OpenMirror(abc.ABC):
 
 
 class MirrorSink(Sink):
-    """One row per key, the latest version; whose round it is, is told by the mirror itself.
+    """One row per key, the latest version. The mirror itself records its owner and last round.
 
     Attributes:
         nothing_there: What is wrong if rounds are committed and there is no mirror.

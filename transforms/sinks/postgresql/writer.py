@@ -200,7 +200,10 @@ class PostgreSQLRows(GatheredRows):
             super().add(fit)
 
     def merge(self, table: Table, blocks: Sequence[Block]) -> Merged:
-        """Merges a piece. What is repeated after a lost connection may count as stale.
+        """Merges a piece.
+
+        What is repeated after a lost connection may count as stale. `unfit_numbers` counts stale
+        rows too: the server drops them after they are laid out.
 
         Raises:
             SinkError: As `MirrorWriter.merge`, or so many rows are refused that it is not them.
