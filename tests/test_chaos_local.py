@@ -2,7 +2,7 @@
 """Random work, random faults, random crashes: the mirror is the table, the changelog is complete.
 
 The seed in a test's name decides the workload, the faults, and what happens to the replication
-(`tests.chief.scenario`): how its runs end, with how many readers and which sinks each is begun,
+(`tests.chaos.scenario`): how its runs end, with how many readers and which sinks each is begun,
 what becomes of streams and tables, where its state is. A failed test shows the scenario that it
 drew. The replication is a process of its own, so the interleaving is not the same in every run. The
 deep profile (`--hypothesis-profile=deep`) tries many more seeds.
@@ -28,10 +28,10 @@ from dynabeam.transforms.testing.simulator import Simulator
 from dynabeam.transforms.values.key_schema import KeyAttribute, KeySchema
 from dynabeam.transforms.values.keys import encode_key
 from dynabeam.transforms.values.plain_json import same_item
-from tests.chief.replication import BUCKET, SINKS, STATE_BUCKET, Replication
-from tests.chief.scenario import CI_SEEDS, Scenario
-from tests.chief.shared_clock import SharedClock
-from tests.chief.workload import TABLES, Workload, make_table
+from tests.chaos.replication import BUCKET, SINKS, STATE_BUCKET, Replication
+from tests.chaos.scenario import CI_SEEDS, Scenario
+from tests.chaos.shared_clock import SharedClock
+from tests.chaos.workload import TABLES, Workload, make_table
 from tests.sinks.targets import Target, published, read_back, read_changes
 
 pytestmark = pytest.mark.slow
@@ -62,6 +62,7 @@ def test_each_dimension_is_drawn_by_the_seeds_of_every_run():
 
 @pytest.mark.parametrize("seed", range(SEEDS))
 def test_mirror_equals_table_and_changelog_is_complete(seed, tmp_path):
+    # The word only seeds: with another, each seed would draw other faults.
     scenario, rng = Scenario.draw(seed), random.Random(f"chief {seed}")
     sys.stdout.write(f"{scenario}\n")
     with simulator(rng, scenario) as sim:

@@ -10,8 +10,8 @@ import sys
 import time
 from datetime import timedelta
 
-from tests.chief.scenario import TO_THE_END
-from tests.chief.workload import TABLES
+from tests.chaos.scenario import TO_THE_END
+from tests.chaos.workload import TABLES
 
 ROOT = pathlib.Path(__file__).parents[2]
 BUCKET, STATE_BUCKET = "exports", "state"
@@ -239,7 +239,7 @@ class Replication:
         scenario, uris = self._scenario, self._uris()
         policies = ",".join(f"{table}:{policy}" for table, policy in scenario.policies.items())
         command = [
-            *[sys.executable, "-X", "faulthandler", "-m", "tests.chief.shared_clock", "replicate"],
+            *[sys.executable, "-X", "faulthandler", "-m", "tests.chaos.shared_clock", "replicate"],
             f"--tables={','.join(TABLES)}",
             f"--region={self._sim.region}",
             f"--endpoint_url={self._sim.endpoint_url}",

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A clock that a test moves while others go by it: the simulator, and runs of `dynabeam`.
 
-`python -m tests.chief.shared_clock replicate ...` is `dynabeam replicate ...` by this clock, and
+`python -m tests.chaos.shared_clock replicate ...` is `dynabeam replicate ...` by this clock, and
 perhaps by one that is off, with a lease of another length. Everything of ours takes the time from
 `time.time_ns`; what measures how long something takes has clocks of its own, which stay as they
 are. The variables say how; the file holds two numbers of 64 bits:
