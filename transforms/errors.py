@@ -101,7 +101,7 @@ class CredentialsError(DynabeamError):
 
 
 class AwsAccessError(DynabeamError):
-    """AWS refused a call: a right is missing, for the named action and resource."""
+    """AWS refused a call: a permission is missing, for the named action and resource."""
 
 
 class TableError(DynabeamError):

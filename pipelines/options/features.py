@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which features of AWS the options of a replication use: what the catalogue of rights asks for."""
+"""Which features of AWS the options of a replication use: input of the catalogue of permissions."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def features_of(
 
 
 def export_folders(options: ReplicateOptions, *, ask: bool) -> list[S3Folder]:
-    """Where in S3 the exports lie that `--export` names; those elsewhere need no rights of AWS.
+    """Where in S3 the exports lie that `--export` names; others need no permission of AWS.
 
     Args:
         options: The options.

@@ -53,7 +53,7 @@ def plan(given: argparse.Namespace, options: ReplicateOptions) -> Plan:
     """Asks AWS about the tables and reckons the plan.
 
     Raises:
-        DynabeamError: A table is not there, a right is missing, or an option cannot work.
+        DynabeamError: A table is not there, a permission is missing, or an option cannot work.
     """
     if options.access is None:
         raise ConfigurationError(

@@ -76,8 +76,8 @@ class RoundExports:
             Reports of kind `export`.
 
         Raises:
-            DynabeamError: Something that no table can go on with, such as a missing right; or no
-                table has an export that can be had, though none of them was requested here.
+            DynabeamError: Something that no table can go on with, such as a missing permission; or
+                no table has an export that can be had, though none of them was requested here.
         """
         how = Acquisition(access=self._options.access, verify=self._options.verify)
         reports = []

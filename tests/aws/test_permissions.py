@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Contract of the catalogue of rights: exact resources, a purpose each, nothing that is not asked.
+"""Contract of the catalogue of permissions: exact resources, a purpose each, nothing unused.
 
 That it is sufficient and minimal for what the code calls is for a whole run to show.
 """

@@ -82,7 +82,7 @@ class TestTry:
         with pytest.raises(ConfigurationError, match=r"no such bucket.*aws s3 mb s3://not-there"):
             try_destination(access, Destination("not-there"))
 
-    def test_rights_of_whoever_requests(self, sim, access):
+    def test_permissions_of_whoever_requests(self, sim, access):
         sim.set_policies("simulated", [{"Version": "2012-10-17", "Statement": [ALLOWED]}])
         try_destination(access, Destination(BUCKET, "p"))
         with pytest.raises(AwsAccessError, match=r"s3:PutObject.*exports/q/AWSDynamoDB/\*"):

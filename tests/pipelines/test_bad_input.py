@@ -243,7 +243,7 @@ class TestUnfitTables:
         refused(world, ended, "ConfigurationError", "--tables", "cust*", "eu-west-1", "orders")
 
 
-class TestRights:
+class TestPermissions:
     def test_no_credentials(self, world, monkeypatch, tmp_path):
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
             monkeypatch.delenv(name)
@@ -320,7 +320,7 @@ def failed_later(world, ended, kind, *parts):
 class TestSinks:
     @pytest.mark.parametrize("scheme", ["duckdb", "file"])
     def test_cannot_be_written(self, place, export, tmp_path, scheme):
-        # A file for a parent: rights would not stop a superuser.
+        # A file for a parent: permissions would not stop a superuser.
         (tmp_path / "plain").write_text("")
         sink = f"--sink={scheme}:///{tmp_path}/plain/there"
         ended = place.run(export.option, sinks=[sink])

@@ -117,7 +117,7 @@ ACTIONS = [
 ]
 
 
-class TestRights:
+class TestPermissions:
     def test_the_list_above_is_the_catalogue(self, account):
         assert sorted(catalogue(account)) == ACTIONS
 
@@ -158,8 +158,8 @@ class TestRights:
     def test_written_objects_are_deleted_or_told(self, account):
         account.set_policies(KEY, [without(account, None)])
         found = list(examine(options_of(account), probe_writes=True))
-        rights = {each.resource: each for each in found if each.action == "s3:DeleteObject"}
-        assert [each.status for each in rights.values()] == ["ok"]
+        permissions = {each.resource: each for each in found if each.action == "s3:DeleteObject"}
+        assert [each.status for each in permissions.values()] == ["ok"]
         assert account.objects.keys("lake") == []
         # Nobody needs to delete exports, so the policy does not allow it.
         (left,) = [each for each in found if each.check == "probe"]
@@ -341,7 +341,7 @@ class TestSinks:
         assert [each.status for each in found] == ["ok", "ok", "failure"]
         assert "two sinks write" in found[2].text
 
-    def test_a_postgresql_role_without_rights(self, tmp_path):
+    def test_a_postgresql_role_without_permissions(self, tmp_path):
         server = server_for_tests()
         name = "d" + hashlib.sha256(str(tmp_path).encode()).hexdigest()[:16]
         server.create_database(name)
@@ -496,7 +496,7 @@ class TestSmallOnes:
             of_tables = list(table_key_findings(access, keys))
             of_buckets = [list(bucket_key_findings(access, each)) for each in keys]
         assert [each.status for each in of_tables] == ["ok", "failure", "failure", "warning"]
-        # Nobody needs the right to see the key of a bucket.
+        # Nobody needs the permission to see the key of a bucket.
         assert [[each.status for each in found] for found in of_buckets] == [
             *(["ok"], ["failure"], ["failure"]),
             [],

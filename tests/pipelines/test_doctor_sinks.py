@@ -170,7 +170,7 @@ class TestRefused:
         uri = postgresql(tmp_path, user="no-such-role")
         assert "no-such-role" in assert_same_verdict(place, export.option, [uri])
 
-    def test_a_role_without_rights(self, place, export, tmp_path):
+    def test_a_role_without_permissions(self, place, export, tmp_path):
         server = server_for_tests()
         name = "r" + hashlib.sha256(str(tmp_path).encode()).hexdigest()[:16]
         server.create_database(name)

@@ -163,7 +163,7 @@ def test_a_table_that_fails_does_not_hold_up_the_others(sim):
     assert settings(sim).satisfies(BOTH)
 
 
-def test_the_printed_rights_of_the_operator_are_enough(sim, setup, tmp_path):
+def test_the_printed_permissions_of_the_operator_are_enough(sim, setup, tmp_path):
     assert setup("--yes", f"--output={tmp_path}/p.json", "--format=json", "--snapshot=auto")[0] == 0
     printed = json.loads((tmp_path / "p.json").read_text())["policies"]
     (operator,) = (each for each in printed if each["name"] == "dynabeam-setup")
@@ -171,7 +171,7 @@ def test_the_printed_rights_of_the_operator_are_enough(sim, setup, tmp_path):
     document = json.loads(json.dumps(operator["document"]).replace("table/orders", "table/later"))
     sim.set_policies("simulated", [document])
     assert setup("--yes", tables="later")[0] == 0
-    used = {right.action for right in sim.used_rights("simulated")}
+    used = {permission.action for permission in sim.used_permissions("simulated")}
     granted = set()
     for each in document["Statement"]:
         action = each["Action"]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A whole replication as two roles, with no more rights than `dynabeam setup` printed."""
+"""A whole replication as two roles, with no more permissions than `dynabeam setup` printed."""
 
 import json
 
@@ -50,7 +50,7 @@ def test_the_printed_policies_are_enough(restricted):
 
 
 def findings(world, capsys):
-    """What the doctor says of rights: (action, resource) → status."""
+    """What the doctor says of permissions: (action, resource) → status."""
     capsys.readouterr()
     main(["doctor", *world.options, *ROLES, "--tables=orders", *world.sinks, "--json"])
     document = json.loads(capsys.readouterr().out)

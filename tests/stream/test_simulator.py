@@ -196,7 +196,7 @@ class TestFaults:
         assert sorted(result.sequences) == sorted(it.numbers())
         assert result.reports()[0]["pages"] > 3
 
-    def test_a_missing_right(self, world):
+    def test_a_missing_permission(self, world):
         it = world(faults=Faults(denied_actions=frozenset({"dynamodb:GetRecords"})))
         it.put(1)
         with pytest.raises(AwsAccessError, match="dynamodb:GetRecords") as caught:

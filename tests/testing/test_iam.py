@@ -6,13 +6,13 @@ from datetime import timedelta
 import pytest
 from botocore.exceptions import ClientError
 
-from dynabeam.transforms.testing.iam import Iam, Right
+from dynabeam.transforms.testing.iam import Iam, Permission
 from tests.testing.conftest import ONE_TRY
 from tests.testing.reading import arn_of, code_of, error_of, iterator, shards_of
 
 KEY = "limited"
 TABLE = "arn:aws:dynamodb:eu-west-1:111122223333:table/table"
-GET = Right("dynamodb:GetRecords", f"{TABLE}/stream/2026")
+GET = Permission("dynamodb:GetRecords", f"{TABLE}/stream/2026")
 
 
 def allow(actions, resources="*", effect="Allow"):
@@ -23,10 +23,10 @@ def policy(*statements):
     return {"Version": "2012-10-17", "Statement": list(statements)}
 
 
-def denial(right, *statements):
+def denial(permission, *statements):
     iam = Iam()
     iam.set_policies(KEY, [policy(*statements)])
-    return iam.denial(KEY, right)
+    return iam.denial(KEY, permission)
 
 
 class TestRules:
@@ -67,10 +67,10 @@ class TestRules:
     def test_all_but(self):
         other = {"Effect": "Allow", "NotAction": "dynamodb:Put*", "Resource": "*"}
         assert denial(GET, other) == ""
-        assert denial(Right("dynamodb:PutItem", TABLE), other)
+        assert denial(Permission("dynamodb:PutItem", TABLE), other)
         elsewhere = {"Effect": "Deny", "Action": "*", "NotResource": f"{TABLE}*"}
         assert denial(GET, allow("*"), elsewhere) == ""
-        assert denial(Right("dynamodb:PutItem", "arn:other"), allow("*"), elsewhere)
+        assert denial(Permission("dynamodb:PutItem", "arn:other"), allow("*"), elsewhere)
 
     def test_one_statement_may_stand_alone(self):
         iam = Iam()
@@ -106,12 +106,12 @@ class TestRules:
     )
     def test_conditions(self, condition, prefix, allowed):
         context = () if prefix is None else (("s3:prefix", prefix),)
-        right = Right("s3:ListBucket", "arn:aws:s3:::lake", context)
-        found = denial(right, {**allow("s3:ListBucket"), "Condition": condition})
+        permission = Permission("s3:ListBucket", "arn:aws:s3:::lake", context)
+        found = denial(permission, {**allow("s3:ListBucket"), "Condition": condition})
         assert (found == "") is allowed
         # A denial under a condition holds only where the condition does.
         deny = {**allow("*", effect="Deny"), "Condition": condition}
-        assert (denial(right, allow("*"), deny) != "") is allowed
+        assert (denial(permission, allow("*"), deny) != "") is allowed
 
     @pytest.mark.parametrize(
         "statement",
@@ -154,9 +154,9 @@ class TestDynamoDB:
             "allows the dynamodb:DescribeTable action"
         )
         assert limited("dynamodb").list_tables()["TableNames"] == ["table"]
-        assert sim.used_rights(KEY) == [
-            Right("dynamodb:DescribeTable", TABLE),
-            Right("dynamodb:ListTables", "*"),
+        assert sim.used_permissions(KEY) == [
+            Permission("dynamodb:DescribeTable", TABLE),
+            Permission("dynamodb:ListTables", "*"),
         ]
         sim.client("dynamodb").describe_table(TableName="table")
 
@@ -176,7 +176,7 @@ class TestDynamoDB:
         )
         sim.set_policies(KEY, [policy(allow("dynamodb:GetRecords", arn))])
         limited("dynamodbstreams").get_records(ShardIterator=at)
-        assert sim.used_rights(KEY) == [Right("dynamodb:GetRecords", arn)]
+        assert sim.used_permissions(KEY) == [Permission("dynamodb:GetRecords", arn)]
 
     def test_each_table_of_a_batch(self, sim, limited):
         sim.create_table("other", "id:S")
@@ -205,12 +205,12 @@ class TestExports:
 
     WRITE = ("s3:AbortMultipartUpload", "s3:PutObject", "s3:PutObjectAcl")
 
-    def test_the_caller_needs_the_rights_to_write_it(self, sim, export):
+    def test_the_caller_needs_the_permissions_to_write_it(self, sim, export):
         ask = allow("dynamodb:ExportTableToPointInTime", TABLE)
         write = allow(list(self.WRITE), "arn:aws:s3:::bucket/here/*")
         sim.set_policies(KEY, [policy(ask, write)])
         assert export()["ExportStatus"] == "COMPLETED"
-        assert {right.action for right in sim.used_rights(KEY)} == {
+        assert {permission.action for permission in sim.used_permissions(KEY)} == {
             "dynamodb:ExportTableToPointInTime",
             *self.WRITE,
         }
@@ -224,7 +224,7 @@ class TestExports:
         assert (failed["ExportStatus"], failed["FailureCode"]) == ("FAILED", "S3AccessDenied")
         assert sim.objects.keys("bucket") == []
 
-    def test_rights_come_before_what_is_asked(self, sim, limited, export):
+    def test_permissions_come_before_what_is_asked(self, sim, limited, export):
         when = sim.clock.now() + timedelta(days=1)
         asked = {"TableArn": TABLE, "S3Bucket": "bucket", "ExportTime": when}
         client = limited("dynamodb")
@@ -270,8 +270,8 @@ class TestS3:
         client = limited("s3")
         listed = client.list_objects_v2(Bucket="bucket", Prefix="state/")
         assert [each["Key"] for each in listed["Contents"]] == ["state/there"]
-        assert sim.used_rights(KEY) == [
-            Right("s3:ListBucket", "arn:aws:s3:::bucket", (("s3:prefix", "state/"),))
+        assert sim.used_permissions(KEY) == [
+            Permission("s3:ListBucket", "arn:aws:s3:::bucket", (("s3:prefix", "state/"),))
         ]
         for other in ({}, {"Prefix": ""}, {"Prefix": "state"}):
             assert code_of(client.list_objects_v2, Bucket="bucket", **other) == "AccessDenied"
@@ -294,38 +294,43 @@ class TestS3:
             limited("s3").delete_objects(Bucket="bucket", Delete=both)
 
     @pytest.mark.parametrize(
-        ("call", "arguments", "right", "answer"),
+        ("call", "arguments", "permission", "answer"),
         [
-            ("head_bucket", {}, Right("s3:ListBucket", "arn:aws:s3:::bucket"), ""),
-            ("list_objects_v2", {}, Right("s3:ListBucket", "arn:aws:s3:::bucket"), ""),
-            ("get_bucket_location", {}, Right("s3:GetBucketLocation", "arn:aws:s3:::bucket"), ""),
+            ("head_bucket", {}, Permission("s3:ListBucket", "arn:aws:s3:::bucket"), ""),
+            ("list_objects_v2", {}, Permission("s3:ListBucket", "arn:aws:s3:::bucket"), ""),
+            (
+                "get_bucket_location",
+                {},
+                Permission("s3:GetBucketLocation", "arn:aws:s3:::bucket"),
+                "",
+            ),
             (
                 "put_object_acl",
                 {"Key": "nope", "ACL": "bucket-owner-full-control"},
-                Right("s3:PutObjectAcl", "arn:aws:s3:::bucket/nope"),
+                Permission("s3:PutObjectAcl", "arn:aws:s3:::bucket/nope"),
                 "NoSuchKey",
             ),
             (
                 "abort_multipart_upload",
                 {"Key": "nope", "UploadId": "nope"},
-                Right("s3:AbortMultipartUpload", "arn:aws:s3:::bucket/nope"),
+                Permission("s3:AbortMultipartUpload", "arn:aws:s3:::bucket/nope"),
                 "NoSuchUpload",
             ),
             (
                 "put_object",
                 {"Key": "nope", "Body": b"x", "ContentMD5": "1B2M2Y8AsgTpgAmY7PhCfg=="},
-                Right("s3:PutObject", "arn:aws:s3:::bucket/nope"),
+                Permission("s3:PutObject", "arn:aws:s3:::bucket/nope"),
                 "BadDigest",
             ),
         ],
     )
-    def test_rights_of_calls(self, sim, limited, call, arguments, right, answer):
+    def test_permissions_of_calls(self, sim, limited, call, arguments, permission, answer):
         sim.set_policies(KEY, [])
         given = {"Bucket": "bucket", **arguments}
         method = getattr(limited("s3"), call)
         assert code_of(method, **given) in ("AccessDenied", "403")
-        assert sim.used_rights(KEY) == [right]
-        sim.set_policies(KEY, [policy(allow(right.action, right.resource))])
+        assert sim.used_permissions(KEY) == [permission]
+        sim.set_policies(KEY, [policy(allow(permission.action, permission.resource))])
         if answer:
             assert code_of(method, **given) == answer
         else:

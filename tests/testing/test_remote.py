@@ -55,7 +55,7 @@ def test_everything_a_test_needs_from_outside(process):
     client.close()
 
     remote.set_policies("limited", [])
-    assert remote.used_rights("limited") == []
+    assert remote.used_permissions("limited") == []
     remote.set_policies("limited", None)
 
     faults = Faults(throttle=0.5, actions={"GetRecords"})

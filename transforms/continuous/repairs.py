@@ -101,7 +101,7 @@ class Repairs:
             reports: Its condensed reports, as they were stored.
 
         Raises:
-            AwsAccessError: A right is missing.
+            AwsAccessError: A permission is missing.
             SinkError: A mirror cannot be swept.
             StateError: A file cannot be written.
         """

@@ -3,11 +3,11 @@
 
 A request for an export is accepted whatever the bucket is: only minutes later the export fails, or
 lies where nobody looks for it. So names are checked by S3's rules, and the bucket is tried as
-DynamoDB will use it, with the rights of whoever requests exports: an upload is begun at the prefix,
-and given up at once, which leaves nothing.
+DynamoDB will use it, with the permissions of whoever requests exports: an upload is begun at the
+prefix, and aborted at once, which leaves nothing.
 
 Sources: S3 user guide, "General purpose bucket naming rules"; DynamoDB developer guide, "Requesting
-a table export" (the rights that it takes, another region's or account's bucket).
+a table export" (the permissions that it takes, another region's or account's bucket).
 """
 
 from __future__ import annotations
@@ -82,10 +82,10 @@ def parse_destination(bucket: str, prefix: str, owner: str) -> Destination:
 
 
 def try_destination(access: AwsAccess, to: Destination) -> None:
-    """Tries whether exports can be written, with the rights of whoever requests them.
+    """Tries whether exports can be written, with the permissions of whoever requests them.
 
-    What S3 does not tell (an outage, a bucket whose rights are given in ways that only show later)
-    stops nothing: the export itself will tell.
+    What S3 does not reveal (an outage, permissions on a bucket that only show later) stops nothing:
+    the export itself will show it.
 
     Raises:
         ConfigurationError: There is no such bucket, or it is another account's.

@@ -35,7 +35,7 @@ def sample_stream(
 
     Raises:
         StreamError: The service throttled, or did not answer, too often in a row.
-        AwsAccessError: A right to read the stream is missing.
+        AwsAccessError: Permission to read the stream is missing.
     """
     if not open_shards:
         return None

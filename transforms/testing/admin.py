@@ -83,9 +83,9 @@ _CALLS: dict[str, Callable[[Simulator, dict[str, Any]], Any]] = {
     "items": lambda sim, given: sim.items(given["table"]),
     "records": lambda sim, given: sim.records(given["table"]),
     "set_policies": lambda sim, given: sim.set_policies(given["access_key"], given["policies"]),
-    "used_rights": lambda sim, given: [
-        [right.action, right.resource, right.context]
-        for right in sim.used_rights(given["access_key"])
+    "used_permissions": lambda sim, given: [
+        [permission.action, permission.resource, permission.context]
+        for permission in sim.used_permissions(given["access_key"])
     ],
     "stats": lambda sim, _: sim.stats.to_json(),
 }

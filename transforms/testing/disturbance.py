@@ -72,7 +72,7 @@ def draw(
     Args:
         simulator: Its faults, its draws, and its count of recent calls.
         action: The operation, such as `GetRecords` or, of S3, `GetObject`.
-        service: As rights name it: streams and exports belong to `dynamodb`.
+        service: As permissions name it: streams and exports belong to `dynamodb`.
         resource: Gives the ARN of what the request is about, if it is needed.
     """
     faults, dice = simulator.faults, simulator.dice

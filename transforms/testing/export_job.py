@@ -47,7 +47,7 @@ class ExportJob:
         client_token: As sent, or the one that the service made up.
         failure: Code and message with which it will end, if it was told to fail.
         held: Whether it is kept from completing.
-        caller: The access key id with whose rights it is written.
+        caller: The access key id with whose permissions it is written.
         outcome: What DescribeExport says only once it is finished.
     """
 

@@ -56,7 +56,7 @@ class ExportService(Protocol):
         """Whether there is a bucket of this name."""
 
     def export_denial(self, caller: str, bucket: str, key: str, /) -> str:
-        """The right on an object that the caller lacks to have an export written; or empty."""
+        """The permission on an object that the caller lacks to have an export written; or empty."""
 
     def s3_put(self, bucket: str, key: str, body: bytes, /) -> None:
         """Stores an object."""

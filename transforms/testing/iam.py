@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from email.message import Message
 from typing import Any
 
-__all__ = ["CONTEXT_KEYS", "Iam", "Right", "key_of_caller"]
+__all__ = ["CONTEXT_KEYS", "Iam", "Permission", "key_of_caller"]
 
 _CREDENTIAL = re.compile(r"Credential=([^/,\s]+)/")
 _ELEMENTS = {"Sid", "Effect", "Action", "NotAction", "Resource", "NotResource", "Condition"}
@@ -32,7 +32,7 @@ CONTEXT_KEYS = {"s3:prefix", "kms:viaservice", "sts:externalid"}
 
 
 @dataclass(frozen=True, order=True)
-class Right:
+class Permission:
     """An action on a resource, such as `dynamodb:GetRecords` on a stream's ARN.
 
     Attributes:
@@ -52,7 +52,7 @@ class Iam:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._statements: dict[str, tuple[_Statement, ...]] = {}
-        self._used: dict[str, set[Right]] = {}
+        self._used: dict[str, set[Permission]] = {}
 
     def set_policies(self, access_key: str, policies: Sequence[Mapping[str, Any]] | None) -> None:
         """Replaces the policies of an access key, and forgets what it used.
@@ -72,12 +72,12 @@ class Iam:
             else:
                 self._statements[access_key] = statements
 
-    def denial(self, access_key: str, right: Right, *, asked: bool = False) -> str:
+    def denial(self, access_key: str, permission: Permission, *, asked: bool = False) -> str:
         """Why the key may not do it; empty if it may.
 
         Args:
             access_key: The access key id of the request.
-            right: What the request needs.
+            permission: What the request needs.
             asked: Somebody only asks: it does not count as used.
         """
         if not self._statements:
@@ -85,17 +85,19 @@ class Iam:
         with self._lock:
             statements = self._statements.get(access_key)
             if statements is not None and not asked:
-                self._used.setdefault(access_key, set()).add(right)
+                self._used.setdefault(access_key, set()).add(permission)
         if statements is None:
             return ""
-        matching = [each for each in statements if each.covers(right)]
+        matching = [each for each in statements if each.covers(permission)]
         if not all(each.allows for each in matching):
             return "with an explicit deny in an identity-based policy"
         return (
-            "" if matching else f"because no identity-based policy allows the {right.action} action"
+            ""
+            if matching
+            else f"because no identity-based policy allows the {permission.action} action"
         )
 
-    def used(self, access_key: str) -> list[Right]:
+    def used(self, access_key: str) -> list[Permission]:
         """What the key has asked for since its policies were set, allowed or not; sorted."""
         with self._lock:
             return sorted(self._used.get(access_key, ()))
@@ -132,11 +134,11 @@ class _Statement:
     but_resources: bool
     conditions: tuple[_Condition, ...]
 
-    def covers(self, right: Right) -> bool:
-        action, resource = right.action.lower(), right.resource
+    def covers(self, permission: Permission) -> bool:
+        action, resource = permission.action.lower(), permission.resource
         named = any(_matches(each.lower(), action) for each in self.actions)
         there = any(_matches(each, resource) for each in self.resources)
-        context = dict(right.context)
+        context = dict(permission.context)
         return (
             named != self.but_actions
             and there != self.but_resources

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which rights a request needs, by the Service Authorization Reference of DynamoDB and S3.
+"""Which permissions a request needs, by the Service Authorization Reference of DynamoDB and S3.
 
 Actions that have no type of resource there (`ListTables`, `ListExports`, `ListStreams`) are asked
 for on `*`, so only a statement for all resources allows them.
@@ -15,13 +15,19 @@ from urllib.parse import parse_qs, unquote
 
 from dynabeam.transforms.testing.api_error import ApiError
 from dynabeam.transforms.testing.disturbance import resource_of
-from dynabeam.transforms.testing.iam import Right
+from dynabeam.transforms.testing.iam import Permission
 from dynabeam.transforms.testing.s3_errors import s3_action
 
 if TYPE_CHECKING:
     from dynabeam.transforms.testing.simulator import Simulator
 
-__all__ = ["EXPORT_WRITES", "dynamodb_rights", "hide_absence", "refuse_denied", "s3_rights"]
+__all__ = [
+    "EXPORT_WRITES",
+    "dynamodb_permissions",
+    "hide_absence",
+    "refuse_denied",
+    "s3_permissions",
+]
 
 EXPORT_WRITES = ("s3:AbortMultipartUpload", "s3:PutObject", "s3:PutObjectAcl")
 """What AWS's documentation wants the caller of ExportTableToPointInTime to have on the bucket."""
@@ -38,23 +44,27 @@ _ON_EVERYTHING = frozenset(
         "ListTables",
     }
 )
-_S3_RIGHTS = {"HeadBucket": "ListBucket", "ListBuckets": "ListAllMyBuckets"}
+_S3_PERMISSIONS = {"HeadBucket": "ListBucket", "ListBuckets": "ListAllMyBuckets"}
 
 
-def dynamodb_rights(simulator: Simulator, action: str, body: Mapping[str, Any]) -> list[Right]:
-    """The rights that a request to DynamoDB, its streams, tags or keys needs."""
+def dynamodb_permissions(
+    simulator: Simulator, action: str, body: Mapping[str, Any]
+) -> list[Permission]:
+    """The permissions that a request to DynamoDB, its streams, tags or keys needs."""
     if action == "GetResources":
-        return [Right("tag:GetResources", "*")]
+        return [Permission("tag:GetResources", "*")]
     if action == "DescribeKey":
-        return [Right("kms:DescribeKey", str(body["KeyId"]))]
+        return [Permission("kms:DescribeKey", str(body["KeyId"]))]
     name = f"dynamodb:{action}"
     if action in _ON_EVERYTHING:
-        return [Right(name, "*")]
-    return [Right(name, resource_of(simulator, each)) for each in _parts(body)]
+        return [Permission(name, "*")]
+    return [Permission(name, resource_of(simulator, each)) for each in _parts(body)]
 
 
-def s3_rights(method: str, target: str, headers: Message[str, str], body: bytes) -> list[Right]:
-    """The rights that a request to S3 needs.
+def s3_permissions(
+    method: str, target: str, headers: Message[str, str], body: bytes
+) -> list[Permission]:
+    """The permissions that a request to S3 needs.
 
     Args:
         method: The HTTP method.
@@ -68,44 +78,44 @@ def s3_rights(method: str, target: str, headers: Message[str, str], body: bytes)
     if "/" not in place.rstrip("/"):
         place = place.rstrip("/")
     if action == "ListBuckets":
-        return [Right("s3:ListAllMyBuckets", "*")]
+        return [Permission("s3:ListAllMyBuckets", "*")]
     if "delete" in parse_qs(query, keep_blank_values=True):
         keys = body.decode().split("<Key>")[1:]
-        return [_right("DeleteObject", f"{place}/{each.split('</Key>')[0]}") for each in keys]
+        return [_permission("DeleteObject", f"{place}/{each.split('</Key>')[0]}") for each in keys]
     if action == "ListBucket":
         asked = parse_qs(query, keep_blank_values=True)
         context = tuple(("s3:prefix", each) for each in asked.get("prefix", ())[:1])
-        return [dataclasses.replace(_right(action, place), context=context)]
-    rights = [_right(_S3_RIGHTS.get(action, action), place)]
+        return [dataclasses.replace(_permission(action, place), context=context)]
+    permissions = [_permission(_S3_PERMISSIONS.get(action, action), place)]
     if action == "PutObject" and headers.get("If-Match"):
         # The answer would tell what is there.
-        rights.append(_right("GetObject", place))
+        permissions.append(_permission("GetObject", place))
     source = headers.get("x-amz-copy-source")
     if source:
-        rights.append(_right("GetObject", unquote(source.split("?")[0].lstrip("/"))))
-    return rights
+        permissions.append(_permission("GetObject", unquote(source.split("?")[0].lstrip("/"))))
+    return permissions
 
 
-def refuse_denied(simulator: Simulator, access_key: str, rights: list[Right]) -> None:
-    """Answers as AWS does if the caller lacks one of the rights.
+def refuse_denied(simulator: Simulator, access_key: str, permissions: list[Permission]) -> None:
+    """Answers as AWS does if the caller lacks one of the permissions.
 
     Raises:
         ApiError: `AccessDeniedException`, or S3's `AccessDenied`, which names the first of them.
     """
-    for right in rights:
-        why = simulator.iam.denial(access_key, right)
+    for permission in permissions:
+        why = simulator.iam.denial(access_key, permission)
         if not why:
             continue
         text = (
-            f"User: {simulator.user_arn} is not authorized to perform: {right.action} "
-            f"on resource: {right.resource} {why}"
+            f"User: {simulator.user_arn} is not authorized to perform: {permission.action} "
+            f"on resource: {permission.resource} {why}"
         )
-        if right.action.startswith("s3:"):
+        if permission.action.startswith("s3:"):
             raise ApiError("AccessDenied", text, 403)
         raise ApiError("AccessDeniedException", text)
 
 
-def hide_absence(simulator: Simulator, access_key: str, rights: list[Right]) -> None:
+def hide_absence(simulator: Simulator, access_key: str, permissions: list[Permission]) -> None:
     """Answers for an object that is not there, as S3 does to those who may not list the bucket.
 
     Such a request has no `s3:prefix`: who may list some prefixes only is answered so too.
@@ -113,8 +123,8 @@ def hide_absence(simulator: Simulator, access_key: str, rights: list[Right]) -> 
     Raises:
         ApiError: `AccessDenied`, which names `s3:ListBucket`.
     """
-    bucket = rights[0].resource.split("/", 1)[0]
-    why = simulator.iam.denial(access_key, Right("s3:ListBucket", bucket), asked=True)
+    bucket = permissions[0].resource.split("/", 1)[0]
+    why = simulator.iam.denial(access_key, Permission("s3:ListBucket", bucket), asked=True)
     if why:
         text = (
             f"User: {simulator.user_arn} is not authorized to perform: s3:ListBucket "
@@ -123,8 +133,8 @@ def hide_absence(simulator: Simulator, access_key: str, rights: list[Right]) -> 
         raise ApiError("AccessDenied", text, 403)
 
 
-def _right(action: str, place: str) -> Right:
-    return Right(f"s3:{action}", f"arn:aws:s3:::{place}")
+def _permission(action: str, place: str) -> Permission:
+    return Permission(f"s3:{action}", f"arn:aws:s3:::{place}")
 
 
 def _parts(body: Mapping[str, Any]) -> list[dict[str, Any]]:

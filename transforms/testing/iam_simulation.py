@@ -9,7 +9,7 @@ from urllib.parse import parse_qs
 from xml.sax.saxutils import escape
 
 from dynabeam.transforms.testing.api_error import ApiError
-from dynabeam.transforms.testing.iam import Right
+from dynabeam.transforms.testing.iam import Permission
 from dynabeam.transforms.testing.iam_requests import refuse_denied
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def simulate_principal_policy(
 
     Args:
         simulator: Its policies and its user.
-        access_key: Whose policies are meant; the right to ask is checked too.
+        access_key: Whose policies are meant; the permission to ask is checked too.
         body: The form that was sent.
 
     Returns:
@@ -36,7 +36,7 @@ def simulate_principal_policy(
     form = {name: values[0] for name, values in parse_qs(body.decode()).items()}
     principal = form.get("PolicySourceArn", "")
     try:
-        refuse_denied(simulator, access_key, [Right("iam:SimulatePrincipalPolicy", principal)])
+        refuse_denied(simulator, access_key, [Permission("iam:SimulatePrincipalPolicy", principal)])
     except ApiError as error:
         # IAM speaks the query protocol, in which this is its code.
         return 403, _error("AccessDenied", error.message)
@@ -44,7 +44,7 @@ def simulate_principal_policy(
         return 404, _error("NoSuchEntity", f"The entity {principal} cannot be found.")
     context = tuple(_context(form))
     results = "".join(
-        _result(simulator, access_key, Right(action, resource, context))
+        _result(simulator, access_key, Permission(action, resource, context))
         for action in _members(form, "ActionNames")
         for resource in _members(form, "ResourceArns") or ["*"]
     )
@@ -56,14 +56,14 @@ def simulate_principal_policy(
     return 200, answer.encode()
 
 
-def _result(simulator: Simulator, access_key: str, right: Right) -> str:
-    why = simulator.iam.denial(access_key, right, asked=True)
+def _result(simulator: Simulator, access_key: str, permission: Permission) -> str:
+    why = simulator.iam.denial(access_key, permission, asked=True)
     decision = "allowed"
     if why:
         decision = "explicitDeny" if "explicit deny" in why else "implicitDeny"
     return (
-        f"<member><EvalActionName>{escape(right.action)}</EvalActionName>"
-        f"<EvalResourceName>{escape(right.resource)}</EvalResourceName>"
+        f"<member><EvalActionName>{escape(permission.action)}</EvalActionName>"
+        f"<EvalResourceName>{escape(permission.resource)}</EvalResourceName>"
         f"<EvalDecision>{decision}</EvalDecision></member>"
     )
 

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from dynabeam.transforms.testing.admin import ADMIN_PREFIX
 from dynabeam.transforms.testing.faults import Faults
-from dynabeam.transforms.testing.iam import Right
+from dynabeam.transforms.testing.iam import Permission
 
 __all__ = ["RemoteSimulator"]
 
@@ -87,11 +87,11 @@ class RemoteSimulator:
         given = None if policies is None else list(policies)
         self._call("set_policies", access_key=access_key, policies=given)
 
-    def used_rights(self, access_key: str) -> list[Right]:
-        """See `Simulator.used_rights`."""
+    def used_permissions(self, access_key: str) -> list[Permission]:
+        """See `Simulator.used_permissions`."""
         return [
-            Right(action, resource, tuple((key, value) for key, value in context))
-            for action, resource, context in self._call("used_rights", access_key=access_key)
+            Permission(action, resource, tuple((key, value) for key, value in context))
+            for action, resource, context in self._call("used_permissions", access_key=access_key)
         ]
 
     def stats(self) -> dict[str, Any]:

@@ -25,10 +25,10 @@ from dynabeam.transforms.testing.api_error import ApiError
 from dynabeam.transforms.testing.disturbance import Disturbance, as_faulty, draw, resource_of
 from dynabeam.transforms.testing.iam import key_of_caller
 from dynabeam.transforms.testing.iam_requests import (
-    dynamodb_rights,
+    dynamodb_permissions,
     hide_absence,
     refuse_denied,
-    s3_rights,
+    s3_permissions,
 )
 from dynabeam.transforms.testing.iam_simulation import simulate_principal_policy
 from dynabeam.transforms.testing.objects import is_conditional_write
@@ -198,7 +198,7 @@ class _Handler(BaseHTTPRequestHandler):
             disturbed.refuse()
             self.sim.sts.check(self.headers, "ExpiredTokenException")
             caller = key_of_caller(self.headers)
-            refuse_denied(self.sim, caller, dynamodb_rights(self.sim, action, request))
+            refuse_denied(self.sim, caller, dynamodb_permissions(self.sim, action, request))
             status, answer = self.sim.call(service, action, request or _parsed(body), caller)
         except ApiError as error:
             status, answer = error.status, self._error_text(service, error)
@@ -239,8 +239,8 @@ class _Handler(BaseHTTPRequestHandler):
             headers = dict(self.headers.items())
             self.sim.sts.check(self.headers, "ExpiredToken")
             caller = key_of_caller(self.headers)
-            rights = s3_rights(self.command, self.path, self.headers, body)
-            refuse_denied(self.sim, caller, rights)
+            permissions = s3_permissions(self.command, self.path, self.headers, body)
+            refuse_denied(self.sim, caller, permissions)
             check_digest(self.headers, body)
             if is_conditional_write(self.command, headers):
                 headers = as_faulty(self.sim, headers)
@@ -248,7 +248,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self.command, self.path, headers, body
             )
             if status == 404 and action == "GetObject":
-                hide_absence(self.sim, caller, rights)
+                hide_absence(self.sim, caller, permissions)
         except ApiError as error:
             self.sim.stats.count_error(error.code)
             status, answer_headers, answer = s3_error(error)

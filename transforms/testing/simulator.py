@@ -8,7 +8,7 @@
 
 moto gives the semantics of items and S3; streams, shards, retention, exports and all faults are
 our own, made to behave as the service was seen to behave. The same seed and the same calls, from
-one thread, give the same ids, numbers and faults. Credentials are not checked; rights are, for
+one thread, give the same ids, numbers and faults. Credentials are not checked; permissions are, for
 access keys that were given policies (`set_policies`).
 
 Truth for tests: `items` is what a table holds, `records` every stream record it ever produced.
@@ -32,7 +32,7 @@ import boto3
 from dynabeam.transforms.testing.api_error import ApiError
 from dynabeam.transforms.testing.clock import SimClock, micros_of
 from dynabeam.transforms.testing.faults import EXPORT_ACTIONS, Dice, Faults
-from dynabeam.transforms.testing.iam import Iam, Right
+from dynabeam.transforms.testing.iam import Iam, Permission
 from dynabeam.transforms.testing.iam_requests import EXPORT_WRITES
 from dynabeam.transforms.testing.item_values import image, parse_image
 from dynabeam.transforms.testing.items import ItemApi
@@ -311,7 +311,7 @@ class Simulator:
             for shard_id, record in log
         ]
 
-    # Rights.
+    # Permissions.
 
     def set_policies(self, access_key: str, policies: Sequence[Mapping[str, Any]] | None) -> None:
         """From now on an access key may do only what these policies allow; None: everything.
@@ -321,7 +321,7 @@ class Simulator:
         """
         self.iam.set_policies(access_key, policies)
 
-    def used_rights(self, access_key: str) -> list[Right]:
+    def used_permissions(self, access_key: str) -> list[Permission]:
         """What a key with policies has needed since they were set, granted or not; sorted."""
         return self.iam.used(access_key)
 
@@ -336,10 +336,10 @@ class Simulator:
         return self.objects.exists(bucket)
 
     def export_denial(self, caller: str, bucket: str, key: str) -> str:
-        """The first right on an object that who requested an export lacks to write it; or empty."""
+        """The first permission that an export's requester lacks to write an object; or empty."""
         for action in EXPORT_WRITES:
-            right = Right(action, f"arn:aws:s3:::{bucket}/{key}")
-            if self.iam.denial(caller, right):
+            permission = Permission(action, f"arn:aws:s3:::{bucket}/{key}")
+            if self.iam.denial(caller, permission):
                 return action
         return ""
 
@@ -370,7 +370,7 @@ class Simulator:
             service: The part of `X-Amz-Target` before the dot.
             action: The part after it.
             body: The request's JSON object.
-            caller: The access key id; an export is written with its rights.
+            caller: The access key id; an export is written with its permissions.
 
         Returns:
             HTTP status and the JSON text of the answer.

@@ -20,7 +20,7 @@ from urllib.parse import parse_qs
 from xml.sax.saxutils import escape
 
 from dynabeam.transforms.testing.api_error import ApiError
-from dynabeam.transforms.testing.iam import Right, key_of_caller
+from dynabeam.transforms.testing.iam import Permission, key_of_caller
 from dynabeam.transforms.testing.iam_requests import refuse_denied
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ class Sts:
         given = form.get("ExternalId")
         context = (("sts:externalid", given),) if given is not None else ()
         try:
-            refuse_denied(self._simulator, caller, [Right("sts:AssumeRole", arn, context)])
+            refuse_denied(self._simulator, caller, [Permission("sts:AssumeRole", arn, context)])
         except ApiError as error:
             raise refused from error
         ends = time.time() + self.session_seconds

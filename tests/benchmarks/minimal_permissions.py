@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Proof that the catalogue of rights is minimal: a whole run without each of its rights in turn.
+"""Proof that the catalogue of permissions is minimal: a whole run without each in turn.
 
-    python -m tests.benchmarks.minimal_rights
+    python -m tests.benchmarks.minimal_permissions
 
 Replicates a table of five items (stream, requested export, state directory and changelog in S3) in
-the simulator, once with all rights and once without each single one, and prints how each run ended.
-Exit code 1 if a run without a right works, or ends with anything but an error that names it.
+the simulator, once with all permissions and once without each of them, and prints how each ended.
+Exit code 1 if a run without a permission works, or ends with anything but an error that names it.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 
-from tests.pipelines.test_rights import KEY, LimitedWorld
+from tests.pipelines.test_permissions import KEY, LimitedWorld
 
 
 class _NoCapture:
@@ -25,9 +25,9 @@ class _NoCapture:
         return "", ""
 
 
-def described(right):
-    """A right of the catalogue in one line."""
-    action, resource, conditions = right
+def described(permission):
+    """A permission of the catalogue in one line."""
+    action, resource, conditions = permission
     where = "".join(f" ({key} {', '.join(values)})" for _, key, values in conditions)
     return f"{action} on {resource}{where}"
 
@@ -49,18 +49,18 @@ def main():
     began, wrong = time.perf_counter(), 0
     first = LimitedWorld(tempfile.mkdtemp(), _NoCapture())
     with first.sim:
-        # Runs go on without the right to list streams, and say what they may not find.
-        rights = [each for each in first.needed(first.in_s3) if "ListStreams" not in each[0]]
-        needed = [None, *rights]
+        # Runs go on without the permission to list streams, and say what they may not find.
+        permissions = [each for each in first.needed(first.in_s3) if "ListStreams" not in each[0]]
+        needed = [None, *permissions]
     for missing in needed:
         world = LimitedWorld(tempfile.mkdtemp(), _NoCapture())
         with world.sim:
-            rights = [each for each in world.needed(world.in_s3) if each != missing]
+            permissions = [each for each in world.needed(world.in_s3) if each != missing]
             with (
                 contextlib.redirect_stderr(io.StringIO()) as said,
                 contextlib.redirect_stdout(said),
             ):
-                code = world.replicate(rights, world.in_s3)
+                code = world.replicate(permissions, world.in_s3)
         problem = verdict(code, said.getvalue().splitlines(), missing)
         wrong += bool(problem)
         name = "nothing is missing" if missing is None else f"without {described(missing)}"

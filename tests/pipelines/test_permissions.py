@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The catalogue of rights is sufficient and minimal, shown by whole runs in the simulator.
+"""The catalogue of permissions is sufficient and minimal, shown by whole runs in the simulator.
 
-One run with the catalogue's policy works and uses every right in it; runs without single ones do
-not work. All single ones in turn are tried by `python -m tests.benchmarks.minimal_rights`.
+One run with the catalogue's policy works and uses every permission in it; runs without single ones
+do not work. All single ones in turn are tried by `python -m tests.benchmarks.minimal_permissions`.
 """
 
 import pytest
@@ -47,9 +47,9 @@ class LimitedWorld(World):
             for resource in each.resources
         ]
 
-    def replicate(self, rights, places):
-        """A run with nothing but these rights; returns the exit code."""
-        self.sim.set_policies(KEY, [{"Statement": [statement(*each) for each in rights]}])
+    def replicate(self, permissions, places):
+        """A run with nothing but these permissions; returns the exit code."""
+        self.sim.set_policies(KEY, [{"Statement": [statement(*each) for each in permissions]}])
         self.capsys.readouterr()
         return main(["replicate", *self.arguments, *places])
 
@@ -79,18 +79,20 @@ def test_sufficient_and_each_right_is_used(limited, more):
         ("arn:aws:s3:::lake", ("state/*",)),
         ("arn:aws:s3:::lake", ("changes/*",)),
     ]
-    used = limited.sim.used_rights(KEY)
+    used = limited.sim.used_permissions(KEY)
     assert [each for each in used if not granted(each, needed)] == []
-    unused = [each for each in needed if not any(granted(right, [each]) for right in used)]
+    unused = [
+        each for each in needed if not any(granted(permission, [each]) for permission in used)
+    ]
     # What no run of a table with one stream asks for, and what it goes on without.
     assert unused == [("dynamodb:ListStreams", "*", ())]
 
 
-def granted(right, statements):
+def granted(permission, statements):
     """Whether one of these statements allows it."""
     iam = Iam()
     iam.set_policies(KEY, [{"Statement": [statement(*each) for each in statements]}])
-    return not iam.denial(KEY, right)
+    return not iam.denial(KEY, permission)
 
 
 @pytest.mark.parametrize(
