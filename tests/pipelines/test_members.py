@@ -1,120 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A state directory knows its sinks: left out, dropped, given again, new, restored, ahead."""
+"""A state directory knows its sinks: left out, dropped, given again, new."""
 
 import json
-import random
-import shutil
 from datetime import timedelta
 
 import pytest
 
 from dynabeam.pipelines.command_line import main
 from dynabeam.pipelines.state_directory import StateDirectory
-from dynabeam.transforms.model.table import Table
 from dynabeam.transforms.sinks.duckdb.mirror import DuckDBMirror
 from dynabeam.transforms.sinks.files.changelog import FileChangelog
 from dynabeam.transforms.stream import page_parser
-from dynabeam.transforms.values.key_schema import KeyAttribute, KeySchema
 from dynabeam.transforms.values.keys import encode_key
-from tests.pipelines.runs import ExportFolder, World, orders
-from tests.pipelines.time_machine import TimeMachine
-from tests.sinks.targets import Target, published, read_back, read_changes
+from tests.pipelines.member_runs import KEPT_LOG, KEPT_MIRROR, NEW_MIRROR, ORDERS, away, begun
+from tests.pipelines.runs import ExportFolder, orders
+from tests.sinks.targets import Target, published, read_back
 
-ORDERS = Table("orders", KeySchema(KeyAttribute("id", "S")))
-MIRRORS = [Target("duckdb:///FOLDER/new.duckdb?layout=packed"), Target("postgresql://SERVER")]
+MIRRORS = [NEW_MIRROR, Target("postgresql://SERVER")]
 CHANGELOGS = [Target("file:///FOLDER/new"), Target("file:///FOLDER/new?format=parquet")]
-KEPT_LOG, KEPT_MIRROR = Target("file:///FOLDER/out"), Target("duckdb:///FOLDER/kept.duckdb")
-
-
-class Run(World):
-    """A world whose time passes at will, with a mirror and a changelog that are always given."""
-
-    def __init__(self, folder, capsys, monkeypatch):
-        super().__init__(folder, capsys)
-        self.catch_up()
-        self.time = TimeMachine(monkeypatch, self.clock)
-        self.random = random.Random(5)
-        self.kept = [self.uri(KEPT_MIRROR), self.uri(KEPT_LOG)]
-
-    def uri(self, target):
-        return str(target.open(self.folder).uri)
-
-    def put(self, *names, value=0):
-        self.sim.put_many("orders", [{"id": {"S": n}, "total": {"N": str(value)}} for n in names])
-
-    def delete(self, *names):
-        self.sim.delete_many("orders", [{"id": {"S": n}} for n in names])
-
-    def work(self, minutes=5):
-        """Puts, updates and deletes while time passes."""
-        for _ in range(3):
-            self.time.let_pass(timedelta(minutes=minutes) / 3)
-            names = [f"k{self.random.randrange(20)}" for _ in range(6)]
-            self.put(*names[:4], value=self.random.randrange(1000))
-            self.delete(*names[4:])
-        self.time.let_pass(timedelta(minutes=2))
-
-    def replicate(self, *options, extra=(), sinks=None):
-        sinks = self.kept if sinks is None else sinks
-        given = [f"--sink={each}" for each in [*sinks, *extra]]
-        if not any("bucket" in each or "export" in each for each in options):
-            options = (*options, "--s3_export_bucket=exports")
-        return self.run(
-            "--tables=orders", "--buckets=2", *[o for o in options if o != "no bucket"], sinks=given
-        )
-
-    def ok(self, *options, **more):
-        ended = self.replicate(*options, **more)
-        assert ended.code == 0, ended.err
-        return ended
-
-    def command(self, name, *options):
-        self.capsys.readouterr()
-        code = main([name, f"--state_dir={self.state_dir}", *options])
-        return code, *self.capsys.readouterr()
-
-    def status(self):
-        _, out, _ = self.command("status", "--json", "--max_quiet=0")
-        document = json.loads(out)
-        return {each["uri"]: each for each in document["sinks"]}, document["reasons"]
-
-    def held(self, target):
-        return read_back(target, target.open(self.folder), [ORDERS])["orders"]
-
-    def truth(self):
-        return {encode_key(each, ORDERS.keys): each for each in self.sim.items("orders")}
-
-    def assert_equal(self, *targets):
-        for each in (KEPT_MIRROR, *targets):
-            assert self.held(each) == self.truth(), each.uri
-
-    def changes(self, target):
-        """`(key, version, op)` of everything in a changelog."""
-        found = read_changes(target, target.open(self.folder))
-        return sorted((each["keys"]["id"]["S"], each["version"], each["op"]) for each in found)
-
-    def document(self):
-        return json.loads((self.state_dir / "state.json").read_text())
 
 
 @pytest.fixture
 def world(credentials, tmp_path, capsys, monkeypatch):
-    world = Run(tmp_path, capsys, monkeypatch)
-    with world.sim:
-        world.put(*(f"k{n}" for n in range(12)), "gone while away", "stays")
-        world.work(30)
+    with begun(tmp_path, capsys, monkeypatch) as world:
         yield world
-
-
-def away(world, *options, **more):
-    """What a sink misses: deletes, puts, updates, a key that comes and goes."""
-    world.delete("gone while away")
-    world.put("new while away", "came and went", value=7)
-    world.work()
-    world.ok(*options, **more)
-    world.delete("came and went")
-    world.work()
-    world.ok(*[o for o in options if not o.startswith("--drop")], **more)
 
 
 class TestLeftOut:
@@ -340,60 +249,6 @@ class TestBroughtUp:
         world.ok(f"--export={new}", extra=[uri])
         world.assert_equal(MIRRORS[0])
 
-    def test_a_file_that_was_restored_from_an_older_copy(self, world):
-        world.ok()
-        path = world.folder / "kept.duckdb"
-        copy = path.read_bytes()
-        away(world)
-        path.write_bytes(copy)
-        world.work()
-        ended = world.ok()
-        assert "behind: it lacks what was read after round" in ended.err
-        world.assert_equal()
-
-    def test_a_file_that_is_gone(self, world):
-        world.ok()
-        away(world)
-        (world.folder / "kept.duckdb").unlink()
-        ended = world.ok()
-        assert "gone, and made anew" in ended.err
-        world.assert_equal()
-
-    def test_a_file_that_is_gone_while_it_is_loaded(self, world, monkeypatch):
-        """Its rows had all been loaded; only the sweep was missing."""
-        uri = world.uri(MIRRORS[0])
-        world.ok()
-        world.work()
-
-        def die(*_):
-            raise KeyboardInterrupt
-
-        with monkeypatch.context() as patch:
-            patch.setattr(DuckDBMirror, "remove_older_generations", die)
-            assert world.replicate(extra=[uri]).code == 130
-        assert world.document()["tables"]["orders"]["repair"]["loaded"]
-        (world.folder / "new.duckdb").unlink()
-        world.ok(extra=[uri])
-        world.assert_equal(MIRRORS[0])
-
-    def test_a_changelog_that_was_restored_from_an_older_copy(self, world):
-        world.ok()
-        first = world.document()["round"]
-        shutil.copytree(world.folder / "out", world.folder / "copy")
-        away(world)
-        last = world.document()["sinks"][str(world.folder / "out")]["wrote"]
-        assert last > first
-        shutil.rmtree(world.folder / "out")
-        (world.folder / "copy").rename(world.folder / "out")
-        world.work()
-        ended = world.ok()
-        assert "behind: whole from round" in ended.err
-        assert len((sinks := world.status()[0])[world.kept[1]]["lacks"]) == 1
-        world.ok()
-        assert world.status()[0] == {
-            uri: {**each, "applied": world.document()["round"]} for uri, each in sinks.items()
-        }
-
     def test_killed_between_all_steps(self, world, monkeypatch):
         """Dies before and after each commit, check and sweep, and ends the same."""
         target = MIRRORS[0]
@@ -425,66 +280,6 @@ class TestBroughtUp:
         changes = world.changes(KEPT_LOG)
         assert len(changes) == len(set(changes))
         assert world.document()["sinks"][str(world.folder / "new.duckdb")]["state"] == "active"
-
-    def test_a_document_that_did_not_know_its_sinks(self, world):
-        world.ok()
-        away(world)
-        path = world.state_dir / "state.json"
-        document = world.document()
-        del document["sinks"]
-        path.write_text(json.dumps(document))
-        world.work()
-        ended = world.ok()
-        assert "loading" not in ended.err
-        world.assert_equal()
-        assert {each["state"] for each in world.document()["sinks"].values()} == {"active"}
-        document = world.document()
-        del document["sinks"]
-        path.write_text(json.dumps(document))
-        uri = world.uri(MIRRORS[0])
-        world.ok(extra=[uri])
-        world.assert_equal(MIRRORS[0])
-
-
-class TestAhead:
-    def test_a_state_directory_that_was_restored(self, world):
-        """What it reads again is in no changelog twice, and mirrors stay what the table is."""
-        world.ok()
-        shutil.copytree(world.state_dir, world.folder / "copy")
-        away(world)
-        all_changes = world.changes(KEPT_LOG)
-        shutil.rmtree(world.state_dir)
-        (world.folder / "copy").rename(world.state_dir)
-        world.work()
-        ended = world.ok()
-        assert ended.err.count("ahead: it holds round") == 2
-        assert "what it had of later rounds is in" in ended.err
-        world.assert_equal()
-        changes = world.changes(KEPT_LOG)
-        assert len(changes) == len(set(changes))
-        assert set(all_changes) <= set(changes)
-        (aside,) = (world.folder / "out" / "_staging").iterdir()
-        assert any(each.is_file() for each in aside.rglob("*"))
-        world.work()
-        world.ok()
-        world.assert_equal()
-        assert aside.exists()
-
-    def test_with_rows_of_a_later_generation(self, world):
-        """Changes that are read again would lose against them, for ever."""
-        world.ok()
-        shutil.copytree(world.state_dir, world.folder / "copy")
-        world.command("snapshot", "--tables=orders", *world.options)
-        away(world)
-        assert world.document()["tables"]["orders"]["generation"] == 2
-        shutil.rmtree(world.state_dir)
-        (world.folder / "copy").rename(world.state_dir)
-        world.delete("new while away")
-        world.put("stays", value=99)
-        world.work()
-        world.ok()
-        world.assert_equal()
-        assert world.document()["tables"]["orders"]["generation"] == 3
 
 
 class TestDeadLetters:
