@@ -17,9 +17,9 @@ from dynabeam.pipelines.doctor.checks.quick import check_quickly
 from dynabeam.pipelines.options.replicate import ReplicateOptions, parse_replicate
 from dynabeam.pipelines.options.runners import check_rounds, round_runner
 from dynabeam.pipelines.preflight import check_tables
-from dynabeam.pipelines.rounds.figures import RoundMetrics
 from dynabeam.pipelines.rounds.last_run import read_last_run, recorded
 from dynabeam.pipelines.rounds.progress import RoundLogger, RoundPrinter, print_summary
+from dynabeam.pipelines.rounds.round_metrics import RoundMetrics
 from dynabeam.pipelines.rounds.run import RoundOutcome, Rounds, beam_options, publish
 from dynabeam.pipelines.sink_membership import begin_loads, check_members, check_sinks, plan_members
 from dynabeam.pipelines.state_directory import State, StateDirectory

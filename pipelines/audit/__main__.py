@@ -46,7 +46,7 @@ from dynabeam.transforms.state.table_reading import snapshot_requests, stream_so
 
 __all__ = ["audit", "main"]
 
-_LOOK_SECONDS = 10.0
+_POLL_SECONDS = 10.0
 EQUAL, DIFFERENT, NOT_DONE = 0, 1, 2
 
 
@@ -193,18 +193,18 @@ class _Audit:
             for name in list(waiting):
                 known = self._fresh.tables[name]
                 (request,) = snapshot_requests(known, source, self._fresh.state_id, 0)
-                look = acquire(request, arns[name], how, now_us=now_us())
-                arns[name] = look.export_arn
-                if look.manifest is not None:
-                    self._take(name, look.manifest)
-                    self.warnings[name] += [*look.warnings, *look.manifest.warnings]
+                polled = acquire(request, arns[name], how, now_us=now_us())
+                arns[name] = polled.export_arn
+                if polled.manifest is not None:
+                    self._take(name, polled.manifest)
+                    self.warnings[name] += [*polled.warnings, *polled.manifest.warnings]
                     waiting.remove(name)
             if not waiting:
                 return
             if not told:
                 sys.stderr.write(f"Waiting for the export of {', '.join(waiting)}\n")
                 told = True
-            time.sleep(_LOOK_SECONDS)
+            time.sleep(_POLL_SECONDS)
 
     def _take(self, name: str, manifest: ExportManifest) -> None:
         known = self._fresh.tables[name]

@@ -66,7 +66,7 @@ from dynabeam.transforms.sinks.registry import check_capabilities, check_place, 
 __all__ = ["add_graph", "prepare", "replicate_continuously"]
 
 _SHOW_EVERY = 10.0
-_LOOK_EVERY = 0.2
+_POLL_EVERY = 0.2
 _MISSING = {
     "region": "--dataflow_region",
     "project": "--project",
@@ -352,7 +352,7 @@ def _wait(ended: Future[Any]) -> bool:
     while (left := until - time.monotonic()) > 0:
         if stop_signals.requested():
             raise KeyboardInterrupt
-        if wait([ended], min(left, _LOOK_EVERY)).done:
+        if wait([ended], min(left, _POLL_EVERY)).done:
             return True
     return False
 

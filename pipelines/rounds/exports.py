@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The exports of catch-up rounds: each round looks for those that are awaited, and shares itself.
+"""The exports of catch-up rounds: polled before each round, and read within its bytes.
 
-Looks are made here, before the graph, and not in it: only who sees all tables can read whole files,
-table after table, so that each file is downloaded once whatever the number of tables. An export
-that cannot be had stops nobody else: its table is set aside, the others go on, and a run that ends
-says at its end what is missing. Where it had been requested, the next attempt requests a new one.
+They are polled here, before the graph, and not in it: only who sees all tables can read whole
+files, table after table, so that each file is downloaded once whatever the number of tables. An
+export that cannot be had stops no other: its table is set aside, the others go on, and a run that
+ends says at its end what is missing. Where it was requested, the next attempt requests a new one.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ class RoundExports:
         self._arns: dict[tuple[_Key, int], str] = {}
         self._sizes = FileSizes()
 
-    def look(self, tables: Sequence[dict[str, Any]], state_id: str) -> list[Report]:
-        """Looks once for each export that is awaited.
+    def poll(self, tables: Sequence[dict[str, Any]], state_id: str) -> list[Report]:
+        """Polls each awaited export once.
 
         Args:
             tables: The states of the tables.
@@ -86,11 +86,11 @@ class RoundExports:
             for load, request in zip(readable_loads(state), requests, strict=True):
                 if load["manifest"] is not None or self._is_aside(state, load):
                     continue
-                # What this run has requested is asked how it is; a request for it once more would
-                # be answered with what it was.
+                # An export that this run has requested is polled by its ARN: to the same request
+                # AWS would answer with the state that it had then.
                 known = (_key(state, load), request.attempt)
                 try:
-                    look = acquire(request, self._arns.get(known, ""), how, now_us=now_us())
+                    polled = acquire(request, self._arns.get(known, ""), how, now_us=now_us())
                 except ExportFailedError as problem:
                     self._set_aside(state, load, problem)
                     if how.can_request(request):
@@ -100,8 +100,8 @@ class RoundExports:
                     self._set_aside(state, load, problem)
                 else:
                     self._aside.pop(_key(state, load), None)
-                    self._arns[known] = look.export_arn
-                    reports.append(export_report(request, look))
+                    self._arns[known] = polled.export_arn
+                    reports.append(export_report(request, polled))
         self._stop_if_all_are_aside(tables)
         return reports
 
@@ -116,7 +116,7 @@ class RoundExports:
             digests: Folder for digests of keys, of tables whose key people have named.
 
         Raises:
-            DynabeamError: As `look`.
+            DynabeamError: As `poll`.
         """
         slices: list[FileSlice] = []
         left = max_bytes
@@ -172,16 +172,16 @@ class RoundExports:
         aside = self._aside.get(_key(state, load))
         if aside is None:
             return False
-        # A run that ends tells what is missing when all else is done, and does not try again.
+        # A run that ends reports what is missing after all else is done, and does not retry.
         return self._options.until == "caught_up" or self._clock() < aside.until
 
     def _stop_if_all_are_aside(self, tables: Sequence[dict[str, Any]]) -> None:
-        """There is nobody to go on for if all tables lack what they were told to begin with."""
+        """Raises the first error if no table has the export that it was to start from."""
         errors = self.errors_of(tables)
         if self._options.until == "forever" or len(errors) < len(tables):
             return
         for error in errors.values():
-            # A failed export has to be noted first, or the next run would meet it again.
+            # A failed export has to be stored first, or the next run would wait for it again.
             if not isinstance(error, ExportFailedError):
                 raise error
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The figures of a run in rounds: what its committed rounds did, kept by the driver."""
+"""Metrics of a run in rounds: what its committed rounds did, kept by the driver."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ __all__ = ["RoundMetrics"]
 
 
 class RoundMetrics:
-    """Takes each committed round into the figures.
+    """Adds each committed round to the metrics of this process.
 
     Args:
         names: The tables.
         state: The state at the start: a snapshot that was begun before goes on from there.
-        figures: The figures.
+        figures: The metrics of this process.
     """
 
     def __init__(self, names: Sequence[str], state: State, figures: Figures) -> None:
@@ -30,7 +30,7 @@ class RoundMetrics:
             self._begin(name, state.tables[name]["snapshot"])
 
     def on_round(self, outcome: RoundOutcome) -> None:
-        """Takes one round."""
+        """Adds one round."""
         for report in outcome.reports:
             self._figures.take(report)
         for (table, stage), count in outcome.letters.items():

@@ -201,8 +201,8 @@ class Rounds:
         tables = copy.deepcopy(state.tables)
         gaps = {name: len(each.get("gaps", ())) for name, each in tables.items()}
         known_missing = self.exports.errors_of([tables[name] for name in self.names])
-        looked = self.exports.look([tables[name] for name in self.names], state.state_id)
-        merge_reports(tables, looked, self.options.gaps)
+        polled = self.exports.poll([tables[name] for name in self.names], state.state_id)
+        merge_reports(tables, polled, self.options.gaps)
         plan = self._plan(state, tables, current)
         pipeline = beam.Pipeline(options=beam_options(self.options))
         build_round(pipeline, plan)
@@ -211,7 +211,7 @@ class Rounds:
         read = list(read_reports(plan.reports_path))
         _check_complete(plan, read)
         merge_reports(tables, read, self.options.gaps)
-        reports = looked + read
+        reports = polled + read
         keys = ExportKeys(self.directory.path)
         keys.take(tables, read, current.number)
         # Only now: every reader of the old generation has ended.

@@ -30,7 +30,7 @@ _SHELL_RESULT = "BASH_JAVA_UTILS_EXEC_RESULT:"
 # Small heaps fill slowly with the serial collector; quick starts count more than peak speed.
 _JVM = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto")
 _START = 60
-_LOOK = 0.2
+_POLL = 0.2
 
 _LOGGING = """
 rootLogger.level = INFO
@@ -193,7 +193,7 @@ class FlinkCluster:
         over = threading.Event()
 
         def supervise() -> None:
-            while not over.wait(_LOOK):
+            while not over.wait(_POLL):
                 for process in [each for each in self.taskmanagers if not each.is_alive]:
                     with contextlib.suppress(ValueError):  # it has just been killed
                         self.taskmanagers.remove(process)

@@ -16,7 +16,7 @@ from tests.runners.continuous_world import ContinuousWorld
 __all__ = ["Probes", "distribution"]
 
 _SEND_EVERY = 0.1
-_LOOK_EVERY = 0.02
+_POLL_EVERY = 0.02
 
 
 class Probes:
@@ -73,7 +73,7 @@ class Probes:
         newest = 0
         query = f'SELECT probe FROM dynabeam."{self._table}" WHERE probe > %s'
         connection = None
-        while not (self._stopped.wait(_LOOK_EVERY) and (not self._sent or self._is_late())):
+        while not (self._stopped.wait(_POLL_EVERY) and (not self._sent or self._is_late())):
             try:
                 connection = connection or self._world.postgres.connect()
                 found = [int(number) for (number,) in connection.execute(query, [newest])]

@@ -18,7 +18,7 @@ from dynabeam.transforms.aws.forks import reset_in_child
 __all__ = ["Deadlines", "deadlines"]
 
 _LOGGER = logging.getLogger(__name__)
-_LOOK_SECONDS = 1.0
+_CHECK_SECONDS = 1.0
 
 
 class Deadlines:
@@ -81,7 +81,7 @@ class Deadlines:
                         # The others' deadlines have to be kept.
                         _LOGGER.exception("a deadline could not be kept")
             nearest = min((at for at, _ in self._pending.copy().values()), default=now)
-            time.sleep(min(_LOOK_SECONDS, max(0.01, nearest - now)))
+            time.sleep(min(_CHECK_SECONDS, max(0.01, nearest - now)))
 
 
 deadlines = Deadlines()
