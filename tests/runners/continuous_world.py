@@ -16,7 +16,6 @@ import pathlib
 import sys
 from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
-from types import TracebackType
 from typing import Any
 
 import boto3
@@ -112,12 +111,7 @@ class ContinuousWorld:
             self._stack = stack.pop_all()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stack.close()
 
     def prepare(self) -> None:

@@ -18,7 +18,6 @@ import tempfile
 import threading
 import uuid
 from collections.abc import Mapping, Sequence
-from types import TracebackType
 from typing import Any, Literal, get_args
 
 from tests.runners.flink_cluster import ClusterSettings, FlinkCluster, StateBackend
@@ -114,12 +113,7 @@ class Flink:
             self._stack = stack.pop_all()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stack.close()
         self.workers.kill()
 

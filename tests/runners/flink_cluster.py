@@ -11,13 +11,13 @@ import shlex
 import subprocess
 import threading
 from collections.abc import Iterator, Mapping
-from types import TracebackType
 from typing import Literal
 
 from tests.runners.flink_parts import JAVA_FLAGS, FlinkParts
 from tests.runners.flink_rest import FlinkRest
 from tests.runners.parts import AssemblyError
-from tests.runners.processes import Process, free_ports, wait_until
+from tests.runners.processes import Process, free_ports
+from tests.runners.server import Server
 
 __all__ = ["ClusterSettings", "FlinkCluster", "StateBackend"]
 
@@ -29,7 +29,6 @@ _SHELL = "org.apache.flink.runtime.util.bash.BashJavaUtils"
 _SHELL_RESULT = "BASH_JAVA_UTILS_EXEC_RESULT:"
 # Small heaps fill slowly with the serial collector; quick starts count more than peak speed.
 _JVM = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto")
-_START = 60
 _POLL = 0.2
 
 _LOGGING = """
@@ -73,8 +72,8 @@ class ClusterSettings:
     extra: Mapping[str, str | int | bool] = dataclasses.field(default_factory=dict)
 
 
-class FlinkCluster:
-    """A cluster; a context manager that starts and stops it.
+class FlinkCluster(Server):
+    """A cluster: the JobManager as the server, and its TaskManagers.
 
     Args:
         parts: An assembled Flink.
@@ -83,6 +82,8 @@ class FlinkCluster:
         variables: Environment variables of its processes, which Python workers of the PROCESS
             environment inherit.
     """
+
+    name = "JobManager"
 
     def __init__(
         self,
@@ -101,7 +102,6 @@ class FlinkCluster:
         self._rest_port, self._rpc_port, self._blob_port = free_ports(3)
         self._rest_port = self.settings.rest_port or self._rest_port
         self.rest = FlinkRest(f"http://127.0.0.1:{self._rest_port}")
-        self.jobmanager: Process | None = None
         self.taskmanagers: list[Process] = []
         self._started = 0
         self._supervised = False
@@ -112,55 +112,33 @@ class FlinkCluster:
         """`host:port` of the REST interface, for the job server."""
         return f"127.0.0.1:{self._rest_port}"
 
-    def __enter__(self) -> FlinkCluster:
-        try:
-            self.start()
-        except BaseException:
-            self.stop()
-            raise
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.stop()
-
     def start(self) -> None:
-        """Starts everything, and waits until all slots are free.
-
-        Raises:
-            ChildProcessError: A process ended.
-            TimeoutError: It takes too long.
-        """
+        """Starts everything; does not wait."""
         self._configure()
-        self._launch_jobmanager()
+        super().start()
         for _ in range(self.settings.taskmanagers):
             self._launch_taskmanager()
-        self.wait_ready()
 
     def wait_ready(self) -> None:
         """Waits until the JobManager answers and every TaskManager is registered with it."""
-        assert self.jobmanager is not None
-        needed = [self.jobmanager] if self._supervised else [self.jobmanager, *self.taskmanagers]
-        wait_until(self.rest.is_up, "JobManager", _START, needed)
+        needed = [] if self._supervised else self.taskmanagers
+        self.wait_for(self.is_up, self.name, *needed)
 
         def registered() -> bool:
             # By name: one that was killed a moment ago may still be listed.
             wanted = {process.name for process in self.taskmanagers}
             return wanted <= self.rest.taskmanagers()
 
-        wait_until(registered, "registered TaskManagers", _START, needed)
+        self.wait_for(registered, "registered TaskManagers", *needed)
 
     def stop(self) -> None:
         """Ends all processes; checkpoints, savepoints and logs stay."""
         while self.taskmanagers:
             self.taskmanagers.pop().stop()
-        if self.jobmanager is not None:
-            self.jobmanager.stop()
-            self.jobmanager = None
+        super().stop()
+
+    def is_up(self) -> bool:
+        return self.rest.is_up()
 
     def start_taskmanager(self) -> Process:
         """Starts one more TaskManager, and waits until it is registered."""
@@ -213,15 +191,12 @@ class FlinkCluster:
 
     def start_jobmanager(self) -> None:
         """Starts a killed JobManager at its old address; it knows nothing of earlier jobs."""
-        self._launch_jobmanager()
+        super().start()
         self.wait_ready()
 
     def kill_jobmanager(self) -> None:
         """SIGKILL to the JobManager. There is no high availability: jobs are lost with it."""
-        assert self.jobmanager is not None
-        self.jobmanager.kill()
-        self.jobmanager.stop()
-        self.jobmanager = None
+        self.kill()
 
     def retained_checkpoint(self, job: str) -> pathlib.Path | None:
         """The newest complete checkpoint of a job on disk, for `--savepoint_path`.
@@ -276,11 +251,10 @@ class FlinkCluster:
             **settings.extra,
         }
 
-    def _launch_jobmanager(self) -> None:
-        assert self.jobmanager is None
+    def launch(self) -> Process:
         command = [*self._java("-Xmx512m"), _JOBMANAGER, "--configDir", str(self._configuration)]
         log = self.folder / "jobmanager.log"
-        self.jobmanager = Process("JobManager", command, log, self._variables)
+        return Process(self.name, command, log, self._variables)
 
     def _launch_taskmanager(self) -> Process:
         flags, dynamic = self._memory()

@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 import pathlib
-from types import TracebackType
 
 import grpc
 from apache_beam.portability.api import beam_job_api_pb2, beam_job_api_pb2_grpc
 
 from tests.runners.flink_parts import JAVA_FLAGS, JOB_SERVER, FlinkParts
-from tests.runners.processes import Process, free_ports, wait_until
+from tests.runners.processes import Process, free_ports
+from tests.runners.server import Server
 
 __all__ = ["JobServer"]
 
@@ -19,11 +19,10 @@ _LOGGING = (
     "-Dorg.slf4j.simpleLogger.showDateTime=true",
     "-Dorg.slf4j.simpleLogger.dateTimeFormat=yyyy-MM-dd HH:mm:ss,SSS",
 )
-_START = 60
 
 
-class JobServer:
-    """A job server; a context manager that starts and stops it.
+class JobServer(Server):
+    """A job server; jobs on a cluster outlive it.
 
     Args:
         parts: An assembled Flink.
@@ -31,6 +30,8 @@ class JobServer:
         folder: For its log and for artifacts.
         port: Port of its endpoint; 0 for a free one.
     """
+
+    name = "job server"
 
     def __init__(
         self, parts: FlinkParts, flink: str, folder: pathlib.Path, *, port: int = 0
@@ -40,32 +41,13 @@ class JobServer:
         self._folder = folder
         self._port, self._artifacts, self._expansion = free_ports(3)
         self._port = port or self._port
-        self.process: Process | None = None
 
     @property
     def endpoint(self) -> str:
         """For `--job_endpoint`."""
         return f"127.0.0.1:{self._port}"
 
-    def __enter__(self) -> JobServer:
-        try:
-            self.start()
-            self.wait_ready()
-        except BaseException:
-            self.stop()
-            raise
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.stop()
-
-    def start(self) -> None:
-        """Starts it; does not wait."""
+    def launch(self) -> Process:
         self._folder.mkdir(parents=True, exist_ok=True)
         command = [
             *(self._parts.java, *JAVA_FLAGS, *_JVM, *_LOGGING),
@@ -77,25 +59,9 @@ class JobServer:
             f"--expansion-port={self._expansion}",
             f"--artifacts-dir={self._folder / 'artifacts'}",
         ]
-        self.process = Process("job server", command, self._folder / "job-server.log")
+        return Process(self.name, command, self._folder / "job-server.log")
 
-    def wait_ready(self) -> None:
-        """Waits until it answers.
-
-        Raises:
-            ChildProcessError: It ended.
-            TimeoutError: It takes too long.
-        """
-        assert self.process is not None
-        wait_until(self._answers, "job server", _START, [self.process])
-
-    def stop(self) -> None:
-        """Ends it; jobs on a cluster go on."""
-        if self.process is not None:
-            self.process.stop()
-            self.process = None
-
-    def _answers(self) -> bool:
+    def is_up(self) -> bool:
         with grpc.insecure_channel(self.endpoint) as channel:
             service = beam_job_api_pb2_grpc.JobServiceStub(channel)
             try:

@@ -7,7 +7,6 @@ import statistics
 import threading
 import time
 from collections.abc import Sequence
-from types import TracebackType
 
 import psycopg
 
@@ -46,12 +45,7 @@ class Probes:
             each.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stopped.set()
         for each in self._threads:
             each.join()

@@ -7,7 +7,6 @@ import json
 import pathlib
 import sys
 from collections.abc import Sequence
-from types import TracebackType
 
 from dynabeam.transforms.testing.remote import RemoteSimulator
 from tests.runners.processes import Process, wait_until
@@ -47,12 +46,7 @@ class SimulatorProcess:
             raise
         return RemoteSimulator(url)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._process is not None:
             self._process.stop()
 

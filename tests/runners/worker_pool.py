@@ -20,15 +20,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
-from types import TracebackType
 
 from tests.runners.boot import FOLDER
-from tests.runners.processes import ROOT, Process, free_ports, is_listening, wait_until
+from tests.runners.processes import ROOT, Process, free_ports, is_listening
+from tests.runners.server import Server
 
 __all__ = ["WorkerPool", "Workers"]
 
 _POOL = "apache_beam.runners.worker.worker_pool_main"
-_START = 60
 
 
 class Workers:
@@ -68,8 +67,8 @@ class Workers:
         return killed
 
 
-class WorkerPool:
-    """The EXTERNAL environment: a context manager that starts and stops a pool of workers.
+class WorkerPool(Server):
+    """The EXTERNAL environment: a pool of workers.
 
     Args:
         workers: What it starts.
@@ -77,6 +76,8 @@ class WorkerPool:
         variables: Environment variables of the pool and its workers.
         port: 0 for a free one.
     """
+
+    name = "worker pool"
 
     def __init__(
         self,
@@ -89,52 +90,19 @@ class WorkerPool:
         self._log = log
         self._variables = variables
         self._port = port or free_ports(1)[0]
-        self.process: Process | None = None
 
     @property
     def options(self) -> list[str]:
         """Beam options for workers of this pool."""
         return ["--environment_type=EXTERNAL", f"--environment_config=127.0.0.1:{self._port}"]
 
-    def __enter__(self) -> WorkerPool:
-        try:
-            self.start()
-            self.wait_ready()
-        except BaseException:
-            self.stop()
-            raise
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.stop()
-
-    def start(self) -> None:
-        """Starts the pool; does not wait."""
+    def launch(self) -> Process:
         command = [sys.executable, "-m", _POOL, f"--service_port={self._port}"]
         command.append(f"--container_executable={self._workers.boot}")
-        self.process = Process("worker pool", command, self._log, self._variables)
+        return Process(self.name, command, self._log, self._variables)
 
-    def wait_ready(self) -> None:
-        """Waits until it takes connections."""
-        assert self.process is not None
-        wait_until(lambda: is_listening(self._port), "worker pool", _START, [self.process])
-
-    def kill(self) -> None:
-        """SIGKILL to the pool and its workers."""
-        assert self.process is not None
-        self.process.kill(with_children=True)
-        self.stop()
-
-    def stop(self) -> None:
-        """Ends the pool and its workers."""
-        if self.process is not None:
-            self.process.stop()
-            self.process = None
+    def is_up(self) -> bool:
+        return is_listening(self._port)
 
 
 def _is_running(pid: int) -> bool:
