@@ -43,7 +43,6 @@ def test_the_map_has_every_folder():
     assert [each for each in sorted(folders) if f"`transforms/{each}/`" not in text] == []
 
 
-@pytest.mark.long
 def test_the_pictures_are_drawn():
     """By Mermaid itself, which is fetched once per machine."""
     folder = or_skip(_mermaid)
