@@ -125,7 +125,7 @@ def __dir__() -> list[str]:
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> object:
-        """Imports a public name when it is asked for first (PEP 562)."""
+        """Imports a public name on first access (PEP 562)."""
         module = _MODULE_OF.get(name)
         if module is None:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

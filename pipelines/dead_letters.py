@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`dynabeam dead_letters`: what could not be handled, for people, for machines, or one in full.
 
-Reads the state directory only, so it may be given while a run goes on. `dynabeam retry` puts the
-letters back.
+Reads the state directory only, so it may be given while a run goes on. `dynabeam retry` replays
+them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str]) -> int:
     """Runs the command; returns its exit code.
 
     Raises:
-        StateError: A letter cannot be read, or there is none of the id asked for.
+        StateError: A dead letter cannot be read, or none has this id.
     """
     parser = _parser()
     given, rest = parse_known(parser, arguments)
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _all(box: DeadLetterStore) -> Iterator[tuple[str, DeadLetter]]:
-    """The letters with what may become of them."""
+    """The dead letters, each with its severity."""
     for letter in box.read():
         yield letter.severity, letter
     for letter in box.stopped():
@@ -100,7 +100,7 @@ def _write_text(letters: Sequence[tuple[str, DeadLetter]], place: str, stream: T
     if stopped:
         stream.write(
             f"{stopped:,} more of a round that --max_dead_letters stopped: it is not committed, "
-            "and reads them again\n"
+            "so the next round reads them again\n"
         )
 
 

@@ -2,7 +2,7 @@
 """Finds the error that was meant for a person inside what a runner raises.
 
 Runners send a worker's exception home as text inside a RuntimeError with a long traceback. The
-errors of `transforms.errors` are single lines there, so their class and text can be told.
+errors of `transforms.errors` are single lines there, so their class and text can be extracted.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _WHILE_RUNNING = re.compile(r"\s*\[while running [^\]]*\].*$")
 
 
 def meant_for_people(problem: BaseException) -> DynabeamError | None:
-    """The `DynabeamError` behind a failure, None if there is none."""
+    """The `DynabeamError` that caused a failure, None if there is none."""
     if isinstance(problem, DynabeamError):
         return _without_step(problem)
     found = [match for match in _LINE.finditer(str(problem)) if hasattr(errors, match[1])]

@@ -66,8 +66,8 @@ def replicate(options: ReplicateOptions, findings: TableFindings | None = None) 
     """Replicates until caught up (or for ever) and returns the last committed state.
 
     Args:
-        options: What was asked for.
-        findings: Takes up what is the matter with single tables, while the others go on.
+        options: The options of the command.
+        findings: Collects the problems of single tables, while the others continue.
 
     Raises:
         DynabeamError: Something stops the run; sinks and state stay at the last committed round.
@@ -122,7 +122,7 @@ def replicate(options: ReplicateOptions, findings: TableFindings | None = None) 
 
 
 def publish_committed(directory: StateDirectory, state: State, sinks: Sequence[Sink]) -> list[str]:
-    """Puts right what an interrupted run left behind; returns lines for people."""
+    """Repairs what an interrupted run left; returns lines for people."""
     for sink in sinks:
         directory.check_held()
         sink.recover(state.committed)

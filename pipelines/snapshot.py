@@ -73,18 +73,18 @@ def main(arguments: Sequence[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="dynabeam snapshot",
-        description="Take a new snapshot of tables that are replicated, while that goes on.",
+        description="Order a new snapshot of tables while they are replicated.",
         epilog="Beside these: --tables, and --state_dir or --name as given to replicate.",
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--cancel", action="store_true", help="take back an order that nobody has begun")
-    add("--status", action="store_true", help="say how far it is")
+    add("--cancel", action="store_true", help="withdraw an order that has not begun")
+    add("--status", action="store_true", help="show the progress")
     add(
         "--key_range",
         default="",
         metavar="FROM..TO",
-        help="only items with a partition key from FROM to TO, both included; one may be left out",
+        help="only items with a partition key from FROM to TO, both included; either is optional",
     )
     return parser
 
@@ -118,7 +118,7 @@ def _order(name: str, directory: StateDirectory, state: State, *, key_range: str
     SnapshotSignals(directory.path).give(order)
     who = "the running job" if state.deployment else "the next round"
     part = f" of the keys {key_range}" if key_range else ""
-    return f"{name}: a new snapshot{part} is ordered; {who} takes it up"
+    return f"{name}: a new snapshot{part} is ordered; {who} takes it"
 
 
 def _cancel(name: str, directory: StateDirectory, state: State) -> str:
@@ -129,7 +129,7 @@ def _cancel(name: str, directory: StateDirectory, state: State) -> str:
 
 def _status(name: str, directory: StateDirectory, state: State) -> str:
     if SnapshotSignals(directory.path).pending(name) is not None:
-        return f"{name}: ordered, not taken up yet"
+        return f"{name}: ordered, not begun yet"
     return f"{name}: {_how_far(name, directory, state)}"
 
 

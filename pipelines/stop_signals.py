@@ -11,9 +11,9 @@ The exit code is 128 and the signal's number: 130 after SIGINT, 143 after SIGTER
 no harm to a replication, which survives `kill -9` at any point; it only repeats work. The cursor is
 shown again, and the state directory given back, all the same.
 
-Signals are met twice: Python's handler runs in the main thread once that is back from whatever it
-has called; a thread of our own learns of them by a pipe at once, and so also ends a process whose
-main thread never comes back. Nothing here is installed in a process that merely imports this
+Signals are handled twice: Python's handler runs in the main thread once that is back from whatever
+it has called; a thread of our own learns of them by a pipe at once, and so also ends a process
+whose main thread never comes back. Nothing here is installed in a process that merely imports this
 package, or calls a command as a function: there Ctrl-C is `KeyboardInterrupt`, as always.
 """
 
@@ -44,7 +44,7 @@ __all__ = [
     "requested",
 ]
 
-GOES_ON = "dynabeam: interrupted; run again to go on from the last round\n"
+GOES_ON = "dynabeam: interrupted; run again to continue from the last round\n"
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _GRACE_SECONDS = 10.0
@@ -140,7 +140,7 @@ def over() -> None:
 
 @contextlib.contextmanager
 def deferred(what: str) -> Iterator[None]:
-    """Within this a first signal is only noted; `requested` tells.
+    """Within this a first signal is only noted; see `requested`.
 
     Args:
         what: What goes on until its end, for people.

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is the matter with single tables of a run, while the others go on.
+"""Problems of single tables of a run, while the others continue.
 
-Each is told once, stands in `findings.json` of the state directory for as long as it holds, and
-makes the exit code of a run that ends another one. Discovery keeps what it finds in the same file.
+Each is reported once, is listed in `findings.json` of the state directory for as long as it holds,
+and makes the exit code of a run that ends another one. Discovery keeps what it finds in the same
+file.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class TableFindings:
         self._at_start = read_findings(self._path) if self._path else {}
 
     def add(self, finding: Finding, error: DynabeamError) -> None:
-        """Takes up what is the matter with a table.
+        """Adds the problem of a table.
 
         Args:
             finding: For people.
@@ -85,14 +86,14 @@ class TableFindings:
         if not self._path:
             return [str(each) for each in news]
         before = self.keep_in(self._path, healthy, left_out)
-        # Each run tells all once; what stands there since it began was told by its discovery.
+        # Each run reports all once; its discovery has reported what was added since it began.
         told = {each for name, each in before.items() if self._at_start.get(name) != each}
         return [str(each) for each in news if each not in told]
 
     def keep_in(
         self, path: str, healthy: Iterable[str], left_out: Iterable[str] = ()
     ) -> dict[str, Finding]:
-        """Brings a file up to date, as `keep` does; returns what stood there before.
+        """Brings a file up to date, as `keep` does; returns its former content.
 
         Raises:
             StateError: The file cannot be read or written.

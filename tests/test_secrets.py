@@ -283,7 +283,7 @@ def _letters_shown_and_put_back(bench):
     code, out, _ = bench.run("dead_letters", place, "--json")
     assert (code, json.loads(out)["error"]) == (0, "CheckViolation 23514")
     out = bench.run("retry", *bench.options, *bench.sinks, place)[1]
-    assert out.startswith("0 dead letters put back, 1 failed again")
+    assert out.startswith("0 dead letters replayed, 1 failed again")
 
 
 def _snapshot(bench):

@@ -134,7 +134,7 @@ def _text(image: bytes | None, table: Table) -> str | None:
 
 @dataclasses.dataclass(frozen=True)
 class _Settings:
-    """What was asked for; picklable, without secrets."""
+    """The settings; picklable, without secrets."""
 
     tables: tuple[str, ...]
     access: AwsAccess
@@ -305,13 +305,13 @@ class ReadFromDynamoDB(beam.PTransform):
                 reading goes on after it.
 
         Raises:
-            ConfigurationError: It is another policy: a repair takes runs that continue where the
+            ConfigurationError: It is another policy: a repair needs runs that continue where the
                 last one ended.
         """
         given = policy.value if isinstance(policy, GapPolicy) else policy
         if given in (GapPolicy.HEAL.value, GapPolicy.RESNAPSHOT.value):
             raise ConfigurationError(
-                "a repair takes runs that continue where the last one ended; this keeps nothing",
+                "a repair needs runs that continue where the last ended; this keeps no positions",
                 where="with_gaps",
                 expected=["fail", "continue"],
                 found=given,
@@ -352,7 +352,7 @@ class ReadFromDynamoDB(beam.PTransform):
         """Describes the tables on a worker, and reads them.
 
         Raises:
-            ConfigurationError: What was asked for does not go together.
+            ConfigurationError: Options that exclude each other.
         """
         settings = dataclasses.replace(self._settings, request_id=uuid.uuid4().hex)
         _check_together(settings)
@@ -401,11 +401,11 @@ def _check_together(settings: _Settings) -> None:
         raise ConfigurationError(
             "there is nothing to read",
             where="without_stream",
-            hint="Ask for a snapshot too: with_snapshot(…)",
+            hint="Add a snapshot: with_snapshot(…)",
         )
     if settings.waits and settings.with_stream and not settings.forever:
         raise ConfigurationError(
-            "a reading that ends when it has caught up cannot wait for a new export",
+            "a read that ends when it has caught up cannot wait for a new export",
             where="with_snapshot",
             hint="Give with_snapshot(export=…), with_stream(until='forever') or without_stream()",
         )

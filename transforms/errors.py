@@ -38,8 +38,8 @@ class DynabeamError(Exception):
     Args:
         what: One sentence that says what is wrong.
         where: The option, file, record, table or shard at fault.
-        expected: The value that was asked for or promised, if two values disagree.
-        found: The value that was met instead.
+        expected: The value that was requested or promised, if two values disagree.
+        found: The value that was found instead.
         hint: What the user can do about it, in the imperative.
     """
 

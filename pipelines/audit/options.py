@@ -20,7 +20,7 @@ _MOST_EXAMPLES = 10_000
 
 @dataclasses.dataclass(frozen=True)
 class AuditOptions:
-    """What `dynabeam audit` was asked for.
+    """The options of `dynabeam audit`.
 
     Attributes:
         source: The tables, the export and the sink, as for `replicate`.
@@ -29,7 +29,8 @@ class AuditOptions:
         examples: Differences of each kind to show per table, at most.
         buckets: Buckets per table.
         hide_values: Show digests of values instead of values.
-        work_dir: Folder for what the passes tell their driver; empty for a temporary one.
+        work_dir: Folder for the results that passes leave for their driver; empty for a temporary
+            one.
     """
 
     source: ReplicateOptions
@@ -60,7 +61,7 @@ def parse_audit(arguments: Sequence[str]) -> AuditOptions:
     source = parse_replicate([*rest, "--buckets=1"], command=parser)
     if len(source.sinks) != 1:
         raise ConfigurationError(
-            "an audit looks at one mirror",
+            "an audit compares one mirror",
             where="--sink",
             found=list(source.sinks),
             hint="Audit them one after the other",

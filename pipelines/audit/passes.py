@@ -73,7 +73,7 @@ def build_audit(
     options: AuditOptions,
     folder: str,
 ) -> None:
-    """Adds the graph of one pass to a pipeline; what it tells its driver goes into a folder."""
+    """Adds the graph of one pass to a pipeline; its results for the driver go into a folder."""
     source = options.source
     plans = {each.table: TablePlan(each.shape.to_json(), each.point, each.focus) for each in inputs}
     parts = [f"{each.table}/{part}" for each in inputs for part in reader.parts(each.shape)]
@@ -96,7 +96,7 @@ class AuditPasses:
     """Runs the passes and puts their reports together.
 
     Args:
-        options: What was asked for.
+        options: The options of the command.
         reader: The mirror's.
     """
 

@@ -2,7 +2,7 @@
 """The deployment of a state directory: begun, gone on with, added to, taken over from.
 
 A state directory has at most one continuous deployment, whose folder is `continuous/<id>` below it.
-A run that takes over, catch-up or continuous, first tells the deployment that it is over, then
+A run that takes over, catch-up or continuous, first marks the deployment as over, then
 brings the positions that it has stored into the position document, and only then reads on.
 """
 
@@ -64,7 +64,7 @@ def current(directory: StateDirectory, state: State) -> ControlFolder:
     """
     if not state.deployment:
         raise StateError(
-            "the state directory has no continuous deployment to go on with",
+            "the state directory has no continuous deployment to continue",
             where=directory.path,
             hint="Leave --savepoint_path or --update out: the run begins at the stored positions",
         )
@@ -96,7 +96,7 @@ def abandon(directory: StateDirectory, folder: ControlFolder) -> None:
 def assign_tables(
     folder: ControlFolder, state: State, names: Sequence[str], options: ReplicateOptions
 ) -> None:
-    """Tells a deployment to read tables from where the state says."""
+    """Assigns tables to a deployment, from the positions of the state."""
     started = now_us()
     folder.assign(f"{started:020d}", _assignment(folder, state, names, options, started))
 
@@ -104,7 +104,7 @@ def assign_tables(
 def assign_each(
     folder: ControlFolder, state: State, names: Sequence[str], options: ReplicateOptions
 ) -> None:
-    """Tells a deployment to read new tables, each under the name that follows from the table."""
+    """Assigns new tables to a deployment, each under the name that follows from the table."""
     started = now_us()
     for name in names:
         assignment = _assignment(folder, state, [name], options, started)
@@ -166,7 +166,7 @@ def _tell_generation(folder: ControlFolder, name: str, table: dict[str, Any]) ->
 
 
 def tell_discovery(folder: ControlFolder, state: State, options: ReplicateOptions) -> None:
-    """Tells a deployment which new tables to look for; nothing if it is to look for none."""
+    """Writes which new tables a deployment is to discover; nothing if none."""
     if options.discovers:
         discovery_plan(options, state).write(folder)
     else:
@@ -257,7 +257,7 @@ def _expect_snapshot(table: dict[str, Any], reports: Sequence[Report]) -> None:
 def _follow_streams(
     folder: ControlFolder, name: str, table: dict[str, Any], reports: Sequence[Report]
 ) -> None:
-    """Makes room for the positions in a stream that a deployment has begun behind another one."""
+    """Makes room for the positions in a stream that a deployment has begun after another one."""
     stream = table["stream"]
     streams = [each.fields for each in reports if each.kind == "stream"]
     if stream is None or not streams:
@@ -286,7 +286,7 @@ def absorb(folder: ControlFolder, state: State) -> None:
         if table in state.tables:
             _expect_snapshot(state.tables[table], reports)
             _follow_streams(folder, table, state.tables[table], reports)
-            # Gaps were judged where they were met; here they are only written down.
+            # Gaps were judged where they were found; here they are only recorded.
             merge_reports(state.tables, reports, GapPolicies(GapPolicy.CONTINUE))
     counts = folder.letters.counts()
     for table, each in state.tables.items():

@@ -15,7 +15,7 @@ from dynabeam.transforms.printable import one_line
 __all__ = ["cancel_text", "end_of_job"]
 
 _STILL_ON_FLINK = (
-    "On a Flink cluster it goes on by itself: end it with `flink stop` (behind a savepoint) or "
+    "On a Flink cluster the job keeps running: end it with `flink stop` (after a savepoint) or "
     "`flink cancel`"
 )
 _GO_ON = "start again with the same --state_dir to go on from the stored positions"

@@ -177,7 +177,7 @@ def add_graph(
 
     Args:
         pipeline: The pipeline.
-        options: What was asked for.
+        options: The options of the command.
         sinks: The sinks that the options name.
         state_id: Identity of the state directory.
         folder: The deployment's folder.
@@ -219,7 +219,7 @@ def prepare(
     stored positions.
 
     Args:
-        options: What was asked for.
+        options: The options of the command.
         directory: The locked state directory.
         sinks: Sinks that fit the runner.
         runner: The runner.
@@ -293,7 +293,7 @@ def _run(pipeline: beam.Pipeline) -> Any:
     """Starts the job; Ctrl-C stays ours.
 
     A job server that Beam has started itself (Prism's, Flink's) takes the signal to end at once,
-    and then there is nobody left to cancel the job by.
+    and then nothing is left to cancel the job with.
     """
     if threading.current_thread() is not threading.main_thread():
         return pipeline.run()
@@ -361,7 +361,7 @@ def _cannot_go_on(folder: ControlFolder, stream: TextIO) -> bool:
     """True if the run has said that it cannot; shows why."""
     stops = load_fatal_errors(folder)
     for table, error in sorted(stops.items()):
-        say(f"dynabeam: the run cannot go on because of {table}: {error}", stream)
+        say(f"dynabeam: the run cannot continue because of {table}: {error}", stream)
     return bool(stops)
 
 

@@ -2,7 +2,7 @@
 """`dynabeam demo`: a simulated AWS account, tables that change, their replication, and a proof.
 
 Needs no AWS account and no network beyond this machine. The replication is the ordinary
-`dynabeam replicate` in a process of its own, told nothing but the simulator's address. The command
+`dynabeam replicate` in a process of its own, given nothing but the simulator's address. The command
 ends with 0 only if each mirror equals its table, item by item, and the changelog holds each stream
 record exactly once; else with 1 and the first differences.
 """
@@ -128,7 +128,7 @@ def _run(folder: pathlib.Path, seconds: float) -> bool:
             raise
         finally:
             workload.finish()
-        _say("2. The tables stand still. Second run: what was written since ...")
+        _say("2. The tables no longer change. Second run: what was written since ...")
         _replicate(command, folder / "run-2.log")
         _say("3. Comparing, item by item and record by record:", "")
         proofs = [_prove(sim, name, tables[name].counts, folder) for name in tables]
@@ -192,9 +192,9 @@ def _replicate(command: list[str], log: pathlib.Path) -> None:
             ) from error
     if status != 0:
         last = log.read_text(encoding="utf-8", errors="replace").splitlines()[-_LOG_LINES:]
-        told = "\n".join(f"  {line}" for line in last)
+        end = "\n".join(f"  {line}" for line in last)
         raise _DemoError(
-            f"`dynabeam replicate` ended with {status}. The end of its output ({log}):\n{told}"
+            f"`dynabeam replicate` ended with {status}. The end of its output ({log}):\n{end}"
         )
     _say(f"   done in {time.monotonic() - began:.1f} s; its output: {log}")
 
@@ -251,7 +251,7 @@ def _depth(shard: str, parents: dict[str, str | None]) -> int:
 def _closing_hint(folder: pathlib.Path) -> None:
     _say(
         "",
-        "Look at the mirror:",
+        "To see the mirror:",
         f'  {shlex.quote(sys.executable)} -c "import duckdb; duckdb.connect('
         f"'{folder / 'mirror.duckdb'}', read_only=True).sql('FROM orders LIMIT 5').show()\"",
         "Then your own tables:",

@@ -26,7 +26,7 @@ from dynabeam.transforms.values.plain_json import canonical_json
 __all__ = ["Proof", "compare_items", "compare_records", "mirror_items"]
 
 _DIFFERENCES = 5
-"""How many differences are told in full."""
+"""How many differences are shown in full."""
 _LONGEST = 300
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the demo replicates: three tables of a simulated account, and a workload that changes them.
 
-Promise: the same seed makes the same items and asks for the same kinds of changes; how many changes
+Promise: the same seed makes the same items and requests the same kinds of changes; how many changes
 fit into the time is up to the machine. Changes go through the simulator, so each of them has its
 stream record, and `Counts` says how many of each kind there were.
 """
@@ -65,7 +65,7 @@ class Counts:
 def make_tables(sim: Simulator, rng: random.Random) -> dict[str, ChangingTable]:
     """Makes and fills the tables, lets `AGE` pass, and returns what there is of each.
 
-    The simulator's clock must stand `AGE` in the past: a snapshot waits until its stream has been
+    The simulator's clock must be `AGE` in the past: a snapshot waits until its stream has been
     there for a while, and a demo must not. Most items are older than their stream, so that only an
     export holds them.
 

@@ -79,7 +79,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def examine(options: ReplicateOptions, *, probe_writes: bool = False) -> Iterator[Finding]:
-    """Looks at everything that the options name.
+    """Checks everything that the options name.
 
     Args:
         options: What is to be replicated.
@@ -168,7 +168,7 @@ def _of_aws(examination: Examination) -> Iterator[Finding]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="dynabeam doctor",
-        description="Look whether a replication will work; change nothing.",
+        description="Check whether a replication will work; change nothing.",
         epilog="Every other option is one of 'dynabeam replicate'.",
         allow_abbrev=False,
     )

@@ -78,7 +78,7 @@ def beam_arguments(words: Sequence[str], own: Iterable[str] = ()) -> tuple[str, 
         own: Our options, to suggest one of them.
 
     Returns:
-        The words as Beam wants them: in its spelling, each value behind a `=`.
+        The words as Beam wants them: in its spelling, each value after a `=`.
 
     Raises:
         ConfigurationError: Beam does not know an option, or cannot take its value.

@@ -52,10 +52,10 @@ def checked_endpoint(url: str) -> str:
 
 
 def referenced_secret(option: str, given: str) -> str:
-    """The secret behind a reference.
+    """The secret that a reference names.
 
     Raises:
-        ConfigurationError: It is none: a secret itself would stand in the list of processes and in
+        ConfigurationError: It is none: a secret itself would be in the list of processes and in
             the shell's history. The error does not show it.
     """
     if not _REFERENCE.fullmatch(given):

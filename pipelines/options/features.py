@@ -46,7 +46,7 @@ def features_of(
     heals = options.gaps.repairs and bool(options.bucket) and options.snapshot != "only"
     # Some table may have no export that is given; and a gap is healed by another one.
     requests = (options.snapshot != "never" and lacking) or heals
-    # Where an export is given, another one is requested without a look. Tables that appear later,
+    # Where an export is given, another one is requested without a check. Tables that appear later,
     # and the gaps and orders that a job meets, are looked at all the same.
     later = heals or options.discovers or options.mode == "continuous"
     only_exports = options.snapshot == "only" and bool(fixed) and bool(options.keys)
@@ -90,8 +90,8 @@ def export_folders(options: ReplicateOptions, *, ask: bool) -> list[S3Folder]:
         ask: AWS may be asked where an export lies that is named by its ARN, or the newest.
 
     Raises:
-        ConfigurationError: AWS may not be asked, and `--s3_export_bucket` does not tell either.
-        DynabeamError: AWS does not tell.
+        ConfigurationError: AWS may not be asked, and `--s3_export_bucket` does not say either.
+        DynabeamError: AWS does not say.
     """
     found: list[S3Folder] = []
     for each in options.exports:

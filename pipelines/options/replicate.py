@@ -47,7 +47,7 @@ _CONTINUOUS_BUCKETS = 16
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ReplicateOptions(ReadingOptions):
-    """What `dynabeam replicate` was asked for; how tables are read, and the rest.
+    """The options of `dynabeam replicate`: how tables are read, and the rest.
 
     Attributes:
         name: Name of the replication; the default state directory is named after it.
@@ -66,7 +66,7 @@ class ReplicateOptions(ReadingOptions):
         detach: Continuous: do not stay with the job.
         table_tags: Tag key → its values, one of which a table must have.
         exclude_tables: Names and globs of tables to leave out.
-        discover_every: Seconds between two looks for new tables; 0 for no looks.
+        discover_every: Seconds between two checks for new tables; 0 for none.
         verify_chain: Compare each change's old image with the last known new one.
         beam_arguments: What is passed on to Beam.
         max_dead_letters: Once more are open, the run stops; None for no limit.
@@ -212,47 +212,70 @@ def replicate_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--name", default="dynabeam", help="name of this replication")
-    add("--tables", "--table_list", action="append", default=[], help="names or globs, commas")
-    add("--tables_file", default="", help="CSV without header, one table a row")
+    add(
+        "--tables",
+        "--table_list",
+        action="append",
+        default=[],
+        help="names or globs, comma-separated",
+    )
+    add("--tables_file", default="", help="CSV without header, one table per row")
     add("--table_tags", action="append", default=[], help="tags of tables, e.g. env=prod,team=x")
     add("--exclude_tables", action="append", default=[], help="names or globs to leave out")
-    add("--discover_every", default="30s", help="time between looks for new tables; 0 for none")
+    add("--discover_every", default="30s", help="time between checks for new tables; 0 for never")
     add("--region", default="", help="AWS region, e.g. eu-west-1; on Dataflow, Google's")
     add("--aws_region", default="", help="AWS region, also on Dataflow")
     add("--dataflow_region", default="", help="Google Cloud region of a Dataflow job")
     add("--access_key_id", "--aws_access_key_id", default="", help="value or ${env:NAME}")
     add("--secret_key", "--aws_secret_access_key", default="", help="${env:NAME} or ${file:PATH}")
-    add("--role_arn", default="", help="role to assume for the tables, also another account's")
+    add("--role_arn", default="", help="role to assume for the tables, also in another account")
     add("--external_id", default="", help="external id of that role; ${env:NAME} works too")
     add("--s3_role_arn", default="", help="role to assume for S3")
     add("--s3_external_id", default="", help="external id of that role; ${env:NAME} works too")
     add("--endpoint_url", default="", help="one endpoint for DynamoDB, its streams and S3")
     add("--s3_export_bucket", "--s3_export_bucket_name", default="", help="bucket for exports")
     add("--s3_export_prefix", default="", help="prefix inside the bucket")
-    add("--s3_export_bucket_owner", default="", help="account id, if the bucket is another's")
+    add(
+        "--s3_export_bucket_owner",
+        default="",
+        help="account id, if the bucket is in another account",
+    )
     add("--export", action="append", default=[], help="folder, s3:// URI, ARN or newest:SECONDS")
     add("--keys", action="append", default=[], help="table:hash[,range], for exports without AWS")
     add("--snapshot", choices=["auto", "never", "only"], default="auto")
     add("--start", default="trim_horizon", help="trim_horizon, latest or a time with zone")
     add("--sink", action="append", default=[], help="sink URI; may be given several times")
-    add("--drop_sink", action="append", default=[], help="write this sink no more; repeatable")
+    add("--drop_sink", action="append", default=[], help="stop writing this sink; repeatable")
     add("--state_dir", default="", help="folder of the position document")
     add("--mode", choices=["catch_up", "continuous"], default="catch_up")
-    add("--take_over", action="store_true", help="go on from a continuous run that may be running")
+    add(
+        "--take_over",
+        action="store_true",
+        help="continue from a continuous run that may be running",
+    )
     add("--detach", action="store_true", help="continuous: leave the job to its runner")
     add("--until", choices=["caught_up", "forever"], default="")
     add("--every", default="", help="pause between rounds, e.g. 2s; implies --until=forever")
     add("--round_bytes", default=str(DEFAULT_ROUND_BYTES), help="bytes read in one round")
     add("--gaps", action="append", default=[], help="fail|continue|heal|resnapshot, or TABLE:…")
-    add("--verify_chain", action="store_true", help="compare old images with the last new ones")
+    add("--verify_chain", action="store_true", help="compare old images with the last known ones")
     add("--verify", choices=["strict", "warn"], default="strict")
-    add("--buckets", default="", help="hash buckets per table; 16, or by their number")
-    add("--max_dead_letters", default=str(DEFAULT_LIMIT), help="stop once more are open, or none")
-    add("--readers", default="", help="stream readers per table; 1, or by its shards")
-    add("--metrics_port", default="0", help="serve metrics to Prometheus, e.g. 9464; 0 for not")
-    add("--metrics_host", default="", help="address that the metrics are served at; all")
+    add("--buckets", default="", help="hash buckets per table; 16, or fewer for many tables")
+    add(
+        "--max_dead_letters",
+        default=str(DEFAULT_LIMIT),
+        help="stop when more are open; none for no limit",
+    )
+    add("--readers", default="", help="stream readers per table; 1, or by the number of shards")
+    add("--metrics_port", default="0", help="serve metrics to Prometheus, e.g. 9464; 0 for off")
+    add("--metrics_host", default="", help="address that the metrics are served at; all by default")
     add("--log_format", choices=FORMATS, default="text")
-    add("--log_level", choices=LEVELS, default="", help="warning; info with --log_format=json")
+    add(
+        "--log_level",
+        choices=LEVELS,
+        default="",
+        help="default: warning, or info with --log_format=json",
+    )
     return parser
 
 
@@ -310,7 +333,7 @@ def _names_in_file(path: str) -> list[str]:
                 "a row names more than one table",
                 where=f"--tables_file={path}, row {number}",
                 found=",".join(row),
-                hint="Write one table a row, without a header",
+                hint="Write one table per row, without a header",
             )
     return [cell.strip() for row in rows for cell in row if cell.strip()]
 

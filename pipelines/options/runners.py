@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What each runner is told beyond what the user says, and what it cannot do.
+"""Options that each runner gets beyond the user's own, and what it cannot do.
 
 A continuous run on Flink without these options loses work or waits: checkpoints are off by default,
 a small bundle is never flushed while checkpoints run, and every block waits in each stage for the

@@ -35,7 +35,7 @@ def named_state_directory(
 
     Args:
         given: The options, parsed.
-        beam_arguments: What Beam is told besides.
+        beam_arguments: Further options for Beam.
     """
     access = AwsAccess(
         region=checked_region(given.region), endpoint_url=checked_endpoint(given.endpoint_url)

@@ -88,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--json", action="store_true", help="for machines")
-    add("--sample", default="", help="look at the stream of the last e.g. 5m; costs a few calls")
+    add("--sample", default="", help="sample the stream of the last e.g. 5m; takes a few calls")
     add("--price", action="append", default=[], help="another price, e.g. export_gb=0.12")
     add("--rows_per_second", default="", help="rows a second that you measured")
     add("--runs_a_day", default="24", help="how often a run that ends is started")

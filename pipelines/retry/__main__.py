@@ -1,17 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`dynabeam retry`: puts dead letters back through the graph.
+"""`dynabeam retry`: replays dead letters through the graph.
 
-Takes the sinks and the state directory of `replicate`; give all its sinks. Letters that may succeed
-are put back, with `--severe` also those that need another version of the software. What succeeds
-goes to `dead_letters/done`; what fails again is counted, and is severe after `--max_retries`.
+Takes the sinks and the state directory of `replicate`; give all its sinks. Dead letters that may
+succeed are replayed, with `--severe` also those that need another version of the software. What
+succeeds goes to `dead_letters/done`; what fails again is counted, and is severe after
+`--max_retries`.
 
 On a resting state directory it is a round like any other: committed, then published, so that a
 changelog has each change once, and a crash at any point repeats the round and loses nothing. If a
 continuous run has the state directory, resting or running, it is a short run of its own beside that
 one, in this process, which writes the sinks as a continuous run does: a mirror's guard drops what
-is not newer, and a crash in between puts the same letters back again, under the same versions.
+is not newer, and a crash in between replays the same dead letters again, under the same versions.
 
-Left alone are letters that a mirror could take for news: of an older generation than the table's
+Left alone are those that a mirror could take for news: of an older generation than the table's
 (it was healed or snapshotted again since), or as old as the deletes that a mirror has forgotten.
 """
 
@@ -72,12 +73,12 @@ _MAX_RETRIES = 5
 
 @dataclasses.dataclass(frozen=True)
 class RetryOptions:
-    """What `dynabeam retry` was asked for.
+    """The options of `dynabeam retry`.
 
     Attributes:
         replicate: Sinks, state directory, and how AWS is reached.
-        severe: Severe letters too.
-        max_retries: A letter that failed so often again is severe.
+        severe: Severe dead letters too.
+        max_retries: A dead letter that failed so often again is severe.
     """
 
     replicate: ReplicateOptions
@@ -87,11 +88,11 @@ class RetryOptions:
 
 @dataclasses.dataclass
 class Outcome:
-    """What became of the letters.
+    """The results of a replay.
 
     Attributes:
         put_back: How many went through.
-        failed: How many failed again, or became another letter at a sink.
+        failed: How many failed again, or became another dead letter at a sink.
         left: Reason → how many were left alone.
     """
 
@@ -101,11 +102,11 @@ class Outcome:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs the command; returns its exit code: 1 if a letter failed again."""
+    """Runs the command; returns its exit code: 1 if a dead letter failed again."""
     options = _parse(arguments)
     outcome = retry(options)
     sys.stdout.write(
-        f"{outcome.put_back:,} dead letters put back, {outcome.failed:,} failed again\n"
+        f"{outcome.put_back:,} dead letters replayed, {outcome.failed:,} failed again\n"
     )
     for reason, count in sorted(outcome.left.items()):
         sys.stdout.write(f"{count:,} left alone: {printable(reason)}\n")
@@ -113,10 +114,10 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def retry(options: RetryOptions) -> Outcome:
-    """Puts letters back.
+    """Replays dead letters.
 
     Raises:
-        DynabeamError: Something stops it; letters stay as they were.
+        DynabeamError: Something stops it; dead letters stay as they were.
     """
     asked = options.replicate
     FileSystems.set_options(beam_options(asked))
@@ -149,13 +150,13 @@ def retry(options: RetryOptions) -> Outcome:
             publish_committed(directory, state, sinks)
         run = _Run(options, directory, sinks)
         for letters in run.batches(state, names, outcome):
-            with stop_signals.finishing("these letters"):
+            with stop_signals.finishing("these dead letters"):
                 state = run.put_back(state, letters, outcome)
     return outcome
 
 
 class _Run:
-    """Rounds, or short runs, that put letters back."""
+    """Rounds, or short runs, that replay dead letters."""
 
     def __init__(
         self, options: RetryOptions, directory: StateDirectory, sinks: Sequence[Sink]
@@ -167,13 +168,13 @@ class _Run:
     def batches(
         self, state: State, names: Sequence[str], outcome: Outcome
     ) -> Iterator[Sequence[DeadLetter]]:
-        """The letters to be put back, in parts that fit a round; those left alone are counted."""
+        """The dead letters to replay, in parts that fit a round; those left alone are counted."""
         box = self._directory.letters
         box.convert_old(lambda letter: _with_context(letter, state))
         severities = ("retry", "severe") if self._options.severe else ("retry",)
         batch: list[DeadLetter] = []
         size = 0
-        # Listed once: what fails again is not met again.
+        # Listed once: what fails again is not tried again.
         for table, name in box.names(*severities):
             letter = box.load(table, name) if table in names else None
             if letter is None:
@@ -191,7 +192,7 @@ class _Run:
             yield batch
 
     def put_back(self, state: State, letters: Sequence[DeadLetter], outcome: Outcome) -> State:
-        """Runs the graph over some letters, and moves them to where they belong then."""
+        """Runs the graph over some dead letters, and files them by the result."""
         current = (
             Round(state.state_id, state.number, f"retry-{uuid.uuid4().hex[:16]}")
             if state.deployment
@@ -252,7 +253,7 @@ class _Run:
 
 
 def _why_not(letter: DeadLetter, state: State, sinks: Sequence[Sink]) -> str:
-    """Why a letter may not be put back; empty if it may."""
+    """Why a dead letter may not be replayed; empty if it may."""
     places = {each.place for each in sinks}
     if letter.stage == "sink" and letter.origin["sink"] not in places:
         return f"refused by {letter.origin['sink']}, which is not among the sinks given"
@@ -261,11 +262,11 @@ def _why_not(letter: DeadLetter, state: State, sinks: Sequence[Sink]) -> str:
     generation = table.get("whole_generation", table["generation"])
     if letter.context.get("generation", generation) < generation:
         return (
-            f"table {letter.table} was healed or snapshotted again since, which brought the newest "
-            "state of what it read"
+            f"table {letter.table} was healed or snapshotted again since, which loaded the newest "
+            "state of the item"
         )
     days = min((each.tombstone_days for each in sinks if each.tombstone_days), default=0)
-    # A day's margin: a letter may be met a while after a delete of its key was written.
+    # A day's margin: a dead letter may be replayed a while after a delete of its key was written.
     if days and letter.first_us and now_us() - letter.first_us > (days - 1) * _DAY_US:
         return (
             f"older than {days - 1} days: a mirror may have forgotten that the item was deleted "
@@ -275,7 +276,7 @@ def _why_not(letter: DeadLetter, state: State, sinks: Sequence[Sink]) -> str:
 
 
 def _with_context(letter: DeadLetter, state: State) -> DeadLetter:
-    """A letter of format 0, with what its place and its table's state say."""
+    """A dead letter of format 0, with what its place and its table's state say."""
     table = state.tables.get(letter.table)
     if letter.context or table is None:
         return letter
@@ -313,11 +314,11 @@ def _tables(state: State, asked: ReplicateOptions) -> list[str]:
 def _parse(arguments: Sequence[str]) -> RetryOptions:
     parser = argparse.ArgumentParser(
         prog="dynabeam retry",
-        description="Put dead letters back through the graph.",
+        description="Replay dead letters through the graph.",
         epilog="Beside these: --sink, --state_dir, --tables and others of dynabeam replicate.",
         allow_abbrev=False,
     )
-    parser.add_argument("--severe", action="store_true", help="severe letters too")
+    parser.add_argument("--severe", action="store_true", help="severe dead letters too")
     parser.add_argument("--max_retries", type=int, default=_MAX_RETRIES, help="then it is severe")
     given, rest = parse_known(parser, arguments)
     if given.max_retries < 1:

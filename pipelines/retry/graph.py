@@ -42,7 +42,7 @@ def build_retry(
 
     Args:
         pipeline: The pipeline.
-        letters: What is put back.
+        letters: What is replayed.
         sinks: Where to.
         write: How a sink is written: in a round, or as a continuous run does it.
         reports_path: File for the reports.

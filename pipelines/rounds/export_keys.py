@@ -47,7 +47,7 @@ class ExportKeys:
         """Takes those of a round that is to be committed, and looks for keys that are there again.
 
         Args:
-            tables: The states behind the round.
+            tables: The states after the round.
             reports: The round's; those of kind `file` name the digests.
             number: The round.
 
@@ -69,7 +69,7 @@ class ExportKeys:
             if again := repeated_in(digests):
                 raise repeated_error(table, location, len(digests), len(digests) - again)
             if state["snapshot"]["status"] == "done":
-                # Of this round and those before it: one that was not committed left none behind it.
+                # Of this round and those before it: one that was not committed left none after it.
                 every = [each for each in filesystem.list_files(folder) if each <= path]
                 lines, again = count_repeated(every)
                 if again:

@@ -52,7 +52,7 @@ class RoundExports:
     """The exports of one run.
 
     Args:
-        options: What was asked for.
+        options: The options of the command.
         clock: Seconds that never go back.
     """
 

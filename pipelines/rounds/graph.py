@@ -51,7 +51,7 @@ class RoundPlan:
         chain_policy: With which policies to look for lost changes; None not to look.
         reports_path: File for the reports.
         dead_letters_path: File for the dead letters.
-        letter_limit: How many dead letters the round may meet; None for no limit.
+        letter_limit: How many dead letters the round may have; None for no limit.
         shares: Place of a sink → its part of the blocks, where that is not all.
     """
 

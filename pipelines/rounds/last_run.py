@@ -3,7 +3,7 @@
 
 The position document says what is read, not whether anybody reads on: a run that a gap stopped
 leaves the same one as a run that caught up. So each run says beside it that it has begun, and how
-it ended. A run that was killed says nothing more, and whoever looks finds it neither ended nor
+it ended. A run that was killed says nothing more, and a reader finds it neither ended nor
 holding the directory.
 """
 
@@ -52,7 +52,7 @@ class LastRun:
 _FILE = VersionedFile(
     LastRun,
     DocumentFormat(
-        "what the last run has left", hint="Delete the file: the next run writes it again"
+        "the record of the last run", hint="Delete the file: the next run writes it again"
     ),
 )
 

@@ -122,7 +122,7 @@ class RoundLogger:
 
 
 def say(text: str, stream: TextIO) -> None:
-    """Tells a person something: a line, or a record where the log is JSON."""
+    """Shows a text to a person: a line, or a record where the log is JSON."""
     if writes_json():
         _LOGGER.info("%s", text)
         return
@@ -142,7 +142,7 @@ def print_summary(
 
     Args:
         state: The last committed state.
-        options: What was asked for.
+        options: The options of the command.
         stream: Where to.
         names: The tables that the run read; none for all.
     """
@@ -160,7 +160,7 @@ def print_summary(
         for sink, count in sorted(table.get("unfit_numbers", {}).items()):
             stream.write(
                 f"  {name}: {count:,} numbers did not fit their decimal columns in {sink} and "
-                f"stand in _other, exactly; a new mirror with numbers=text holds all\n"
+                f"are kept in _other, exactly; a new mirror with numbers=text holds all\n"
             )
     letters = sum(each["totals"]["dead_letters"] for each in state.tables.values())
     if letters:
@@ -211,7 +211,7 @@ def _snapshot_share(state: dict[str, Any]) -> tuple[int | None, int]:
 
 
 def _losses(table: dict[str, Any]) -> int:
-    """Losses that were met; one that several shards met together counts once."""
+    """Losses that were found; one that several shards found together counts once."""
     gaps = table.get("gaps", [])
     # Documents of earlier versions count gaps that they do not hold.
     return len(gap_events(gaps)) + table["totals"]["gaps"] - len(gaps)

@@ -118,7 +118,7 @@ class Rounds:
     """Catch-up rounds on one state directory.
 
     Attributes:
-        options: What was asked for.
+        options: The options of the command.
         directory: The locked state directory.
         names: The tables of this run; all are in the state. Discovery adds to them.
         sinks: Checked and recovered sinks.
@@ -147,7 +147,7 @@ class Rounds:
 
         Args:
             state: The committed state.
-            on_round: Told of every committed round.
+            on_round: Called with every committed round.
 
         Returns:
             The state after the last round.
@@ -268,7 +268,7 @@ class Rounds:
         box = self.directory.letters
         known: set[str] | None = None
         new: collections.Counter[tuple[str, str]] = collections.Counter()
-        # The letters themselves are counted: a stream's reports do not tell how many there were.
+        # The letters themselves are counted: a stream's reports do not say how many there were.
         for letter in read_dead_letters(path):
             known = set(box.open_ids()) if known is None else known
             if letter.id not in known:
@@ -324,7 +324,7 @@ class Rounds:
 
 
 def _check_complete(plan: RoundPlan, reports: Sequence[Report]) -> None:
-    """Each reader and each file of a round reports at least once, whatever it has met.
+    """Each reader and each file of a round reports at least once, whatever happens.
 
     Raises:
         StateError: One did not: what it read would be read again in the next round.
@@ -373,10 +373,10 @@ def _missing_error(missing: Mapping[str, DynabeamError]) -> DynabeamError:
     (name, first), *others = missing.items()
     if not others:
         return first
-    told = "; ".join(f"{table}: {error.what}" for table, error in others)
+    more = "; ".join(f"{table}: {error.what}" for table, error in others)
     return ExportError(
         f"the exports of {len(missing)} tables cannot be had; all other tables are read. "
-        f"{name}: {first.what}; {told}",
+        f"{name}: {first.what}; {more}",
         where=first.where,
         hint=first.hint,
     )

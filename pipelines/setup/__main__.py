@@ -91,13 +91,17 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--format", choices=sorted(FORMATS), default="text")
     add("--output", default="", help="file to write to, instead of standard output")
-    add("--account", default="", help="the tables' account, if AWS is not to be asked")
-    add("--principal", default="", help="ARN of what Dynabeam runs as; that of this session")
+    add("--account", default="", help="the tables' account; with --region no call of AWS is made")
+    add("--principal", default="", help="ARN that Dynabeam runs as; default: this session's")
     add("--kms_key", default="", help="ARN of the key that encrypts the bucket for exports")
     add("--table_kms_key", action="append", default=[], help="ARN of a key that encrypts tables")
     add("--apply", action="store_true", help="turn on streams and point-in-time recovery")
-    add("--yes", action="store_true", help="with --apply: do not ask")
-    add("--replace_streams", action="store_true", help="with --apply: also other view types")
+    add("--yes", action="store_true", help="with --apply: do not ask for confirmation")
+    add(
+        "--replace_streams",
+        action="store_true",
+        help="with --apply: also replace streams with another view type",
+    )
     add("--wait", default="5m", help="with --apply: how long a table's change may take")
     return parser
 

@@ -77,7 +77,7 @@ class Applier:
             self.out.write("nothing to do\n")
         if kept:
             self.out.write(
-                f"{len(kept)} left as they are, for --replace_streams was not given: "
+                f"{len(kept)} left unchanged, because --replace_streams was not given: "
                 f"{', '.join(each.name for each in kept)}\n"
             )
         return not kept
@@ -96,7 +96,7 @@ class Applier:
             lines.append(
                 f"stream: {table.view_type} → {VIEW_TYPE}. A view type cannot be changed: this "
                 "stream is turned off and a new one on. It has a new ARN, which other readers "
-                "(Lambda triggers, other replications) have to be given; changes written in "
+                "(Lambda triggers, other replications) need to be given; changes written in "
                 "between are in neither, which is a gap"
             )
             if self._keeps(table):
@@ -107,7 +107,7 @@ class Applier:
                 f"{table.size_bytes / 1e9:.2f} GB)"
             )
         if not lines:
-            lines = ["is as it has to be" if table.active else "is being changed: to be waited for"]
+            lines = ["is set up already" if table.active else "is being changed; waiting for it"]
         for line in lines:
             self.out.write(f"{table.name}: {line}\n")
 
@@ -116,7 +116,7 @@ class Applier:
             return True
         if self.ask is None:
             raise ConfigurationError(
-                "there is something to change, and nobody to ask",
+                "changes need a confirmation, and there is no terminal",
                 where="--apply",
                 hint="Add --yes to do what was listed",
             )

@@ -60,7 +60,7 @@ def as_text(setup: SetupDocument) -> str:
     commands = list(_commands(setup))
     if commands:
         parts.append(
-            "# What has to be on at the tables. `dynabeam setup --apply` looks, asks and does it:\n"
+            "# Settings that the tables need; `dynabeam setup --apply` checks and applies them:\n"
             + "".join(f"{line}\n" for line in commands)
         )
     return "\n".join(parts)
@@ -100,7 +100,7 @@ def as_json(setup: SetupDocument) -> str:
 
 
 def as_cloudformation(setup: SetupDocument) -> str:
-    """A CloudFormation template; what it has no resource for stands in its metadata."""
+    """A CloudFormation template; what it has no resource for is in its metadata."""
     resources: dict[str, Any] = {}
     by_hand: dict[str, Any] = {}
     for each in setup.policies:

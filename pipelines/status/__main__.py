@@ -91,7 +91,7 @@ class _Shown:
         return 1 if why else 0
 
     def again_and_again(self, pause: float, stream: TextIO) -> int:
-        """Shows it until Ctrl-C; returns the exit code of the last look."""
+        """Shows it until Ctrl-C; returns the exit code of the last one."""
         status, job, why = self._read()
         try:
             if not self._on_screen(stream):
@@ -130,7 +130,7 @@ class _Shown:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="dynabeam status",
-        description="Show how a replication is; exit code 1 if something needs attention.",
+        description="Show the progress of a replication; exit code 1 if something needs attention.",
         allow_abbrev=False,
     )
     add_state_options(parser)
@@ -138,14 +138,14 @@ def _parser() -> argparse.ArgumentParser:
     add("--flink_rest", default="", help="Flink's REST interface, e.g. http://jobmanager:8081")
     add("--flink_job", default="", help="id or name of the job, if Flink has several")
     add("--json", action="store_true", help="one line of JSON")
-    add("--acknowledge", action="store_true", help="what is lost is known: only tell new losses")
-    add("--watch", default="", help="look again and again, e.g. every 2s")
+    add("--acknowledge", action="store_true", help="known losses: report only new ones from now on")
+    add("--watch", default="", help="repeat, e.g. every 2s")
     add("--max_lag", default="5m", help="lag that is still healthy; 0 for any")
     add(
         "--max_quiet",
         default="",
-        help=f"the same for the time since positions were stored: {_MAX_QUIET}, or any behind a "
-        "run that has ended by itself",
+        help=f"the same for the time since positions were stored: {_MAX_QUIET}, or any after a run "
+        "that ended by itself",
     )
     return parser
 

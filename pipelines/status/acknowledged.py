@@ -3,7 +3,7 @@
 
 Changes that are lost under `--gaps=continue` are lost for good, and status says so until a person
 says that they know (`dynabeam status --acknowledge`). The file says how many of a table's gaps that
-were; those that are met later are told again. No run reads it, so it may be written beside one.
+were; those that are found later are reported. No run reads it, so it may be written beside one.
 """
 
 from __future__ import annotations

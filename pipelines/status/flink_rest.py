@@ -163,7 +163,7 @@ def _vertex(base: str, job: str, vertex: dict[str, Any]) -> VertexStatus:
 
 
 def _share(milliseconds: Any) -> float | None:
-    # A subtask that cannot tell says NaN.
+    # A subtask that does not know reports NaN.
     value = float(milliseconds)
     return None if math.isnan(value) else min(1.0, value / 1000)
 

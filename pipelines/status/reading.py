@@ -2,7 +2,8 @@
 """How a replication is, read from its state directory: nothing is locked, nothing is written.
 
 Rounds say it in `state.json`; a continuous run stores its positions and dead letters in the folder
-of its deployment, a minute or two behind. Both are replaced whole, so what is read is never torn.
+of its deployment, with a lag of a minute or two. Both are replaced whole, so what is read is never
+torn.
 """
 
 from __future__ import annotations
@@ -95,17 +96,17 @@ class TableStatus:
         newest_us: Time of the newest of them, microseconds since 1970, 0 for none.
         caught_up: Whether every reader had read all when it looked last.
         seen_us: When that was; of several readers the one longest ago.
-        lag_seconds: How far the reading was behind then.
+        lag_seconds: Its lag then.
         unread_age_seconds: How old the oldest unread change may be now.
         time_to_loss_seconds: What is left until the stream may lose it.
         stored_us: When the positions were stored.
         stopped: Why the run cannot go on, if it is because of this table; else empty.
-        gaps: Losses that were met; one that several shards met together counts once.
+        gaps: Losses that were found; one that several shards found together counts once.
         gaps_lost: Those of them whose changes are missing, and nobody has acknowledged it.
         gaps_repairing: Those that are being repaired.
         gaps_repaired: Those that a repair has closed.
         gaps_acknowledged: Those that are lost for good, and somebody knows.
-        gaps_met: How many the shards met, each by itself.
+        gaps_met: How many the shards found, each counted.
         newest_gap: The last one that is neither repaired nor acknowledged, in words; empty if there
             is none.
         dead_letters: Records that could not be handled.
@@ -353,7 +354,7 @@ def _table_status(
 
 
 def _gaps(table: dict[str, Any], at: TableGeneration | None, acknowledged: int) -> dict[str, Any]:
-    """The fields of a table's status that tell what became of its losses."""
+    """The fields of a table's status about its losses."""
     gaps = table.get("gaps", [])
     ended = table.get("repaired", []) if at is None else repaired_of(table, at)
     events = gap_events(

@@ -22,8 +22,8 @@ class Limits:
     Attributes:
         max_lag: Seconds that the reading may be behind; 0 for any.
         max_quiet: Seconds since positions were stored; 0 for any, as with runs from cron. Of a
-            run that ended as it should only if somebody asks for it.
-        asked_quiet: Whether somebody asks for it.
+            run that ended as it should only on request.
+        asked_quiet: Whether it is requested.
     """
 
     max_lag: float
@@ -75,7 +75,7 @@ def _of_run(status: Status) -> list[str]:
 
 def _of_table(table: TableStatus, at_us: int, limits: Limits) -> Iterator[str]:
     if table.stopped:
-        yield f"the run cannot go on: {table.stopped}"
+        yield f"the run cannot continue: {table.stopped}"
     if table.finding:
         yield table.finding.removeprefix(f"{table.table}: ")
     if table.gaps_lost:
@@ -87,7 +87,7 @@ def _of_table(table: TableStatus, at_us: int, limits: Limits) -> Iterator[str]:
         yield f"{table.dead_letters:,} dead letters: records that could not be handled"
     if table.streams and limits.max_lag and (table.lag_seconds or 0) > limits.max_lag:
         lag, most = for_people(table.lag_seconds or 0), for_people(limits.max_lag)
-        yield f"the reading is {lag} behind, more than --max_lag={most}"
+        yield f"the lag is {lag}, more than --max_lag={most}"
     left = table.time_to_loss_seconds
     if left is not None and left < _LEAST_TO_LOSS:
         yield (
@@ -95,10 +95,10 @@ def _of_table(table: TableStatus, at_us: int, limits: Limits) -> Iterator[str]:
             f"{for_people(table.unread_age_seconds or 0)} old, and the stream keeps 24 h"
         )
     if table.stored_us is None:
-        yield "nothing was stored yet"
+        yield "nothing has been stored yet"
     elif limits.max_quiet and (at_us - table.stored_us) / 1e6 > limits.max_quiet:
         quiet, most = (at_us - table.stored_us) / 1e6, for_people(limits.max_quiet)
-        yield f"nothing was stored for {for_people(quiet)}, more than --max_quiet={most}"
+        yield f"nothing has been stored for {for_people(quiet)}, more than --max_quiet={most}"
 
 
 def _of_job(job: FlinkJob, at_us: int, limits: Limits) -> Iterator[str]:

@@ -238,7 +238,7 @@ def _notes(status: Status) -> list[str]:
     """What is no reason for alarm and yet should be known."""
     return [
         f"{table.table}: {count:,} numbers do not fit their decimal columns in {sink}: exact in "
-        "_other; numbers=text for a new mirror holds all"
+        "_other; a new mirror with numbers=text holds all"
         for table in status.tables
         for sink, count in sorted(table.unfit_numbers.items())
     ]

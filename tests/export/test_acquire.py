@@ -218,7 +218,7 @@ class TestRequestRefused:
             complete(sim, dataclasses.replace(request_of_orders, bucket=bucket), how)
 
     def test_no_aws(self, request_of_orders):
-        with pytest.raises(ConfigurationError, match="only with AWS at hand"):
+        with pytest.raises(ConfigurationError, match="only with access to AWS"):
             acquire(request_of_orders, "", Acquisition(), now_us=0)
 
 
@@ -241,7 +241,7 @@ class TestUsedAgain:
         arn = f"{request_of_orders.table.arn}/export/01700000000123-0a1b2c3d"
         with pytest.raises(ExportError, match=r"no such export.*90 days"):
             look(sim, dataclasses.replace(request_of_orders, reuse=arn), how)
-        with pytest.raises(ConfigurationError, match="only with AWS at hand"):
+        with pytest.raises(ConfigurationError, match="only with access to AWS"):
             open_export(arn, Acquisition())
 
     @pytest.mark.parametrize("location", ["s3://exports", "s3://exports/p", "s3://exports/p/"])
@@ -387,7 +387,7 @@ class TestTablesMadeAgain:
         self.make_again(sim)
         table_id = describe_table(access, "orders").table_id
         other = look(sim, dataclasses.replace(known, table_id=table_id), how)
-        with pytest.raises(ExportError, match="made under the same name") as raised:
+        with pytest.raises(ExportError, match="created under the same name") as raised:
             look(sim, known, how, other.export_arn)
         assert known.table_id in str(raised.value)
         assert table_id in str(raised.value)

@@ -79,10 +79,10 @@ class TestFinding:
         write_full(tmp_path, items=rows, files=1)
         with pytest.raises(
             ConfigurationError,
-            match=r"\(3\).*could be: id \(S\), n \(N\)\. Give --keys=orders:hash",
+            match=r"\(3\).*could be it: id \(S\), n \(N\)\. Give --keys=orders:hash",
         ):
             find_keys(manifest_of(tmp_path))
-        with pytest.raises(ConfigurationError, match="could be: id"):
+        with pytest.raises(ConfigurationError, match="could be it: id"):
             find_keys(manifest_of(tmp_path), given={"customers": ("id",)})
 
     def test_a_name_that_cannot_be_the_key(self, tmp_path):
@@ -98,7 +98,7 @@ class TestFinding:
     @pytest.mark.parametrize("wrapped", [False, True])
     def test_an_incremental_export_names_the_key_attributes(self, tmp_path, wrapped):
         write_incremental(tmp_path, export_format="ION", ion_record_wrapper=wrapped)
-        with pytest.raises(ConfigurationError, match=r"could be: id \(S\)\."):
+        with pytest.raises(ConfigurationError, match=r"could be it: id \(S\)\."):
             find_keys(manifest_of(tmp_path))
 
     def test_no_items(self, tmp_path):

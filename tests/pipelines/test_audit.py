@@ -256,7 +256,7 @@ class TestOneMirror:
     def test_what_cannot_be_done(self, deployment, tmp_path):
         code, error, _ = deployment.audit(f"--sink=duckdb:///{tmp_path}/no.duckdb")
         assert code == 2
-        assert "an audit looks at one mirror" in error
+        assert "an audit compares one mirror" in error
         deployment.uri = f"duckdb:///{tmp_path}/no.duckdb"
         code, error, _ = deployment.audit()
         assert code == 2

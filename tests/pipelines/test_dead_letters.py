@@ -113,9 +113,9 @@ class TestShow:
 class TestRetry:
     def test_a_record_is_put_back_once_and_an_old_one_loses(self, spoiled):
         world = spoiled
-        assert retry(world)[:2] == (0, "0 dead letters put back, 0 failed again\n")
+        assert retry(world)[:2] == (0, "0 dead letters replayed, 0 failed again\n")
         code, out, err = retry(world, "--severe")
-        assert (code, out) == (0, "1 dead letters put back, 0 failed again\n"), err
+        assert (code, out) == (0, "1 dead letters replayed, 0 failed again\n"), err
         assert world.rows() == [("o0",), ("o1",), ("o2",), ("o3",)]
         assert len(changes_of(world, "o2")) == 1
         assert world.dead_letters() == []
@@ -163,7 +163,7 @@ class TestRetry:
         assert world.run(*NEVER).code == 0
         for attempts in (2, 3):
             code, out, _ = retry(world, "--severe")
-            assert (code, out) == (1, "0 dead letters put back, 1 failed again\n")
+            assert (code, out) == (1, "0 dead letters replayed, 1 failed again\n")
             letter = states(world)["severe"]
             assert (letter.attempts, letter.raw) == (attempts, record)
             assert letter.first_us < letter.last_us
@@ -182,7 +182,7 @@ class TestRetry:
             [DeadLetter.from_line(json.dumps(letter).encode())]
         )
         code, out, err = retry(place, "--severe")
-        assert (code, out) == (0, "1 dead letters put back, 0 failed again\n"), err
+        assert (code, out) == (0, "1 dead letters replayed, 0 failed again\n"), err
         assert place.rows() == [("o0",), ("y",)]
 
     def test_a_letter_of_an_older_version(self, spoiled):
@@ -236,13 +236,13 @@ class TestRowsThatASinkRefuses:
         assert ended.code == 0, ended.err
         assert "2 dead letters" in ended.out
         assert self.rows(sink) == [("o0",), ("o1",), ("o2",), ("o4",)]
-        assert retry(world, "--max_retries=2")[1] == "0 dead letters put back, 2 failed again\n"
+        assert retry(world, "--max_retries=2")[1] == "0 dead letters replayed, 2 failed again\n"
         assert states(world).keys() == {"retry"}
-        assert retry(world, "--max_retries=2")[1] == "0 dead letters put back, 2 failed again\n"
+        assert retry(world, "--max_retries=2")[1] == "0 dead letters replayed, 2 failed again\n"
         assert states(world).keys() == {"severe"}
         self.change(sink, "DROP CONSTRAINT small")
         code, out, err = retry(world, "--severe")
-        assert (code, out) == (0, "2 dead letters put back, 0 failed again\n"), err
+        assert (code, out) == (0, "2 dead letters replayed, 0 failed again\n"), err
         assert len(self.rows(sink)) == 6
         # The changelog had taken them the first time.
         assert len(changes_of(world, "o5")) == 1
@@ -256,7 +256,7 @@ class TestRowsThatASinkRefuses:
             directory.commit(state)
         self.change(sink, "DROP CONSTRAINT small")
         code, out, err = retry(world)
-        assert (code, out) == (0, "2 dead letters put back, 0 failed again\n"), err
+        assert (code, out) == (0, "2 dead letters replayed, 0 failed again\n"), err
         assert len(self.rows(sink)) == 6
         assert directory.load() == state
         assert world.dead_letters() == []

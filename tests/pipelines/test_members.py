@@ -310,7 +310,7 @@ class TestDeadLetters:
         assert world.held(KEPT_MIRROR) != world.truth()
         sinks = [f"--sink={each}" for each in [*world.kept, uri]]
         code, out, err = world.command("retry", "--severe", *world.options, *sinks)
-        assert (code, out) == (0, "3 dead letters put back, 0 failed again\n"), err
+        assert (code, out) == (0, "3 dead letters replayed, 0 failed again\n"), err
         world.assert_equal(target)
         changes = world.changes(KEPT_LOG)
         assert len(changes) == len(set(changes))

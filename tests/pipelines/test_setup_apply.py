@@ -79,7 +79,7 @@ def test_turns_on_what_is_off_and_only_once(sim, setup):
 
     code, _, err = setup()
     assert code == 0
-    assert "orders: is as it has to be" in err
+    assert "orders: is set up already" in err
     assert "nothing to do" in err
     assert changes(sim) == [1, 1]
 

@@ -114,7 +114,9 @@ class TestLastRun:
         assert out.splitlines()[0].endswith("ago: caught up")
         code, found = as_document(ran, capsys, "--max_quiet=5m")
         assert code == 1
-        assert found["reasons"] == ["orders: nothing was stored for 1 h, more than --max_quiet=5 m"]
+        assert found["reasons"] == [
+            "orders: nothing has been stored for 1 h, more than --max_quiet=5 m"
+        ]
 
     def test_a_run_that_failed(self, ran, capsys):
         ended(ran, outcome="failed", reason="changes are lost", ended_us=now_us() - 90 * SECOND)
@@ -315,7 +317,7 @@ class TestAttention:
         change(ran, stream={"seen": {"0": seen}})
         assert self.reasons(ran, capsys) == []
         (reason,) = self.reasons(ran, capsys, "--max_lag=1m")
-        assert reason == "orders: the reading is 1 m 30 s behind, more than --max_lag=1 m"
+        assert reason == "orders: the lag is 1 m 30 s, more than --max_lag=1 m"
 
     def test_data_loss_is_near(self, ran, capsys):
         directory = StateDirectory(str(ran.state_dir))
@@ -332,7 +334,7 @@ class TestAttention:
     def test_nothing_stored(self, ran, capsys):
         time.sleep(0.02)
         (reason,) = self.reasons(ran, capsys, "--max_quiet=10ms")
-        assert "nothing was stored for" in reason
+        assert "nothing has been stored for" in reason
         assert self.reasons(ran, capsys, "--max_quiet=0") == []
 
 

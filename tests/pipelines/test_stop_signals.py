@@ -21,7 +21,7 @@ from dynabeam.transforms.testing.simulator import Simulator
 from tests.pipelines.runs import orders
 
 ROOT = pathlib.Path(__file__).parents[2]
-GOES_ON = "dynabeam: interrupted; run again to go on from the last round"
+GOES_ON = "dynabeam: interrupted; run again to continue from the last round"
 HIDE, SHOW = "\x1b[?25l", "\x1b[?25h"
 each_signal = pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM], ids=lambda s: s.name)
 

@@ -37,7 +37,7 @@ def test_lost_changes_stop_prism(prism: pathlib.Path, tmp_path: pathlib.Path):
         finally:
             process.stop()
         (line,) = [each for each in process.log.read_text().splitlines() if "cannot go on" in each]
-        assert line.startswith("dynabeam: the run cannot go on because of table0: GapError: ")
+        assert line.startswith("dynabeam: the run cannot continue because of table0: GapError: ")
         assert "--gaps=heal" in line
         reasons = world.status()["reasons"]
-        assert [each for each in reasons if each.startswith("table0: the run cannot go on: Gap")]
+        assert [each for each in reasons if each.startswith("table0: the run cannot continue: Gap")]

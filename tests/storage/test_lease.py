@@ -224,7 +224,7 @@ class TestRenewals:
 class TestDocuments:
     def test_without_conditional_writes(self, sim):  # noqa: F811
         sim.faults = Faults(conditional_writes="ignored")
-        with pytest.raises(StateError, match="passes over conditions"), lease().held():
+        with pytest.raises(StateError, match="ignores conditions"), lease().held():
             raise AssertionError
 
     def test_of_an_older_version(self, sim):  # noqa: F811

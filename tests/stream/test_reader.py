@@ -451,7 +451,7 @@ class TestGaps:
         ended = ShardPosition(A, "ended", sequence="1", ended_us=NOW_US - 30 * HOUR_US)
         frontier = Frontier((ended,), swept_us=NOW_US - 30 * HOUR_US)
         client = ScriptedStreams()
-        with pytest.raises(GapError, match="not looked at for a day"):
+        with pytest.raises(GapError, match="not listed for a day"):
             run(client, source(frontier))
         looked_at = dataclasses.replace(frontier, swept_us=NOW_US - 120_000_000)
         assert run(client, source(looked_at)).reports()[0]["frontier"]["shards"] == []

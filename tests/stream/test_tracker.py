@@ -56,7 +56,7 @@ class TestClaims:
     def test_a_page_from_another_position_is_an_error(self):
         it = tracker()
         it.try_claim(page(START, 5))
-        with pytest.raises(ValueError, match="the frontier stands at"):
+        with pytest.raises(ValueError, match="the frontier is at"):
             it.try_claim(page(START, 6))
 
     def test_a_page_that_moves_back_is_an_error(self):

@@ -196,7 +196,7 @@ class _DigestFn(beam.DoFn):
         self._hot: dict[str, tuple[bytes, Hashes]] = {}
 
     def start_bundle(self) -> None:
-        """Starts anew."""
+        """Starts from scratch."""
         self._gathered = {}
 
     def finish_bundle(self) -> Iterator[WindowedValue]:

@@ -20,7 +20,7 @@ COLOURS = {
     "stale": "#e08a1e",
     "different": "#c2257a",
 }
-"""One per kind; also told apart by the words beside them."""
+"""One per kind; also distinguished by the words beside them."""
 
 WORDS = {
     "equal": "equal",

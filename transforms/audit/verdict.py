@@ -8,13 +8,13 @@ time), and what lies on the other side of it is no difference:
 * The mirror is ahead. Its row has a newer change than the audit read, and that change came no more
   than `AHEAD_US` before the audit began to read: `newer`. An older change that the audit has not
   read is none that the stream ever had, so such a row gets no benefit of the doubt.
-* The mirror is behind. It lacks a change that the audit read from the stream, and the positions
+* The mirror lags. It lacks a change that the audit read from the stream, and the positions
   that the pipeline had stored before the mirror was read are not past that change: `pending`. If
   they are past it, or nobody stores positions, the mirror should hold it: `stale`, `missing` or
   `extra`.
 
 What is left is compared by content, never by version: a mirror made from another export than the
-audit's has other versions for the same items, and is right.
+audit's has other versions for the same items, and is correct.
 
 | kind | the mirror's row | a difference |
 |---|---|---|
@@ -25,8 +25,8 @@ audit's has other versions for the same items, and is right.
 | stale | is an older version, by the stream's order, and other than the item | yes |
 | different | is other than the item for no such reason | yes |
 
-A row that was never changed since the export has no version to tell staleness by. If it differs, it
-is `different`.
+A row that was never changed since the export has no version that could show staleness. If it
+differs, it is `different`.
 """
 
 from __future__ import annotations

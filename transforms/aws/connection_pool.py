@@ -208,7 +208,7 @@ class _Exchange:
         if surplus <= 0:
             self._parts.append(chunk)
             return
-        # An answer that nobody asked for, sent together with the whole one: the runtime hands its
+        # An unsolicited answer, sent together with the whole one: the runtime hands its
         # body over as if it belonged to that.
         self._parts.append(chunk[:-surplus])
         self.end(self.answer())

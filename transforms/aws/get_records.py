@@ -138,7 +138,7 @@ class GetRecords:
         return None if self._measured is None else self._measured[1]
 
     def begin(self, iterator: str, limit: int, taken: Taken) -> bool:
-        """Asks for one page of records; returns at once.
+        """Requests one page of records; returns at once.
 
         Args:
             iterator: A shard iterator.

@@ -305,7 +305,7 @@ def _of_exports(features: Features) -> Iterator[Permission]:
             "WriteTheExport",
             EXPORT_WRITE_ACTIONS,
             (target.objects_arn(partition),),
-            "let DynamoDB write exports with the permissions of whoever requests them",
+            "let DynamoDB write exports with the permissions of their requester",
         )
     followed = features.request_exports or features.newest_export or features.describe_exports
     if followed or features.exports:

@@ -228,7 +228,7 @@ def _trust_policy(name: str, role: Role, principals: Principals) -> Policy:
         shown = _REFERENCE.sub(r"REPLACE-\1-\2", role.external_id)
         statement["Condition"] = {"StringEquals": {"sts:ExternalId": shown}}
         if shown != role.external_id:
-            purpose += f" Put the external id where {shown} stands."
+            purpose += f" Replace {shown} with the external id."
     return Policy(f"dynabeam-trust-{name}", "trust", role.arn, purpose, (statement,))
 
 

@@ -30,7 +30,7 @@ class Role:
 
     Attributes:
         arn: The role's ARN; empty for none.
-        external_id: What the role's trust policy asks for, or empty; `${env:NAME}` and
+        external_id: What the role's trust policy requires, or empty; `${env:NAME}` and
             `${file:PATH}` are looked up where the role is assumed. Not shown.
     """
 

@@ -169,9 +169,9 @@ def _ask_for_codes(session: Any) -> None:
 def _code_of_person(prompt: str) -> str:
     if not sys.stdin.isatty():
         raise CredentialsError(
-            "the profile's role wants an MFA code, and there is nobody to ask",
+            "the profile's role needs an MFA code, and there is no terminal to enter it",
             where=f"AWS_PROFILE={os.environ.get('AWS_PROFILE', 'default')}",
-            hint="Take a session beforehand, as 'aws sts get-session-token' does, or another role",
+            hint="Open a session beforehand ('aws sts get-session-token'), or use another role",
         )
     return getpass.getpass(prompt)
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Credentials to sign with at once, loaded and refreshed on a thread of their own.
 
-botocore renews credentials on whatever thread asks for them: a role is assumed, a process is run, a
+botocore renews credentials on whatever thread requests them: a role is assumed, a process is run, a
 token is exchanged, which takes seconds or, if something is down, minutes. Here only those who
 need just these credentials wait for that, and only if the present ones cannot be used any more.
 botocore's rules hold: in the last fifteen minutes before they expire it tries to refresh them, in

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs that never end: what they are told while they run, and the positions that they leave."""
+"""Runs that never end: their control folder, and the positions that they store."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The folder through which a continuous run is told things, and tells where it is.
+"""The folder through which a continuous run is controlled, and reports its positions.
 
 | path below it | written by | what |
 |---|---|---|
@@ -253,7 +253,7 @@ class ControlFolder:
             raise StateError(
                 f"another run has taken over: {successor}",
                 where=self.path,
-                hint="Cancel this job; the other one goes on from where it stored its positions",
+                hint="Cancel this job; the other one continues from its stored positions",
             )
 
     def _table(self, table: str) -> str:

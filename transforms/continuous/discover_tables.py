@@ -3,7 +3,7 @@
 
 One element, the deployment's folder, never ends. At each poll it reads from the folder what to look
 for (`discovery_plan`), polls (`discovery`), and writes an assignment for each new table, which
-`WatchAssignments` takes up as if a person had added the table. The name of an assignment follows
+`WatchAssignments` reads as if a person had added the table. The name of an assignment follows
 from the table, so a poll that is repeated after a failure changes nothing. A table that is not
 ready is a report and a line in the folder's `findings.json`, and the others go on.
 

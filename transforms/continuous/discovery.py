@@ -225,7 +225,7 @@ def _reason(problem: Exception) -> str:
         return str(problem).replace("\n", " ")
     if classify(problem) in _PASSING:
         # Without the details of the answer, which differ each time: reported once.
-        return "AWS is not reachable, or has too many requests; asked again"
+        return "AWS is not reachable, or throttles requests; will be retried"
     raise problem
 
 

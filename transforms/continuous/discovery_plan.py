@@ -36,7 +36,7 @@ __all__ = ["DiscoveryPlan", "first_assignment"]
 
 _FORMAT = DocumentFormat(
     "what to discover",
-    hint="Stop the job behind a savepoint and give the command that started it again",
+    hint="Stop the job with a savepoint and run the command that started it again",
 )
 
 
@@ -95,7 +95,7 @@ class DiscoveryPlan:
         folder.assign_once(first_assignment(state), Assignment(sources, requests))
 
     def write(self, folder: ControlFolder) -> None:
-        """Tells a deployment.
+        """Writes it for a deployment.
 
         Raises:
             StateError: It cannot be written.
@@ -112,7 +112,7 @@ class DiscoveryPlan:
 
     @classmethod
     def read(cls, folder: ControlFolder) -> DiscoveryPlan | None:
-        """What a deployment was told last, None if nothing.
+        """The newest plan of a deployment, None if there is none.
 
         Raises:
             StateError: The document is damaged, or of an unknown format.

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Why a run cannot go on, where the command line looks for it: one small file a table.
 
-A runner that restarts what has failed (Flink) does so for ever, and tells why in its own log only.
-What a restart cannot fix is kept here before it is raised: lost changes under the policy `fail`,
-and more dead letters than allowed. A command that resumes the run forgets it; if nothing has
-changed, it is soon written again.
+A runner that restarts what has failed (Flink) does so for ever, and shows the reason in its own log
+only. What a restart cannot fix is kept here before it is raised: lost changes under the policy
+`fail`, and more dead letters than allowed. A command that resumes the run forgets it; if nothing
+has changed, it is soon written again.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ def record_fatal_error(folder: ControlFolder, table: str, error: DynabeamError) 
 
 
 def load_fatal_errors(folder: ControlFolder) -> dict[str, str]:
-    """Why a run cannot go on: table → its error."""
+    """Why a run cannot continue: table → its error."""
     found = {}
     for path in filesystem.list_files(folder.stops):
         name = os.path.basename(path)
         if name.endswith(".json"):
-            hint = "Remove the file: the run writes it again if it still cannot go on"
-            with damage_told("why a run cannot go on", where=path, hint=hint):
+            hint = "Remove the file: the run writes it again if it still cannot continue"
+            with damage_told("the error that stopped a run", where=path, hint=hint):
                 why = json.loads(filesystem.read_bytes(path, StateError))
                 if not isinstance(why, str):
                     raise TypeError(f"a text was expected, not {type(why).__name__}")

@@ -19,7 +19,7 @@ class FolderGapHandler:
 
     Attributes:
         folder: Path of the deployment's folder.
-        policies: What the command line asked for.
+        policies: The policies of the command line.
     """
 
     folder: str

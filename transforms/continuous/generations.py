@@ -30,16 +30,16 @@ class TableGeneration:
     """Where a table is with its generations.
 
     Attributes:
-        generation: The generation that readers give; 0 for whatever they were told.
+        generation: The generation that readers give; 0 for the one that they were assigned.
         snapshot_until_us: Up to when rows of a pending export may arrive, event time.
-        step: `settled`, or the step of a repair: `switching` (readers take up the generation),
+        step: `settled`, or the step of a repair: `switching` (readers adopt the generation),
             `loading` (exports are requested and loaded), `sweeping` (mirrors are swept).
         policy: `heal` or `resnapshot`: what is done in a step of a repair; empty while settled.
         since_us: While a repair is under way: since when changes are lost, 0 if not known.
         lost_in: The lowest generation whose gaps the repair closes.
         plan: `transforms.state.repair_plan.Repair` as JSON once it is made, else None.
         snapshot_us: The moment that the snapshot shows which was loaded before the run, 0 for none.
-        asked: The last request for a new snapshot that was taken up; empty for none.
+        asked: The last order of a new snapshot that was begun; empty for none.
         key_range: Until there is a plan: the range of keys that it is of, empty for all.
         ended: The last repair that ended: `generation`, `kind`, `rows`, `swept`; and `repaired`,
             generation and `since_us` of all that have ended (`transforms.state.gap_events`); None

@@ -6,12 +6,12 @@ the next step of the table's repair here, if there is one to be taken:
 
 | step | when | what is done |
 |---|---|---|
-| settled → switching | a gap was stored, or a snapshot was asked for | the generation goes up |
+| settled → switching | a gap was stored, or a snapshot was ordered | the generation goes up |
 | switching → loading | every reader has reported the new generation | exports are planned |
 | loading → sweeping | every file of the exports is in the sinks | |
 | sweeping → settled | | rows of older generations go (`transforms.state.repair_sweep`) |
 
-A gap of the new generation begins the repair anew, over all that is lost. Each step is one file
+A gap of the new generation begins the repair again, over all that is lost. Each step is one file
 that is replaced, and what it does besides (an assignment under a fixed name, a sweep) may be
 repeated, so a crash between the two changes nothing.
 
@@ -125,7 +125,7 @@ class Repairs:
         policy = self._settings.policies.of(table)
         after = next_step(at, reports, policy, asked=asked, now_us=now)
         if asked is not None and after.asked == asked.order_id:
-            # Written before the order goes, so that it is neither lost nor taken up again.
+            # Written before the order goes, so that it is neither lost nor begun again.
             after.write(self._folder, table)
             SnapshotSignals(self._settings.state_dir).remove(table, asked.order_id)
         if at.step == after.step == "switching" and at == after and _switched(at, reports):
@@ -148,7 +148,7 @@ class Repairs:
             # What is exported under its name now would be another table.
             return at
         recovery = continuous_backups(self._settings.access, table)
-        # Only now: that answer may be this process's first, and tells what time the service has.
+        # Only now: that answer may be this process's first, and gives the service's time.
         now = self._clock()
         plan = plan_repair(GapPolicy(at.policy), lost, now, recovery, at.key_range)
         return dataclasses.replace(
@@ -161,7 +161,7 @@ class Repairs:
         )
 
     def _assign(self, table: str, at: TableGeneration) -> None:
-        """Tells the run to load the exports, if it was not told yet."""
+        """Assigns the exports to the run, if that was not done yet."""
         assert at.plan is not None
         name = repair_assignment(table, at.generation)
         paths = self._folder.assignments()
@@ -222,7 +222,7 @@ class Repairs:
 
 
 def repair_assignment(table: str, generation: int) -> str:
-    """The name of the assignment that tells a run to load the exports of a repair."""
+    """The name of the assignment that makes a run load the exports of a repair."""
     return f"repair-{table}-{generation:08d}"
 
 

@@ -164,10 +164,10 @@ def table_id_of(folder: ControlFolder, table: str) -> str:
 
 
 def source_of(folder: ControlFolder, table: str) -> ReaderSpec:
-    """A reader of a table, as the run was told.
+    """A reader of a table, as it was assigned.
 
     Raises:
-        StateError: It was never told to read it.
+        StateError: No assignment has the table.
     """
     paths = folder.assignments()
     for path in paths:
@@ -175,7 +175,7 @@ def source_of(folder: ControlFolder, table: str) -> ReaderSpec:
             if source.table.name == table:
                 return source
     raise StateError(
-        "a table is asked for that the run was never told to read",
+        "the run was never assigned to read this table",
         where=f"{folder.path}, table {table}",
         found=list(paths),
     )

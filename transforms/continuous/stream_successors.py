@@ -170,7 +170,7 @@ class Follower:
             last_sequence="",
             from_us=0,
             to_us=now_us,
-            detail=f"the table was deleted and made again; its stream is now {found.stream_arn}",
+            detail=f"the table was deleted and created again; its stream is now {found.stream_arn}",
             generation=end.generation + 1,
         )
         followed = Followed(
@@ -184,8 +184,8 @@ class Follower:
         old = source_of(folder, end.table).table
         if found.table.keys != old.keys:
             return TableError(
-                "the table was deleted and made again with another primary key, which the sinks' "
-                "rows of it do not have",
+                "the table was deleted and created again with another primary key, which "
+                "the sinks' rows of it do not have",
                 where=f"table {end.table}",
                 expected=str(old.keys),
                 found=str(found.table.keys),

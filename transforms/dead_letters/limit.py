@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many dead letters a run may meet, and the error of one that has met more.
+"""How many dead letters a run may have, and the error of one that has more.
 
 Without a limit a single file of lines that are no items would fill a disk with letters. So they are
 counted while a round runs, by each process that meets them, and exactly before it is committed.
@@ -30,7 +30,7 @@ class DeadLetterLimit:
     Args:
         box: Where a few are shown once there are too many.
         limit: How many there may be.
-        attempt: Tells this round from others of the process.
+        attempt: Distinguishes this round from others of the process.
     """
 
     def __init__(self, box: DeadLetterStore, limit: int, attempt: str) -> None:
@@ -59,7 +59,7 @@ class DeadLetterLimit:
 
 _lock = threading.Lock()
 _counted: list[Any] = ["", 0]
-"""The attempt whose letters are counted, and how many this process has met of it."""
+"""The attempt whose dead letters are counted, and how many of them this process has seen."""
 _first: list[DeadLetter] = []
 
 
@@ -74,12 +74,12 @@ def too_many(found: int, limit: int, where: str, letters: Iterable[DeadLetter]) 
     """
     shown = (f"{each.place}: {each.reason}" for each in itertools.islice(letters, _SHOWN))
     return StateError(
-        f"there are {found:,} dead letters, and {limit:,} may be: {' | '.join(shown)}",
+        f"there are {found:,} dead letters, more than the limit of {limit:,}: {' | '.join(shown)}",
         where="--max_dead_letters",
         expected=limit,
         found=found,
         hint=(
             f"See all with dynabeam dead_letters ({where}); fix the cause, or raise "
-            "--max_dead_letters. Nothing is lost: the next run reads on from the last positions"
+            "--max_dead_letters. Nothing is lost: the next run continues from the last positions"
         ),
     )

@@ -87,14 +87,14 @@ def reparse(letter: DeadLetter) -> Sequence[Block] | DeadLetter:
     """Reads a letter as its source was read.
 
     Returns:
-        Its rows, or the letter anew, with what is wrong with it now.
+        Its rows, or the dead letter again, with its present error.
     """
     try:
         if letter.stage == "sink":
             return [block_of_payload(letter.raw)]
         reason, blocks = _of_stream(letter) if letter.stage == "stream" else _of_export(letter)
     except KeyError as error:
-        return _still_dead(letter, f"the letter does not say {error}", "KeyError")
+        return _still_dead(letter, f"the dead letter lacks {error}", "KeyError")
     except (DynabeamError, ValueError) as error:
         return _still_dead(letter, str(error), type(error).__name__)
     return blocks if blocks else _still_dead(letter, reason, letter.error)

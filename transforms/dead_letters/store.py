@@ -56,13 +56,13 @@ class _Entry(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class _Done:
-    """A line that says of a letter that it is done, as it was last met."""
+    """A line that marks a dead letter as done, with its newest time."""
 
     done: str
     last_us: int
 
 
-_RESTORE = "Restore the file from a copy; moving it away loses the letters in it"
+_RESTORE = "Restore the file from a copy; moving it away loses the dead letters in it"
 
 
 class DeadLetterStore:
@@ -102,7 +102,7 @@ class DeadLetterStore:
             before = known.get(letter.id)
             met_us = self._closed.get(letter.id, -1) if before is None else before.last_us
             if met_us >= letter.last_us:
-                # The same meeting told twice, as after a crash, counts once.
+                # The same attempt reported twice, as after a crash, counts once.
                 continue
             stored = letter if before is None else _again(letter, before)
             if max_retries and stored.attempts > max_retries:

@@ -174,7 +174,7 @@ def acquire(
     Raises:
         TableError: There is no such table, or its point-in-time recovery is off.
         ExportFailedError: The export failed: `SnapshotRequest.attempt` has to go up.
-        ExportError: The export is another table's, or is not what was asked for.
+        ExportError: The export is another table's, or is not as requested.
         ExportIntegrityError: Its manifest is not what it should be.
         ConfigurationError: There is neither an export to use nor a bucket for a new one.
         AwsAccessError: A permission is missing.
@@ -235,7 +235,7 @@ def open_export(location: str, how: Acquisition) -> ExportManifest:
     """Opens a complete export by ARN or location, before there is any table or graph.
 
     Raises:
-        ExportError: There is none, or it is not complete, or it is not what was asked for.
+        ExportError: There is none, or it is not complete, or it is not as requested.
         ExportIntegrityError: Its manifest is not what it should be.
         ConfigurationError: An ARN is given, but AWS is not at hand.
     """
@@ -272,7 +272,7 @@ def _poll_location(request: SnapshotRequest, how: Acquisition) -> ExportPoll:
 def _check_filter_of_location(
     manifest: ExportManifest, request: SnapshotRequest, how: Acquisition
 ) -> tuple[str, ...]:
-    """Asks AWS whether an export is filtered, as manifests do not tell; only where AWS is at hand.
+    """Asks AWS whether an export is filtered, as manifests do not say; only with access to AWS.
 
     The service forgets exports after 90 days, and copies may come from accounts that are out of
     reach: then it stays unknown, which is a warning and stops nothing.
@@ -314,11 +314,11 @@ def _judge(
         )
     if request.table_id and description.table_id not in ("", request.table_id):
         raise ExportError(
-            "the export is of another table, which was made under the same name",
+            "the export is of another table, which was created under the same name",
             where=description.arn,
             expected=request.table_id,
             found=description.table_id,
-            hint="Run again: that the table was made again is seen when a run begins",
+            hint="Run again: the beginning of a run detects that the table was created again",
         )
     if description.status != "COMPLETED":
         return ExportPoll("IN_PROGRESS", description.arn, description)
@@ -338,7 +338,7 @@ def _check_description(description: dynamodb.ExportDescription, how: Acquisition
         )
     if description.export_type != how.export_type:
         raise ExportError(
-            "the export is of another type than asked for",
+            "the export is of another type than required",
             where=description.arn,
             expected=how.export_type,
             found=description.export_type,
@@ -435,7 +435,7 @@ def _access(how: Acquisition, request: SnapshotRequest) -> AwsAccess:
 
 def _no_aws(where: str) -> ConfigurationError:
     return ConfigurationError(
-        "an export can be requested or found by ARN only with AWS at hand",
+        "an export can be requested, or found by ARN, only with access to AWS",
         where=where,
         hint="Give --region and credentials, or --export with the location of an export's files",
     )

@@ -123,5 +123,5 @@ def _exists(path: str) -> bool:
         return filesystem.exists(path)
     except (BeamIOError, AwsAccessError):
         # Not being allowed to look under one rule must not hide the file under another one;
-        # reading the file tells the reason.
+        # reading the file shows the reason.
         return False

@@ -191,7 +191,7 @@ def keys_option(names: Iterable[str]) -> str:
 
 
 def unique_names(items: Sequence[bytes]) -> list[tuple[str, ...]]:
-    """The attributes, or else the pairs of them, that tell all of some items apart."""
+    """The attributes, or else the pairs of them, that distinguish all of some items."""
     parsed = [each for each in map(_parsed, items) if each is not None]
     if not parsed:
         return []

@@ -40,7 +40,7 @@ class SnapshotRequest:
         bucket: S3 bucket for a new export.
         prefix: Prefix inside it, or empty.
         bucket_owner: Its account, needed if it is not the table's.
-        request_id: Tells requests of one table and generation apart, e.g. the id of the state
+        request_id: Distinguishes requests of one table and generation, e.g. the id of the state
             directory: equal ids give the same export, for eight hours.
         not_before_us: An export is not requested before this time (microseconds since 1970). The
             edge of an export is fuzzy by one minute, so the stream has to be older than that.

@@ -75,7 +75,7 @@ class Ensured(NamedTuple):
 
 
 def failed_poll(problem: ExportFailedError) -> ExportPoll:
-    """What a poll found that met a failed export, for whoever goes on."""
+    """The result of a poll that found a failed export, for the next attempt."""
     return ExportPoll("FAILED", problem.arn, warnings=(str(problem),))
 
 

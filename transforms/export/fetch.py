@@ -64,7 +64,7 @@ def fetched(file: DataFile, *, verify: Verify = "strict") -> Iterator[FetchedFil
     """Opens a data file after its MD5 has been compared with the manifest's.
 
     Args:
-        file: The file, as the manifest tells it.
+        file: The file, as the manifest describes it.
         verify: What another MD5 is: an error or a warning.
 
     Raises:

@@ -94,7 +94,7 @@ def find_keys(
 
     Raises:
         TableError: AWS has no such table, and `--keys` does not name it.
-        ConfigurationError: Neither AWS nor `--keys` tells the keys, or `--keys` names an attribute
+        ConfigurationError: Neither AWS nor `--keys` gives the keys, or `--keys` names an attribute
             that cannot be a key; the attributes that could are listed.
         ExportError: There is no item in which to see the types.
         ExportIntegrityError: A few items show that `--keys` names no key.
@@ -107,13 +107,13 @@ def find_keys(
             # A table that was deleted still has its exports.
             if names is None:
                 raise
-    # With the names given only their types are to be seen, and a few items tell these.
+    # With the names given only their types are needed, and a few items show these.
     items = _sample(manifest, _SAMPLE_BYTES if names is None else _FEW_BYTES)
     candidates = _candidates(items)
     if names is None:
         raise ConfigurationError(
-            "an export does not name the table's key. Every item looked at "
-            f"({len(items)}) has these attributes that could be: {_shown(candidates)}",
+            "an export does not name the table's key. Every sampled item "
+            f"({len(items)}) has these attributes that could be it: {_shown(candidates)}",
             where=f"table {manifest.table_name}",
             hint=f"Give --keys={manifest.table_name}:hash or "
             f"--keys={manifest.table_name}:hash,range, or --region and credentials",
@@ -153,7 +153,7 @@ def _no_candidate(
             hint = f"If it is the one attribute {each!r}: --keys='{table}:{keys_option([each])}'"
     return ConfigurationError(
         f"the attribute {name!r} cannot be the key: not every item has it as a text, number or "
-        f"binary. {_understood(names)}. Those that could be: {_shown(candidates)}",
+        f"binary. {_understood(names)}. Those that could be it: {_shown(candidates)}",
         where=f"--keys={table}:{keys_option(names)}",
         expected=sorted(candidates),
         found=name,
@@ -163,10 +163,10 @@ def _no_candidate(
 
 def _understood(names: tuple[str, ...]) -> str:
     kinds = ("hash attribute", "range attribute")
-    told = " and ".join(f"{kind} {name!r}" for kind, name in zip(kinds, names, strict=False))
+    names_given = " and ".join(f"{kind} {name!r}" for kind, name in zip(kinds, names, strict=False))
     if len(names) > len(kinds):
-        told += f" and {len(names) - len(kinds)} more"
-    return f"Understood was: {told or 'no attribute'}"
+        names_given += f" and {len(names) - len(kinds)} more"
+    return f"Read as {names_given or 'no attribute'}"
 
 
 def _names(text: str, value: str) -> tuple[str, ...]:
@@ -193,7 +193,7 @@ def _names(text: str, value: str) -> tuple[str, ...]:
 
 
 def _not_keys(value: str, names: tuple[str, ...] | None = None) -> ConfigurationError:
-    what = "these are no keys"
+    what = "not a list of keys"
     if names is not None:
         what += f". {_understood(names)}"
     return ConfigurationError(what, where="--keys", found=value, hint=_FORM)
@@ -206,7 +206,7 @@ def _sample(manifest: ExportManifest, most_bytes: int) -> list[Item]:
         if not file.item_count:
             continue
         lines = _first_lines(file.path, manifest.export_format, most_bytes)
-        # Malformed lines tell nothing of the key; the reader makes dead letters of them.
+        # Malformed lines say nothing of the key; the reader makes dead letters of them.
         items += [item for item in map(_item, lines) if item is not None]
         if lines and not items:
             raise ExportIntegrityError(
@@ -217,7 +217,7 @@ def _sample(manifest: ExportManifest, most_bytes: int) -> list[Item]:
         raise ExportError(
             "the export has no items, so the types of the key attributes cannot be seen",
             where=manifest.location,
-            hint="Give --region and credentials, so that DescribeTable tells them",
+            hint="Give --region and credentials, so that DescribeTable gives them",
         )
     return items
 

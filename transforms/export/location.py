@@ -89,7 +89,7 @@ def find_summary(location: str) -> str:
         ]
     except (BeamIOError, OSError, ValueError) as problem:
         raise ExportError(
-            f"the location cannot be looked at: {problem}",
+            f"the location cannot be listed: {problem}",
             where=location,
             hint="Check that the path is right and that this identity may list and read it",
         ) from problem
@@ -99,7 +99,7 @@ def find_summary(location: str) -> str:
 def _the_one(location: str, found: list[str]) -> str:
     if not found:
         raise ExportError(
-            f"no {SUMMARY_NAME} is there or in any folder below; an export that is still in "
+            f"no {SUMMARY_NAME} is there or in any folder below it; an export that is still in "
             "progress has none yet",
             where=location,
             hint="Give the path of an export's folder (…/AWSDynamoDB/<export id>) or of a folder "

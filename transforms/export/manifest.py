@@ -9,7 +9,7 @@ Keys inside manifests start at the root of the bucket that AWS wrote to. An expo
 elsewhere is found relative to its manifest's folder instead.
 
 Promise: what comes out of `load_manifest` was checked against the `manifest-*.md5` objects where
-they exist, against the summary's sum of items, and against what was asked for.
+they exist, against the summary's sum of items, and against the request.
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ class ExportManifest:
         """
         if self.export_type != expected:
             raise ExportError(
-                "the export is of another type than asked for",
+                "the export is of another type than required",
                 where=self.location,
                 expected=expected,
                 found=self.export_type,

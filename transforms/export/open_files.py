@@ -88,7 +88,7 @@ class OpenFiles:
         max_bytes: int,
         check: Check = lambda _: [],
     ) -> OpenFile:
-        """The file as it was kept at this line, or opened anew; see `OpenFile`."""
+        """The file as it was kept at this line, or opened again; see `OpenFile`."""
         with self._lock:
             kept = self._kept.pop((file.path, file.md5, verify), None)
         if kept is not None and kept.reader.lines == start_line:

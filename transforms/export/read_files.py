@@ -52,7 +52,7 @@ class ExportRows(NamedTuple):
         reports: `PCollection[Report]` of kind `file`, one per slice: `export_arn`, `generation`,
             `file` (path), `lines` (loaded so far, from the file's start), `done`, `rows`, `bytes`
             (uncompressed) and `dead_letters` of this slice, `warnings`; and `digests`, the path
-            of those of its keys, if they were asked for.
+            of those of its keys, if they were requested.
         dead_letters: `PCollection[DeadLetter]` of stage `export`.
     """
 

@@ -2,7 +2,7 @@
 """How large data files are, packed and unpacked: a look at each file's end.
 
 In an object store a look is two small requests, so that several files are looked at together.
-What was looked at is remembered until it is asked for, within bounds.
+What was looked at is remembered until it is used, within bounds.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class FileSizes:
         self._known: dict[str, int] = {}
 
     def of(self, paths: Iterable[str]) -> _Asked:
-        """Those of some files that will be asked for in this order.
+        """Those of some files that will be needed in this order.
 
         Args:
             paths: The files.
@@ -53,7 +53,7 @@ class FileSizes:
 
 
 class _Asked:
-    """Looks at some of the coming files whenever one is asked for that is not known."""
+    """Looks at some of the coming files whenever an unknown one is needed."""
 
     def __init__(self, known: dict[str, int], coming: Iterator[str]) -> None:
         self._known = known

@@ -6,8 +6,8 @@ and everything planned fits into it: each slice has a cap, and the caps add up t
 budget. Files are read whole: one that does not fit into what is left waits for the next round, and
 only one that no round could hold is cut. Data files are taken in the manifest's order, and tables
 one after the other (`plan_loads`), so that rounds follow each other without gaps and few files are
-open. Only planned files are asked for their size, so a round costs few requests however many files
-there are.
+open. Only the sizes of planned files are requested, so a round costs few requests however many
+files there are.
 
 Pure but for the sizes that are handed in.
 """
@@ -55,7 +55,7 @@ class FileSize:
 
     Attributes:
         compressed: Bytes of the file.
-        trailer: The uncompressed length that gzip's trailer tells, modulo 4 GiB; None if the file
+        trailer: The uncompressed length in gzip's trailer, modulo 4 GiB; None if the file
             is too short to have one.
     """
 
@@ -64,10 +64,10 @@ class FileSize:
 
 
 def foresee(size: FileSize) -> int:
-    """Uncompressed bytes of a data file, as its gzip trailer tells them.
+    """Uncompressed bytes of a data file, as its gzip trailer gives them.
 
     The trailer is exact for one gzip member of less than 4 GiB, which is what AWS writes. Of larger
-    files it tells the last 32 bits: the nearest to the usual ratio is taken. What cannot be (JSON
+    files it gives the last 32 bits: the nearest to the usual ratio is taken. What cannot be (JSON
     does not grow by packing) is a file of several members, and is guessed from the usual ratio.
 
     Args:
@@ -137,7 +137,7 @@ def plan_round(
         max_bytes: The budget in uncompressed bytes; 0 for all that is left, in whole files.
         ratio: Uncompressed over compressed bytes, as foreseen; not used with `inflated_of`.
         key_range: The range of keys whose rows are wanted; empty for all.
-        inflated_of: Uncompressed size of the file at a path, in bytes, if it can be told.
+        inflated_of: Uncompressed size of the file at a path, in bytes, if it can be known.
         round_bytes: The budget of the whole round, if others have had a part of it: only a file
             that is larger is cut, and nothing has to be planned. 0 if the budget is `max_bytes`:
             then there is at least one slice, unless all is loaded.

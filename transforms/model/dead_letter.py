@@ -51,20 +51,20 @@ class DeadLetter:
     Attributes:
         table: Name of the table.
         stage: `export`, `stream` or `sink`.
-        place: Where it stood: file and line number, or stream, shard and sequence number; for a
+        place: Its source: file and line number, or stream, shard and sequence number; for a
             row that a sink refused, the sink too.
         reason: What is wrong with it.
         raw: Its bytes, exactly as read; of a row that a sink refused,
         `transforms.model.row_payload`.
         error: Class of the error, e.g. `ValueDecodeError`, or `CheckViolation 23514`.
         severity: Whether it may succeed later as it is.
-        origin: What tells it from others: `stream_arn`, `shard_id`, `sequence`; or `export_arn`,
+        origin: What identifies it: `stream_arn`, `shard_id`, `sequence`; or `export_arn`,
             `file`, `line`; or `sink`, `key`, `version`.
         context: What is needed to read it again: the table with its key schema, the generation,
             and of an export its time, format, type and view. Empty in old letters.
         attempts: How often it was tried.
-        first_us: When it was met first, microseconds since 1970 (UTC); 0 if not known.
-        last_us: When it was met last.
+        first_us: When it was found first, microseconds since 1970 (UTC); 0 if not known.
+        last_us: When it was found last.
     """
 
     table: str
@@ -82,7 +82,7 @@ class DeadLetter:
 
     @cached_property
     def id(self) -> str:
-        """32 hex digits; the same whenever the same record is met, whatever the error is then."""
+        """32 hex digits; the same whenever the same record is found, whatever the error is then."""
         where = dict(self.origin) or {"place": self.place}
         subject = [self.table, self.stage, where]
         # A row's key and version, which are in the origin, say all; how it is written may change.
@@ -92,7 +92,7 @@ class DeadLetter:
     def again(self, before: DeadLetter | None) -> DeadLetter:
         """This letter, as the one that was stored before has become.
 
-        The same meeting told twice, as after a crash, counts once.
+        The same attempt reported twice, as after a crash, counts once.
 
         Args:
             before: What is stored under the same id, None for nothing.
@@ -118,7 +118,7 @@ class DeadLetter:
 
         Args:
             line: The line.
-            where: The file that it stands in, for errors.
+            where: The file that holds it, for errors.
 
         Raises:
             StateError: It is damaged, or of an unknown format.

@@ -31,10 +31,10 @@ class GapKind(str, enum.Enum):
     UNCOVERED = "uncovered"
     """The snapshot is older than the oldest change that the stream still holds."""
     CHAIN = "chain"
-    """A change begins with another image than the last known change of its key left behind."""
+    """A change begins with another image than the one after the last known change of its key."""
 
 
-_UNCERTAIN = "the stream may have lost changes; whether changes are lost cannot be told any more"
+_UNCERTAIN = "the stream may have lost changes; whether it did can no longer be determined"
 
 
 class GapPolicy(str, enum.Enum):
@@ -101,7 +101,7 @@ class Gap:
         from_us: Earliest time of a lost change, microseconds since 1970, 0 if unknown.
         to_us: Latest time of a lost change.
         detail: What the service answered.
-        generation: The generation of the changes that the reader gave when it met the gap; 0 if
+        generation: The generation of the changes that the reader gave when it found the gap; 0 if
             none did.
     """
 
@@ -119,8 +119,8 @@ class Gap:
     def is_certain(self) -> bool:
         """True if changes are known to be missing, and not only that some may be.
 
-        Of a shard that was not read for a day, or that is no longer there, nobody can tell whether
-        it held anything that was not read.
+        Of a shard that was not read for a day, or that is no longer there, it cannot be known
+        whether it held anything that was not read.
         """
         unread = self.kind is GapKind.TRIMMED and not self.last_sequence
         return not unread and self.kind is not GapKind.VANISHED

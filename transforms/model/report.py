@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reports: what the graph tells its driver beside data.
+"""Reports: the results of the graph for its driver, beside data.
 
-Positions reached, files loaded, exports found, gaps met, rows written: each is one small JSON
+Positions reached, files loaded, exports found, gaps found, rows written: each is one small JSON
 element on a side output. In catch-up mode the driver merges them into the position document after
 the whole pipeline has succeeded; in continuous mode they feed the log and the metrics.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A figure of a plan: a number that shows how it came about, and how people read it."""
+"""An estimate of a plan: a number that shows how it came about, and how people read it."""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ class Reading:
         snapshot: A snapshot is taken.
         stream: The stream is read.
         from_horizon: The stream is begun at its oldest record.
-        pacing: How fast streams are asked.
+        pacing: How often streams are polled.
     """
 
     continuous: bool

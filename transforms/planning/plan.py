@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The plan of a replication: the figures of each table, their sums, and what to be warned of."""
+"""The plan of a replication: the estimates of each table, their sums, and what to be warned of."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ _MOST_SHARDS = 1000
 
 @dataclasses.dataclass(frozen=True)
 class TablePlan:
-    """The figures of one table."""
+    """The estimates of one table."""
 
     facts: TableFacts
     figures: Sequence[Figure]
 
     def value(self, name: str) -> float:
-        """The value of a figure; 0 if there is none or it is not known."""
+        """The value of an estimate; 0 if there is none or it is not known."""
         return next((each.value or 0.0 for each in self.figures if each.name == name), 0.0)
 
 
@@ -41,7 +41,7 @@ class Plan:
 
     Attributes:
         tables: One part per table.
-        totals: Figures of all tables together.
+        totals: Estimates of all tables together.
         warnings: What goes wrong if nothing is changed, for people.
         prices: The prices that were used.
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""AWS's prices that a replication meets, each of which can be given anew.
+"""AWS's prices of a replication; each can be overridden.
 
 The defaults are those of us-east-1 in November 2026, in US dollars; other regions cost up to half
 as much again. Sources: https://aws.amazon.com/dynamodb/pricing/ and https://aws.amazon.com/s3/pricing/

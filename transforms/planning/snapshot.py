@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The figures of a snapshot: what is exported, what it costs, how long reading it takes."""
+"""The estimates of a snapshot: what is exported, what it costs, how long reading it takes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _VERSION_BYTES = 49
 def snapshot_figures(
     table: TableFacts, reading: Reading, prices: Prices, speeds: Speeds
 ) -> list[Figure]:
-    """The figures of one table's snapshot; none if there is to be none."""
+    """The estimates of one table's snapshot; none if there is to be none."""
     if not reading.snapshot:
         return []
     gb = table.size_bytes / GIB

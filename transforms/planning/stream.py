@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The figures of a stream: how often it is asked, how fast it can be read, and what ends first.
+"""The estimates of a stream: how often it is polled, how fast it can be read, and what ends first.
 
 A stream keeps a record for 24 hours. A reader that falls behind by more loses changes, so the plan
 compares how fast changes come with how fast they can be read.
@@ -19,7 +19,7 @@ _DAY = 86_400
 
 
 def stream_figures(table: TableFacts, reading: Reading, speeds: Speeds) -> list[Figure]:
-    """The figures of one table's stream; none if it is not read."""
+    """The estimates of one table's stream; none if it is not read."""
     if not reading.stream or not table.open_shards:
         return []
     return [
@@ -52,7 +52,7 @@ def _polls(table: TableFacts, reading: Reading) -> Figure:
             "per day",
             "rounds * open_shards * tip_empties",
             {"rounds": rounds, "open_shards": shards, "tip_empties": pacing.tip_empties},
-            "a round asks each shard until so many pages are empty",
+            "a round polls each shard until so many pages are empty",
         )
     paced = pacing.shared(reading.all_readers, reading.all_shards)
     active = shards if table.rate is None else table.rate.active_shards
@@ -69,7 +69,7 @@ def _polls(table: TableFacts, reading: Reading) -> Figure:
             "poll": paced.poll,
             "idle_poll": paced.idle_poll,
         },
-        "" if table.rate else "every shard counted as active: without a sample nobody knows",
+        "" if table.rate else "every shard counted as active: only a sample shows how many are",
     )
 
 
@@ -82,12 +82,12 @@ def _pages(table: TableFacts) -> Figure:
         "per day",
         "changes * 86400 / changes_a_page",
         {"changes": rate, "changes_a_page": table.changes_a_page},
-        "while behind; near the tip the polls bring the changes",
+        "while catching up; near the tip the polls bring the changes",
     )
 
 
 def reading_speed(table: TableFacts, reading: Reading, speeds: Speeds) -> float:
-    """Changes a second that can be read and written while behind."""
+    """Changes a second that can be read and written while catching up."""
     at_once = min(max(1, table.open_shards), reading.pacing.threads * reading.readers)
     fetched = at_once / speeds.page_seconds * table.changes_a_page
     speed = min(fetched, speeds.stream_rows)

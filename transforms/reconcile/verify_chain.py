@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """`VerifyChain`: changes that the stream lost, seen by the changes around them.
 
-Every record carries the image before it. If that is not the image that the last known change of its
-key left behind, a change in between is missing: a gap of kind `chain`. It sees lost inserts,
-updates and deletes of a key that changes again and that changed before, within what is remembered:
-since the start (in catch-up mode, of the round), and at most `KEYS` keys a table; those that
-changed longest ago are forgotten first. It does not see a loss after which the key never changes,
+Every record carries the image before it. If that is not the image after the last known change of
+its key, a change in between is missing: a gap of kind `chain`. It sees lost inserts, updates and
+deletes of a key that changes again and that changed before, within what is remembered: since the
+start (in catch-up mode, of the round), and at most `KEYS` keys a table; those that changed longest
+ago are forgotten first. It does not see a loss after which the key never changes,
 one before the first change that was read of a key, nor several that cancel each other out. Rows of
 snapshots are not compared.
 

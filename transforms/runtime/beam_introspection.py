@@ -2,9 +2,9 @@
 """What Beam finds out again and again while it builds and runs a graph, remembered.
 
 A run in rounds builds a graph every few seconds. Beam then asks Python for the signature of each
-method of each DoFn, some eight times, and parses the command line anew for each look at an option:
-0.38 of the 0.64 seconds of CPU that a small round takes (measured, Beam 2.77). Neither changes
-within a process.
+method of each DoFn, some eight times, and parses the command line again for each access to an
+option: 0.38 of the 0.64 seconds of CPU that a small round takes (measured, Beam 2.77). Neither
+changes within a process.
 """
 
 from __future__ import annotations

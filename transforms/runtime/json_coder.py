@@ -26,7 +26,7 @@ def element_format(what: str, where: str, *, required: tuple[str, ...] = ()) -> 
 
     Args:
         what: The element, for people.
-        where: What to say of where it stands.
+        where: Its place, for errors.
         required: Fields that have to be there although they have a default.
     """
     return DocumentFormat(

@@ -15,11 +15,11 @@ A run is an encoded mapping of keys to what is known of them. A key may be in ma
 its values is the newest follows from the values alone (`newer`), so the order of the runs does not
 matter: bags have none.
 
-**Reading.** A worker keeps a decoded copy of each group that it met. If the copy's token is that of
-the state, the copy is current and neither bag is read. If it is not, another worker wrote the state
-last, or a bundle failed and the runner went back to the state before it: then both bags are read.
-Copies are bounded in bytes (estimated), whatever the number of groups: the least recently used are
-dropped first. The one in use stays, however large it is.
+**Reading.** A worker keeps a decoded copy of each group that it has seen. If the copy's token is
+that of the state, the copy is current and neither bag is read. If it is not, another worker wrote
+the state last, or a bundle failed and the runner went back to the state before it: then both bags
+are read. Copies are bounded in bytes (estimated), whatever the number of groups: the least recently
+used are dropped first. The one in use stays, however large it is.
 
 **Writing.** An update appends one small run, so it writes what it changes. After `SMALL_RUNS` of
 them they are merged into one run; once the merged runs on top of the largest one, the base, would

@@ -179,7 +179,7 @@ class ManualWatermark(WatermarkEstimatorProvider):
         return MIN_TIMESTAMP
 
     def create_watermark_estimator(self, estimator_state: Timestamp) -> Any:
-        """Goes on where the last one stood."""
+        """Continues where the last one ended."""
         return ManualWatermarkEstimator(estimator_state)
 
     def estimator_state_coder(self) -> beam.coders.Coder:

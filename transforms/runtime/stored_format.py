@@ -5,7 +5,7 @@ A field that this version does not know was written by a newer one, and means so
 without it, and to write the document again without it, would lose that. So it is an error like an
 unknown format, which says what to do. A name that becomes part of a path is one name, and leads
 nowhere else. A value has the type that its field has (`typed_fields`): another one would be found
-out far from the file that it stands in. Whatever else is wrong with a document, the error names the
+out far from the file that holds it. Whatever else is wrong with a document, the error names the
 file (`damage_told`).
 """
 
@@ -72,7 +72,7 @@ class DocumentFormat:
 
     Attributes:
         what: The document, for people.
-        where: Where it stands, for the text of errors, if the reader names no path.
+        where: Its place, for the text of errors, if the reader names no path.
         number: The format number that this version writes, and the only one that it reads.
         fields: Its other fields, if they are not those of a dataclass, which `typed_fields` checks.
         required: Fields that have to be there although the class has a default for them: the
@@ -194,7 +194,7 @@ def damage_told(
     found: object = None,
     error: type[DynabeamError] = StateError,
 ) -> Iterator[None]:
-    """Tells what goes wrong while a document is read as its damage.
+    """Reports an error while a document is read as damage of the document.
 
     Args:
         what: The document, for people.

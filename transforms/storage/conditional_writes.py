@@ -84,9 +84,9 @@ class Tagged:
 
     Attributes:
         content: Its bytes.
-        tag: Stands for this content: a later `put_if_match` compares it.
+        tag: Identifies this content: a later `put_if_match` compares it.
         age_seconds: For how long the file has been as it is, by the clock of the service that keeps
-            it alone; None if that does not tell.
+            it alone; None if that is not known.
     """
 
     content: bytes
@@ -162,8 +162,8 @@ def check_conditions(path: str, written: Tagged, error: type[DynabeamError] = St
         except (_RefusedError, _UnsureError):
             continue
         raise error(
-            f"the object store passes over conditions: it wrote though {header} did not hold, so "
-            "two runs could not be told apart",
+            f"the object store ignores conditions: it wrote although {header} did not hold, so "
+            "two runs could overwrite each other",
             where=path,
             hint=_USE_ANOTHER,
         )
@@ -237,7 +237,7 @@ class _Local(_Store):
                 raise self._error(
                     f"the file cannot be written: {problem.strerror}",
                     where=path,
-                    hint="Give another place, or the right to write this one",
+                    hint="Give another place, or the permission to write this one",
                 ) from problem
             found = self.read(path)
             if (found.tag if found else None) != tag:
@@ -297,7 +297,7 @@ class _S3(_Store):
             return _UnsureError(f"S3 does not answer: {problem}")
         if isinstance(problem, NoCredentialsError):
             return CredentialsError("no AWS credentials were found", where=path)
-        return self._error(f"S3 cannot be asked: {problem}", where=path)
+        return self._error(f"S3 cannot be reached: {problem}", where=path)
 
     def _meant(self, problem: ClientError, path: str, action: str) -> Exception:
         """What an error answer of S3 means."""
@@ -369,7 +369,7 @@ class _GCS(_Store):
         """What an error of Google's client means."""
         status = int(getattr(problem, "code", None) or 0)
         if status in (HTTPStatus.FORBIDDEN, HTTPStatus.UNAUTHORIZED):
-            right = (
+            permission = (
                 "filesystem.objects.get"
                 if verb == "read"
                 else "filesystem.objects.create and delete"
@@ -377,7 +377,7 @@ class _GCS(_Store):
             return self._error(
                 f"Google Cloud Storage refused it: {problem}",
                 where=path,
-                hint=f"Give this identity {right} on the bucket",
+                hint=f"Give this identity {permission} on the bucket",
             )
         unsure = status in (0, HTTPStatus.TOO_MANY_REQUESTS)
         if unsure or status >= HTTPStatus.INTERNAL_SERVER_ERROR:

@@ -2,8 +2,8 @@
 """A fence around what a run writes: once it has lost its lease, it changes no file any more.
 
 The driver of a run enters the fence when it takes the state directory (`transforms.storage.lease`),
-and `transforms.storage.filesystem` looks at it before it writes, moves or deletes. A look and the
-request behind it are two steps, and a process can be stopped between them for any time; what makes
+and `transforms.storage.filesystem` checks it before it writes, moves or deletes. A check and the
+request after it are two steps, and a process can be stopped between them for any time; what makes
 such a late request harmless is said where the request is made: the position document is replaced by
 compare-and-swap, files of two attempts never share a name, and what is deleted was listed before
 the look.

@@ -125,7 +125,7 @@ def nearest_existing(path: str) -> str:
 
 
 def check_folder(path: str, error: type[DynabeamError]) -> str:
-    """Looks whether a local folder can be written, or else made; makes nothing.
+    """Checks whether a local folder can be written, or else made; makes nothing.
 
     Returns:
         The folder, or the nearest one above it that is there.
@@ -142,9 +142,9 @@ def check_folder(path: str, error: type[DynabeamError]) -> str:
 
 
 def check_bucket(path: str, error: type[DynabeamError]) -> None:
-    """Looks whether the bucket of an S3 path is there and may be listed; others are not looked at.
+    """Checks whether the bucket of an S3 path exists and may be listed; others are not checked.
 
-    A missing bucket cannot be told from a missing object by asking for the object.
+    Requesting the object does not distinguish a missing bucket from a missing object.
 
     Raises:
         DynabeamError: Of the given kind, if it is not there or S3 does not answer.
@@ -184,8 +184,8 @@ def exists(path: str) -> bool:
     """True if a file (or a local folder) is there.
 
     Raises:
-        AwsAccessError: S3 refuses to tell.
-        BeamIOError: The filesystem cannot tell.
+        AwsAccessError: S3 refuses to say.
+        BeamIOError: The filesystem does not know.
     """
     if _is_s3(path):
         try:
@@ -336,7 +336,7 @@ def read_end(path: str, count: int, error: type[DynabeamError]) -> tuple[int, by
 
 
 def read_start(path: str, count: int, error: type[DynabeamError]) -> bytes:
-    """Reads at most `count` bytes of a file's start, and asks for no more.
+    """Reads at most `count` bytes of a file's start, and requests no more.
 
     Raises:
         DynabeamError: Of the given kind, if it is not there or cannot be read.
@@ -467,7 +467,7 @@ def _read_s3_range(path: str, wanted: str, error: type[DynabeamError]) -> tuple[
     """The size of an object and a range of it, in one request."""
     bucket, _, key = path.removeprefix("s3://").partition("/")
     try:
-        # Beam's client asks for all that follows.
+        # Beam's client requests all that follows.
         answer, content = whole_object(s3_io().client.client, Bucket=bucket, Key=key, Range=wanted)
     except ClientError as problem:
         code = problem.response.get("ResponseMetadata", {}).get("HTTPStatusCode")

@@ -13,7 +13,7 @@ its own. The renewal lies between the two, so the holder's time is up before the
 o'clock either believes it is; a tenth is left for clocks that go at different rates. If the service
 says how old the document is, by its own clock alone, a waiter need not watch it.
 
-**A holder that is late is stopped**: it looks at its lease before everything that it changes
+**A holder that is late is stopped**: it checks its lease before everything that it changes
 (`transforms.storage.fence`), and `on_lost` is called as soon as the lease is known to be lost.
 
 | field of the document | what |
@@ -74,7 +74,7 @@ _FORMAT = DocumentFormat(
 _OLD_SECONDS = 900
 """How long the versions without a format number believe in a lease, by wall clocks."""
 _SERVICE_MARGIN = 5.0
-"""A service's clocks, on several machines, may differ; and S3 tells whole seconds."""
+"""A service's clocks, on several machines, may differ; and S3 gives whole seconds."""
 _LONGEST = 3600.0
 
 
@@ -211,8 +211,8 @@ class Lease:
                 put_if_match(self._path, self._document(released=True), tag)
             except DynabeamError as problem:
                 self._tell(
-                    f"The lease of the state directory could not be given back ({problem}); it "
-                    f"ends by itself within {self._seconds:.0f} s"
+                    f"The lease of the state directory could not be released ({problem}); it "
+                    f"expires within {self._seconds:.0f} s"
                 )
 
     def _take(self) -> None:
@@ -285,7 +285,7 @@ class Lease:
     def _renew(self) -> None:
         began = self._clock()
         if began >= self._good_until:
-            # Too late to tell whether somebody is writing in the belief that it is over.
+            # Too late to know whether somebody is writing in the belief that it is over.
             return
         self._renewal += 1
         tag = put_if_match(self._path, self._document(), self._tag)
@@ -304,7 +304,7 @@ class Lease:
                 "anything more",
                 where=self._path,
                 found=now_held_by,
-                hint="Nothing is lost: the other run goes on from the last committed round",
+                hint="Nothing is lost: the other run continues from the last committed round",
             )
         )
 
@@ -319,7 +319,7 @@ class Lease:
             f"the lease of the state directory could not be renewed for {self._seconds:.0f} s, so "
             f"another run may have taken over; this one stops without writing anything more{why}",
             where=self._path,
-            hint="Run again: it goes on from the last committed round",
+            hint="Run again: it continues from the last committed round",
         )
 
     def _document(self, *, released: bool = False) -> bytes:
@@ -336,11 +336,11 @@ class Lease:
 
 
 def check_unheld(path: str, *, watch_seconds: float = LEASE_SECONDS) -> None:
-    """Looks whether somebody holds a lease; takes nothing.
+    """Checks whether somebody holds a lease; takes nothing.
 
     Args:
         path: The document.
-        watch_seconds: How long to watch a document of which the service does not tell the age.
+        watch_seconds: How long to watch a document whose age the service does not give.
 
     Raises:
         StateInUseError: Somebody does.
@@ -386,7 +386,7 @@ def _read(path: str) -> _Found | None:
 
 
 def _read_old(path: str, tagged: Tagged, document: dict[str, Any]) -> _Found:
-    """A lease of a version that renewed it with commits only, and told its age by wall clocks."""
+    """A lease of a version that renewed it with commits only, and stated its age by wall clocks."""
     holder = str(document["holder"])
     if machine_us() / 1e6 - float(document["at"]) >= _OLD_SECONDS:
         return _Found(tagged, "", holder, _OLD_SECONDS, free=True)

@@ -29,10 +29,10 @@ __all__ = [
 
 CHECK_PATH = "Check that the path is right and that this identity may read it"
 """The hint of a file that cannot be had, if no better one is known."""
-ELSEWHERE = "Give another place, or the right to write this one"
+ELSEWHERE = "Give another place, or the permission to write this one"
 """The hint of a place that cannot be written."""
 LISTING_HINT = (
-    ", and s3:ListBucket on the bucket: without it S3 does not tell that an object is missing"
+    ", and s3:ListBucket on the bucket: without it S3 does not say that an object is missing"
 )
 _KMS_ACTION = re.compile(r"not authorized to perform: (kms:\w+)(?: on resource: (arn:[^\s\"]+))?")
 
@@ -69,7 +69,7 @@ def is_known_missing(path: str) -> bool:
     try:
         return is_missing(path)
     except ClientError:
-        # The first refusal is told as it is: it names the object and the right.
+        # The first refusal is shown as it is: it names the object and the permission.
         return False
 
 

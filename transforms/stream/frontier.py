@@ -57,7 +57,7 @@ def created_ms(shard_id: str) -> int | None:
 
 @dataclasses.dataclass(frozen=True)
 class ShardPosition:
-    """Where the reading of one shard stands.
+    """The position in one shard.
 
     Attributes:
         shard_id: The shard.

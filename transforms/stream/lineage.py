@@ -7,9 +7,9 @@ shards belongs to that reader, which therefore reads a parent to its end before 
 two runs all readers' frontiers are at hand and are made to agree (`agree`); in between each decides
 alone, from what it remembers: a shard whose parent was trimmed belongs to whom the parent belonged.
 
-Facts behind the rules: a child names exactly one parent, so lineages never merge; a parent may have
-several children; DescribeStream may show a closed shard before its children, or a child late; a
-parent is no longer listed once it is older than the retention of 24 hours.
+Facts that the rules rest on: a child names exactly one parent, so lineages never merge; a parent
+may have several children; DescribeStream may show a closed shard before its children, or a child
+late; a parent is no longer listed once it is older than the retention of 24 hours.
 """
 
 from __future__ import annotations
@@ -183,7 +183,7 @@ def merge(frontiers: Sequence[Frontier]) -> Frontier:
     """The frontier of one reader that reads what several read.
 
     A shard counts as foreign afterwards only if *every* reader had seen it: one that only some of
-    them had seen may be a root that its owner has not met yet.
+    them had seen may be a root that its owner has not seen yet.
     """
     if not frontiers:
         return Frontier()
@@ -299,7 +299,7 @@ def _agreed(frontier: Frontier, is_mine: Mapping[str, bool], before_ms: int) -> 
 def adopt_together(
     frontiers: Sequence[Frontier], shards: Sequence[ShardInfo], start: Start, began_us: int
 ) -> list[Frontier]:
-    """One complete listing met with the frontiers of all readers of a stream.
+    """One complete listing compared with the frontiers of all readers of a stream.
 
     Needed where a shard may be trimmed between the listings of two readers, so that the one would
     see a lineage from its parent on and the other from its child on: after a day, and at the
@@ -331,7 +331,7 @@ def adopt_together(
 
 
 class _Adoption:
-    """One listing met with one frontier."""
+    """One listing compared with one frontier."""
 
     def __init__(
         self,
@@ -431,7 +431,7 @@ class _Adoption:
         theirs = [each for each, mine in decided.items() if not mine]
         before = frontier.foreign_before_ms
         foreign = {*frontier.foreign, *theirs}
-        # A listing that leaves a shard undecided is not complete: it is asked for again.
+        # A listing that leaves a shard undecided is not complete: it is requested again.
         complete = self._complete and self._listed.keys() <= decided.keys()
         if complete:
             made = [ms for each in self._listed if (ms := created_ms(each)) is not None]
@@ -455,7 +455,7 @@ class _Adoption:
 
 
 def _begin(frontier: Frontier, start: Start, now_us: int) -> Frontier:
-    """Moves pending shards into the frontier whose parents no longer stand before them."""
+    """Moves pending shards into the frontier whose parents no longer come before them."""
     for parent in frontier.ended:
         if any(its_parent == parent.shard_id for _, its_parent in frontier.pending):
             frontier = replace_parent(frontier, parent.shard_id, (), now_us)

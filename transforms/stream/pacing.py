@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How fast a stream is asked, how long one slice of work is, and how much it may hold.
+"""How often a stream is polled, how long one slice of work is, and how much it may hold.
 
 The reader paces itself, per shard and by its own monotonic clock, because runners differ in what
 they make of a resume delay: the in-process runner ignores it, Flink keeps whole seconds of it.
@@ -45,9 +45,9 @@ class Pacing:
         quick_sweep: The same while a parent was replaced in the last `sweep`: a sibling of the
             children may be listed late.
         sweep_page: Between two pages of a listing: the account has 10 such calls a second.
-        end_asks: How often the end of a shard is asked for again before it is believed, unless the
+        end_asks: How often the end of a shard is requested again before it is believed, unless the
             last record has the shard's ending number.
-        child_asks: How often the children of an ended shard are asked for.
+        child_asks: How often the children of an ended shard are requested.
         child_backoff: Before the second ask; doubles, up to a second.
         retries: Consecutive failures of one kind of request that are tolerated.
         throttles: Consecutive throttles that are tolerated.

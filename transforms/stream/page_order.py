@@ -28,7 +28,7 @@ def disorder(
 
     Args:
         page: The page.
-        position: The position that it was asked for at.
+        position: The position of its request.
         continued: True if its iterator is that of the page before.
         generation: The table's generation.
         stream_arn: The stream, for the error.

@@ -5,10 +5,10 @@ A body of GetRecords is parsed once, by compiled code, with the images kept as t
 that the service sent. The ordinary page takes the fast way: records of exactly the known shape, all
 of them good. Whatever differs (a field that is new, a record that is broken) makes the whole page
 take the careful way, record by record, on which nothing that a record says is lost and a broken
-record becomes a dead letter with its raw bytes while the rest of the page lives.
+record becomes a dead letter with its raw bytes while the rest of the page is read.
 
 The `envelope` column is a JSON object with all that a record says beside the columns: `eventID`,
-`eventVersion`, `userIdentity` and so on, and under `dynamodb` what stood there (`SizeBytes` …).
+`eventVersion`, `userIdentity` and so on, and the rest of its `dynamodb` (`SizeBytes` …).
 `eventName`, the sequence number, the images and the keys are in columns; the time is too, and is
 kept in the envelope as well where microseconds cannot hold it.
 """
@@ -125,7 +125,7 @@ class PageParser:
     Args:
         table: The table with its key schema.
         generation: The generation that versions get.
-        stream_arn: The stream, for the places of dead letters.
+        stream_arn: The stream, for the sources of dead letters.
     """
 
     def __init__(self, table: Table, generation: int, stream_arn: str) -> None:
@@ -139,7 +139,7 @@ class PageParser:
 
         Args:
             body: JSON text.
-            shard_id: The shard, for the places of dead letters.
+            shard_id: The shard, for the sources of dead letters.
 
         Raises:
             StreamError: If the body as a whole is no response of GetRecords. Then it says nothing

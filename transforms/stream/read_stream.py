@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`ReadStream`: DynamoDB Streams as blocks of changes, by one splittable DoFn.
 
-A reader reads some of the shards of one stream; where it stands is a frontier of shards. A catch-up
+A reader reads some of the shards of one stream; its position is a frontier of shards. A catch-up
 run (`until="tip"`) is bounded, so that what follows needs no triggers; it reads until every shard
 was seen at the tip and then reports its positions. A continuous run never ends by itself, and its
 positions live in the runner's checkpoints. Its elements are groups of readers that have their
@@ -212,7 +212,7 @@ class _ReadToTip(_Read):
         return element.first_restriction()
 
     def create_tracker(self, restriction: Frontier) -> FrontierTracker:
-        """A tracker that stands at the restriction."""
+        """A tracker at the restriction."""
         return FrontierTracker(restriction, bounded=True)
 
     def restriction_coder(self) -> FrontierCoder:
@@ -248,7 +248,7 @@ class _ReadForever(_Read):
         return FrontierGroup(tuple(each.first_restriction() for each in element.sources))
 
     def create_tracker(self, restriction: FrontierGroup) -> GroupTracker:
-        """A tracker that stands at the restriction."""
+        """A tracker at the restriction."""
         return GroupTracker(restriction)
 
     def restriction_coder(self) -> FrontierGroupCoder:

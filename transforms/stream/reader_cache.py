@@ -43,7 +43,7 @@ class _Parked:
 
     Attributes:
         scheduler: What is due for it.
-        frontier: Where it stands: what its next slice begins with, unless another worker takes it.
+        frontier: Its position: what its next slice begins with, unless another worker takes it.
     """
 
     scheduler: ShardScheduler

@@ -65,7 +65,7 @@ class ReaderGroup:
 
 @dataclasses.dataclass(frozen=True)
 class FrontierGroup:
-    """The restriction of a group: where each of its readers stands, in the same order."""
+    """The restriction of a group: the frontier of each of its readers, in the same order."""
 
     frontiers: tuple[Frontier, ...]
 
@@ -100,7 +100,7 @@ def group_readers(sources: Sequence[ReaderSpec]) -> list[ReaderGroup]:
     Args:
         sources: All readers, those of one table one after the other.
     """
-    # Who asks for more readers of a table wants them to work side by side.
+    # More readers of a table are given to work side by side.
     count = min(len(sources), max([MOST_GROUPS, *(each.readers for each in sources)]))
     return [ReaderGroup(tuple(sources[at::count])) for at in range(count)]
 

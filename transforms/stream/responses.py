@@ -332,7 +332,7 @@ class ResponseHandler:
     # Ends.
 
     def _check_end(self, position: ShardPosition, page: Page, began_us: int) -> None:
-        """A second response about the end of a shard, asked for again from where the first stood.
+        """A second response about the end of a shard, from the position of the first.
 
         One response without an iterator is not enough: whatever is cut or made up between here and
         the service looks like it, and a shard that is finished is never asked again.
@@ -451,8 +451,8 @@ class ResponseHandler:
         if after == self.frontier:
             return
         if aged and absent_us > DAY_US:
-            # Nobody looked for a day, so children may have come and gone.
-            detail = "its children may have been trimmed: it was not looked at for a day"
+            # No listing for a day: children may have come and gone.
+            detail = "its children may have been trimmed: it was not listed for a day"
             self._pass_gap(GapKind.VANISHED, aged[0], detail, after)
         else:
             self.claim(Moved(self.frontier, after))

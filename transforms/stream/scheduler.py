@@ -34,7 +34,7 @@ from dynabeam.transforms.stream.shard_requests import (
 __all__ = ["LONGEST_WAIT", "ShardScheduler", "ShardTask"]
 
 LONGEST_WAIT = 1.0
-"""Seconds after which whoever waits looks again, due or not."""
+"""Seconds after which a waiting reader checks again, due or not."""
 
 _LISTING_SECONDS = 0.02
 _NEAR_TIP_US = 10 * 1_000_000
@@ -55,7 +55,7 @@ class ShardTask:
         needs_iterator: The stored iterator is not to be used.
         missing_since: When the service said that the shard does not exist, monotonic; None if it
             did not.
-        child_asks: How often the children were asked for.
+        child_asks: How often the children were requested.
         lags: The last page held old records, or there was none yet.
         end: Where the shard was said to end: the last number read of it; None if it was not.
         ended_at: When that was, monotonic.
@@ -197,7 +197,7 @@ class ShardScheduler:
         """In how many seconds something is due, if nothing changes before; bounded.
 
         Args:
-            frontier: Where the reader stands.
+            frontier: The position of the reader.
             held_bytes: Bytes of the pages that are gathered.
         """
         now = self._clock.monotonic()
@@ -272,9 +272,9 @@ class ShardScheduler:
         """A page was claimed: judges whether the shard is at its tip or end, and schedules it.
 
         Args:
-            after: Where the shard stands now.
+            after: The position in the shard now.
             page: What was new of the page.
-            began_us: When it was asked for, microseconds since 1970.
+            began_us: When it was requested, microseconds since 1970.
             started_us: When the run began.
             has_children: A child of the shard is listed.
         """
@@ -302,7 +302,7 @@ class ShardScheduler:
         return now + max(0.0, pause - passed)
 
     def iterator_expired(self, shard_id: str) -> None:
-        """The stored iterator is dead: a new one is asked for at once."""
+        """The stored iterator is dead: a new one is requested at once."""
         self.add(shard_id).needs_iterator = True
         self.schedule(shard_id)
 
@@ -364,7 +364,7 @@ class ShardScheduler:
         self.schedule(shard_id, self._clock.monotonic() + delay)
 
     def trust_end(self, shard_id: str) -> None:
-        """The end is too old to be asked for again: it is as the first response said."""
+        """The end is too old to be requested again: it is as the first response said."""
         self.add(shard_id).end_is_sure = True
         self.schedule(shard_id)
 
@@ -428,7 +428,7 @@ class ShardScheduler:
         return self._listing.wanted
 
     def listing_is_due(self, frontier: Frontier) -> bool:
-        """True if a page of the listing is to be asked for now."""
+        """True if a page of the listing is to be requested now."""
         listing, has_thread = self._listing, self.requests.in_flight < self._pacing.threads
         is_due = not listing.in_flight and listing.due <= self._clock.monotonic()
         return is_due and has_thread and self._listing_is_wanted(frontier)
@@ -490,7 +490,7 @@ class ShardScheduler:
         """The starting sequence number of a shard.
 
         Returns:
-            Empty if a complete listing does not tell it; None if there was no such listing yet:
+            Empty if a complete listing does not say it; None if there was no such listing yet:
             then the shard waits for it.
         """
         listing = self._listing

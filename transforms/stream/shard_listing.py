@@ -39,7 +39,7 @@ class ShardListing:
         in_flight: A page is in flight.
         shards: What was listed so far.
         after: Where the next page begins.
-        began: Monotonic time when the first page was asked for, None if none was.
+        began: Monotonic time when the first page was requested, None if none was.
         began_us: Wall clock at the same time, microseconds since 1970.
         failures: Consecutive failures.
         throttles: Consecutive throttles.
@@ -79,7 +79,7 @@ class ShardListing:
         """True if a listing is to be begun or continued.
 
         Args:
-            frontier: Where the reader stands.
+            frontier: The position of the reader.
             pacing: Limits and times.
             now_us: Wall clock, microseconds since 1970.
             bounded: True in catch-up mode.
@@ -111,7 +111,7 @@ class ShardListing:
             pacing: Limits and times.
             after: Where the page begins; empty for the first.
             now: Monotonic time, seconds.
-            began_us: When the page was asked for, microseconds since 1970.
+            began_us: When the page was requested, microseconds since 1970.
 
         Returns:
             False if the stream is only being switched on: this is not a listing yet, the first

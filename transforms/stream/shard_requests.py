@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Requests of one reader: carried out on other threads, their responses taken on the calling one.
 
-The next page of a shard that is read already, which is nearly all that is asked for near the tip,
-is asked for on one thread for all readers of the process; everything else on a pool of threads.
+The next page of a shard that is read already (nearly all requests near the tip) is requested on one
+thread for all readers of the process; everything else on a pool of threads.
 
-A request knows the position from which it was made. Its response counts only if the frontier still
-stands there: a response that comes after a restart, or twice, is dropped without harm, because
+A request knows the position from which it was made. Its response counts only if the frontier is
+still there: a response that comes after a restart, or twice, is dropped without harm, because
 nothing is claimed before it is taken.
 """
 

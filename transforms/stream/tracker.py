@@ -4,7 +4,7 @@
 `process` claims each step *before* it emits what the step brought: a page, an empty poll, children
 that replace their parent, a listing adopted, a gap passed over, the end. Each claim moves the
 frontier by a pure function. A split is always a checkpoint at what is claimed: the residual is the
-frontier as it stands, and every later claim of this `process` is refused.
+frontier as it is, and every later claim of this `process` is refused.
 
 An empty split is declined: Dataflow checkpoints a streaming SDF about every five seconds, and one
 that hit `process` before its first claim would hand the work over untouched for ever (the Java SDK
@@ -131,7 +131,7 @@ class FrontierTracker(RestrictionTracker):
             the step and returns.
 
         Raises:
-            ValueError: If the step does not begin where the frontier stands: emitting it would
+            ValueError: If the step does not begin at the frontier: emitting it would
                 repeat or lose records.
         """
         if self._split or self._frontier.closed:
@@ -187,7 +187,7 @@ def apply(frontier: Frontier, claim: Claim) -> Frontier:
     """The frontier after a claim.
 
     Raises:
-        ValueError: If the claim does not begin where the frontier stands.
+        ValueError: If the claim does not begin at the frontier.
     """
     if isinstance(claim, PageRead):
         return _page_read(frontier, claim)
@@ -210,7 +210,7 @@ def _page_read(frontier: Frontier, claim: PageRead) -> Frontier:
     if standing != claim.before or claim.after.shard_id != claim.before.shard_id:
         raise ValueError(
             f"a page of shard {claim.before.shard_id} was read from {claim.before}, but the "
-            f"frontier stands at {standing}"
+            f"frontier is at {standing}"
         )
     if claim.before.ended:
         raise ValueError(f"shard {claim.before.shard_id} was read to its end already")

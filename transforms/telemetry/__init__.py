@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run tells of itself while it goes: figures, their endpoint, its log."""
+"""How a run reports on itself: metrics, their endpoint, its log."""

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`Meter`: reports and dead letters as Beam metrics and as figures of the worker process.
+"""`Meter`: reports and dead letters as Beam metrics and as metrics of the worker process.
 
-It stands at the end of a graph and gives nothing. The names are in
+It is at the end of a graph and emits nothing. The names are in
 `transforms.telemetry.metric_names`. Counts are of attempts: what a bundle that fails had counted is
 counted again by the next one.
 """
@@ -143,7 +143,7 @@ class _LettersFn(beam.DoFn):
 
 def _warn_of_gap(report: Report) -> None:
     _LOGGER.warning(
-        "changes are lost (%s: %s); the policy is to go on",
+        "changes are lost (%s: %s); the policy is to continue",
         report.fields["kind"],
         report.fields["detail"],
         extra={"table": report.table, "shard": report.fields["shard_id"]},

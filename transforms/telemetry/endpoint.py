@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Prometheus endpoint: the figures of this process, over HTTP.
+"""The Prometheus endpoint: the metrics of this process, over HTTP.
 
 Each process serves its own: the driver of rounds, or each worker process of a continuous run.
 Processes that share a machine take the first free port from the wanted one on, so the targets are
@@ -49,7 +49,7 @@ class Endpoint:
     Args:
         port: The wanted port; 0 for none at all.
         host: The address to listen at.
-        source: The figures; None for those of this process.
+        source: The metrics; None for those of this process.
 
     Attributes:
         port: The port that is served, 0 if there is none.

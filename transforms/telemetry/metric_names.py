@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The metrics: their names, kinds, units and meanings, in one table.
 
-A metric has one name everywhere. Prometheus sees it as `dynabeam_<name>`, counters with `_total`
-behind it, and the labels that stand here. Beam knows no labels: in the namespace `dynabeam` there
-is `<name>` over all tables and, for the first `BEAM_TABLES` tables that a worker meets,
-`<name>.<table>`. Figures per shard would be names without end, so only Prometheus and the status
-have them, of the `SHARDS_PER_TABLE` shards that are furthest behind.
+A metric has one name everywhere. Prometheus sees it as `dynabeam_<name>`, counters with the
+suffix `_total`, and the labels that are listed here. Beam knows no labels: in the namespace
+`dynabeam` there is `<name>` over all tables and, for the first `BEAM_TABLES` tables that a worker
+sees, `<name>.<table>`. Metrics per shard would be names without end, so only Prometheus and the
+status have them, for the `SHARDS_PER_TABLE` shards with the highest lag.
 
-Figures of one process: Prometheus adds up or takes the worst over all workers.
+All are of one process: Prometheus adds up or takes the worst over all workers.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ BEAM_TABLES = 100
 """How many tables have Beam metrics of their own in one worker."""
 
 SHARDS_PER_TABLE = 10
-"""How many shards of a table have figures of their own: those that are furthest behind."""
+"""How many shards of a table have metrics of their own: those with the highest lag."""
 
 Kind = Literal["counter", "gauge"]
 
@@ -64,19 +64,19 @@ def _counter(name: str, unit: str, meaning: str, labels: tuple[str, ...] = ("tab
 
 
 METRICS: tuple[Metric, ...] = (
-    # How far behind.
+    # Lag.
     Metric(
         "lag_seconds",
         "gauge",
         "seconds",
-        "while changes wait: the age of the newest one read; else the time since the last look",
+        "while changes wait: the age of the newest one read; else the time since the last poll",
         beam="gauge",
     ),
     Metric(
         "unread_age_seconds",
         "gauge",
         "seconds",
-        "how old the oldest change may be that is not read yet; some 30 on an idle table",
+        "how old the oldest unread change may be; some 30 on an idle table",
         beam="gauge",
     ),
     Metric(
@@ -89,11 +89,13 @@ METRICS: tuple[Metric, ...] = (
         "shard_unread_age_seconds",
         "gauge",
         "seconds",
-        f"`unread_age_seconds` of a table's {SHARDS_PER_TABLE} shards that are furthest behind",
+        f"`unread_age_seconds` of a table's {SHARDS_PER_TABLE} shards with the highest",
         ("table", "shard"),
     ),
     Metric("newest_event_seconds", "gauge", "Unix time", "time of the newest change that was read"),
-    Metric("caught_up", "gauge", "0 or 1", "whether every reader had seen the tip when it looked"),
+    Metric(
+        "caught_up", "gauge", "0 or 1", "whether every reader had reached the tip at its last poll"
+    ),
     Metric("shards", "gauge", "shards", "shards that are being read"),
     Metric("shards_behind", "gauge", "shards", "those of them that have changes waiting"),
     Metric("generation", "gauge", "number", "goes up when a table is healed or snapshotted again"),
@@ -101,18 +103,18 @@ METRICS: tuple[Metric, ...] = (
         "stored_seconds",
         "gauge",
         "Unix time",
-        "when positions were last stored in the state folder",
+        "when positions were last stored in the state directory",
     ),
     # The stream.
     _counter("changes", "records", "stream records that became changes"),
     _counter("stream_bytes", "bytes", "pages of the stream that held records"),
     _counter("stream_pages", "pages", "such pages"),
-    _counter("empty_polls", "requests", "reads of a shard that brought nothing"),
+    _counter("empty_polls", "requests", "polls of a shard that brought nothing"),
     _counter("throttles", "requests", "requests of readers that the service refused as too many"),
     _counter("repeats", "changes", "changes that the stream gave again and that were dropped"),
     _counter("children_found", "shards", "shards that took the place of a parent"),
     _counter(
-        "gaps", "gaps", "losses of the stream that were met and passed over", ("table", "kind")
+        "gaps", "gaps", "losses of the stream after which reading continued", ("table", "kind")
     ),
     # The snapshot.
     _counter("snapshot_rows", "rows", "rows loaded from exports"),
@@ -141,7 +143,7 @@ METRICS: tuple[Metric, ...] = (
         beam="distribution",
     ),
     Metric("remembered_bytes", "gauge", "bytes", "Beam state that they take, compressed"),
-    # What became of it.
+    # Results.
     _counter("dead_letters", "records", "records that could not be handled", ("table", "stage")),
     _counter("sink_rows", "rows", "rows that arrived at a sink", _SINK),
     _counter("sink_written", "rows", "rows that changed it", _SINK),
@@ -156,7 +158,7 @@ METRICS: tuple[Metric, ...] = (
         "write_lag_seconds",
         "gauge",
         "seconds",
-        "age of the newest change of the last write, when it was in the sink",
+        "age of the newest change of the last write, once it was in the sink",
         _SINK,
         beam="gauge",
     ),

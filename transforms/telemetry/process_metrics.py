@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The figures of one process, from reports and from what its readers see.
+"""The metrics of one process, from reports and from what its readers see.
 
-Counts come from reports, which exist in any case; how far behind a reader is it says itself, by
-leaving its frontier here at the end of each slice: a reference in a dict, looked into only when
-somebody asks. What grows with time (lag, age) is worked out at that moment, so a reader that has
-died is seen to fall behind.
+Counts come from reports, which exist in any case; lag comes from the frontier that each reader
+leaves here at the end of each slice: a reference in a dict, read only on request. What grows with
+time (lag, age) is worked out at that moment, so a reader that has died is seen to lag.
 """
 
 from __future__ import annotations
@@ -86,7 +85,7 @@ def increments(report: Report) -> Iterator[Sample]:
 
 
 class Figures:
-    """All figures; safe to use from several threads.
+    """All metrics; safe to use from several threads.
 
     Args:
         clock: Gives the time in microseconds since 1970.
@@ -133,7 +132,7 @@ class Figures:
             self._gauges[name, labels] = value
 
     def see(self, reader: SeenReader) -> None:
-        """Takes up where a reader is."""
+        """Records where a reader is."""
         key = (reader.table, reader.stream_arn, reader.readers, reader.reader)
         with self._lock:
             if key not in self._readers:
@@ -147,7 +146,7 @@ class Figures:
             self._readers[key] = reader
 
     def remember(self, group: str, table: str, keys: int, size: int) -> None:
-        """Takes up what reconciling remembers of one bucket.
+        """Records what reconciling remembers of one bucket.
 
         Args:
             group: The bucket.
@@ -225,10 +224,10 @@ _FIGURES = Figures()
 
 
 def figures() -> Figures:
-    """The figures of this process."""
+    """The metrics of this process."""
     return _FIGURES
 
 
 def see_reader(reader: SeenReader) -> None:
-    """Takes up where a reader of this process is; for `ReadStream`."""
+    """Records where a reader of this process is; for `ReadStream`."""
     _FIGURES.see(reader)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Figures as Prometheus metrics, with the official client (extra `metrics`)."""
+"""Metrics for Prometheus, with the official client (extra `metrics`)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["FiguresCollector", "start"]
 
 
 class FiguresCollector(Collector):
-    """Gives the figures as they are at the moment of a scrape.
+    """Gives the metrics as they are at the moment of a scrape.
 
     Args:
         source: The figures.
@@ -36,7 +36,7 @@ class FiguresCollector(Collector):
 
 
 def start(port: int, host: str, source: Figures) -> WSGIServer:
-    """Serves the figures on a thread of its own.
+    """Serves the metrics on a thread of its own.
 
     Args:
         port: The port.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a worker process is told of figures, endpoint and log; it travels with the graph."""
+"""Settings of metrics, endpoint and log for a worker process; they travel with the graph."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Telemetry"]
 
 @dataclasses.dataclass(frozen=True)
 class Telemetry:
-    """How a process tells of itself.
+    """How a process reports on itself.
 
     Attributes:
         metrics_port: Port of the Prometheus endpoint, 0 for none.

@@ -2,7 +2,7 @@
 """The simulator as a process: `python -m transforms.testing --port 0 --seed 1`.
 
 Prints one line of JSON, `{"endpoint_url": ...}`, once it listens, and serves until SIGTERM or
-SIGINT. `RemoteSimulator(endpoint_url)` tells it what to do.
+SIGINT. `RemoteSimulator(endpoint_url)` controls it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dynabeam.transforms.testing.simulator import Simulator
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Serve until told to stop; returns the exit status."""
+    """Serve until it is stopped; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m dynabeam.testing", description=__doc__)
     parser.add_argument("--port", type=int, default=0, help="port to listen on; 0: any free one")
     parser.add_argument("--seed", type=int, default=0, help="decides ids, numbers and faults")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The admin route: what a test in another process may tell the simulator to do.
+"""The admin route: how a test in another process controls the simulator.
 
 `POST /_simulator/<method>` with a JSON object of arguments; the answer is `{"result": ...}`, or
 status 400 with `{"error": ..., "message": ...}`. Times are ISO 8601 with a zone, durations seconds,
@@ -26,7 +26,7 @@ def admin(simulator: Simulator, method: str, arguments: dict[str, Any]) -> Any:
     """Carry out one admin call.
 
     Args:
-        simulator: Whom to tell.
+        simulator: The simulator.
         method: Name of the call.
         arguments: Its arguments.
 

@@ -48,7 +48,7 @@ class SimClock:
 
     @classmethod
     def manual(cls, start: datetime | None = None) -> SimClock:
-        """A clock that stands still until `advance` or `set` is called."""
+        """A clock that does not move until `advance` or `set` is called."""
         return cls(start, scale=0.0)
 
     @property

@@ -43,9 +43,9 @@ class ExportJob:
         table: The table; it may be deleted meanwhile.
         place: Where the objects go.
         requested_at: The moment of the request, to the microsecond.
-        start_time: The same as the service tells it.
+        start_time: The same as the service gives it.
         client_token: As sent, or the one that the service made up.
-        failure: Code and message with which it will end, if it was told to fail.
+        failure: Code and message with which it will end, if it is to fail.
         held: Whether it is kept from completing.
         caller: The access key id with whose permissions it is written.
         outcome: What DescribeExport says only once it is finished.

@@ -124,7 +124,7 @@ class ExportPlace:
 
 @dataclass(frozen=True)
 class DataFile:
-    """One written data file, as the manifest tells it."""
+    """One written data file, as the manifest describes it."""
 
     key: str
     item_count: int
@@ -173,7 +173,7 @@ class GzipMember:
 
 @dataclass(frozen=True)
 class WrittenExport:
-    """What was written, for a test or a simulated DescribeExport to tell.
+    """What was written, for a test or a simulated DescribeExport.
 
     Args:
         export_id: Start in ms and 8 hex digits.

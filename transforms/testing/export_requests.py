@@ -60,7 +60,8 @@ class ExportRequest:
         sse_algorithm: ``AES256`` or ``KMS``.
         kms_key_id: Key for ``KMS``, or None.
         export_format: ``DYNAMODB_JSON`` or ``ION``.
-        export_type: As sent; None if not passed, which the service tells from ``FULL_EXPORT``.
+        export_type: As sent; None if not passed, which the service distinguishes from
+            ``FULL_EXPORT``.
         export_time: Requested moment of a full export, whole seconds, or None.
         export_from: Start of an incremental export's window; None says that the export is full.
         export_to: End of the window; None for the latest time.

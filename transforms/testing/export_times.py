@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether the times that an export asks for can be had, in the order of checks seen on AWS."""
+"""Whether the requested times of an export are possible, in the order of checks seen on AWS."""
 
 from __future__ import annotations
 

@@ -105,7 +105,7 @@ def write_full_export(
         put: Stores one object of the bucket.
         table_arn: ARN of the table.
         table_id: UUID of the table.
-        export_time: The moment that the export shows; the summary tells milliseconds of it.
+        export_time: The moment that the export shows; the summary gives milliseconds of it.
         bucket: Name of the bucket, for the summary.
         items: The items, in any order. Exactly one of `items` and `lines` is needed.
         lines: Instead, ready-made data lines of `export_format`, streamed in the given order and

@@ -70,7 +70,7 @@ class Exports:
     Args:
         service: Tables, S3, clock and names.
         seed: Decides ids, file names, orders and the fuzzy edge.
-        export_seconds: How long an export takes by the clock; 0 completes it at the next look.
+        export_seconds: How long an export takes by the clock; 0 completes it at the next poll.
         fuzz: How far off a full export's cut-off may be for each key, to both sides. The service
             promises no better than one minute; the default is exact.
         data_files: Hash ranges of the table, each one data file.

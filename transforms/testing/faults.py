@@ -50,14 +50,14 @@ class Faults:
         late_end: The last page of a closed shard still carries an iterator, to an empty page.
         hollow_page: GetRecords answers 200 and a body that is none of its own, as a proxy may.
         false_end: GetRecords answers no records and no iterator, though the shard goes on.
-        repeated_page: GetRecords answers with the page before the one that was asked for.
+        repeated_page: GetRecords answers with the page before the requested one.
         expired_iterator: GetRecords says that a fresh iterator has expired.
         latest_slack: LATEST may start up to so many records early.
         e_notation_times: A record's time is written like `1.7000000E9`.
         late_listing: A new shard is missing from the first `late_listing_asks` listings that
             should have had it, so that its closed parent looks like a leaf.
         late_listing_asks: See `late_listing`.
-        child_filter_empty_asks: The first so many asks for the children of a shard by
+        child_filter_empty_asks: The first so many requests for the children of a shard by
             `ShardFilter` get an empty answer.
         enabling_asks: A new stream shows ENABLING, and no shards, so many times.
         updating_asks: A table whose stream was switched shows UPDATING so many times, and refuses

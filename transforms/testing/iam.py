@@ -98,7 +98,7 @@ class Iam:
         )
 
     def used(self, access_key: str) -> list[Permission]:
-        """What the key has asked for since its policies were set, allowed or not; sorted."""
+        """What the key has requested since its policies were set, allowed or not; sorted."""
         with self._lock:
             return sorted(self._used.get(access_key, ()))
 

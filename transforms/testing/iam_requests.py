@@ -88,7 +88,7 @@ def s3_permissions(
         return [dataclasses.replace(_permission(action, place), context=context)]
     permissions = [_permission(_S3_PERMISSIONS.get(action, action), place)]
     if action == "PutObject" and headers.get("If-Match"):
-        # The answer would tell what is there.
+        # The answer would reveal what is there.
         permissions.append(_permission("GetObject", place))
     source = headers.get("x-amz-copy-source")
     if source:

@@ -34,12 +34,12 @@ class Recovery:
         return max(self.since, now.replace(microsecond=0) - timedelta(days=self.days))
 
     def latest(self, now: datetime) -> datetime:
-        """The newest moment that can be asked for: some five minutes ago."""
+        """The newest moment that can be requested: some five minutes ago."""
         return max(self.earliest(now), now.replace(microsecond=0) - _LATEST_LAG)
 
 
 class RecoveryWindows:
-    """Point-in-time recovery of all tables, by table id: a table made anew starts without."""
+    """Point-in-time recovery of all tables, by table id: a table created again starts without."""
 
     def __init__(self) -> None:
         self._by_table: dict[str, Recovery] = {}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A simulator in another process, told what to do over HTTP."""
+"""A simulator in another process, controlled over HTTP."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ __all__ = ["check_digest", "s3_action", "s3_error"]
 
 
 def s3_action(method: str, target: str) -> str:
-    """The name of the operation that a request asks for, as permissions and faults name it."""
+    """The name of the operation of a request, as permissions and faults name it."""
     path, _, query = target.partition("?")
     asked = parse_qs(query, keep_blank_values=True)
     bucket, _, key = path.lstrip("/").partition("/")

@@ -171,7 +171,7 @@ class Simulator:
         stream: str | None = "NEW_AND_OLD_IMAGES",
         tags: Mapping[str, str] | None = None,
     ) -> str:
-        """Create a table, with a stream unless told otherwise, and return its ARN.
+        """Create a table, with a stream by default, and return its ARN.
 
         Args:
             name: The table's name.

@@ -47,7 +47,7 @@ class Shard:
         trimmed: Number of the newest record that is gone, 0 for none.
         hidden_asks: So many more listings leave it out.
         empty_run: Pages left empty on purpose, in a row.
-        child_asks: How often its children were asked for.
+        child_asks: How often its children were requested.
     """
 
     id: str
@@ -116,7 +116,7 @@ class Stream:
     Args:
         table_name: The table's name.
         table_arn: The table's ARN.
-        label: The time in the ARN, which tells a table's streams apart.
+        label: The time in the ARN, which distinguishes a table's streams.
         view_type: Which images a record has.
         key_schema: As DescribeTable shows it.
         shards: How many shards it has at first.

@@ -4,7 +4,7 @@
 Whoever may write items chooses attribute names: DynamoDB takes 65,535 bytes for one and any number
 of them in a table. A database keeps every name in its catalog, in each statement and in each
 version of a table, so unbounded names are memory that a stranger spends. Beyond the bounds nothing
-is lost: the attribute stands exactly in `_other`.
+is lost: the attribute is kept exactly in `_other`.
 
 What gets a column depends on the columns that there are and on the order in which attributes are
 met, on nothing else: no clock and no load. An attribute that has a

@@ -91,7 +91,7 @@ def _numbers(payloads: pa.Array, numbers: NumberType) -> pa.Array:
 
 
 def _fits(canonical: pa.Array, numbers: NumberType) -> npt.NDArray[np.bool_]:
-    """Tell which canonical numbers a decimal type holds exactly; nulls fit."""
+    """Find out which canonical numbers a decimal type holds exactly; nulls fit."""
     length = _integers(pc.binary_length(canonical))
     point = _integers(pc.find_substring(canonical, pattern="."))
     negative = _flags(pc.starts_with(canonical, pattern="-"))

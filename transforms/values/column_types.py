@@ -2,8 +2,8 @@
 """Which attributes of a table become columns, and of which type: `ColumnTypes` and `NumberType`.
 
 DynamoDB tables have no schema, so the columns are found by looking, in the order in which the
-attributes are met, and only ever grow. An attribute's column has the type of the first value met
-that is not NULL; values of other types do not change it (they go to the `other` column). An
+attributes are first seen, and only ever grow. An attribute's column has the type of the first value
+seen that is not NULL; values of other types do not change it (they go to the `other` column). An
 attribute that was only ever NULL is remembered, so that it is looked for, but has no column yet.
 How many there may be, and how long their names: `transforms.values.column_bounds`.
 """
@@ -26,7 +26,7 @@ ATTRIBUTE_TAGS = ("S", "N", "B", "BOOL", "NULL", "SS", "NS", "BS", "L", "M")
 """DynamoDB's type tags."""
 
 MAX_COLUMNS = 1000
-"""Attributes that are looked for in a table unless told otherwise; more of them go to `other`."""
+"""Attributes that are looked for in a table by default; more of them go to `other`."""
 
 DEFAULT_NUMBERS = "decimal(38,18)"
 """20 digits before the point, so any integer of 64 bits, leave 18 after it. Floats as people store

@@ -10,7 +10,7 @@
 | SS, NS, BS | list of string, of number, of binary | in the order of the image |
 | L, M | string | JSON text of the payload: DynamoDB JSON, or plain JSON if `nested="plain"` |
 
-What does not fit its column is null there and stands *exactly* in `other`, a JSON object of
+What does not fit its column is null there and is kept *exactly* in `other`, a JSON object of
 attribute names and DynamoDB JSON values: values of another type than the column's, NULL (so that
 NULL differs from absent), numbers that the decimal type cannot hold exactly, attributes that have
 no column. Columns and `other` together are the item; with `nested="plain"` the types inside L and M
@@ -99,7 +99,7 @@ def discover(
     *,
     max_columns: int = MAX_COLUMNS,
 ) -> ColumnTypes:
-    """Find the attributes in images, in the order in which they are met.
+    """Find the attributes in images, in the order in which they are first seen.
 
     Args:
         images: DynamoDB JSON of items, binary or string, nulls allowed.

@@ -2,7 +2,7 @@
 """JSON that nests deeper than parsers go: found and cut without recursion.
 
 Parsers written in C go one call deeper with each bracket and give up at about 1,000, for the whole
-text. So that one value does not spoil what stands beside it, it is cut out first.
+text. So that one value does not spoil its neighbours, it is cut out first.
 """
 
 from __future__ import annotations

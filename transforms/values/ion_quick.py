@@ -173,7 +173,7 @@ def _set(following: _Next, kind: int) -> list[str]:
 
 
 def _is_over(following: _Next) -> bool:
-    """True behind the last value of a list, false behind another one."""
+    """True after the last value of a list, false after another one."""
     token = _token(following)
     if token.lastindex == _COMMA:
         return False

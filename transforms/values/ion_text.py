@@ -16,7 +16,7 @@ is what the same export in `DYNAMODB_JSON` would say, so everything after this s
 The parser knows what exports contain and no more: floats, timestamps, symbols as values, clobs,
 s-expressions, symbol numbers such as `$10`, comments, other annotations and doubled names are
 refused with their column, rather than guessed at. Field names may be symbols, quoted symbols or
-strings. The keys of an incremental record may stand in the line's struct or within `Record:{...}`,
+strings. The keys of an incremental record may be in the line's struct or within `Record:{...}`,
 as no reference says which it is. Lines in the service's own form take a quicker way to the same
 answer (`transforms.values.ion_quick`).
 

@@ -137,8 +137,8 @@ def parse_incremental_lines(
     Args:
         data: UTF-8 lines, with or without a final newline.
         schema: The table's primary key.
-        view: The manifest's `outputView`: the lines do not tell an insert from an update when only
-            new images are exported.
+        view: The manifest's `outputView`: the lines do not distinguish an insert from an update
+            when only new images are exported.
     """
     good: list[tuple[int, bytes, _ChangeLine, int]] = []
     bad: list[BadLine] = []

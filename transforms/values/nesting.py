@@ -16,7 +16,7 @@ _ESCAPE = re.compile(rb"\\.", re.DOTALL)
 
 
 def deeper_than(texts: pa.Array, depth: int) -> npt.NDArray[np.bool_]:
-    """Tells which texts have more than `depth` brackets open at once.
+    """Finds which texts have more than `depth` brackets open at once.
 
     Args:
         texts: Valid JSON; nulls are not deep.

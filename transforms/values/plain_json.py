@@ -82,7 +82,7 @@ def canonical_value_json(value: Json) -> bytes:
 
 
 def same_item(one: Json | None, other: Json | None) -> bool:
-    """Tell whether two images are the same item; None is no item and the same as None only.
+    """Whether two images are the same item; None is no item and the same as None only.
 
     Raises:
         ValueDecodeError: One of them is not DynamoDB JSON.

@@ -7,7 +7,7 @@ the value (`other` to the same JSON), and no fixed cost to speak of.
 
 Only ordinary images are taken: JSON that reads the same for every reader. Where an image is odd (no
 JSON, a name twice, a number that is no text, a type tag with an escape) nobody but the vectorised
-way itself can tell what it makes of it, so it gets the images, all of them.
+way itself knows what it makes of it, so it gets the images, all of them.
 """
 
 from __future__ import annotations

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `dynabeam doctor` looks at, one idea a module; each gives findings."""
+"""What `dynabeam doctor` checks, one idea a module; each gives findings."""

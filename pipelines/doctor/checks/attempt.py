@@ -79,7 +79,7 @@ def outcome_of_error(
     cause = error.__cause__ if isinstance(error, DynabeamError) and error.__cause__ else error
     code = error_code(cause)
     if code in proving:
-        return allowed(f"tried: AWS answered {code}, which it does only to who may ask")
+        return allowed(f"tried: AWS answered {code}, as it does only with the permission")
     if classify(cause) is not AwsErrorKind.FORBIDDEN:
         return unknown(f"the call failed for another reason: {error}")
     named = _PERFORM.search(str(cause))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many shards there are, and whether the readers can ask them often enough."""
+"""How many shards there are, and whether the readers can poll them often enough."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def budget_of(counts: dict[str, int], *, continuous: bool, pacing: Pacing | None
     Args:
         counts: Open shards by table.
         continuous: One job that never ends; else rounds, which take as long as they take.
-        pacing: How fast streams are asked.
+        pacing: How often streams are polled.
     """
     paced = pacing or Pacing()
     total = sum(counts.values())
@@ -43,7 +43,7 @@ def budget_of(counts: dict[str, int], *, continuous: bool, pacing: Pacing | None
     poll = max(paced.poll, total / paced.requests)
     text = f"{total:,} open shards"
     if continuous:
-        text += f", each asked every {poll:.2g} s by one worker process"
+        text += f", each polled every {poll:.2g} s by one worker process"
     listings = sum(-(-each // _LISTING_SHARDS) for each in counts.values()) / paced.sweep
     if listings > _LISTINGS_A_SECOND / 2:
         return warning(

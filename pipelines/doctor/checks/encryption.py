@@ -44,7 +44,7 @@ class BucketEncryption:
 
 
 def bucket_encryption(examination: Examination) -> BucketEncryption:
-    """Looks at the bucket for exports."""
+    """Checks the bucket for exports."""
     bucket, owner = examination.options.bucket, examination.options.bucket_owner
     arguments = {"Bucket": bucket}
     if owner:
@@ -74,7 +74,7 @@ def _of_error(bucket: str, error: BotoCoreError | ClientError) -> BucketEncrypti
             bucket,
             f"not seen: {why_not}",
             why=_WHY,
-            hint=f"Look: aws s3api get-bucket-encryption --bucket {bucket}. If there is a key, "
+            hint=f"Check it: aws s3api get-bucket-encryption --bucket {bucket}. If there is a key, "
             f"{_PRINT}",
         )
     )
@@ -113,6 +113,6 @@ def _of_key(examination: Examination, key: str) -> BucketEncryption:
             bucket,
             f"SSE-KMS with {key}, and policies take the key's own ARN",
             why=_WHY,
-            hint=f"Ask for it: aws kms describe-key --key-id {key}; then {_PRINT}",
+            hint=f"Find it: aws kms describe-key --key-id {key}; then {_PRINT}",
         )
     )

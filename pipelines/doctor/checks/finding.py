@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One line of `dynabeam doctor`: what was looked at, how it is, why that matters, how to fix it."""
+"""One line of `dynabeam doctor`: what was checked, the result, why that matters, how to fix it."""
 
 from __future__ import annotations
 

@@ -20,19 +20,19 @@ _NOTABLE_SECONDS = 30
 
 
 def identity_findings(examination: Examination) -> Iterator[Finding]:
-    """Identity, region and clock; a failure means that nothing else can be asked of AWS."""
+    """Identity, region and clock; a failure means that no other request to AWS can succeed."""
     region = examination.access.region or "the default region"
     try:
         who = examination.identity()
     except DynabeamError as error:
-        yield of_error("identity", region, error, why="AWS answers nobody that it does not know")
+        yield of_error("identity", region, error, why="AWS answers only identities that it knows")
         return
     except (BotoCoreError, ClientError) as error:
         yield failure(
             "identity",
             region,
             f"AWS does not say who we are: {error}",
-            why="AWS answers nobody that it does not know",
+            why="AWS answers only identities that it knows",
             hint="Check the network, AWS_PROFILE and the AWS_* variables, renew an expired "
             "session, and try: aws sts get-caller-identity",
         )

@@ -25,7 +25,7 @@ def table_key_findings(access: AwsAccess, key_arns: Sequence[str]) -> Iterator[F
                 arn,
                 f"its state cannot be seen: {error}",
                 why="a key that is off makes the table unreadable",
-                hint=f"Look at it with: aws kms describe-key --key-id {arn}",
+                hint=f"Check it with: aws kms describe-key --key-id {arn}",
             )
             continue
         why = "the table, its stream and its exports cannot be read without it"

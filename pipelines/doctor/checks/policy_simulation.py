@@ -43,7 +43,7 @@ def simulated(
         identity_arn: As STS says it.
         action: The IAM action.
         resource: Its resource.
-        conditions: What requests have in common: each is asked for with the first of its values.
+        conditions: What requests have in common: each is simulated with the first of its values.
     """
     context = [
         {

@@ -23,7 +23,7 @@ from dynabeam.transforms.sinks.registry import RunnerFacts
 
 __all__ = ["facts_of", "runner_findings"]
 
-_WHY = "there is nobody to run the job"
+_WHY = "without it nothing runs the job"
 _IN_PROCESS = round_runner([])
 _CONNECT_SECONDS = 3.0
 _EMBEDDED = ("", "embed", "[local]", "[auto]", "[collection]")
@@ -78,7 +78,7 @@ def _of_rounds(options: ReplicateOptions) -> Finding:
         "runner",
         facts.runner,
         f"its workers do not see this machine's disk, where {', '.join(local)} is",
-        why="what they write there nobody would find",
+        why="what they write there would be lost",
         hint="Name an object store (s3:// or gs://), or leave --runner out",
     )
 
@@ -154,7 +154,7 @@ def _dataflow(runner: ContinuousRunner) -> Finding:
             "runner",
             runner.facts.runner,
             f"{' and '.join(missing)} not given",
-            why="Dataflow starts no job without",
+            why="Dataflow starts no job without them",
             hint="Give --project=PROJECT --temp_location=gs://BUCKET/tmp",
         )
-    return ok("runner", runner.facts.runner, "options are complete; the service is not asked")
+    return ok("runner", runner.facts.runner, "options are complete; the service is not contacted")

@@ -39,7 +39,7 @@ def state_findings(path: str, *, needed: int) -> Iterator[Finding]:
         yield failure(
             "state",
             path,
-            f"it cannot be looked into: {error}",
+            f"it cannot be read: {error}",
             why=_WHY,
             hint="See the findings of the permissions on this folder",
         )

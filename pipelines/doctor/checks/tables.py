@@ -27,7 +27,7 @@ def table_findings(
         names: The tables.
         streams: Their streams are read.
         exports: Exports of them are requested.
-        recovery: A run looks at their point-in-time recovery, so that its permission is checked.
+        recovery: A run checks their point-in-time recovery, so that its permission is checked.
     """
     for name in names:
         described = examination.described(name)
