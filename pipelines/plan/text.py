@@ -9,7 +9,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import TextIO
 
-from dynabeam.transforms.planning.estimates import Figure, shown
+from dynabeam.transforms.planning.estimates import Estimate, shown
 from dynabeam.transforms.planning.plan import Plan
 
 __all__ = ["write_plan"]
@@ -22,7 +22,7 @@ def write_plan(plan: Plan, stream: TextIO) -> None:
     width = max(_NARROWEST, min(_WIDEST, shutil.get_terminal_size((_USUAL, 0)).columns))
     for table in plan.tables:
         stream.write(f"{table.facts.name}: {table.facts.items:,} items\n")
-        _write_figures(table.figures, width, stream)
+        _write_estimates(table.estimates, width, stream)
         rate = table.facts.rate
         if rate is not None:
             stream.write(
@@ -32,7 +32,7 @@ def write_plan(plan: Plan, stream: TextIO) -> None:
             )
         stream.write("\n")
     stream.write("All tables\n")
-    _write_figures(plan.totals, width, stream)
+    _write_estimates(plan.totals, width, stream)
     prices = plan.prices
     stream.write(
         f"\nPrices: {prices.region}, {prices.as_of}, USD without taxes; --price=NAME=NUMBER gives "
@@ -43,15 +43,15 @@ def write_plan(plan: Plan, stream: TextIO) -> None:
         stream.write(textwrap.fill(f"WARNING  {each}", width, subsequent_indent=" " * 9) + "\n")
 
 
-def _write_figures(figures: Sequence[Figure], width: int, stream: TextIO) -> None:
-    names = max((len(each.title) for each in figures), default=0)
-    values = [each.text for each in figures]
+def _write_estimates(estimates: Sequence[Estimate], width: int, stream: TextIO) -> None:
+    names = max((len(each.title) for each in estimates), default=0)
+    values = [each.text for each in estimates]
     wide = max(map(len, values), default=0)
-    for figure, value in zip(figures, values, strict=True):
-        lead = f"  {figure.title:<{names}}  {value:>{wide}}  "
+    for estimate, value in zip(estimates, values, strict=True):
+        lead = f"  {estimate.title:<{names}}  {value:>{wide}}  "
         stream.write(
             textwrap.fill(
-                "; ".join(each for each in (_reckoned(figure), figure.note) if each),
+                "; ".join(each for each in (_reckoned(estimate), estimate.note) if each),
                 width,
                 initial_indent=lead,
                 subsequent_indent=" " * len(lead),
@@ -61,11 +61,11 @@ def _write_figures(figures: Sequence[Figure], width: int, stream: TextIO) -> Non
         )
 
 
-def _reckoned(figure: Figure) -> str:
+def _reckoned(estimate: Estimate) -> str:
     """The formula with its inputs in place of their names."""
-    text = figure.formula
-    for name in sorted(figure.inputs, key=len, reverse=True):
-        value = figure.inputs[name]
+    text = estimate.formula
+    for name in sorted(estimate.inputs, key=len, reverse=True):
+        value = estimate.inputs[name]
         if isinstance(value, float | int):
             text = _replaced(text, name, f"{value:,.4g}" if value < 1000 else f"{value:,.0f}")
     return text

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Figures are what their formula says of their inputs, and the 24 hours are told in time."""
+"""Estimates are what their formula says of their inputs, and the 24 hours are warned of in time."""
 
 import dataclasses
 import math
@@ -42,20 +42,20 @@ RATE = StreamRate(
 ORDERS = TableFacts("orders", 1_000_000, 20 * GIB, 4, RETENTION_SECONDS, RATE)
 
 
-def figures(table=ORDERS, reading=CONTINUOUS, prices=None, speeds=SPEEDS):
+def estimates(table=ORDERS, reading=CONTINUOUS, prices=None, speeds=SPEEDS):
     made = make_plan([table], {table.name: reading}, prices or Prices(), speeds)
-    return {each.name: each for each in (*made.tables[0].figures, *made.totals)}
+    return {each.name: each for each in (*made.tables[0].estimates, *made.totals)}
 
 
 def values(*args, **kwargs):
-    return {name: each.value for name, each in figures(*args, **kwargs).items()}
+    return {name: each.value for name, each in estimates(*args, **kwargs).items()}
 
 
 def rated(changes, **fields):
     return dataclasses.replace(ORDERS, rate=dataclasses.replace(RATE, changes=changes, **fields))
 
 
-class TestFigures:
+class TestEstimates:
     def test_by_hand(self):
         found = values()
         assert found["export_price"] == pytest.approx(2.0)  # 20 GB at $0.10
@@ -90,22 +90,22 @@ class TestFigures:
     ):
         rate = None if changes is None else dataclasses.replace(RATE, changes=changes)
         table = TableFacts("orders", items, size, shards, RETENTION_SECONDS / 2, rate)
-        for figure in figures(table, reading).values():
-            if figure.formula == "DescribeStream" or figure.formula.startswith("sum of "):
+        for estimate in estimates(table, reading).values():
+            if estimate.formula == "DescribeStream" or estimate.formula.startswith("sum of "):
                 continue
-            known = {name: value for name, value in figure.inputs.items() if value is not None}
-            if len(known) == len(figure.inputs) and figure.value is not None:
+            known = {name: value for name, value in estimate.inputs.items() if value is not None}
+            if len(known) == len(estimate.inputs) and estimate.value is not None:
                 names = {"ceil": math.ceil, "min": min, "max": max}
-                assert eval(figure.formula, names, known) == pytest.approx(figure.value)
+                assert eval(estimate.formula, names, known) == pytest.approx(estimate.value)
 
     def test_without_a_sample_nothing_is_made_up(self):
-        found = figures(dataclasses.replace(ORDERS, rate=None))
+        found = estimates(dataclasses.replace(ORDERS, rate=None))
         for name in ("pages_a_day", "catch_up_seconds", "seconds_to_loss"):
             assert found[name].value is None
             assert found[name].text == "not known"
         assert "--sample" in found["catch_up_seconds"].note
 
-    def test_what_is_not_read_has_no_figures(self):
+    def test_what_is_not_read_has_no_estimates(self):
         found = values(reading=dataclasses.replace(CONTINUOUS, snapshot=False))
         assert "export_price" not in found
         assert "polls_a_day" in found

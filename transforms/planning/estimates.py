@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal
 
-__all__ = ["GIB", "Figure", "Unit", "shown"]
+__all__ = ["GIB", "Estimate", "Unit", "shown"]
 
 Unit = Literal["bytes", "count", "USD", "seconds", "per second", "per day", "USD per month"]
 GIB = 1 << 30
@@ -18,7 +18,7 @@ _TIMES = (("d", 86_400), ("h", 3_600), ("min", 60))
 
 
 @dataclasses.dataclass(frozen=True)
-class Figure:
+class Estimate:
     """One number of a plan.
 
     Attributes:

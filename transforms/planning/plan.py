@@ -8,11 +8,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dynabeam.transforms.planning.estimates import Figure, shown
+from dynabeam.transforms.planning.estimates import Estimate, shown
 from dynabeam.transforms.planning.facts import Reading, TableFacts
 from dynabeam.transforms.planning.prices import Prices
-from dynabeam.transforms.planning.snapshot import snapshot_figures
-from dynabeam.transforms.planning.stream import reading_speed, seconds_to_loss, stream_figures
+from dynabeam.transforms.planning.snapshot import snapshot_estimates
+from dynabeam.transforms.planning.stream import reading_speed, seconds_to_loss, stream_estimates
 from dynabeam.transforms.planning.throughput import Speeds
 
 __all__ = ["Plan", "TablePlan", "make_plan"]
@@ -28,11 +28,11 @@ class TablePlan:
     """The estimates of one table."""
 
     facts: TableFacts
-    figures: Sequence[Figure]
+    estimates: Sequence[Estimate]
 
     def value(self, name: str) -> float:
         """The value of an estimate; 0 if there is none or it is not known."""
-        return next((each.value or 0.0 for each in self.figures if each.name == name), 0.0)
+        return next((each.value or 0.0 for each in self.estimates if each.name == name), 0.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Plan:
     """
 
     tables: Sequence[TablePlan]
-    totals: Sequence[Figure]
+    totals: Sequence[Estimate]
     warnings: Sequence[str]
     prices: Prices
 
@@ -56,7 +56,7 @@ class Plan:
         return {
             "format": FORMAT,
             "tables": {
-                each.facts.name: {figure.name: figure.to_json() for figure in each.figures}
+                each.facts.name: {estimate.name: estimate.to_json() for estimate in each.estimates}
                 for each in self.tables
             },
             "totals": {each.name: each.to_json() for each in self.totals},
@@ -82,23 +82,23 @@ def make_plan(
     plans, warnings = [], []
     for table in tables:
         reading = readings[table.name]
-        figures = [
-            *snapshot_figures(table, reading, prices, speeds),
-            *stream_figures(table, reading, speeds),
+        estimates = [
+            *snapshot_estimates(table, reading, prices, speeds),
+            *stream_estimates(table, reading, speeds),
         ]
-        plans.append(TablePlan(table, figures))
+        plans.append(TablePlan(table, estimates))
         warnings += _warnings(table, reading, speeds)
     warnings += _shared_pace([each for each in tables if readings[each.name].stream], speeds)
     return Plan(plans, _totals(plans, prices), warnings, prices)
 
 
-def _totals(plans: Sequence[TablePlan], prices: Prices) -> list[Figure]:
+def _totals(plans: Sequence[TablePlan], prices: Prices) -> list[Estimate]:
     once = sum(each.value("export_price") + each.value("export_requests_price") for each in plans)
     kept = sum(each.value("export_storage_price") for each in plans)
     calls = sum(each.value("polls_a_day") for each in plans)
     paid = max(0.0, calls * _DAYS - prices.stream_free)
     return [
-        Figure(
+        Estimate(
             "once",
             "once",
             once,
@@ -106,7 +106,7 @@ def _totals(plans: Sequence[TablePlan], prices: Prices) -> list[Figure]:
             "sum of export_price + export_requests_price",
             {"tables": len(plans)},
         ),
-        Figure(
+        Estimate(
             "storage",
             "export in S3, at most",
             kept,
@@ -114,7 +114,7 @@ def _totals(plans: Sequence[TablePlan], prices: Prices) -> list[Figure]:
             "sum of export_storage_price",
             {"tables": len(plans)},
         ),
-        Figure(
+        Estimate(
             "stream_calls_a_day",
             "GetRecords calls, at most",
             calls,
@@ -122,7 +122,7 @@ def _totals(plans: Sequence[TablePlan], prices: Prices) -> list[Figure]:
             "sum of polls_a_day",
             {"tables": len(plans)},
         ),
-        Figure(
+        Estimate(
             "stream_price",
             "GetRecords, at most",
             paid / 100_000 * prices.stream_requests,

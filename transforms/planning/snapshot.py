@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import math
 
-from dynabeam.transforms.planning.estimates import GIB, Figure
+from dynabeam.transforms.planning.estimates import GIB, Estimate
 from dynabeam.transforms.planning.facts import Reading, TableFacts
 from dynabeam.transforms.planning.prices import Prices
 from dynabeam.transforms.planning.throughput import Speeds
 
-__all__ = ["snapshot_figures"]
+__all__ = ["snapshot_estimates"]
 
 _PARTITION_BYTES = 10 * GIB
 _MANIFESTS = 5
@@ -20,9 +20,9 @@ _VERSION_BYTES = 49
 """As `transforms.reconcile.reconcile` states: per remembered key, before compression."""
 
 
-def snapshot_figures(
+def snapshot_estimates(
     table: TableFacts, reading: Reading, prices: Prices, speeds: Speeds
-) -> list[Figure]:
+) -> list[Estimate]:
     """The estimates of one table's snapshot; none if there is to be none."""
     if not reading.snapshot:
         return []
@@ -31,7 +31,7 @@ def snapshot_figures(
     objects = files + _MANIFESTS
     seconds = table.items / speeds.snapshot_rows
     return [
-        Figure(
+        Estimate(
             "snapshot_bytes",
             "snapshot size",
             table.size_bytes,
@@ -40,7 +40,7 @@ def snapshot_figures(
             {"TableSizeBytes": table.size_bytes, "ItemCount": table.items},
             "as DescribeTable says, up to six hours old",
         ),
-        Figure(
+        Estimate(
             "export_price",
             "export",
             gb * prices.export_gb,
@@ -49,7 +49,7 @@ def snapshot_figures(
             {"gb": gb, "export_gb": prices.export_gb},
             "once; uses no read capacity of the table",
         ),
-        Figure(
+        Estimate(
             "export_files",
             "data files, at least",
             files,
@@ -58,7 +58,7 @@ def snapshot_figures(
             {"TableSizeBytes": table.size_bytes, "partition_bytes": _PARTITION_BYTES},
             "one or more per partition; partitions made for throughput come on top",
         ),
-        Figure(
+        Estimate(
             "export_requests_price",
             "S3 requests",
             objects * prices.s3_put / 1000 + 2 * objects * prices.s3_get / 1000,
@@ -67,7 +67,7 @@ def snapshot_figures(
             {"objects": objects, "s3_put": prices.s3_put, "s3_get": prices.s3_get},
             "once; large files are written and read in parts, each a request",
         ),
-        Figure(
+        Estimate(
             "export_storage_price",
             "S3 storage, at most",
             gb * prices.s3_gb_month,
@@ -76,7 +76,7 @@ def snapshot_figures(
             {"gb": gb, "s3_gb_month": prices.s3_gb_month},
             "until you delete it; files are gzip, so it will be a fraction",
         ),
-        Figure(
+        Estimate(
             "recovery_price",
             "point-in-time recovery",
             gb * prices.recovery_gb_month,
@@ -85,7 +85,7 @@ def snapshot_figures(
             {"gb": gb, "recovery_gb_month": prices.recovery_gb_month},
             "an export needs it; you pay it already if it is on",
         ),
-        Figure(
+        Estimate(
             "snapshot_seconds",
             "reading it",
             seconds,
@@ -99,14 +99,14 @@ def snapshot_figures(
     ]
 
 
-def _state(table: TableFacts, seconds: float) -> Figure:
+def _state(table: TableFacts, seconds: float) -> Estimate:
     """Keys that the stream changes while the snapshot is pending, all of them new ones."""
     export_seconds = 720
     keys: float = table.items
     rate = None if table.rate is None else table.rate.changes
     if rate is not None:
         keys = min(keys, rate * (table.stream_age + export_seconds + seconds))
-    return Figure(
+    return Estimate(
         "state_bytes",
         "state, at most",
         keys * (_KEY_BYTES + _VERSION_BYTES),

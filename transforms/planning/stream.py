@@ -9,21 +9,21 @@ from __future__ import annotations
 
 import math
 
-from dynabeam.transforms.planning.estimates import Figure
+from dynabeam.transforms.planning.estimates import Estimate
 from dynabeam.transforms.planning.facts import RETENTION_SECONDS, Reading, TableFacts
 from dynabeam.transforms.planning.throughput import Speeds
 
-__all__ = ["reading_speed", "seconds_to_loss", "stream_figures"]
+__all__ = ["reading_speed", "seconds_to_loss", "stream_estimates"]
 
 _DAY = 86_400
 
 
-def stream_figures(table: TableFacts, reading: Reading, speeds: Speeds) -> list[Figure]:
+def stream_estimates(table: TableFacts, reading: Reading, speeds: Speeds) -> list[Estimate]:
     """The estimates of one table's stream; none if it is not read."""
     if not reading.stream or not table.open_shards:
         return []
     return [
-        Figure(
+        Estimate(
             "open_shards",
             "open shards",
             table.open_shards,
@@ -41,11 +41,11 @@ def stream_figures(table: TableFacts, reading: Reading, speeds: Speeds) -> list[
     ]
 
 
-def _polls(table: TableFacts, reading: Reading) -> Figure:
+def _polls(table: TableFacts, reading: Reading) -> Estimate:
     shards, pacing = table.open_shards, reading.pacing
     if not reading.continuous:
         rounds = _DAY / reading.every if reading.every else reading.runs_a_day
-        return Figure(
+        return Estimate(
             "polls_a_day",
             "polls, at most",
             rounds * shards * pacing.tip_empties,
@@ -57,7 +57,7 @@ def _polls(table: TableFacts, reading: Reading) -> Figure:
     paced = pacing.shared(reading.all_readers, reading.all_shards)
     active = shards if table.rate is None else table.rate.active_shards
     idle = shards - active
-    return Figure(
+    return Estimate(
         "polls_a_day",
         "polls, at most",
         active * _DAY / paced.poll + idle * _DAY / paced.idle_poll,
@@ -73,9 +73,9 @@ def _polls(table: TableFacts, reading: Reading) -> Figure:
     )
 
 
-def _pages(table: TableFacts) -> Figure:
+def _pages(table: TableFacts) -> Estimate:
     rate = None if table.rate is None else table.rate.changes
-    return Figure(
+    return Estimate(
         "pages_a_day",
         "full pages",
         None if rate is None else rate * _DAY / table.changes_a_page,
@@ -101,7 +101,7 @@ def _changes_a_round(table: TableFacts, reading: Reading) -> float:
     return max(1.0, reading.round_bytes / table.record_bytes)
 
 
-def _speed(table: TableFacts, reading: Reading, speeds: Speeds) -> Figure:
+def _speed(table: TableFacts, reading: Reading, speeds: Speeds) -> Estimate:
     rounds = not reading.continuous
     inputs: dict[str, float | int | str | None] = {
         "open_shards": table.open_shards,
@@ -118,7 +118,7 @@ def _speed(table: TableFacts, reading: Reading, speeds: Speeds) -> Figure:
         a_round = _changes_a_round(table, reading)
         inputs |= {"changes_a_round": a_round, "round_seconds": speeds.round_seconds}
         formula = f"changes_a_round / (changes_a_round / {formula} + round_seconds)"
-    return Figure(
+    return Estimate(
         "reading_speed",
         "changes it can read",
         reading_speed(table, reading, speeds),
@@ -135,13 +135,13 @@ def _backlog(table: TableFacts, reading: Reading) -> float | None:
     return table.rate.changes * table.stream_age if reading.from_horizon else 0.0
 
 
-def _catch_up(table: TableFacts, reading: Reading, speeds: Speeds) -> Figure:
+def _catch_up(table: TableFacts, reading: Reading, speeds: Speeds) -> Estimate:
     backlog, speed = _backlog(table, reading), reading_speed(table, reading, speeds)
     rate = None if table.rate is None else table.rate.changes
     seconds = None
     if backlog is not None and rate is not None and speed > rate:
         seconds = backlog / (speed - rate)
-    return Figure(
+    return Estimate(
         "catch_up_seconds",
         "time to catch up",
         seconds,
@@ -181,11 +181,11 @@ def seconds_to_loss(table: TableFacts, reading: Reading, speeds: Speeds) -> floa
     return left / (1 - share) if share < 1 else (math.inf if left else 0.0)
 
 
-def _loss(table: TableFacts, reading: Reading, speeds: Speeds) -> Figure:
+def _loss(table: TableFacts, reading: Reading, speeds: Speeds) -> Estimate:
     seconds = seconds_to_loss(table, reading, speeds)
     rate = table.rate
     never = rate is not None and (seconds is None or math.isinf(seconds))
-    return Figure(
+    return Estimate(
         "seconds_to_loss",
         "24 hours end first after",
         None if seconds is None or math.isinf(seconds) else seconds,
