@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`ReadFromDynamoDB` and `Changes`: tables by name, for pipelines of one's own.
+"""`ReadFromDynamoDB` and `Changes`: tables by name, for your own pipelines.
 
 ```python
 with beam.Pipeline() as p:
@@ -8,8 +8,8 @@ with beam.Pipeline() as p:
     _ = read.dead_letters | ...  # records that could not be handled, with their raw bytes
 ```
 
-Positions are not kept: each run of a pipeline begins at `start`, and on a runner with savepoints
-those keep them. For runs that continue where the last one ended, use `dynabeam replicate`.
+Positions are not kept: each run of a pipeline begins at `start`. On a runner with savepoints, these
+keep them. For runs that continue where the last one ended, use `dynabeam replicate`.
 """
 
 # Without `from __future__ import annotations`: Beam reads the types of `Change` for its schema.
@@ -85,7 +85,7 @@ class Change(NamedTuple):
 
 
 # Beam would draw one for each process: then the coder's bytes, which a savepoint keeps, would
-# differ from run to run, and a worker would not find this class by it. Java takes UUIDs alone.
+# differ from run to run, and a worker would not find this class by it. Java accepts only UUIDs.
 Change._beam_schema_id = "25ad536c-e214-5d5c-8f50-e5847d41c29b"  # type: ignore[attr-defined]
 beam.coders.registry.register_coder(Change, beam.coders.RowCoder)
 
@@ -175,7 +175,7 @@ class _Settings:
 
 
 class ReadFromDynamoDB(beam.PTransform):
-    """Reads tables: by default what their streams hold, at most 24 hours; a snapshot comes by name.
+    """Reads tables: by default what their streams hold, at most 24 hours; a snapshot on request.
 
     ```python
     ReadFromDynamoDB(["orders", "customers"], region="eu-west-1")
@@ -184,26 +184,26 @@ class ReadFromDynamoDB(beam.PTransform):
         .with_gaps("continue")
     ```
 
-    Applied to a pipeline, it gives a `TablesRead` of `blocks`, `reports` and `dead_letters`. Each
-    `with_…` method returns a new transform, and checks what it is given at once.
+    Applied to a pipeline, it returns a `TablesRead` of `blocks`, `reports` and `dead_letters`. Each
+    `with_…` method returns a new transform, and checks its arguments at once.
 
     Snapshot and stream are reconciled: a snapshot row that a change has superseded is left out, and
     the change with the highest version of a key is what the table holds. Delivery is at least once:
     a bundle that is retried delivers again, under the same versions.
 
-    AWS is called on the workers alone, never while the pipeline is put together: the first step of
-    the graph describes the tables. So a table that does not exist or has no stream fails the run
+    AWS is called on the workers only, never while the pipeline is built: the first step of the
+    graph describes the tables. So a table that does not exist or has no stream fails the run
     with a `TableError`, and an export that is older than what the stream holds with a `GapError`:
-    in-process as they are, elsewhere as the text of an error of the runner.
+    in-process as these classes, elsewhere as the text of an error of the runner.
 
     Exports are read through Beam's S3 filesystem. Endpoint, region and bucket role of `access`
     become its pipeline options `--s3_…`, where these are not given; keys are what boto3 finds.
-    (Worker processes of the in-process runner get no such options: there all of it is.)
+    (Worker processes of the in-process runner get no such options: there boto3's settings apply.)
 
     Args:
         tables: Names of the tables.
         region: AWS region; empty for what boto3 finds.
-        access: Where and as whom AWS is called, where that takes more than a region.
+        access: Endpoint and identity of the calls of AWS, if the region is not enough.
 
     Raises:
         ConfigurationError: There is no table, or a region is given twice.
@@ -235,10 +235,10 @@ class ReadFromDynamoDB(beam.PTransform):
         s3_bucket_owner: str = "",
         verify: Verify = "strict",
     ) -> "ReadFromDynamoDB":
-        """Reads an export of each table too: a given one, or one that is requested.
+        """Also reads an export of each table: a given one, or one that it requests.
 
         A new export takes minutes, and DynamoDB bills it. It needs point-in-time recovery, and a
-        reading that waits: `with_stream(until="forever")`, on a runner that streams, or
+        read that waits: `with_stream(until="forever")`, on a streaming runner, or
         `without_stream()`, on any (the in-process one keeps a third of a core busy meanwhile).
 
         Args:
@@ -247,10 +247,10 @@ class ReadFromDynamoDB(beam.PTransform):
             s3_bucket: Bucket for new exports.
             s3_prefix: Prefix inside it.
             s3_bucket_owner: Its account, if it is not the tables'.
-            verify: What a checksum or count that disagrees is: an error (`strict`) or `warn`.
+            verify: Whether a wrong checksum or count is an error (`strict`) or a warning (`warn`).
 
         Raises:
-            ConfigurationError: Neither or both are given, a name cannot be one, or there are
+            ConfigurationError: Neither or both are given, a name is not valid, or there are
                 several tables for one export.
         """
         if bool(export) == bool(s3_bucket):
@@ -276,33 +276,33 @@ class ReadFromDynamoDB(beam.PTransform):
         start: str | datetime = TRIM_HORIZON,
         until: Literal["caught_up", "forever"] = "caught_up",
     ) -> "ReadFromDynamoDB":
-        """Says which part of the streams is read.
+        """Sets which part of the streams is read.
 
         Args:
-            start: `trim_horizon` (the oldest record that is left), `latest`, or a time: a datetime
+            start: `trim_horizon` (the oldest record that remains), `latest`, or a time: a datetime
                 with a time zone or RFC 3339 text.
             until: `caught_up`: read what is there, then end; the output is bounded. `forever`:
-                never end, on a runner that streams (Flink, Dataflow, Prism). The in-process runner
-                would hand nothing on past the first shuffle.
+                never end, on a streaming runner (Flink, Dataflow, Prism). The in-process runner
+                would emit nothing past the first shuffle.
 
         Raises:
-            ConfigurationError: A stream cannot be begun there, or `until` is something else.
+            ConfigurationError: `start` or `until` is not valid.
         """
         _one_of("until", until, ("caught_up", "forever"))
         text = start.isoformat() if isinstance(start, datetime) else start
-        parse_start(text, 0)  # the workers do it; a mistake is to be known here
+        parse_start(text, 0)  # the workers do it; a mistake has to show here
         return self._with(with_stream=True, start=text, forever=until == "forever")
 
     def without_stream(self) -> "ReadFromDynamoDB":
-        """Reads the snapshot alone. A new export is waited for."""
+        """Reads only the snapshot. It waits for a new export."""
         return self._with(with_stream=False, start=TRIM_HORIZON, forever=False)
 
     def with_gaps(self, policy: GapPolicy | Literal["fail", "continue"]) -> "ReadFromDynamoDB":
-        """Says what happens when the stream has lost changes, or does not reach to the snapshot.
+        """Sets what happens if the stream lost changes, or does not reach back to the snapshot.
 
         Args:
             policy: `fail`, the default: the run fails. `continue`: a report of kind `gap`, and the
-                reading goes on after it.
+                read goes on after it.
 
         Raises:
             ConfigurationError: It is another policy: a repair needs runs that continue where the
@@ -321,10 +321,10 @@ class ReadFromDynamoDB(beam.PTransform):
         return self._with(gap_policy=GapPolicy(given))
 
     def with_parallelism(self, *, readers: int = 1, buckets: int = 16) -> "ReadFromDynamoDB":
-        """Says how the work on each table is split.
+        """Sets how the work on each table is split.
 
         Args:
-            readers: What the shards of a table's stream are spread over.
+            readers: Readers that the shards of a table's stream are spread over.
             buckets: Hash buckets that its changes are spread over after the reading.
 
         Raises:
@@ -344,7 +344,7 @@ class ReadFromDynamoDB(beam.PTransform):
             "snapshot": (its.export or its.to.bucket or "none", "Export, or bucket for one"),
             "start": (its.start if its.with_stream else "not read", "Start of the streams"),
             "until": ("forever" if its.forever else "caught_up", "Until"),
-            "gaps": (its.gap_policy.value, "What lost changes do"),
+            "gaps": (its.gap_policy.value, "Policy for lost changes"),
         }
         return {name: DisplayDataItem(value, label=label) for name, (value, label) in shown.items()}
 

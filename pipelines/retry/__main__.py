@@ -91,12 +91,12 @@ class Outcome:
     """The results of a replay.
 
     Attributes:
-        put_back: How many went through.
+        replayed: How many went through.
         failed: How many failed again, or became another dead letter at a sink.
         left: Reason → how many were left alone.
     """
 
-    put_back: int = 0
+    replayed: int = 0
     failed: int = 0
     left: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
 
@@ -106,7 +106,7 @@ def main(arguments: Sequence[str]) -> int:
     options = _parse(arguments)
     outcome = retry(options)
     sys.stdout.write(
-        f"{outcome.put_back:,} dead letters replayed, {outcome.failed:,} failed again\n"
+        f"{outcome.replayed:,} dead letters replayed, {outcome.failed:,} failed again\n"
     )
     for reason, count in sorted(outcome.left.items()):
         sys.stdout.write(f"{count:,} left alone: {printable(reason)}\n")
@@ -151,7 +151,7 @@ def retry(options: RetryOptions) -> Outcome:
         run = _Run(options, directory, sinks)
         for letters in run.batches(state, names, outcome):
             with stop_signals.finishing("these dead letters"):
-                state = run.put_back(state, letters, outcome)
+                state = run.replay(state, letters, outcome)
     return outcome
 
 
@@ -191,7 +191,7 @@ class _Run:
         if batch:
             yield batch
 
-    def put_back(self, state: State, letters: Sequence[DeadLetter], outcome: Outcome) -> State:
+    def replay(self, state: State, letters: Sequence[DeadLetter], outcome: Outcome) -> State:
         """Runs the graph over some dead letters, and files them by the result."""
         current = (
             Round(state.state_id, state.number, f"retry-{uuid.uuid4().hex[:16]}")
@@ -223,7 +223,7 @@ class _Run:
         else:
             state = self._commit(state, current, letters, staged, reports_path)
         outcome.failed += len(staged)
-        outcome.put_back += len({each.id for each in letters} - {each.id for each in staged})
+        outcome.replayed += len({each.id for each in letters} - {each.id for each in staged})
         return state
 
     def _commit(

@@ -145,7 +145,7 @@ def _sink_lines(status: Status) -> list[str]:
 
 def _cells(table: TableStatus, at_us: int) -> tuple[str, ...]:
     stored = "-" if table.stored_us is None else _ago((at_us - table.stored_us) / 1e6)
-    behind = f" ({table.shards_behind} behind)" if table.shards_behind else ""
+    behind = f" ({table.shards_behind} lagging)" if table.shards_behind else ""
     return (
         table.table,
         _snapshot(table),

@@ -144,7 +144,7 @@ class ParquetReader(MirrorReader):
         return SinkError(
             f"the file cannot be read as Parquet: {error}",
             where=path,
-            hint="Restore it from a copy, or write the changelog anew with a new state directory",
+            hint="Restore it from a copy, or write the changelog again with a new state directory",
         )
 
 

@@ -3,7 +3,7 @@
 
 A letter of the stream goes through the stream's parser, one of an export through the export's, a
 row that a sink refused is taken as it is. Versions come from the letters, so the order rule and the
-mirrors' guards see an old change as what it is: put back late, it replaces nothing newer.
+mirrors' guards see an old change as what it is: replayed late, it replaces nothing newer.
 """
 
 from __future__ import annotations

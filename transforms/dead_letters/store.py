@@ -3,14 +3,14 @@
 
 | path below `<state_dir>/dead_letters` | what |
 |---|---|
-| `letters/*.jsonl` | pieces of many lines: letters, and which of them are done |
-| `done/*.jsonl` | letters that were put back; nobody needs them, they may be deleted |
-| `stopped.jsonl` | letters of the round that `--max_dead_letters` stopped; not committed |
+| `letters/*.jsonl` | pieces of many lines: dead letters, and which of them are done |
+| `done/*.jsonl` | dead letters that were replayed; nothing needs them, they may be deleted |
+| `stopped.jsonl` | dead letters of the round that `--max_dead_letters` stopped; not committed |
 | `retry/`, `severe/` | a file each, of older versions; `round-*.jsonl` and `../continuous/` too |
 
 A piece is written whole and never changed, so writers of one folder need not know of each other. A
-letter that comes again is another line with its id, which says how often it was tried, and when
-first: the newest line counts. Many pieces are made one, which leaves out what is superseded.
+dead letter that comes again is another line with the same id, which says how often it was tried,
+and when first: the newest line counts. Many pieces are merged into one without superseded lines.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ class DeadLetterStore:
         return frozenset(self._index())
 
     def done(self, letters: Iterable[tuple[str, str]]) -> None:
-        """Sets aside letters that were put back; repeating it changes nothing.
+        """Sets aside dead letters that were replayed; repeating it changes nothing.
 
         Args:
             letters: Table and id of each.
