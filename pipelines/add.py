@@ -18,7 +18,6 @@ from dynabeam.pipelines.preflight import check_tables
 from dynabeam.pipelines.rounds.run import beam_options
 from dynabeam.pipelines.sink_membership import plan_members, refuse_joins
 from dynabeam.pipelines.state_directory import StateDirectory
-from dynabeam.transforms.model.table import Table
 from dynabeam.transforms.sinks.registry import open_sink
 
 __all__ = ["add", "main"]
@@ -53,7 +52,7 @@ def add(options: ReplicateOptions) -> list[str]:
         adopt_tables(folder, state)
         known = set(state.tables)
         names = [each for each in check_tables(options, state, new=True) if each not in known]
-        tables = [Table.from_json(state.tables[name]["table"]) for name in names]
+        tables = [state.tables[name].table for name in names]
         for sink in sinks:
             sink.check(tables, state.committed)
         if names:

@@ -7,17 +7,17 @@ they are.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 from dynabeam.pipelines.options.replicate import ReplicateOptions
+from dynabeam.pipelines.sink_membership import LoadingMirrors
 from dynabeam.pipelines.state_directory import State
 from dynabeam.pipelines.table_findings import TableFindings, finding_of
 from dynabeam.pipelines.table_repair import meet_gap, resume_repair, switch_stream
 from dynabeam.pipelines.table_sequels import ended_error
 from dynabeam.pipelines.table_state import (
     check_coverage,
-    is_over,
     raise_or_record,
     stream_changed,
 )
@@ -29,7 +29,7 @@ from dynabeam.transforms.errors import (
     StateError,
     TableError,
 )
-from dynabeam.transforms.export.acquire import Acquisition, open_export
+from dynabeam.transforms.export.acquire import Acquisition, given_exports
 from dynabeam.transforms.export.destination import Destination, try_destination
 from dynabeam.transforms.export.distinct import keys_option
 from dynabeam.transforms.export.keys import find_keys, parse_keys
@@ -43,10 +43,11 @@ from dynabeam.transforms.state.table_readiness import (
     recovery_problem,
     stream_problem,
 )
-from dynabeam.transforms.state.table_reading import new_table_state, open_loads
+from dynabeam.transforms.state.table_reading import new_table_state
 from dynabeam.transforms.state.table_selection import is_glob
+from dynabeam.transforms.state.table_state import TableState
 
-__all__ = ["check_tables", "given_exports", "table_names"]
+__all__ = ["check_tables", "loading_mirrors", "table_names"]
 
 _SHOWN = 20
 
@@ -74,7 +75,7 @@ def check_tables(
         DynabeamError: Something is missing or does not fit, or there is no table that can be read;
             the error names it.
     """
-    manifests = given_exports(options)
+    manifests = given_exports(options.exports, _how(options))
     names = _names(options, manifests)
     names += _ended_tables(names, options, state)
     if not names and not options.discovers:
@@ -111,13 +112,13 @@ def check_tables(
     return read
 
 
-def _try_destination(options: ReplicateOptions, tables: Sequence[dict[str, Any]]) -> None:
+def _try_destination(options: ReplicateOptions, tables: Sequence[TableState]) -> None:
     """Tries the bucket if an export is to be requested: one that fails there is paid for."""
     if options.access is None or not options.bucket:
         return
-    to_come = [each for state in tables for each in open_loads(state)]
-    new = (each for each in to_come if not each["reuse"] or newest_age_us(each["reuse"]))
-    if any(load["manifest"] is None for load in new):
+    to_come = [each for state in tables for each in state.open_loads]
+    new = (each for each in to_come if not each.reuse or newest_age_us(each.reuse))
+    if any(load.manifest is None for load in new):
         to = Destination(options.bucket, options.prefix, options.bucket_owner)
         try_destination(options.access, to)
 
@@ -136,7 +137,7 @@ def _ended_tables(names: Sequence[str], options: ReplicateOptions, state: State)
         if name not in names
         and not selection.excludes(name)
         and selection.has_name(name)
-        and not ("end" in each and is_over(each))
+        and not (each.end and each.is_over)
     ]
 
 
@@ -176,6 +177,15 @@ def _check_or_leave(
     return True
 
 
+def loading_mirrors(options: ReplicateOptions) -> LoadingMirrors:
+    """What mirrors that lack rounds can be loaded from."""
+    return LoadingMirrors(_how(options), options.bucket, options.exports)
+
+
+def _how(options: ReplicateOptions) -> Acquisition:
+    return Acquisition(access=options.access, verify=options.verify)
+
+
 def table_names(options: ReplicateOptions) -> list[str]:
     """The tables that the options name, globs resolved; those of given exports are not opened.
 
@@ -184,30 +194,6 @@ def table_names(options: ReplicateOptions) -> list[str]:
         AwsAccessError: `dynamodb:ListTables` is not allowed, and there is a glob.
     """
     return _names(options, {})
-
-
-def given_exports(options: ReplicateOptions) -> dict[str, tuple[str, ExportManifest]]:
-    """The exports that the options name, by table: location and manifest.
-
-    Raises:
-        ConfigurationError: Two are of one table.
-        ExportError: One cannot be read.
-    """
-    how = Acquisition(access=options.access, verify=options.verify)
-    found: dict[str, tuple[str, ExportManifest]] = {}
-    for location in options.exports:
-        if newest_age_us(location):
-            continue
-        manifest = open_export(location, how)
-        if manifest.table_name in found:
-            raise ConfigurationError(
-                "two exports of one table are given",
-                where=f"--export={location}",
-                found=found[manifest.table_name][0],
-                hint="Give one export a table",
-            )
-        found[manifest.table_name] = (location, manifest)
-    return found
 
 
 def _names(
@@ -276,16 +262,15 @@ def _check_new(
     known = new_table_state(table, description, options)
     if description is None and table.name in parse_keys(options.keys):
         # Nobody but people says what the key is: it has to tell all items apart.
-        known["keys_given"] = True
-    _set_export(name, known, options, given)
-    state.tables[name] = known
+        known = dataclasses.replace(known, keys_given=True)
+    state.tables[name] = _with_export(known, options, given)
 
 
-def _check_keys(name: str, known: dict[str, Any], options: ReplicateOptions) -> None:
+def _check_keys(name: str, known: TableState, options: ReplicateOptions) -> None:
     """Rows were written with one key: another one needs other rows."""
     given = parse_keys(options.keys).get(name)
-    names = tuple(each.name for each in Table.from_json(known["table"]).keys.attributes)
-    if known.get("keys_given") and given is not None and given != names:
+    names = tuple(each.name for each in known.table.keys.attributes)
+    if known.keys_given and given is not None and given != names:
         raise StateError(
             "the state directory has read the table with another key",
             where=f"{options.state_dir}, --keys={name}:{keys_option(given)}",
@@ -313,48 +298,47 @@ def _check_known(
     What its stream still holds is read in any case, also if the table was deleted meanwhile, or
     its stream was switched off: what comes behind it is found when it is read to its end.
     """
-    known, stream = state.tables[name], state.tables[name]["stream"]
+    known, access = state.tables[name], options.access
+    stream = known.stream
     _check_keys(name, known, options)
-    if options.access is None or not _describes(options):
-        resume_repair(known, options.gaps, options.access)
+    if access is None or not _describes(options):
+        state.tables[name] = resume_repair(known, options.gaps, access)
         return True
-    sequel = find_sequel(options.access, name, known["table_id"], stream["arn"] if stream else "")
+    sequel = find_sequel(access, name, known.table_id, stream.arn if stream else "")
     if sequel.description is not None:
         _check_arn(name, known, sequel.description, options)
-    first = "end" not in known
-    known.pop("end", None)
-    if sequel.kind in ("deleted", "recreated"):
-        known["end"] = sequel.kind
-    else:
-        resume_repair(known, options.gaps, options.access)
-    if not sequel.readable and stream is not None and not is_over(known):
-        _pass_unread(name, known, sequel, options, first=first)
-    if "end" in known:
-        error = ended_error(name, known, sequel, options)
-        findings.add(finding_of(name, known["end"], error), error)
+    first = not known.end
+    known = dataclasses.replace(known, end=sequel.end)
+    if not known.end:
+        known = resume_repair(known, options.gaps, access)
+    if not sequel.readable and stream is not None and not stream.is_over:
+        known = _pass_unread(known, sequel, options, first=first)
+    state.tables[name] = known
+    if known.end:
+        error = ended_error(known, sequel, options.state_dir)
+        findings.add(finding_of(name, known.end, error), error)
         # Without a stream there is nothing to be read, and nobody to ask what follows.
-        return stream is not None and (sequel.readable or sequel.kind == "recreated")
+        return stream is not None and (sequel.readable or known.end == "recreated")
     problem = None
     if sequel.kind == "off" and stream is not None and sequel.description is not None:
         problem = stream_problem(name, sequel.description)
         if problem is not None:
             findings.add(finding_of(name, "stream_off", problem), problem)
     if _needs_exports(name, options):
-        problem = recovery_problem(name, dynamodb.continuous_backups(options.access, name))
+        problem = recovery_problem(name, dynamodb.continuous_backups(access, name))
         if problem is not None:
             findings.add(finding_of(name, "not_ready", problem), problem)
-            return not open_loads(known)
+            return not known.open_loads
     return True
 
 
 def _pass_unread(
-    name: str, known: dict[str, Any], sequel: Sequel, options: ReplicateOptions, *, first: bool
-) -> None:
+    known: TableState, sequel: Sequel, options: ReplicateOptions, *, first: bool
+) -> TableState:
     """The stream is gone before it was read to its end.
 
     Args:
-        name: The table.
-        known: Its state, changed in place.
+        known: The table's state.
         sequel: What follows the stream.
         options: What was asked for.
         first: It was not known before that the table has ended.
@@ -362,28 +346,33 @@ def _pass_unread(
     Raises:
         GapError: The policy is `fail`, and the table goes on.
     """
-    stream, policy = known["stream"], options.gaps.of(name)
+    policy = options.gaps.of(known.name)
     latest = sequel.description.stream_arn if sequel.description is not None else ""
-    gap = stream_changed(name, known, latest)
+    gap = stream_changed(known, latest)
     if sequel.next_stream is not None:
-        switch_stream(known, sequel.next_stream, gap, policy, options.access)
-    elif "end" not in known:
-        raise_or_record(gap, known, policy)
+        known, _ = switch_stream(known, sequel.next_stream, gap, policy, options.access)
+    elif not known.end:
+        known = raise_or_record(gap, known, policy)
     elif first:
-        raise_or_record(gap, known, GapPolicy.CONTINUE)
-    if sequel.kind in ("off", "recreated"):
+        known = raise_or_record(gap, known, GapPolicy.CONTINUE)
+    stream = known.stream
+    if sequel.kind in ("off", "recreated") and stream is not None:
         # Nothing is left of it, and it never comes back: what follows is asked for.
-        for reader in range(len(stream["frontiers"])):
-            stream.setdefault("seen", {}).setdefault(str(reader), {})["over"] = True
+        over = {
+            reader: dataclasses.replace(stream.seen_by(reader), over=True)
+            for reader in range(len(stream.frontiers))
+        }
+        known = dataclasses.replace(known, stream=dataclasses.replace(stream, seen=over))
+    return known
 
 
 def _check_arn(
     name: str,
-    known: dict[str, Any],
+    known: TableState,
     description: dynamodb.TableDescription,
     options: ReplicateOptions,
 ) -> None:
-    expected, found = known["table"]["arn"], description.table.arn
+    expected, found = known.table.arn, description.table.arn
     if expected and expected != found:
         raise StateError(
             "the state directory is that of another table of this name: its table ARN differs",
@@ -406,30 +395,30 @@ def _table_of_export(options: ReplicateOptions, given: tuple[str, ExportManifest
     return Table(manifest.table_name, keys, manifest.table_arn)
 
 
-def _set_export(
-    name: str,
-    known: dict[str, Any],
-    options: ReplicateOptions,
-    given: tuple[str, ExportManifest] | None,
-) -> None:
-    snapshot = known["snapshot"]
+def _with_export(
+    known: TableState, options: ReplicateOptions, given: tuple[str, ExportManifest] | None
+) -> TableState:
+    """A new table's state with the export that it begins with."""
     if given is None:
         newest = [each for each in options.exports if newest_age_us(each)]
-        snapshot["reuse"] = newest[0] if newest else ""
-        if snapshot["status"] == "pending" and not newest and not options.bucket:
+        if known.snapshot.status == "pending" and not newest and not options.bucket:
             raise ConfigurationError(
                 "the table has no export, and there is no bucket for a new one",
-                where=f"table {name}",
+                where=f"table {known.name}",
                 hint="Give --s3_export_bucket, or an --export of this table",
             )
-        return
+        return _reusing(known, newest[0] if newest else "")
     location, manifest = given
-    manifest.check_table(Table.from_json(known["table"]))
-    gap = check_coverage(name, known, manifest)
-    known["coverage_checked"] = True
+    manifest.check_table(known.table)
+    gap = check_coverage(known, manifest)
+    known = dataclasses.replace(known, coverage_checked=True)
     if gap is not None:
-        meet_gap(gap, known, options.gaps, options.access)
-        if options.gaps.of(name).repairs:
+        known = meet_gap(gap, known, options.gaps, options.access)
+        if options.gaps.of(known.name).repairs:
             # A new export takes the place of the one that was given.
-            return
-    snapshot["reuse"] = location
+            return known
+    return _reusing(known, location)
+
+
+def _reusing(known: TableState, export: str) -> TableState:
+    return dataclasses.replace(known, snapshot=dataclasses.replace(known.snapshot, reuse=export))

@@ -16,7 +16,7 @@ from dynabeam.pipelines.discovery import RoundDiscovery
 from dynabeam.pipelines.doctor.checks.quick import check_quickly
 from dynabeam.pipelines.options.replicate import ReplicateOptions, parse_replicate
 from dynabeam.pipelines.options.runners import check_rounds, round_runner
-from dynabeam.pipelines.preflight import check_tables
+from dynabeam.pipelines.preflight import check_tables, loading_mirrors
 from dynabeam.pipelines.rounds.last_run import read_last_run, recorded
 from dynabeam.pipelines.rounds.progress import RoundLogger, RoundPrinter, print_summary
 from dynabeam.pipelines.rounds.round_metrics import RoundMetrics
@@ -93,7 +93,7 @@ def replicate(options: ReplicateOptions, findings: TableFindings | None = None) 
         # Sinks are examined before the state changes, and bound after it says that they join.
         for sink in sinks:
             sink.examine(_tables(state, names), state.committed, joins=sink.place in found.joins)
-        begin_loads(found, state, names, options, sinks)
+        begin_loads(found, state, names, loading_mirrors(options), sinks)
         if found.notes:
             directory.commit(state)
         check_sinks(sinks, found, _tables(state, names), state.committed)
@@ -131,7 +131,7 @@ def publish_committed(directory: StateDirectory, state: State, sinks: Sequence[S
 
 
 def _tables(state: State, names: Sequence[str]) -> list[Table]:
-    return [Table.from_json(state.tables[name]["table"]) for name in names]
+    return [state.tables[name].table for name in names]
 
 
 if __name__ == "__main__":

@@ -17,14 +17,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
-from dynabeam.pipelines.options.replicate import ReplicateOptions
-from dynabeam.pipelines.preflight import given_exports
 from dynabeam.pipelines.state_directory import State
-from dynabeam.pipelines.table_repair import begin_repair, is_for
+from dynabeam.pipelines.table_repair import begin_repair
 from dynabeam.transforms.errors import ConfigurationError, DynabeamError, SinkError
+from dynabeam.transforms.export.acquire import Acquisition, given_exports
 from dynabeam.transforms.export.location import newest_age_us
+from dynabeam.transforms.export.manifest import ExportManifest
 from dynabeam.transforms.model.gap import GapPolicy
 from dynabeam.transforms.model.report import Report
 from dynabeam.transforms.model.table import Table
@@ -34,11 +33,11 @@ from dynabeam.transforms.sinks.membership import KnownSink, Lack, time_text
 from dynabeam.transforms.sinks.registry import open_sink
 from dynabeam.transforms.sinks.share import SinkShare
 from dynabeam.transforms.state.coverage import FUZZ_US
-from dynabeam.transforms.state.repair_plan import Repair
 from dynabeam.transforms.state.table_readiness import describe_ready
-from dynabeam.transforms.state.table_reading import repair_generation
+from dynabeam.transforms.state.table_state import TableState
 
 __all__ = [
+    "LoadingMirrors",
     "Membership",
     "after_round",
     "begin_loads",
@@ -67,6 +66,21 @@ class Membership:
     joins: set[str] = dataclasses.field(default_factory=set)
     set_back: set[str] = dataclasses.field(default_factory=set)
     notes: list[str] = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadingMirrors:
+    """What mirrors that lack rounds can be loaded from.
+
+    Attributes:
+        how: How exports are read, with AWS.
+        bucket: S3 bucket for new exports; empty for none.
+        exports: Exports that may be used: locations, and `newest:<seconds>`.
+    """
+
+    how: Acquisition
+    bucket: str
+    exports: Sequence[str]
 
 
 def check_members(state: State, sinks: Sequence[Sink], drop: Sequence[str]) -> set[str]:
@@ -158,7 +172,7 @@ def begin_loads(
     found: Membership,
     state: State,
     names: Sequence[str],
-    options: ReplicateOptions,
+    loading: LoadingMirrors,
     sinks: Sequence[Sink],
     *,
     shared: bool = False,
@@ -169,7 +183,7 @@ def begin_loads(
         found: What follows for the sinks; its records go into the state.
         state: Changed in place.
         names: The tables of this run, checked.
-        options: What was asked for.
+        loading: What mirrors can be loaded from.
         sinks: The sinks of the run.
         shared: All sinks get the rows: a continuous run has one stream of blocks for all.
 
@@ -189,13 +203,13 @@ def begin_loads(
                 wanted.setdefault(name, []).append(place)
     if not wanted:
         return
-    given = given_exports(options)
+    given = given_exports(loading.exports, loading.how)
     for name, places in wanted.items():
-        _begin_load(state, name, places, given.get(name), options, shared=shared)
-        generation = state.tables[name]["generation"]
+        table = _begin_load(state, name, places, given.get(name), loading, shared=shared)
+        state.tables[name] = table
         for place in places:
             uri = found.sinks[place].uri
-            found.notes.append(f"{uri}: {name}: loading it; generation {generation}")
+            found.notes.append(f"{uri}: {name}: loading it; generation {table.generation}")
 
 
 def check_sinks(
@@ -229,9 +243,9 @@ def share_of(state: State, sink: Sink, *, late: bool = False) -> SinkShare:
         late: The blocks are dead letters that are put back, not what the run reads.
     """
     withheld = frozenset(
-        (name, repair_generation(table))
+        (name, table.repair_generation)
         for name, table in state.tables.items()
-        if "repair" in table and not is_for(table["repair"], sink)
+        if table.repair is not None and not table.repair.is_for(sink.place)
     )
     known = (state.sinks or {}).get(sink.place)
     return SinkShare(withheld, dict(known.loaded) if late and known is not None else {})
@@ -442,12 +456,10 @@ def _place_of(text: str, known: Mapping[str, KnownSink]) -> str:
     return place
 
 
-def _is_begun(table: Mapping[str, Any] | None, place: str) -> bool:
+def _is_begun(table: TableState | None, place: str) -> bool:
     """True if a snapshot that this sink gets is under way."""
-    repair = table.get("repair") if table is not None else None
-    if repair is None or not Repair.from_json(repair["plan"]).loads_all:
-        return False
-    return place in repair.get("sinks", (place,))
+    repair = table.repair if table is not None else None
+    return repair is not None and repair.plan.loads_all and repair.is_for(place)
 
 
 def _raise_generations(
@@ -460,12 +472,14 @@ def _raise_generations(
             continue
         for name in names:
             table = state.tables[name]
-            newest = sink.newest_generation(Table.from_json(table["table"]))
-            if newest <= table["generation"]:
+            newest = sink.newest_generation(table.table)
+            if newest <= table.generation:
                 continue
             # What begins the load makes it one higher.
-            table.setdefault("whole_generation", table["generation"])
-            table["generation"] = newest
+            whole = table.whole_generation or table.generation
+            state.tables[name] = dataclasses.replace(
+                table, generation=newest, whole_generation=whole
+            )
             known = found.sinks[place]
             found.sinks[place] = dataclasses.replace(
                 known,
@@ -479,15 +493,15 @@ def _begin_load(
     state: State,
     name: str,
     places: Sequence[str],
-    given: tuple[str, Any] | None,
-    options: ReplicateOptions,
+    given: tuple[str, ExportManifest] | None,
+    loading: LoadingMirrors,
     *,
     shared: bool,
-) -> None:
-    table = state.tables[name]
-    reuse = _usable(table, given, options)
-    if not reuse and (not options.bucket or options.access is None):
-        since = _read_until_us(table)
+) -> TableState:
+    table, access = state.tables[name], loading.how.access
+    reuse = _usable(table, given, loading.exports)
+    if not reuse and (not loading.bucket or access is None):
+        since = _newest_read_us(table)
         newer = f" of a time after {time_text(since)}" if since else ""
         raise ConfigurationError(
             f"the mirror is new or lacks rounds, and there is nothing to load table {name} from",
@@ -497,38 +511,30 @@ def _begin_load(
                 "mirror out, or give it a state directory of its own"
             ),
         )
-    if not reuse and options.access is not None:
-        streams = table["stream"] is not None
-        describe_ready(options.access, name, stream=streams, export=True)
-    begin_repair(
-        table,
-        [],
-        GapPolicy.RESNAPSHOT,
-        options.access,
-        sinks=None if shared else places,
-    )
-    if reuse:
-        table["snapshot"]["reuse"] = reuse
-        table["snapshot"]["not_before_us"] = 0
+    if not reuse and access is not None:
+        describe_ready(access, name, stream=table.stream is not None, export=True)
+    sinks = None if shared else places
+    table = begin_repair(table, [], GapPolicy.RESNAPSHOT, access, sinks=sinks)
+    if not reuse:
+        return table
+    snapshot = dataclasses.replace(table.snapshot, reuse=reuse, not_before_us=0)
+    return dataclasses.replace(table, snapshot=snapshot)
 
 
 def _usable(
-    table: Mapping[str, Any], given: tuple[str, Any] | None, options: ReplicateOptions
+    table: TableState, given: tuple[str, ExportManifest] | None, exports: Sequence[str]
 ) -> str:
     """An export that was given and shows all that was read so far; empty if there is none."""
     if given is None:
-        newest = [each for each in options.exports if newest_age_us(each)]
-        return newest[0] if newest and table["stream"] is None else ""
+        newest = [each for each in exports if newest_age_us(each)]
+        return newest[0] if newest and table.stream is None else ""
     location, manifest = given
-    manifest.check_table(Table.from_json(table["table"]))
-    since = _read_until_us(table)
-    return location if manifest.export_time_us - FUZZ_US >= since else ""
+    manifest.check_table(table.table)
+    return location if manifest.export_time_us - FUZZ_US >= _newest_read_us(table) else ""
 
 
-def _read_until_us(table: Mapping[str, Any]) -> int:
+def _newest_read_us(table: TableState) -> int:
     """No change that was read from the stream is newer, microseconds since 1970; 0 if none was."""
-    stream = table["stream"]
-    if stream is None:
+    if table.stream is None:
         return 0
-    seen = [each.get("at_us", 0) for each in stream.get("seen", {}).values()]
-    return max([int(table["totals"]["newest_us"]), *map(int, seen)])
+    return max([table.totals.newest_us, *(each.at_us for each in table.stream.seen.values())])

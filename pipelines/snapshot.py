@@ -107,7 +107,7 @@ def _known(options: ReplicateOptions, directory: StateDirectory, state: State) -
 
 def _keys_of(name: str, directory: StateDirectory, state: State) -> KeySchema:
     if name in state.tables:
-        return Table.from_json(state.tables[name]["table"]).keys
+        return state.tables[name].table.keys
     # A table that the deployment found.
     found = current(directory, state).read_tables()
     return Table.from_json(found[name]["table"]).keys
@@ -142,7 +142,7 @@ def _how_far(name: str, directory: StateDirectory, state: State) -> str:
     found = repair_lines({name: state.tables[name]})
     if found:
         return found[0].removeprefix(f"{name}: ")
-    return f"nothing is ordered; generation {state.tables[name]['generation']}"
+    return f"nothing is ordered; generation {state.tables[name].generation}"
 
 
 if __name__ == "__main__":

@@ -22,7 +22,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
-import json
 import os
 import socket
 import sys
@@ -35,11 +34,10 @@ from dynabeam.pipelines.kept_manifests import KeptManifests
 from dynabeam.transforms.dead_letters.store import DeadLetterStore
 from dynabeam.transforms.errors import StateError, StateInUseError
 from dynabeam.transforms.runtime.stored_format import (
-    check_fields,
-    check_format,
+    DocumentFormat,
+    canonical,
     check_name,
     damage_told,
-    parse_object,
     typed_fields,
 )
 from dynabeam.transforms.sinks.base import Round
@@ -50,6 +48,7 @@ from dynabeam.transforms.state.round_outputs import (
     keep_outcome,
     read_kept_dead_letters,
 )
+from dynabeam.transforms.state.table_state import TableState
 from dynabeam.transforms.storage import filesystem
 from dynabeam.transforms.storage.conditional_writes import (
     Tagged,
@@ -66,17 +65,22 @@ FORMAT = 2
 """Format 1 has neither `owner` nor `revision`, and is read too."""
 
 _WHAT = "the position document"
-_FIELDS = frozenset(
-    {"format", "state_id", "round", "attempt", "tables", "deployment", "sinks", "owner", "revision"}
+_FORMAT = DocumentFormat(
+    _WHAT,
+    number=FORMAT,
+    former=(1,),
+    hint="Restore it from a copy, or start with a new --state_dir",
 )
 
 
-_RESTORE = "Restore it from a copy, or start with a new --state_dir"
-
-
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class _Document:
-    """What of the position document is a number, a text or an object."""
+    """The position document, with its tables and sinks as JSON.
+
+    Attributes:
+        owner: Who wrote it: no two holders of the directory write the same document.
+        revision: How often it was written.
+    """
 
     state_id: str
     round: int
@@ -84,10 +88,8 @@ class _Document:
     tables: dict[str, dict[str, Any]]
     deployment: str = ""
     sinks: dict[str, dict[str, Any]] | None = None
+    owner: str = ""
     revision: int = 0
-
-
-_TYPED = tuple(each.name for each in dataclasses.fields(_Document))
 
 
 @dataclasses.dataclass
@@ -98,7 +100,7 @@ class State:
         state_id: Identity of the directory, made once.
         number: The last committed round, 0 before the first.
         attempt: The attempt that committed it.
-        tables: Table name → its state, JSON-able; `pipelines.table_state` explains it.
+        tables: Table name → its state.
         deployment: The continuous deployment that reads on from here; empty for none.
         sinks: Place → its sink; None in documents of versions that did not know their sinks.
     """
@@ -106,7 +108,7 @@ class State:
     state_id: str
     number: int
     attempt: str
-    tables: dict[str, dict[str, Any]]
+    tables: dict[str, TableState]
     deployment: str = ""
     sinks: dict[str, KnownSink] | None = None
 
@@ -138,6 +140,7 @@ class StateDirectory:
         self._seen = False
         self._tag: str | None = None
         self._revision = 0
+        self._manifests = KeptManifests(self.path)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -212,16 +215,15 @@ class StateDirectory:
         if found is None:
             return State(uuid.uuid4().hex, 0, "", {})
         document = self._parsed(found)
-        self._revision = int(document.get("revision", 0))
-        with damage_told(_WHAT, where=self._document, hint=_RESTORE):
-            KeptManifests(self.path).bring_back(document["tables"])
+        self._revision = document.revision
+        with damage_told(_WHAT, where=self._document, hint=_FORMAT.hint):
             return State(
-                check_name(document["state_id"], what="the state's identity", where=self._document),
-                document["round"],
-                document["attempt"],
-                document["tables"],
-                document.get("deployment", ""),
-                _sinks(document.get("sinks")),
+                document.state_id,
+                document.round,
+                document.attempt,
+                self._manifests.states(document.tables),
+                document.deployment,
+                _sinks(document.sinks),
             )
 
     def keep_identity(self, state: State) -> None:
@@ -244,18 +246,18 @@ class StateDirectory:
         if not self._seen:
             found = self._read()
             self._seen, self._tag = True, None if found is None else found.tag
-        manifests = KeptManifests(self.path)
-        document = {
-            "state_id": state.state_id,
-            "round": state.number,
-            "attempt": state.attempt,
-            "tables": manifests.put_aside(state.tables),
-            "deployment": state.deployment,
-        }
-        if state.sinks is not None:
-            document["sinks"] = {place: each.to_json() for place, each in state.sinks.items()}
-        self._write(document)
-        manifests.clear(state.tables.values())
+        sinks = state.sinks
+        self._write(
+            _Document(
+                state.state_id,
+                state.number,
+                state.attempt,
+                self._manifests.documents(state.tables),
+                state.deployment,
+                None if sinks is None else {place: each.to_json() for place, each in sinks.items()},
+            )
+        )
+        self._manifests.clear(state.tables.values())
 
     def attempt_file(self, attempt: str, name: str) -> str:
         """Path of a file of a running round."""
@@ -324,18 +326,15 @@ class StateDirectory:
     def _read(self) -> Tagged | None:
         return read_with_tag(self._document, StateError)
 
-    def _parsed(self, found: Tagged) -> dict[str, Any]:
-        with damage_told(_WHAT, where=self._document, hint=_RESTORE):
-            document = parse_object(found.content)
-            check_format(document, (1, FORMAT), what=_WHAT, where=self._document)
-            check_fields(document, _FIELDS, what=_WHAT, where=self._document)
-            if document["attempt"]:
-                check_name(document["attempt"], what="the attempt", where=self._document)
-            if document.get("deployment"):
-                check_name(document["deployment"], what="the deployment", where=self._document)
-            check_name(document["state_id"], what="the state's identity", where=self._document)
-            typed_fields(_Document, {name: document[name] for name in _TYPED if name in document})
-            if "" in document["tables"]:
+    def _parsed(self, found: Tagged) -> _Document:
+        with _FORMAT.load(found.content, where=self._document) as fields:
+            if fields["attempt"]:
+                check_name(fields["attempt"], what="the attempt", where=self._document)
+            if fields.get("deployment"):
+                check_name(fields["deployment"], what="the deployment", where=self._document)
+            check_name(fields["state_id"], what="the state's identity", where=self._document)
+            document = typed_fields(_Document, fields)
+            if "" in document.tables:
                 raise StateError("a table of the state has no name", where=self._document)
         return document
 
@@ -347,24 +346,17 @@ class StateDirectory:
                 the name of this one, so that the other can commit no more.
         """
         found = self._read()
-        document: dict[str, Any] = {
-            "state_id": uuid.uuid4().hex,
-            "round": 0,
-            "attempt": "",
-            "tables": {},
-            "deployment": "",
-        }
-        if found is not None:
-            document = self._parsed(found)
+        document = _Document(uuid.uuid4().hex, 0, "", {}) if found is None else self._parsed(found)
         self._seen, self._tag = True, None if found is None else found.tag
-        self._revision = int(document.get("revision", 0))
+        self._revision = document.revision
         if anew or found is None:
             self._write(document)
 
-    def _write(self, document: dict[str, Any]) -> None:
+    def _write(self, document: _Document) -> None:
         """Replaces the document if it is still the one that this object has seen."""
-        own = {"format": FORMAT, "owner": self._owner, "revision": self._revision + 1}
-        text = json.dumps(document | own, separators=(",", ":"), sort_keys=True).encode()
+        own = dataclasses.replace(document, owner=self._owner, revision=self._revision + 1)
+        known = {name: value for name, value in vars(own).items() if value is not None}
+        text = canonical(_FORMAT.dump(known))
         if self._tag is None:
             tag = put_if_absent(self._document, text, StateError)
         else:

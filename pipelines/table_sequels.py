@@ -16,15 +16,15 @@ before it repeats the round, and the question.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+import dataclasses
+from collections.abc import Callable, Sequence
 
 from botocore.exceptions import BotoCoreError, ClientError
 
 from dynabeam.pipelines.options.replicate import ReplicateOptions
 from dynabeam.pipelines.table_findings import TableFindings, finding_of
-from dynabeam.pipelines.table_repair import begin_repair, switch_stream
-from dynabeam.pipelines.table_state import is_over, read_until_us
+from dynabeam.pipelines.table_repair import begin_repair, new_stream, switch_stream
+from dynabeam.pipelines.table_state import read_until_us
 from dynabeam.transforms.aws.dynamodb import TableDescription, continuous_backups
 from dynabeam.transforms.aws.errors import AwsErrorKind, classify
 from dynabeam.transforms.continuous.discovery import What
@@ -38,11 +38,15 @@ from dynabeam.transforms.errors import (
 )
 from dynabeam.transforms.model.gap import GapPolicy
 from dynabeam.transforms.model.report import Report
-from dynabeam.transforms.model.table import Table
 from dynabeam.transforms.runtime.clock import now_us
-from dynabeam.transforms.state.stream_successor import Sequel, find_sequel, switch_gap
+from dynabeam.transforms.state.stream_successor import (
+    Sequel,
+    find_sequel,
+    other_key_problem,
+    switch_gap,
+)
 from dynabeam.transforms.state.table_readiness import recovery_problem, stream_problem
-from dynabeam.transforms.stream.reader_spec import TRIM_HORIZON
+from dynabeam.transforms.state.table_state import TableState
 
 __all__ = ["TableSequels", "ended_error"]
 
@@ -72,14 +76,14 @@ class TableSequels:
 
     def follow(
         self,
-        tables: Mapping[str, dict[str, Any]],
+        tables: dict[str, TableState],
         names: Sequence[str],
         reports: Sequence[Report],
     ) -> tuple[list[str], list[GapError]]:
         """Follows every table whose stream, or whose export, has come to an end.
 
         Args:
-            tables: The states behind the round, changed in place.
+            tables: The states after the round, replaced in place.
             names: The tables of the run.
             reports: The round's reports.
 
@@ -95,11 +99,11 @@ class TableSequels:
         no_export = {each.table for each in reports if _is_end(each)}
         for name in names:
             state = tables[name]
-            if not (is_over(state) or name in no_export) or not self._is_due(name):
+            if not (state.is_over or name in no_export) or not self._is_due(name):
                 continue
-            sequel = self._ask(name, state)
+            sequel = self._ask(state)
             if sequel is not None:
-                self._follow_one(name, state, sequel, lines, stops)
+                tables[name] = self._follow_one(state, sequel, lines, stops)
         return lines, stops
 
     def _is_due(self, name: str) -> bool:
@@ -109,13 +113,13 @@ class TableSequels:
         self._again_us[name] = now + _AGAIN_US
         return True
 
-    def _ask(self, name: str, state: dict[str, Any]) -> Sequel | None:
-        access, stream = self._options.access, state["stream"]
+    def _ask(self, state: TableState) -> Sequel | None:
+        access, name = self._options.access, state.name
         if access is None:
             return None
         try:
-            arn = stream["arn"] if stream else ""
-            return find_sequel(access, name, state["table_id"], arn)
+            arn = state.stream.arn if state.stream else ""
+            return find_sequel(access, name, state.table_id, arn)
         except AwsAccessError as problem:
             self._findings.add(finding_of(name, "not_ready", problem), problem)
         except (BotoCoreError, ClientError) as problem:
@@ -125,99 +129,91 @@ class TableSequels:
         return None
 
     def _follow_one(
-        self,
-        name: str,
-        state: dict[str, Any],
-        sequel: Sequel,
-        lines: list[str],
-        stops: list[GapError],
-    ) -> None:
-        options = self._options
-        if sequel.kind in ("deleted", "recreated"):
-            state["end"] = sequel.kind
-        if sequel.kind == "next" and is_over(state):
+        self, state: TableState, sequel: Sequel, lines: list[str], stops: list[GapError]
+    ) -> TableState:
+        options, name, stream = self._options, state.name, state.stream
+        if sequel.end:
+            state = dataclasses.replace(state, end=sequel.end)
+        if sequel.kind == "next" and stream is not None and stream.is_over:
             assert sequel.next_stream is not None
             gap = switch_gap(
                 name,
-                state["stream"]["arn"],
+                stream.arn,
                 sequel.next_stream,
                 read_us=read_until_us(state),
                 now_us=self._clock(),
-                generation=state["generation"] + 1,
+                generation=state.generation + 1,
             )
             policy = options.gaps.of(name)
             self._findings.clear(name)
             if policy is GapPolicy.FAIL:
                 stops.append(gap.error())
-                return
+                return state
             self._again_us.pop(name, None)
-            lines.extend(switch_stream(state, sequel.next_stream, gap, policy, options.access))
+            state, told = switch_stream(state, sequel.next_stream, gap, policy, options.access)
+            lines.extend(told)
         elif sequel.kind == "off":
             self._tell(name, "stream_off", _stream_off(name, sequel))
         elif sequel.kind == "deleted":
-            self._tell(name, "deleted", ended_error(name, state, sequel, options))
-        elif sequel.kind == "recreated" and (is_over(state) or state["stream"] is None):
-            self._take_anew(name, state, sequel, lines)
+            self._tell(name, "deleted", ended_error(state, sequel, options.state_dir))
+        elif sequel.kind == "recreated" and (stream is None or stream.is_over):
+            state = self._take_anew(state, sequel, lines)
+        return state
 
     def _tell(self, name: str, what: What, error: DynabeamError) -> None:
         self._findings.add(finding_of(name, what, error), error)
 
-    def _take_anew(
-        self, name: str, state: dict[str, Any], sequel: Sequel, lines: list[str]
-    ) -> None:
+    def _take_anew(self, state: TableState, sequel: Sequel, lines: list[str]) -> TableState:
         """Reads another table of the old one's name, if the policy says so."""
-        options, description = self._options, sequel.description
+        options, description, name = self._options, sequel.description, state.name
         assert description is not None
-        problem: DynabeamError | None = ended_error(name, state, sequel, options)
+        problem: DynabeamError | None = ended_error(state, sequel, options.state_dir)
         if options.gaps.of(name) is GapPolicy.RESNAPSHOT:
-            problem = self._why_not_anew(name, state, description)
+            problem = self._why_not_anew(state, description)
         if problem is not None:
             self._tell(name, "recreated", problem)
-            return
-        stream = state["stream"]
-        state["table"] = description.table.to_json()
-        state["table_id"] = description.table_id
-        for each in ("end", "repair", "heal", "unrepaired"):
-            state.pop(each, None)
+            return state
+        stream = state.stream
         if stream is not None:
-            state["stream"] = {
-                "arn": description.stream_arn,
-                "since_us": description.created_us,
-                "start": TRIM_HORIZON,
-                "frontiers": [None] * len(stream["frontiers"]),
-            }
-        plan = begin_repair(state, [], GapPolicy.RESNAPSHOT, options.access)
+            readers = len(stream.frontiers)
+            stream = new_stream(description.stream_arn, description.created_us, readers)
+        state = dataclasses.replace(
+            state,
+            table=description.table,
+            table_id=description.table_id,
+            stream=stream,
+            end="",
+            repair=None,
+            heal=(),
+            unrepaired=None,
+        )
+        state = begin_repair(state, [], GapPolicy.RESNAPSHOT, options.access)
         self._findings.clear(name)
         self._again_us.pop(name, None)
+        assert state.repair is not None
         lines.append(
-            f"{name}: the table was deleted and made again; {plan}, and nothing of the old table "
-            f"stays; generation {state['generation']}"
+            f"{name}: the table was deleted and made again; {state.repair.plan}, and nothing of "
+            f"the old table stays; generation {state.generation}"
         )
+        return state
 
     def _why_not_anew(
-        self, name: str, state: dict[str, Any], description: TableDescription
+        self, state: TableState, description: TableDescription
     ) -> DynabeamError | None:
-        options = self._options
+        options, name = self._options, state.name
         assert options.access is not None
-        old = Table.from_json(state["table"])
         if description.status != "ACTIVE" and not description.table_id:
-            return ended_error(name, state, Sequel("recreated", description), options)
-        if description.table.keys != old.keys:
-            return TableError(
-                "the table was deleted and made again with another primary key, which the sinks' "
-                "rows of it do not have",
-                where=f"table {name}",
-                expected=str(old.keys),
-                found=str(description.table.keys),
-                hint="Replicate it with a --state_dir and sinks of its own",
-            )
+            return ended_error(state, Sequel("recreated", description), options.state_dir)
+        problem = other_key_problem(state.table, description)
+        if problem is not None:
+            return problem
         if not options.bucket:
             return ConfigurationError(
                 "the table was deleted and made again, and there is no bucket for its export",
                 where=f"table {name}",
                 hint="Give --s3_export_bucket",
             )
-        problem = stream_problem(name, description) if state["stream"] is not None else None
+        problem = stream_problem(name, description) if state.stream is not None else None
         return problem or recovery_problem(name, continuous_backups(options.access, name))
 
 
@@ -232,10 +228,9 @@ def _stream_off(name: str, sequel: Sequel) -> TableError:
     return problem
 
 
-def ended_error(
-    name: str, state: Mapping[str, Any], sequel: Sequel, options: ReplicateOptions
-) -> DynabeamError:
+def ended_error(state: TableState, sequel: Sequel, state_dir: str) -> DynabeamError:
     """What a run of a table alone ends with that was deleted, or made again."""
+    name = state.name
     if sequel.kind == "deleted" or sequel.description is None:
         return TableError(
             "the table was deleted; its rows stay in the sinks as they are",
@@ -244,8 +239,8 @@ def ended_error(
         )
     return StateError(
         "the state directory is that of another table of this name: its table id differs",
-        where=f"{options.state_dir}, table {name}",
-        expected=state["table_id"],
+        where=f"{state_dir}, table {name}",
+        expected=state.table_id,
         found=sequel.description.table_id,
         hint=(
             f"Take the table that was made again in its place with --gaps={name}:resnapshot (rows "

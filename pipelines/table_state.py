@@ -1,13 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a round's reports change what the position document says of a table.
-
-`transforms.state.table_reading` names the fields of a table's state, and makes the first one.
-"""
+"""How a round's reports change what the position document says of its tables."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from dynabeam.transforms.errors import StateError
@@ -18,57 +15,45 @@ from dynabeam.transforms.model.report import Report
 from dynabeam.transforms.runtime.clock import now_us
 from dynabeam.transforms.state.coverage import uncovered
 from dynabeam.transforms.state.stream_successor import read_us
-from dynabeam.transforms.state.table_reading import generation_of, loads_of, readable_loads
+from dynabeam.transforms.state.table_state import LoadState, SeenState, TableState
 from dynabeam.transforms.stream.frontier import Frontier
 
 __all__ = [
     "check_coverage",
     "is_caught_up",
-    "is_over",
     "merge_reports",
     "raise_or_record",
     "read_until_us",
     "stream_changed",
 ]
 
-_SEEN = ("at_us", "caught_up", "behind", "behind_shards", "newest_event_us", "over")
 
-
-def check_coverage(name: str, state: dict[str, Any], manifest: ExportManifest) -> Gap | None:
+def check_coverage(state: TableState, manifest: ExportManifest) -> Gap | None:
     """The gap between a snapshot and the oldest change that the stream holds, if there is one."""
-    stream = state["stream"]
+    stream = state.stream
     if stream is None:
         return None
-    return uncovered(name, stream["arn"], stream["since_us"], manifest.export_time_us)
+    return uncovered(state.name, stream.arn, stream.since_us, manifest.export_time_us)
 
 
-def is_over(state: dict[str, Any]) -> bool:
-    """True if a table's stream was switched off and is read to its end by all of its readers."""
-    stream = state["stream"]
-    if stream is None:
-        return False
-    seen = stream.get("seen", {})
-    return all(seen.get(str(at), {}).get("over") for at in range(len(stream["frontiers"])))
-
-
-def read_until_us(state: dict[str, Any]) -> int:
+def read_until_us(state: TableState) -> int:
     """Up to when a stream that is over was read, microseconds since 1970; 0 if that is not known.
 
     It was switched off at this time or later, so nothing older is lost.
     """
-    stream = state["stream"]
-    return int(stream.get("read_us", 0) or stream["since_us"])
+    stream = state.stream
+    return 0 if stream is None else stream.read_us or stream.since_us
 
 
-def stream_changed(name: str, state: dict[str, Any], arn: str) -> Gap:
+def stream_changed(state: TableState, arn: str) -> Gap:
     """The gap of a table whose stream is gone before it was read to its end."""
-    stored = [Frontier.from_json(each) for each in state["stream"]["frontiers"] if each is not None]
+    stored = [each for each in state.frontiers if each is not None]
     known = [shard.known_us for each in stored for shard in each.shards]
     known += [each.swept_us for each in stored if not each.shards]
     return Gap(
-        table=name,
+        table=state.name,
         kind=GapKind.STREAM_CHANGED,
-        stream_arn=state["stream"]["arn"],
+        stream_arn=state.stream.arn if state.stream else "",
         shard_id="",
         last_sequence="",
         from_us=min(known, default=0),
@@ -81,36 +66,38 @@ def stream_changed(name: str, state: dict[str, Any], arn: str) -> Gap:
 
 
 def merge_reports(
-    tables: dict[str, dict[str, Any]], reports: Iterable[Report], policies: GapPolicies
+    tables: dict[str, TableState], reports: Iterable[Report], policies: GapPolicies
 ) -> None:
     """Brings the state of all tables up to what a round's reports say.
+
+    Args:
+        tables: Table → its state, replaced in place.
+        reports: The reports.
+        policies: What gaps do.
 
     Raises:
         GapError: A snapshot came out older than what its stream covers, and the policy is `fail`.
     """
-    # A file is known by the manifest that names it, and that is in another report.
-    for report in sorted(reports, key=lambda each: each.kind == "file"):
-        state = tables.get(report.table)
-        if state is None:
+    files: dict[str, list[Report]] = {}
+    for report in reports:
+        if report.table not in tables:
             continue
-        _MERGE.get(report.kind, _ignore)(state, report)
-        snapshot_found = report.kind == "export" and not report.fields.get("from_us", 0)
-        if snapshot_found and report.fields["manifest"] is not None:
-            manifest = ExportManifest.from_json(report.fields["manifest"])
-            gap = (
-                None
-                if state.get("coverage_checked")
-                else check_coverage(report.table, state, manifest)
-            )
-            state["coverage_checked"] = True
-            if gap is not None:
-                raise_or_record(gap, state, policies.of(report.table))
-    for state in tables.values():
-        _finish_loads(state)
+        if report.kind == "file":
+            files.setdefault(report.table, []).append(report)
+            continue
+        state = _MERGE.get(report.kind, _ignore)(tables[report.table], report)
+        if report.kind == "export":
+            state = _check_snapshot(state, report, policies)
+        tables[report.table] = state
+    # A file is known by the manifest that names it, and that is in another report.
+    for name, found in files.items():
+        tables[name] = _merge_files(tables[name], found)
+    for name, state in tables.items():
+        tables[name] = state.map_loads(_finish)
 
 
 def is_caught_up(
-    state: dict[str, Any], reports: Iterable[Report], *, without_exports: bool = False
+    state: TableState, reports: Iterable[Report], *, without_exports: bool = False
 ) -> bool:
     """True if nothing of a table is known to be left unread, or nothing more can be read of it.
 
@@ -119,127 +106,144 @@ def is_caught_up(
         reports: The round's.
         without_exports: Look at the stream alone: the table's exports are not to be had.
     """
-    name, stream = state["table"]["name"], state["stream"]
+    arn = state.stream.arn if state.stream else None
     streams = [
         each
         for each in reports
-        if each.kind == "stream"
-        and each.table == name
-        and each.fields["stream_arn"] == (stream or {}).get("arn")
+        if each.kind == "stream" and each.table == state.name and each.fields["stream_arn"] == arn
     ]
-    readers = len(stream["frontiers"]) if stream else 0
-    read = len(streams) == readers and all(each.fields["caught_up"] for each in streams)
-    loaded = without_exports or not (readable_loads(state) or _is_repaired(state))
-    return (read or is_over(state)) and loaded
+    caught_up = all(each.fields["caught_up"] for each in streams)
+    read = len(streams) == len(state.frontiers) and caught_up
+    is_repaired = state.repair is not None and not state.end
+    loaded = without_exports or not (state.readable_loads or is_repaired)
+    return (read or state.is_over) and loaded
 
 
-def _is_repaired(state: dict[str, Any]) -> bool:
-    return "repair" in state and "end" not in state
-
-
-def _merge_stream(state: dict[str, Any], report: Report) -> None:
-    if report.fields["stream_arn"] != state["stream"]["arn"]:
+def _merge_stream(state: TableState, report: Report) -> TableState:
+    stream, fields = state.stream, report.fields
+    if stream is None or fields["stream_arn"] != stream.arn:
         raise StateError(
             "a report of another stream than the one that was read",
             where=f"table {report.table}",
-            expected=state["stream"]["arn"],
-            found=report.fields["stream_arn"],
+            expected=stream.arn if stream else "none",
+            found=fields["stream_arn"],
         )
-    state["stream"]["frontiers"][report.fields["reader"]] = report.fields["frontier"]
-    seen = {each: report.fields[each] for each in _SEEN if each in report.fields}
-    stream = state["stream"]
-    stream.setdefault("seen", {})[str(report.fields["reader"])] = seen
-    stream["read_us"] = max(stream.get("read_us", 0), read_us(report))
-    totals = state["totals"]
-    totals["changes"] += report.fields["changes"]
-    if repeats := report.fields.get("repeats", 0):
-        totals["repeats"] = totals.get("repeats", 0) + repeats
-    totals["newest_us"] = max(totals["newest_us"], report.fields["newest_event_us"])
+    reader, frontiers = fields["reader"], list(stream.frontiers)
+    frontiers[reader] = Frontier.from_json(fields["frontier"])
+    names = {each.name for each in dataclasses.fields(SeenState)}
+    seen = SeenState.from_json({name: fields[name] for name in names & fields.keys()})
+    totals = state.totals.plus(changes=fields["changes"], repeats=fields.get("repeats", 0))
+    newest_us = max(totals.newest_us, fields["newest_event_us"])
+    return dataclasses.replace(
+        state,
+        stream=dataclasses.replace(
+            stream,
+            frontiers=tuple(frontiers),
+            seen={**stream.seen, reader: seen},
+            read_us=max(stream.read_us, read_us(report)),
+        ),
+        totals=dataclasses.replace(totals, newest_us=newest_us),
+    )
 
 
-def _merge_export(state: dict[str, Any], report: Report) -> None:
-    from_us = report.fields.get("from_us", 0)
-    found = [
-        each
-        for each in loads_of(state)
-        if (each.get("from_us", 0), generation_of(each)) == (from_us, report.fields["generation"])
-    ]
-    if not found:
-        return
-    load = found[0]
-    if "attempt" in report.fields:
-        # Each attempt has a token of its own: AWS would answer the same one with what has failed.
-        load["attempt"] = max(load.get("attempt", 0), report.fields["attempt"])
-    if report.fields.get("status") == "FAILED":
-        load["failed"] = list(report.fields["warnings"])
-        load["reuse"] = ""
-        return
-    load.pop("failed", None)
-    if report.fields["export_arn"] and not load["reuse"]:
-        load["reuse"] = report.fields["export_arn"]
-    if report.fields["manifest"] is not None:
-        load["manifest"] = report.fields["manifest"]
-        load["status"] = "loading"
+def _merge_export(state: TableState, report: Report) -> TableState:
+    subject = report.fields.get("from_us", 0), report.fields["generation"]
+    loads = list(state.loads)
+    for at, load in enumerate(loads):
+        if (load.from_us, load.generation) == subject:
+            loads[at] = _found_export(load, report.fields)
+            break
+    return state.with_loads(loads)
 
 
-def _merge_file(state: dict[str, Any], report: Report) -> None:
-    for load in loads_of(state):
-        if generation_of(load) != report.fields["generation"]:
-            continue
-        manifest = load["manifest"]
-        if manifest is not None and manifest["export_arn"] == report.fields["export_arn"]:
-            load["files"][report.fields["file"]] = (
-                DONE if report.fields["done"] else report.fields["lines"]
-            )
-            load["bytes"] += report.fields["bytes"]
-            load["rows"] += report.fields["rows"]
-            total = "healed_rows" if load.get("from_us") else "snapshot_rows"
-            state["totals"][total] = state["totals"].get(total, 0) + report.fields["rows"]
+def _found_export(load: LoadState, fields: Mapping[str, Any]) -> LoadState:
+    # Each attempt has a token of its own: AWS would answer the same one with what has failed.
+    attempt = max(load.attempt, fields.get("attempt", 0))
+    if fields.get("status") == "FAILED":
+        failed = tuple(fields["warnings"])
+        return dataclasses.replace(load, attempt=attempt, failed=failed, reuse="")
+    reuse = load.reuse or fields["export_arn"]
+    load = dataclasses.replace(load, attempt=attempt, failed=(), reuse=reuse)
+    if fields["manifest"] is None:
+        return load
+    manifest = ExportManifest.from_json(fields["manifest"])
+    return dataclasses.replace(load, manifest=manifest, status="loading")
 
 
-def _merge_reconcile(state: dict[str, Any], report: Report) -> None:
-    state["totals"]["stale"] += report.fields["stale"]
+def _check_snapshot(state: TableState, report: Report, policies: GapPolicies) -> TableState:
+    """Looks once whether the stream covers the snapshot that an export brings."""
+    fields = report.fields
+    if fields.get("from_us", 0) or fields["manifest"] is None or state.coverage_checked:
+        return state
+    gap = check_coverage(state, ExportManifest.from_json(fields["manifest"]))
+    state = dataclasses.replace(state, coverage_checked=True)
+    return state if gap is None else raise_or_record(gap, state, policies.of(state.name))
 
 
-def _merge_gap(state: dict[str, Any], report: Report) -> None:
-    state["totals"]["gaps"] += 1
-    state.setdefault("gaps", []).append(dict(report.fields))
+def _merge_files(state: TableState, reports: Sequence[Report]) -> TableState:
+    totals = state.totals
+
+    def merged(load: LoadState) -> LoadState:
+        nonlocal totals
+        arn = None if load.manifest is None else load.manifest.export_arn
+        found = [
+            each.fields
+            for each in reports
+            if (each.fields["generation"], each.fields["export_arn"]) == (load.generation, arn)
+        ]
+        if not found:
+            return load
+        rows = sum(each["rows"] for each in found)
+        totals = totals.plus(**{"healed_rows" if load.from_us else "snapshot_rows": rows})
+        files = {each["file"]: DONE if each["done"] else each["lines"] for each in found}
+        return dataclasses.replace(
+            load,
+            files={**load.files, **files},
+            bytes=load.bytes + sum(each["bytes"] for each in found),
+            rows=load.rows + rows,
+        )
+
+    return dataclasses.replace(state.map_loads(merged), totals=totals)
 
 
-def _merge_sink(state: dict[str, Any], report: Report) -> None:
+def _merge_reconcile(state: TableState, report: Report) -> TableState:
+    return dataclasses.replace(state, totals=state.totals.plus(stale=report.fields["stale"]))
+
+
+def _merge_gap(state: TableState, report: Report) -> TableState:
+    return _record(state, Gap.from_json(report.table, report.fields))
+
+
+def _merge_sink(state: TableState, report: Report) -> TableState:
     unfit = report.fields.get("unfit_numbers", 0)
-    if unfit:
-        # By sink, because each has its own type of numbers. Older documents do not have it.
-        counts = state.setdefault("unfit_numbers", {})
-        sink = report.fields["sink"]
-        counts[sink] = counts.get(sink, 0) + unfit
+    if not unfit:
+        return state
+    # By sink, because each has its own type of numbers.
+    sink, counts = report.fields["sink"], state.unfit_numbers
+    return dataclasses.replace(state, unfit_numbers={**counts, sink: counts.get(sink, 0) + unfit})
 
 
-def _ignore(state: dict[str, Any], report: Report) -> None:
+def _ignore(state: TableState, report: Report) -> TableState:
     """Reports that change no position."""
+    return state
 
 
-_MERGE = {
+_MERGE: Mapping[str, Callable[[TableState, Report], TableState]] = {
     "stream": _merge_stream,
     "export": _merge_export,
-    "file": _merge_file,
     "reconcile": _merge_reconcile,
     "gap": _merge_gap,
     "sink": _merge_sink,
 }
 
 
-def _finish_loads(state: dict[str, Any]) -> None:
-    for load in loads_of(state):
-        if load["status"] != "loading":
-            continue
-        manifest = ExportManifest.from_json(load["manifest"])
-        files = load["files"]
-        if all(files.get(each.path) == DONE for each in manifest.files if each.item_count):
-            load["status"] = "done"
+def _finish(load: LoadState) -> LoadState:
+    if load.status == "loading" and load.is_loaded:
+        return dataclasses.replace(load, status="done")
+    return load
 
 
-def raise_or_record(gap: Gap, state: dict[str, Any], policy: GapPolicy) -> None:
+def raise_or_record(gap: Gap, state: TableState, policy: GapPolicy) -> TableState:
     """Does about a gap that the driver found what the policy says.
 
     Raises:
@@ -247,6 +251,8 @@ def raise_or_record(gap: Gap, state: dict[str, Any], policy: GapPolicy) -> None:
     """
     if policy is GapPolicy.FAIL:
         raise gap.error()
-    if not gap.generation:
-        gap = dataclasses.replace(gap, generation=state["generation"])
-    _merge_gap(state, gap.report())
+    return _record(state, dataclasses.replace(gap, generation=gap.generation or state.generation))
+
+
+def _record(state: TableState, gap: Gap) -> TableState:
+    return dataclasses.replace(state, gaps=(*state.gaps, gap), totals=state.totals.plus(gaps=1))

@@ -37,7 +37,6 @@ from dynabeam.transforms.errors import ConfigurationError, SinkError
 from dynabeam.transforms.export.acquire import Acquisition, acquire
 from dynabeam.transforms.export.distinct import repeated_error
 from dynabeam.transforms.export.manifest import ExportManifest
-from dynabeam.transforms.model.table import Table
 from dynabeam.transforms.printable import printable_lines
 from dynabeam.transforms.runtime.clock import now_us
 from dynabeam.transforms.secrets import masked
@@ -128,8 +127,11 @@ class _Audit:
             known, stored = self._fresh.tables[name], self._stored.tables.get(name)
             self.warnings[name] = []
             if stored is not None:
-                known["generation"] = stored["generation"]
-                known["snapshot"]["generation"] = stored["generation"]
+                generation = stored.generation
+                snapshot = dataclasses.replace(known.snapshot, generation=generation)
+                self._fresh.tables[name] = dataclasses.replace(
+                    known, generation=generation, snapshot=snapshot
+                )
         self._get_exports(names)
         return [self._input(name) for name in names]
 
@@ -147,7 +149,7 @@ class _Audit:
         manifest = self._manifests[given.table]
         stored = self._stored.tables.get(given.table)
         found = {
-            "export": manifest.export_arn or self._fresh.tables[given.table]["snapshot"]["reuse"],
+            "export": manifest.export_arn or self._fresh.tables[given.table].snapshot.reuse,
             "export's time": _time(manifest.export_time_us),
             "stream": "not read: compared with the export alone",
         }
@@ -192,7 +194,7 @@ class _Audit:
         while True:
             for name in list(waiting):
                 known = self._fresh.tables[name]
-                (request,) = snapshot_requests(known, source, self._fresh.state_id, 0)
+                (request,) = snapshot_requests(known, source, self._fresh.state_id)
                 polled = acquire(request, arns[name], how, now_us=now_us())
                 arns[name] = polled.export_arn
                 if polled.manifest is not None:
@@ -208,7 +210,7 @@ class _Audit:
 
     def _take(self, name: str, manifest: ExportManifest) -> None:
         known = self._fresh.tables[name]
-        gap = check_coverage(name, known, manifest)
+        gap = check_coverage(known, manifest)
         if gap is not None:
             raise ConfigurationError(
                 "the stream does not reach back to the export",
@@ -217,13 +219,14 @@ class _Audit:
                 found=f"changes since {_time(gap.to_us)}",
                 hint="Compare with a newer export, or give --snapshot=only",
             )
-        known["snapshot"]["manifest"] = manifest.to_json()
+        snapshot = dataclasses.replace(known.snapshot, manifest=manifest)
+        self._fresh.tables[name] = dataclasses.replace(known, snapshot=snapshot)
         self._manifests[name] = manifest
 
     def _input(self, name: str) -> TableInput:
         source, known = self._options.source, self._fresh.tables[name]
-        table, started = Table.from_json(known["table"]), now_us()
-        shape = self._reader.describe(table)
+        started = now_us()
+        shape = self._reader.describe(known.table)
         if shape is None:
             raise SinkError(
                 "the mirror does not hold this table",
@@ -231,7 +234,7 @@ class _Audit:
                 found=name,
                 hint="Name the tables that are replicated to it",
             )
-        (request,) = snapshot_requests(known, source, self._fresh.state_id, 0)
+        (request,) = snapshot_requests(known, source, self._fresh.state_id)
         sources = stream_sources(known, source, 0, started)
         read_until = started if sources else self._manifests[name].export_time_us
         margin = AHEAD_US if sources else FUZZ_US
@@ -240,12 +243,10 @@ class _Audit:
         )
 
     def _at(self, name: str) -> StoredPositions:
-        stored: Any = self._stored.tables.get(name)
+        stored = self._stored.tables.get(name)
         if stored is None:
             return StoredPositions()
-        frontiers = stored["stream"]["frontiers"] if stored["stream"] else []
-        over = stored["snapshot"]["status"] in ("none", "done")
-        return StoredPositions.from_json([frontiers, over])
+        return StoredPositions(stored.frontiers, not stored.snapshot.is_open)
 
 
 def _unbounded(sources: Sequence[Any]) -> list[Any]:

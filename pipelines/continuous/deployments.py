@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import dataclasses
 import uuid
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from dynabeam.pipelines.discovery import discovery_plan
 from dynabeam.pipelines.options.replicate import ReplicateOptions
 from dynabeam.pipelines.state_directory import State, StateDirectory
-from dynabeam.pipelines.table_repair import reopen_loads, with_table_loaded
+from dynabeam.pipelines.table_repair import new_stream, reopen_loads, with_table_loaded
 from dynabeam.pipelines.table_state import merge_reports
 from dynabeam.transforms.continuous.control_folder import Assignment, ControlFolder
 from dynabeam.transforms.continuous.discovery_plan import first_assignment
@@ -24,22 +23,21 @@ from dynabeam.transforms.continuous.generations import TableGeneration, read_gen
 from dynabeam.transforms.continuous.repairs import repair_assignment
 from dynabeam.transforms.continuous.stream_ends import read_followed
 from dynabeam.transforms.errors import StateError, StateInUseError
-from dynabeam.transforms.model.gap import GapPolicies, GapPolicy
+from dynabeam.transforms.model.gap import Gap, GapPolicies, GapPolicy
 from dynabeam.transforms.model.report import Report
+from dynabeam.transforms.model.table import Table
 from dynabeam.transforms.runtime.clock import now_us
-from dynabeam.transforms.state.repair_plan import Repair
+from dynabeam.transforms.runtime.stored_format import damage_told
+from dynabeam.transforms.state.gap_events import Repaired
 from dynabeam.transforms.state.table_reading import (
     choose_readers,
-    generation_of,
     list_for_readers,
-    new_load,
     readers_of_each,
-    repair_generation,
     snapshot_requests,
     stream_sources,
 )
+from dynabeam.transforms.state.table_state import LoadState, TableState, Unrepaired
 from dynabeam.transforms.storage import filesystem
-from dynabeam.transforms.stream.reader_spec import TRIM_HORIZON
 
 __all__ = [
     "abandon",
@@ -118,49 +116,51 @@ def _assignment(
     options: ReplicateOptions,
     started_us: int,
 ) -> Assignment:
-    tables = [state.tables[name] for name in names]
-    if not options.readers:
-        assert options.access is not None
-        for each in tables:
-            choose_readers(each, options.access, readers_of_each(len(state.tables)))
-    if options.access is not None:
-        for each in tables:
-            list_for_readers(each, options, options.access, started_us)
-    sources = [s for each in tables for s in stream_sources(each, options, 0, started_us)]
-    requests = []
+    access, most = options.access, readers_of_each(len(state.tables))
+    sources, requests = [], []
+    for name in names:
+        table = state.tables[name]
+        if not options.readers:
+            assert access is not None
+            table = choose_readers(table, access, most)
+        if access is not None:
+            table = list_for_readers(table, options, access, started_us)
+        sources += stream_sources(table, options, 0, started_us)
+        state.tables[name] = table
+    # Only now, when AWS has answered for all of them, the deployment is told.
     for name in names:
         table = state.tables[name]
         _tell_generation(folder, name, table)
-        if "repair" in table:
-            reopen_loads(table)
-            wanted = snapshot_requests(table, options, state.state_id, 0)
-            generation = repair_generation(table)
+        if table.repair is not None:
+            table = state.tables[name] = reopen_loads(table)
+            wanted = snapshot_requests(table, options, state.state_id)
+            generation = table.repair_generation
             folder.assign(repair_assignment(name, generation), Assignment([], wanted))
         else:
-            requests += snapshot_requests(table, options, state.state_id, 0)
+            requests += snapshot_requests(table, options, state.state_id)
     return Assignment(sources, requests)
 
 
-def _tell_generation(folder: ControlFolder, name: str, table: dict[str, Any]) -> None:
+def _tell_generation(folder: ControlFolder, name: str, table: TableState) -> None:
     """Writes a table's generation, with the repair that goes on in the deployment."""
-    snapshot, repair = table["snapshot"], table.get("repair")
-    loaded = snapshot["status"] == "done" and snapshot["manifest"]
+    snapshot, repair = table.snapshot, table.repair
+    loaded = snapshot.manifest if snapshot.status == "done" else None
     told = TableGeneration(
-        generation=table["generation"],
-        snapshot_us=snapshot["manifest"]["export_time_us"] if loaded else 0,
-        asked=table.get("asked", ""),
-        table_id=table["table_id"],
+        generation=table.generation,
+        snapshot_us=loaded.export_time_us if loaded else 0,
+        asked=table.asked,
+        table_id=table.table_id,
     )
     if repair is not None:
         told = dataclasses.replace(
             told,
             # Readers give the table's own all the same: they begin with it.
-            generation=repair_generation(table),
+            generation=table.repair_generation,
             step="loading",
-            policy=repair["plan"]["kind"],
-            since_us=repair["since_us"],
-            lost_in=repair_generation(table),
-            plan=repair["plan"],
+            policy=repair.plan.kind,
+            since_us=repair.since_us,
+            lost_in=table.repair_generation,
+            plan=repair.plan.to_json(),
         )
     told.write(folder, name)
 
@@ -176,7 +176,9 @@ def tell_discovery(folder: ControlFolder, state: State, options: ReplicateOption
 def adopt_tables(folder: ControlFolder, state: State) -> None:
     """Brings the tables that a deployment found into the state."""
     for name, found in folder.read_tables().items():
-        state.tables.setdefault(name, found)
+        if name not in state.tables:
+            with damage_told("the first state of a table", where=folder.path):
+                state.tables[name] = TableState.from_json(found)
 
 
 def take_over(directory: StateDirectory, state: State, *, successor: str, forced: bool) -> None:
@@ -206,77 +208,83 @@ def take_over(directory: StateDirectory, state: State, *, successor: str, forced
             ),
         )
     folder.end(successor)
-    known = {name: len(each.get("gaps", ())) for name, each in state.tables.items()}
+    known = {name: len(each.gaps) for name, each in state.tables.items()}
     absorb(folder, state)
-    loading = {
-        name: repair_generation(table)
-        for name, table in state.tables.items()
-        if "repair" in table and Repair.from_json(table["repair"]["plan"]).loads_all
-    }
     for name, table in state.tables.items():
+        loads_all = table.repair is not None and table.repair.plan.loads_all
         # A table that the deployment found is new here, so all of its gaps are.
-        _take_generation(folder, name, table, table.get("gaps", [])[known.get(name, 0) :])
-        if name in loading and "unrepaired" not in table:
-            state.sinks = with_table_loaded(state, name, loading[name])
+        after = _with_generation(folder, table, table.gaps[known.get(name, 0) :])
+        state.tables[name] = after
+        if loads_all and after.unrepaired is None:
+            state.sinks = with_table_loaded(state, name, table.repair_generation)
     state.deployment = ""
     directory.commit(state)
 
 
-def _take_generation(
-    folder: ControlFolder, name: str, table: dict[str, Any], gaps: Sequence[dict[str, Any]]
-) -> None:
+def _with_generation(folder: ControlFolder, table: TableState, gaps: Sequence[Gap]) -> TableState:
     """Goes on at the generation of a deployment; notes what of its gaps is not repaired."""
-    at = read_generation(folder, name)
-    table["generation"] = max(table["generation"], at.generation)
-    table["asked"] = at.asked or table.get("asked", "")
-    table["repaired"] = repaired_of(table, at)
-    table.pop("repair", None)
-    table.pop("heal", None)
+    at = read_generation(folder, table.name)
     lowest = at.lost_in or max(at.generation, 1)
-    since = [each["from_us"] for each in gaps if each.get("generation", 0) >= lowest]
+    since = [each.from_us for each in gaps if each.generation >= lowest]
+    unrepaired = table.unrepaired
     if at.step != "settled" or since:
         if at.plan is not None:
             since.append(at.since_us)
-        table["unrepaired"] = {"policy": at.policy, "since_us": min(since, default=0)}
+        unrepaired = Unrepaired(at.policy, min(since, default=0))
+    return dataclasses.replace(
+        table,
+        generation=max(table.generation, at.generation),
+        asked=at.asked or table.asked,
+        repaired=repaired_of(table, at),
+        repair=None,
+        heal=(),
+        unrepaired=unrepaired,
+    )
 
 
-def repaired_of(table: Mapping[str, Any], at: TableGeneration) -> list[list[int]]:
-    """Generation and `since_us` of the repairs of a table that have ended, in rounds and since."""
+def repaired_of(table: TableState, at: TableGeneration) -> tuple[Repaired, ...]:
+    """The repairs of a table that have ended, in rounds and in the deployment."""
     since = [] if at.ended is None else at.ended.get("repaired", [])
-    return [*table.get("repaired", []), *since]
+    return (*table.repaired, *map(Repaired.from_json, since))
 
 
-def _expect_snapshot(table: dict[str, Any], reports: Sequence[Report]) -> None:
+def _expect_snapshot(table: TableState, reports: Sequence[Report]) -> TableState:
     """Makes room for the newest snapshot that a deployment took by itself."""
-    for report in reports:
-        full = report.kind == "export" and not report.fields.get("from_us", 0)
-        if full and report.fields["generation"] > generation_of(table["snapshot"]):
-            table["snapshot"] = new_load("pending", generation=report.fields["generation"])
+    newest = max(
+        (
+            int(each.fields["generation"])
+            for each in reports
+            if each.kind == "export" and not each.fields.get("from_us", 0)
+        ),
+        default=0,
+    )
+    if newest <= table.snapshot.generation:
+        return table
+    return dataclasses.replace(table, snapshot=LoadState.new("pending", generation=newest))
 
 
 def _follow_streams(
-    folder: ControlFolder, name: str, table: dict[str, Any], reports: Sequence[Report]
-) -> None:
+    folder: ControlFolder, table: TableState, reports: Sequence[Report]
+) -> TableState:
     """Makes room for the positions in a stream that a deployment has begun after another one."""
-    stream = table["stream"]
     streams = [each.fields for each in reports if each.kind == "stream"]
-    if stream is None or not streams:
-        return
+    if table.stream is None or not streams:
+        return table
     arn = max(each["stream_arn"] for each in streams)
-    found = [each for each in read_followed(folder, name) if each.arn == arn]
+    found = [each for each in read_followed(folder, table.name) if each.arn == arn]
     given = (int(each.get("generation", 0)) for each in streams)
-    table["generation"] = max(table["generation"], *given)
-    if not found or arn == stream["arn"]:
-        return
+    table = dataclasses.replace(table, generation=max(table.generation, *given))
+    if not found or table.stream is None or arn == table.stream.arn:
+        return table
     (followed,) = found
-    table["table"], table["table_id"] = dict(followed.table), followed.table_id
-    table.pop("end", None)
-    table["stream"] = {
-        "arn": arn,
-        "since_us": followed.created_us,
-        "start": TRIM_HORIZON,
-        "frontiers": [None] * max(each["readers"] for each in streams),
-    }
+    readers = max(each["readers"] for each in streams)
+    return dataclasses.replace(
+        table,
+        table=Table.from_json(followed.table),
+        table_id=followed.table_id,
+        end="",
+        stream=new_stream(arn, followed.created_us, readers),
+    )
 
 
 def absorb(folder: ControlFolder, state: State) -> None:
@@ -284,13 +292,14 @@ def absorb(folder: ControlFolder, state: State) -> None:
     adopt_tables(folder, state)
     for table, reports in folder.read_positions().items():
         if table in state.tables:
-            _expect_snapshot(state.tables[table], reports)
-            _follow_streams(folder, table, state.tables[table], reports)
+            found = _expect_snapshot(state.tables[table], reports)
+            state.tables[table] = _follow_streams(folder, found, reports)
             # Gaps were judged where they were found; here they are only recorded.
             merge_reports(state.tables, reports, GapPolicies(GapPolicy.CONTINUE))
     counts = folder.letters.counts()
     for table, each in state.tables.items():
-        each["totals"]["dead_letters"] = counts.get(table, 0)
+        totals = dataclasses.replace(each.totals, dead_letters=counts.get(table, 0))
+        state.tables[table] = dataclasses.replace(each, totals=totals)
 
 
 def _seconds_since_last_store(folder: ControlFolder) -> float:

@@ -37,7 +37,7 @@ from dynabeam.pipelines.continuous.job_end import cancel_text, end_of_job
 from dynabeam.pipelines.doctor.checks.quick import check_quickly
 from dynabeam.pipelines.options.replicate import ReplicateOptions
 from dynabeam.pipelines.options.runners import ContinuousRunner, continuous_runner
-from dynabeam.pipelines.preflight import check_tables
+from dynabeam.pipelines.preflight import check_tables, loading_mirrors
 from dynabeam.pipelines.rounds.progress import say, table_line
 from dynabeam.pipelines.rounds.run import with_aws
 from dynabeam.pipelines.sink_membership import (
@@ -58,7 +58,6 @@ from dynabeam.transforms.continuous.fatal_errors import clear_fatal_errors, load
 from dynabeam.transforms.continuous.generations import read_generation
 from dynabeam.transforms.continuous.repairs import RepairSettings, step_line
 from dynabeam.transforms.errors import ConfigurationError
-from dynabeam.transforms.model.table import Table
 from dynabeam.transforms.printable import one_line
 from dynabeam.transforms.sinks.base import Sink
 from dynabeam.transforms.sinks.registry import check_capabilities, check_place, open_sink
@@ -148,7 +147,7 @@ def _rehearse(
     check_members(state, sinks, options.drop_sinks)
     found = plan_members(state, sinks, options.drop_sinks)
     names = check_tables(options, state, findings=TableFindings())
-    tables = [Table.from_json(state.tables[name]["table"]) for name in names]
+    tables = [state.tables[name].table for name in names]
     for sink in sinks:
         sink.examine(tables, state.committed, joins=sink.place in found.joins)
     folder = current(directory, state) if runner.resumes else begin(directory, state)
@@ -268,10 +267,10 @@ def _prepare_sinks(
     sinks: Sequence[Sink],
     names: Sequence[str],
 ) -> None:
-    tables = [Table.from_json(state.tables[name]["table"]) for name in names]
+    tables = [state.tables[name].table for name in names]
     for sink in sinks:
         sink.examine(tables, state.committed, joins=sink.place in found.joins)
-    begin_loads(found, state, names, options, sinks, shared=True)
+    begin_loads(found, state, names, loading_mirrors(options), sinks, shared=True)
     if found.notes:
         # Before a sink is bound to a state directory that does not know of it.
         directory.commit(state)

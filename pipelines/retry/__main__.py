@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import collections
-import copy
 import dataclasses
 import fnmatch
 import sys
@@ -49,7 +48,6 @@ from dynabeam.pipelines.state_directory import State, StateDirectory
 from dynabeam.pipelines.table_state import merge_reports
 from dynabeam.transforms.errors import ConfigurationError
 from dynabeam.transforms.model.dead_letter import DeadLetter
-from dynabeam.transforms.model.table import Table
 from dynabeam.transforms.printable import printable
 from dynabeam.transforms.runtime.clock import now_us
 from dynabeam.transforms.sinks.base import Round, Sink
@@ -133,7 +131,7 @@ def retry(options: RetryOptions) -> Outcome:
         found = plan_members(state, sinks, asked.drop_sinks)
         refuse_joins(found, "retry")
         names = _tables(state, asked)
-        tables = [Table.from_json(state.tables[name]["table"]) for name in names]
+        tables = [state.tables[name].table for name in names]
         if asked.drop_sinks and state.deployment:
             raise ConfigurationError(
                 "the continuous run of this state directory writes the sink",
@@ -234,7 +232,7 @@ class _Run:
         staged: Sequence[DeadLetter],
         reports_path: str,
     ) -> State:
-        tables = copy.deepcopy(state.tables)
+        tables = dict(state.tables)
         reports = list(read_reports(reports_path))
         for sink in self._sinks:
             sink.check_staged(current, reports)
@@ -244,7 +242,8 @@ class _Run:
         counts.subtract(each.table for each in letters if each.id not in failed)
         counts.update(each.table for each in staged if each.id not in tried)
         for name, table in tables.items():
-            table["totals"]["dead_letters"] = counts[name]
+            totals = dataclasses.replace(table.totals, dead_letters=counts[name])
+            tables[name] = dataclasses.replace(table, totals=totals)
         sinks = after_round(state.sinks or {}, self._sinks, reports, current.number)
         state = State(state.state_id, current.number, current.attempt, tables, sinks=sinks)
         self._directory.commit(state)
@@ -259,7 +258,7 @@ def _why_not(letter: DeadLetter, state: State, sinks: Sequence[Sink]) -> str:
         return f"refused by {letter.origin['sink']}, which is not among the sinks given"
     table = state.tables[letter.table]
     # Of a snapshot that only some mirrors got, the others know nothing: `share_of` sees to it.
-    generation = table.get("whole_generation", table["generation"])
+    generation = table.whole_generation or table.generation
     if letter.context.get("generation", generation) < generation:
         return (
             f"table {letter.table} was healed or snapshotted again since, which loaded the newest "
@@ -281,17 +280,17 @@ def _with_context(letter: DeadLetter, state: State) -> DeadLetter:
     if letter.context or table is None:
         return letter
     origin: dict[str, str] = {}
-    context: dict[str, Any] = {"table": table["table"], "generation": table["generation"]}
-    manifest = table["snapshot"]["manifest"]
+    context: dict[str, Any] = {"table": table.table.to_json(), "generation": table.generation}
+    manifest = table.snapshot.manifest
     if letter.stage == "stream":
         stream, _, rest = letter.place.removeprefix("stream ").partition(", shard ")
         shard, _, sequence = rest.partition(", sequence ")
         origin = {"stream_arn": stream, "shard_id": shard, "sequence": sequence}
     elif manifest is not None:
         file, _, line = letter.place.rpartition(":")
-        origin = {"export_arn": manifest["export_arn"], "file": file, "line": line}
+        origin = {"export_arn": manifest.export_arn, "file": file, "line": line}
         names = ("export_time_us", "export_format", "export_type", "view")
-        context |= {name: manifest[name] for name in names}
+        context |= {name: getattr(manifest, name) for name in names}
     return dataclasses.replace(letter, origin=origin, context=context)
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from dynabeam.transforms.errors import StateError
 from dynabeam.transforms.export.distinct import (
@@ -21,8 +20,7 @@ from dynabeam.transforms.export.distinct import (
     write_digests,
 )
 from dynabeam.transforms.model.report import Report
-from dynabeam.transforms.model.table import Table
-from dynabeam.transforms.state.table_reading import generation_of
+from dynabeam.transforms.state.table_state import TableState
 from dynabeam.transforms.storage import filesystem
 
 __all__ = ["ExportKeys"]
@@ -42,7 +40,7 @@ class ExportKeys:
         self._taken: set[str] = set()
 
     def take(
-        self, tables: Mapping[str, dict[str, Any]], reports: Iterable[Report], number: int
+        self, tables: Mapping[str, TableState], reports: Iterable[Report], number: int
     ) -> None:
         """Takes those of a round that is to be committed, and looks for keys that are there again.
 
@@ -62,25 +60,25 @@ class ExportKeys:
         self._taken = set(left)
         for name, paths in left.items():
             state = tables[name]
-            folder, table = self._folder(state), Table.from_json(state["table"])
-            location = state["snapshot"]["manifest"]["location"]
+            folder, table, manifest = self._folder(state), state.table, state.snapshot.manifest
+            location = manifest.location if manifest else ""
             path = write_digests(folder, list(map(read_digests, paths)), f"{number:012}.keys")
             digests = read_digests(path)
             if again := repeated_in(digests):
                 raise repeated_error(table, location, len(digests), len(digests) - again)
-            if state["snapshot"]["status"] == "done":
+            if state.snapshot.status == "done":
                 # Of this round and those before it: one that was not committed left none after it.
                 every = [each for each in filesystem.list_files(folder) if each <= path]
                 lines, again = count_repeated(every)
                 if again:
                     raise repeated_error(table, location, lines, lines - again)
 
-    def clear(self, tables: Mapping[str, dict[str, Any]]) -> None:
+    def clear(self, tables: Mapping[str, TableState]) -> None:
         """Removes those of exports that this round has loaded to their end, after its commit."""
         for state in (tables[name] for name in self._taken):
-            if state["snapshot"]["status"] == "done":
+            if state.snapshot.status == "done":
                 filesystem.delete(filesystem.list_files(self._folder(state)), StateError)
 
-    def _folder(self, state: Mapping[str, Any]) -> str:
-        name = f"{state['table']['name']}/{generation_of(state['snapshot'])}"
+    def _folder(self, state: TableState) -> str:
+        name = f"{state.name}/{state.snapshot.generation}"
         return filesystem.join(self._path, hashlib.sha256(name.encode()).hexdigest()[:32])

@@ -12,20 +12,19 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from dynabeam.pipelines.options.replicate import ReplicateOptions
 from dynabeam.transforms.errors import DynabeamError, ExportError, TableError
 from dynabeam.transforms.export.acquire import Acquisition, ExportFailedError, acquire
 from dynabeam.transforms.export.elements import FileSlice
 from dynabeam.transforms.export.ensure_export import export_report, failed_poll, retry_seconds
-from dynabeam.transforms.export.manifest import ExportManifest
 from dynabeam.transforms.export.sizes import FileSizes
 from dynabeam.transforms.export.slices import plan_round
 from dynabeam.transforms.model.report import Report
-from dynabeam.transforms.model.table import Table
 from dynabeam.transforms.runtime.clock import now_us
-from dynabeam.transforms.state.table_reading import generation_of, readable_loads, snapshot_requests
+from dynabeam.transforms.state.table_reading import snapshot_request
+from dynabeam.transforms.state.table_state import LoadState, TableState
 
 __all__ = ["RoundExports"]
 
@@ -65,7 +64,7 @@ class RoundExports:
         self._arns: dict[tuple[_Key, int], str] = {}
         self._sizes = FileSizes()
 
-    def poll(self, tables: Sequence[dict[str, Any]], state_id: str) -> list[Report]:
+    def poll(self, tables: Sequence[TableState], state_id: str) -> list[Report]:
         """Polls each awaited export once.
 
         Args:
@@ -82,10 +81,10 @@ class RoundExports:
         how = Acquisition(access=self._options.access, verify=self._options.verify)
         reports = []
         for state in tables:
-            requests = snapshot_requests(state, self._options, state_id, 0)
-            for load, request in zip(readable_loads(state), requests, strict=True):
-                if load["manifest"] is not None or self._is_aside(state, load):
+            for load in state.readable_loads:
+                if load.manifest is not None or self._is_aside(state, load):
                     continue
+                request = snapshot_request(state, load, self._options, state_id)
                 # An export that this run has requested is polled by its ARN: to the same request
                 # AWS would answer with the state that it had then.
                 known = (_key(state, load), request.attempt)
@@ -106,7 +105,7 @@ class RoundExports:
         return reports
 
     def plan(
-        self, tables: Sequence[dict[str, Any]], max_bytes: int, digests: str = ""
+        self, tables: Sequence[TableState], max_bytes: int, digests: str = ""
     ) -> list[FileSlice]:
         """Plans which files to read in one round: whole ones, table after table.
 
@@ -123,21 +122,21 @@ class RoundExports:
         for state, load in self._ready(tables):
             if left <= 0:
                 break
-            manifest = ExportManifest.from_json(load["manifest"])
-            loaded = load["files"]
+            manifest, loaded = load.manifest, load.files
+            assert manifest is not None
             waiting = (f.path for f in manifest.files if f.item_count and f.path not in loaded)
             try:
                 found = plan_round(
                     manifest,
-                    Table.from_json(state["table"]),
-                    generation=generation_of(load),
+                    state.table,
+                    generation=load.generation,
                     buckets=self._options.buckets,
                     loaded=loaded,
                     max_bytes=left,
-                    key_range=load.get("key_range", ""),
+                    key_range=load.key_range,
                     inflated_of=self._sizes.of(waiting),
                     round_bytes=max_bytes,
-                    digests=digests if state.get("keys_given") else "",
+                    digests=digests if state.keys_given else "",
                 )
             except _NOT_TO_BE_HAD as problem:
                 self._set_aside(state, load, problem)
@@ -147,35 +146,33 @@ class RoundExports:
         self._stop_if_all_are_aside(tables)
         return slices
 
-    def is_ready(self, tables: Sequence[dict[str, Any]]) -> bool:
+    def is_ready(self, tables: Sequence[TableState]) -> bool:
         """True if there is an export of which something can be read."""
         return next(self._ready(tables), None) is not None
 
-    def errors_of(self, tables: Sequence[dict[str, Any]]) -> dict[str, DynabeamError]:
+    def errors_of(self, tables: Sequence[TableState]) -> dict[str, DynabeamError]:
         """Why the exports of some tables cannot be had, by table."""
         return {
-            state["table"]["name"]: self._aside[_key(state, load)].error
+            state.name: self._aside[_key(state, load)].error
             for state in tables
-            for load in readable_loads(state)
+            for load in state.readable_loads
             if _key(state, load) in self._aside
         }
 
-    def _ready(
-        self, tables: Sequence[dict[str, Any]]
-    ) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    def _ready(self, tables: Sequence[TableState]) -> Iterator[tuple[TableState, LoadState]]:
         for state in tables:
-            for load in readable_loads(state):
-                if load["manifest"] is not None and not self._is_aside(state, load):
+            for load in state.readable_loads:
+                if load.manifest is not None and not self._is_aside(state, load):
                     yield state, load
 
-    def _is_aside(self, state: dict[str, Any], load: dict[str, Any]) -> bool:
+    def _is_aside(self, state: TableState, load: LoadState) -> bool:
         aside = self._aside.get(_key(state, load))
         if aside is None:
             return False
         # A run that ends reports what is missing after all else is done, and does not retry.
         return self._options.until == "caught_up" or self._clock() < aside.until
 
-    def _stop_if_all_are_aside(self, tables: Sequence[dict[str, Any]]) -> None:
+    def _stop_if_all_are_aside(self, tables: Sequence[TableState]) -> None:
         """Raises the first error if no table has the export that it was to start from."""
         errors = self.errors_of(tables)
         if self._options.until == "forever" or len(errors) < len(tables):
@@ -185,14 +182,12 @@ class RoundExports:
             if not isinstance(error, ExportFailedError):
                 raise error
 
-    def _set_aside(
-        self, state: dict[str, Any], load: dict[str, Any], problem: DynabeamError
-    ) -> None:
+    def _set_aside(self, state: TableState, load: LoadState, problem: DynabeamError) -> None:
         before = self._aside.get(_key(state, load))
         times = before.times if before else 0
         until = self._clock() + retry_seconds(times)
         self._aside[_key(state, load)] = _SetAside(problem, times + 1, until)
 
 
-def _key(state: dict[str, Any], load: dict[str, Any]) -> _Key:
-    return state["table"]["name"], generation_of(load), load.get("from_us", 0)
+def _key(state: TableState, load: LoadState) -> _Key:
+    return state.name, load.generation, load.from_us

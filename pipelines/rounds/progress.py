@@ -6,9 +6,9 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from datetime import datetime, timezone
-from typing import Any, TextIO
+from typing import TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
@@ -20,6 +20,7 @@ from dynabeam.transforms.printable import printable, printable_lines
 from dynabeam.transforms.runtime.clock import now_us
 from dynabeam.transforms.sinks.registry import open_sink
 from dynabeam.transforms.state.gap_events import gap_events
+from dynabeam.transforms.state.table_state import LoadState, TableState, Totals
 from dynabeam.transforms.storage import filesystem
 from dynabeam.transforms.telemetry.logs import writes_json
 
@@ -87,7 +88,7 @@ class RoundPrinter:
             state = outcome.state.tables[name]
             if name not in self._tasks:
                 self._tasks[name] = progress.add_task(name, total=None, line="")
-            total, done = _snapshot_share(state)
+            total, done = _snapshot_share(state.snapshot)
             progress.update(self._tasks[name], total=total, completed=done, line=table_line(state))
         progress.refresh()
         if outcome.caught_up:
@@ -111,8 +112,8 @@ class RoundLogger:
             fields = {
                 "round": outcome.state.number,
                 "caught_up": outcome.caught_up,
-                "snapshot": state["snapshot"]["status"],
-                **state["totals"],
+                "snapshot": state.snapshot.status,
+                **state.totals.to_json(),
             }
             extra = {"table": name, "fields": fields}
             _LOGGER.log(level, "round committed: %s", table_line(state), extra=extra)
@@ -130,9 +131,8 @@ def say(text: str, stream: TextIO) -> None:
     stream.flush()
 
 
-def _repeats(totals: Mapping[str, int]) -> str:
-    repeats = totals.get("repeats", 0)
-    return f", {repeats:,} repeats dropped" if repeats else ""
+def _repeats(totals: Totals) -> str:
+    return f", {totals.repeats:,} repeats dropped" if totals.repeats else ""
 
 
 def print_summary(
@@ -151,18 +151,18 @@ def print_summary(
         if names and name not in names:
             stream.write(f"  {name}: not read in this run\n")
             continue
-        totals = table["totals"]
+        totals = table.totals
         stream.write(
-            f"  {name}: {totals['snapshot_rows']:,} snapshot rows, {totals['changes']:,} changes, "
-            f"{totals['stale']:,} stale dropped, {totals['dead_letters']:,} dead letters, "
+            f"  {name}: {totals.snapshot_rows:,} snapshot rows, {totals.changes:,} changes, "
+            f"{totals.stale:,} stale dropped, {totals.dead_letters:,} dead letters, "
             f"{_losses(table):,} gaps{_repeats(totals)}{_mended(table)}{_lag(table)}\n"
         )
-        for sink, count in sorted(table.get("unfit_numbers", {}).items()):
+        for place, count in sorted(table.unfit_numbers.items()):
             stream.write(
-                f"  {name}: {count:,} numbers did not fit their decimal columns in {sink} and "
+                f"  {name}: {count:,} numbers did not fit their decimal columns in {place} and "
                 f"are kept in _other, exactly; a new mirror with numbers=text holds all\n"
             )
-    letters = sum(each["totals"]["dead_letters"] for each in state.tables.values())
+    letters = sum(each.totals.dead_letters for each in state.tables.values())
     if letters:
         place = f"{options.state_dir.rstrip('/')}/dead_letters"
         stream.write(
@@ -181,56 +181,52 @@ def print_summary(
     stream.write(f"  positions in {options.state_dir}\n")
 
 
-def table_line(state: dict[str, Any]) -> str:
+def table_line(state: TableState) -> str:
     """How far a table is, for people."""
-    snapshot, totals = state["snapshot"], state["totals"]
+    snapshot, totals, windows = state.snapshot, state.totals, state.heal
     parts = []
-    if snapshot["status"] != "none":
-        parts.append(f"snapshot {snapshot['status']}, {snapshot['rows']:,} rows")
-    if state["stream"] is not None:
-        parts.append(f"{totals['changes']:,} changes")
-    if totals["gaps"]:
+    if snapshot.status != "none":
+        parts.append(f"snapshot {snapshot.status}, {snapshot.rows:,} rows")
+    if state.stream is not None:
+        parts.append(f"{totals.changes:,} changes")
+    if totals.gaps:
         parts.append(f"{_losses(state):,} GAPS")
-    windows = state.get("heal", ())
     if windows:
-        done = sum(each["status"] == "done" for each in windows)
-        rows = sum(each["rows"] for each in windows)
+        done = sum(each.status == "done" for each in windows)
+        rows = sum(each.rows for each in windows)
         parts.append(f"healing: {done} of {len(windows)} windows, {rows:,} rows")
-    if totals["dead_letters"]:
-        parts.append(f"{totals['dead_letters']:,} dead letters")
+    if totals.dead_letters:
+        parts.append(f"{totals.dead_letters:,} dead letters")
     return ", ".join(parts)
 
 
-def _snapshot_share(state: dict[str, Any]) -> tuple[int | None, int]:
-    snapshot = state["snapshot"]
-    if snapshot["status"] in ("none", "done"):
+def _snapshot_share(snapshot: LoadState) -> tuple[int | None, int]:
+    if not snapshot.is_open:
         return 1, 1
-    if snapshot["manifest"] is None:
+    if snapshot.manifest is None:
         return None, 0
-    return max(1, sum(each[1] for each in snapshot["manifest"]["files"])), snapshot["rows"]
+    return max(1, sum(each.item_count for each in snapshot.manifest.files)), snapshot.rows
 
 
-def _losses(table: dict[str, Any]) -> int:
+def _losses(table: TableState) -> int:
     """Losses that were found; one that several shards found together counts once."""
-    gaps = table.get("gaps", [])
     # Documents of earlier versions count gaps that they do not hold.
-    return len(gap_events(gaps)) + table["totals"]["gaps"] - len(gaps)
+    return len(gap_events(table.gaps)) + table.totals.gaps - len(table.gaps)
 
 
-def _mended(table: dict[str, Any]) -> str:
-    if table["generation"] == 1:
+def _mended(table: TableState) -> str:
+    if table.generation == 1:
         return ""
-    totals = table["totals"]
     return (
-        f" (generation {table['generation']}: {totals.get('healed_rows', 0):,} rows healed, "
-        f"{totals.get('swept', 0):,} swept)"
+        f" (generation {table.generation}: {table.totals.healed_rows:,} rows healed, "
+        f"{table.totals.swept:,} swept)"
     )
 
 
-def _lag(table: dict[str, Any]) -> str:
-    if table["stream"] is None:
+def _lag(table: TableState) -> str:
+    if table.stream is None:
         return ""
-    newest = table["totals"]["newest_us"]
+    newest = table.totals.newest_us
     if not newest:
         return ", nothing in the stream yet"
     return f", newest change {max(0, now_us() - newest) // 1_000_000} s old"

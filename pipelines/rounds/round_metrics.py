@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from dynabeam.pipelines.rounds.run import RoundOutcome
 from dynabeam.pipelines.state_directory import State
 from dynabeam.transforms.export.elements import DONE
 from dynabeam.transforms.runtime.clock import now_us
+from dynabeam.transforms.state.table_state import LoadState
 from dynabeam.transforms.telemetry.process_metrics import Figures
 
 __all__ = ["RoundMetrics"]
@@ -27,7 +27,7 @@ class RoundMetrics:
     def __init__(self, names: Sequence[str], state: State, figures: Figures) -> None:
         self._figures = figures
         for name in names:
-            self._begin(name, state.tables[name]["snapshot"])
+            self._begin(name, state.tables[name].snapshot)
 
     def on_round(self, outcome: RoundOutcome) -> None:
         """Adds one round."""
@@ -38,16 +38,16 @@ class RoundMetrics:
         self._figures.add("rounds", 1)
         for name in outcome.names:
             self._figures.put("stored_seconds", now_us() / 1e6, name)
-            self._figures.put("generation", outcome.state.tables[name]["generation"], name)
+            self._figures.put("generation", outcome.state.tables[name].generation, name)
 
-    def _begin(self, name: str, snapshot: dict[str, Any]) -> None:
+    def _begin(self, name: str, snapshot: LoadState) -> None:
         figures = self._figures
-        if snapshot["manifest"] is None:
+        if snapshot.manifest is None:
             return
-        files = snapshot["manifest"]["files"]
-        figures.put("snapshot_expected_rows", sum(each[1] for each in files), name)
-        figures.put("snapshot_expected_files", sum(bool(each[1]) for each in files), name)
-        done = sum(bool(each[1]) and snapshot["files"].get(each[0]) == DONE for each in files)
-        for what, count in (("rows", snapshot["rows"]), ("bytes", snapshot["bytes"])):
+        files = [each for each in snapshot.manifest.files if each.item_count]
+        figures.put("snapshot_expected_rows", sum(each.item_count for each in files), name)
+        figures.put("snapshot_expected_files", len(files), name)
+        done = sum(snapshot.files.get(each.path) == DONE for each in files)
+        for what, count in (("rows", snapshot.rows), ("bytes", snapshot.bytes)):
             figures.add(f"snapshot_{what}", count, name)
         figures.add("snapshot_files", done, name)

@@ -9,12 +9,10 @@ the replacement the round is done again, after it the publishing is.
 from __future__ import annotations
 
 import collections
-import copy
 import dataclasses
 import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
@@ -29,9 +27,9 @@ from dynabeam.pipelines.rounds.graph import RoundPlan, build_round
 from dynabeam.pipelines.sink_membership import after_round, share_of
 from dynabeam.pipelines.state_directory import State, StateDirectory
 from dynabeam.pipelines.table_findings import TableFindings
-from dynabeam.pipelines.table_repair import begin_repairs, mark_sweeps, sweep, take_signals
+from dynabeam.pipelines.table_repair import begin_repairs, mark_sweep, sweep, take_signals
 from dynabeam.pipelines.table_sequels import TableSequels
-from dynabeam.pipelines.table_state import is_caught_up, is_over, merge_reports
+from dynabeam.pipelines.table_state import is_caught_up, merge_reports
 from dynabeam.transforms.aws.beam_s3 import s3_arguments
 from dynabeam.transforms.aws.session import AwsAccess
 from dynabeam.transforms.dead_letters.limit import DeadLetterLimit, too_many
@@ -48,6 +46,7 @@ from dynabeam.transforms.state.round_outputs import (
     read_reports,
 )
 from dynabeam.transforms.state.table_reading import list_for_readers, stream_sources
+from dynabeam.transforms.state.table_state import TableState
 
 __all__ = [
     "RoundOutcome",
@@ -190,16 +189,17 @@ class Rounds:
         """
         problems = self.findings.of(self.names)
         waits = self.options.until != "caught_up"
-        ends = all("end" in state.tables[name] for name in self.names)
+        ends = all(state.tables[name].end for name in self.names)
         if len(problems) == len(self.names) and self.discovery is None and (ends or not waits):
             raise next(iter(problems.values()))
 
     def run_one(self, state: State) -> RoundOutcome:
         """Runs one round, commits and publishes it, and ends the repairs that are loaded."""
-        ordered = take_signals(self.directory, state, self.names, self.options)
+        ordered = take_signals(
+            self.directory, state, self.names, self.options.bucket, self.options.access
+        )
         current = state.next_round()
-        tables = copy.deepcopy(state.tables)
-        gaps = {name: len(each.get("gaps", ())) for name, each in tables.items()}
+        tables = dict(state.tables)
         known_missing = self.exports.errors_of([tables[name] for name in self.names])
         polled = self.exports.poll([tables[name] for name in self.names], state.state_id)
         merge_reports(tables, polled, self.options.gaps)
@@ -215,10 +215,13 @@ class Rounds:
         keys = ExportKeys(self.directory.path)
         keys.take(tables, read, current.number)
         # Only now: every reader of the old generation has ended.
-        notes = ordered + begin_repairs(tables, gaps, self.options.gaps, self.options.access)
+        notes = ordered + begin_repairs(
+            tables, state.tables, self.options.gaps, self.options.access
+        )
         followed, stops = self._sequels.follow(tables, self.names, reports)
         notes += followed
-        mark_sweeps(tables.values())
+        for name, table in tables.items():
+            tables[name] = mark_sweep(table)
         letters = self._count_dead_letters(tables, plan.dead_letters_path)
         for sink in self.sinks:
             sink.check_staged(current, reports)
@@ -254,7 +257,7 @@ class Rounds:
         )
 
     def _count_dead_letters(
-        self, tables: dict[str, dict[str, Any]], path: str
+        self, tables: dict[str, TableState], path: str
     ) -> Mapping[tuple[str, str], int]:
         """Counts the round's letters that are new, and stops before there are too many.
 
@@ -273,10 +276,12 @@ class Rounds:
             known = set(box.open_ids()) if known is None else known
             if letter.id not in known:
                 known.add(letter.id)
-                tables[letter.table]["totals"]["dead_letters"] += 1
+                table = tables[letter.table]
+                totals = table.totals.plus(dead_letters=1)
+                tables[letter.table] = dataclasses.replace(table, totals=totals)
                 new[letter.table, letter.stage] += 1
         limit = self.options.max_dead_letters
-        found = sum(tables[name]["totals"]["dead_letters"] for name in self.names)
+        found = sum(tables[name].totals.dead_letters for name in self.names)
         if limit is not None and known is not None and found > limit:
             shown = box.stop(read_dead_letters(path))
             raise too_many(found, limit, shown, read_dead_letters(path))
@@ -286,22 +291,21 @@ class Rounds:
         limit = self.options.max_dead_letters
         return None if limit is None else DeadLetterLimit(self.directory.letters, limit, attempt)
 
-    def _plan(
-        self, state: State, states: Mapping[str, dict[str, Any]], current: Round
-    ) -> RoundPlan:
+    def _plan(self, state: State, states: dict[str, TableState], current: Round) -> RoundPlan:
         options, directory, started = self.options, self.directory, now_us()
+        if options.access is not None:
+            for name in self.names:
+                if not states[name].is_over:
+                    states[name] = list_for_readers(states[name], options, options.access, started)
         tables = [states[name] for name in self.names]
         # Of a stream that is read to its end nothing more comes.
-        streaming = [each for each in tables if each["stream"] is not None and not is_over(each)]
+        streaming = [each for each in tables if each.stream is not None and not each.is_over]
         # Both branches fill the same memory. Streams share their part evenly, as all have to be
         # read within 24 h; exports are read one after the other.
         for_exports = 0
         if self.exports.is_ready(tables):
             for_exports = max(1, options.round_bytes // (2 if streaming else 1))
         share = max(1, (options.round_bytes - for_exports) // max(1, len(streaming)))
-        if options.access is not None:
-            for each in streaming:
-                list_for_readers(each, options, options.access, started)
         return RoundPlan(
             current=current,
             sources=[

@@ -8,7 +8,6 @@ torn.
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections import Counter
 from collections.abc import Mapping
@@ -30,9 +29,8 @@ from dynabeam.transforms.export.elements import DONE
 from dynabeam.transforms.sinks.membership import KnownSink
 from dynabeam.transforms.state.gap_events import EventState, Repaired, gap_events
 from dynabeam.transforms.state.repair_plan import Repair
-from dynabeam.transforms.state.table_reading import repair_generation
+from dynabeam.transforms.state.table_state import LoadState, TableState
 from dynabeam.transforms.storage import filesystem
-from dynabeam.transforms.stream.frontier import Frontier
 from dynabeam.transforms.stream.progress import RETENTION_US, SeenReader, oldest_unread_shards
 from dynabeam.transforms.telemetry.metric_names import SHARDS_PER_TABLE
 
@@ -245,7 +243,7 @@ def read_status(directory: StateDirectory, at_us: int) -> Status:
     generations: dict[str, TableGeneration] = {}
     findings = filesystem.join(directory.path, "findings.json")
     if state.deployment:
-        state = copy.deepcopy(state)
+        state = dataclasses.replace(state, tables=dict(state.tables))
         folder = current(directory, state)
         absorb(folder, state)
         stops, findings = load_fatal_errors(folder), folder.findings
@@ -254,7 +252,7 @@ def read_status(directory: StateDirectory, at_us: int) -> Status:
             # A deployment that has stored nothing yet says nothing new.
             stored[name] = _changed_us(folder.positions_path(name)) or stored.get(name, 0)
             if name in begun and _is_loaded(folder, name, begun[name]):
-                state.sinks = with_table_loaded(state, name, repair_generation(begun[name]))
+                state.sinks = with_table_loaded(state, name, begun[name].repair_generation)
     acknowledged = read_acknowledged(directory)
     run = None if state.deployment else read_last_run(directory)
     told = read_findings(findings)
@@ -289,10 +287,11 @@ def _run_status(run: LastRun, directory: StateDirectory) -> RunStatus:
     return RunStatus(outcome, run.began_us, run.ended_us, run.reason)
 
 
-def _is_loaded(folder: ControlFolder, name: str, table: dict[str, Any]) -> bool:
+def _is_loaded(folder: ControlFolder, name: str, table: TableState) -> bool:
     """True if a deployment has ended the load of a table that it was begun with."""
     at = read_generation(folder, name)
-    return "repair" in table and at.step == "settled" and at.generation >= repair_generation(table)
+    settled = at.step == "settled" and at.generation >= table.repair_generation
+    return settled and table.repair is not None
 
 
 def _sink_status(sink: KnownSink) -> SinkStatus:
@@ -317,19 +316,19 @@ def _changed_us(path: str) -> int:
 
 
 def _table_status(
-    name: str, table: dict[str, Any], stored_us: int, at_us: int, stopped: str
+    name: str, table: TableState, stored_us: int, at_us: int, stopped: str
 ) -> TableStatus:
-    totals, stream = table["totals"], table["stream"]
-    readers = _readers(name, table)
-    looked = readers if stream and len(readers) == len(stream["frontiers"]) else []
+    totals = table.totals
+    readers = _readers(table)
+    looked = readers if len(readers) == len(table.frontiers) else []
     age_us = max((each.unread_age_us(at_us) for each in looked), default=None)
     return TableStatus(
         table=name,
-        generation=table["generation"],
-        snapshot=_snapshot_status(table["snapshot"]),
-        streams=stream is not None,
-        changes=totals["changes"],
-        newest_us=totals["newest_us"],
+        generation=table.generation,
+        snapshot=_snapshot_status(table.snapshot),
+        streams=table.stream is not None,
+        changes=totals.changes,
+        newest_us=totals.newest_us,
         caught_up=all(each.caught_up for each in looked) if looked else None,
         seen_us=min((each.seen_us for each in looked), default=None),
         lag_seconds=max((each.lag_us(each.seen_us) / 1e6 for each in looked), default=None),
@@ -337,35 +336,29 @@ def _table_status(
         time_to_loss_seconds=None if age_us is None else (RETENTION_US - age_us) / 1e6,
         stored_us=stored_us or None,
         stopped=stopped,
-        gaps=totals["gaps"],
+        gaps=totals.gaps,
         gaps_lost=0,
         gaps_repairing=0,
         gaps_repaired=0,
         gaps_acknowledged=0,
-        gaps_met=totals["gaps"],
+        gaps_met=totals.gaps,
         newest_gap="",
-        dead_letters=totals["dead_letters"],
-        stale=totals["stale"],
-        unfit_numbers=dict(table.get("unfit_numbers", {})),
+        dead_letters=totals.dead_letters,
+        stale=totals.stale,
+        unfit_numbers=dict(table.unfit_numbers),
         shards=sum(len(each.frontier.shards) for each in readers),
         shards_behind=sum(each.behind for each in readers),
-        oldest_shards=_oldest_shards(readers, stream, at_us),
+        oldest_shards=_oldest_shards(readers, table, at_us),
     )
 
 
-def _gaps(table: dict[str, Any], at: TableGeneration | None, acknowledged: int) -> dict[str, Any]:
+def _gaps(table: TableState, at: TableGeneration | None, acknowledged: int) -> dict[str, Any]:
     """The fields of a table's status about its losses."""
-    gaps = table.get("gaps", [])
-    ended = table.get("repaired", []) if at is None else repaired_of(table, at)
-    events = gap_events(
-        gaps,
-        [Repaired(*each) for each in ended],
-        _repairing(table, at),
-        acknowledged,
-    )
+    ended = table.repaired if at is None else repaired_of(table, at)
+    events = gap_events(table.gaps, ended, _repairing(table, at), acknowledged)
     counts = Counter(each.state for each in events)
     # Documents of earlier versions count gaps that they do not hold.
-    counts["lost"] += max(0, table["totals"]["gaps"] - max(len(gaps), acknowledged))
+    counts["lost"] += max(0, table.totals.gaps - max(len(table.gaps), acknowledged))
     left = [each for each in events if each.state in ("lost", "repairing")]
     return {
         "gaps": sum(counts.values()),
@@ -374,50 +367,46 @@ def _gaps(table: dict[str, Any], at: TableGeneration | None, acknowledged: int) 
     }
 
 
-def _repairing(table: dict[str, Any], at: TableGeneration | None) -> Repaired | None:
+def _repairing(table: TableState, at: TableGeneration | None) -> Repaired | None:
     if at is not None and at.step != "settled":
         whole = at.plan is not None and Repair.from_json(at.plan).loads_all
         return Repaired(at.generation, 0 if whole else at.since_us)
-    repair = table.get("repair") if at is None else None
+    repair = table.repair if at is None else None
     if repair is None:
         return None
-    whole = Repair.from_json(repair["plan"]).loads_all
-    return Repaired(table["generation"], 0 if whole else repair["since_us"])
+    return Repaired(table.generation, 0 if repair.plan.loads_all else repair.since_us)
 
 
-def _readers(name: str, table: dict[str, Any]) -> list[SeenReader]:
-    """The readers of a table that have looked at least once."""
-    stream = table["stream"]
+def _readers(table: TableState) -> list[SeenReader]:
+    """The readers of a table that have polled at least once."""
+    stream = table.stream
     if stream is None:
         return []
-    frontiers, seen = stream["frontiers"], stream.get("seen", {})
+    seen = (stream.seen_by(reader) for reader in range(len(stream.frontiers)))
     return [
         SeenReader(
-            table=name,
-            stream_arn=stream["arn"],
+            table=table.name,
+            stream_arn=stream.arn,
             reader=reader,
-            readers=len(frontiers),
-            frontier=Frontier.from_json(frontier),
-            behind=seen[str(reader)]["behind"],
-            caught_up=seen[str(reader)]["caught_up"],
-            newest_us=seen[str(reader)]["newest_event_us"] or table["totals"]["newest_us"],
-            seen_us=seen[str(reader)]["at_us"],
-            generation=table["generation"],
+            readers=len(stream.frontiers),
+            frontier=frontier,
+            behind=each.behind,
+            caught_up=each.caught_up,
+            newest_us=each.newest_event_us or table.totals.newest_us,
+            seen_us=each.at_us,
+            generation=table.generation,
         )
-        for reader, frontier in enumerate(frontiers)
-        # Documents of earlier versions do not say when a reader looked.
-        if frontier is not None and "at_us" in seen.get(str(reader), {})
+        for reader, (frontier, each) in enumerate(zip(stream.frontiers, seen, strict=True))
+        # Documents of earlier versions do not say when a reader polled.
+        if frontier is not None and each.at_us
     ]
 
 
 def _oldest_shards(
-    readers: list[SeenReader], stream: dict[str, Any] | None, at_us: int
+    readers: list[SeenReader], table: TableState, at_us: int
 ) -> tuple[ShardStatus, ...]:
-    if stream is None:
-        return ()
-    behind = {
-        shard_id for each in stream.get("seen", {}).values() for shard_id in each["behind_shards"]
-    }
+    seen = table.stream.seen if table.stream else {}
+    behind = {shard_id for each in seen.values() for shard_id in each.behind_shards}
     found = [
         pair for each in readers for pair in oldest_unread_shards(each.frontier, SHARDS_PER_TABLE)
     ]
@@ -427,14 +416,14 @@ def _oldest_shards(
     )
 
 
-def _snapshot_status(snapshot: dict[str, Any]) -> SnapshotStatus:
-    manifest = snapshot["manifest"]
-    files = [each for each in manifest["files"] if each[1]] if manifest else []
+def _snapshot_status(snapshot: LoadState) -> SnapshotStatus:
+    listed = snapshot.manifest.files if snapshot.manifest else ()
+    files = [each for each in listed if each.item_count]
     return SnapshotStatus(
-        status=snapshot["status"],
-        rows=snapshot["rows"],
-        rows_total=sum(each[1] for each in files),
-        files=sum(snapshot["files"].get(each[0]) == DONE for each in files),
+        status=snapshot.status,
+        rows=snapshot.rows,
+        rows_total=sum(each.item_count for each in files),
+        files=sum(snapshot.files.get(each.path) == DONE for each in files),
         files_total=len(files),
-        bytes=snapshot["bytes"],
+        bytes=snapshot.bytes,
     )

@@ -149,8 +149,3 @@ class TestPositions:
     def test_reader_that_has_not_begun(self):
         begun = Frontier((ShardPosition(SHARD, "after", sequence="500"),))
         assert not StoredPositions((begun, None)).has_passed(SHARD, 400)
-
-    def test_json(self):
-        frontier = Frontier((ShardPosition(SHARD, "after", sequence="500"),))
-        given = [[frontier.to_json(), None], False]
-        assert StoredPositions.from_json(given) == StoredPositions((frontier, None), False)

@@ -103,7 +103,7 @@ def measure(tables: int, files: int, mib: int, round_bytes: str, traffic: Traffi
         arguments += ["--snapshot=only", f"--state_dir={folder}/state"]
         arguments += [f"--sink=duckdb:///{folder}/mirror.duckdb"]
         state = replicate(parse_replicate(arguments))
-        rows = sum(each["totals"]["snapshot_rows"] for each in state.tables.values())
+        rows = sum(each.totals.snapshot_rows for each in state.tables.values())
     assert rows == count * tables, (rows, count, tables)
     FileSystems.set_options(None)
     return (

@@ -22,6 +22,7 @@ from dynabeam.transforms.model.gap import GapPolicies, GapPolicy
 from dynabeam.transforms.model.report import Report
 from dynabeam.transforms.state.coverage import FUZZ_US
 from dynabeam.transforms.state.table_reading import new_table_state, stream_sources
+from dynabeam.transforms.state.table_state import NO_TOTALS
 from dynabeam.transforms.stream.frontier import Frontier, ShardPosition
 from dynabeam.transforms.testing.simulator import Simulator
 from tests.continuous.test_discover import OPTIONS, Discovering, create
@@ -105,7 +106,7 @@ class Following(Discovering):
         """The state of the table after a take-over."""
         state = State("s", 1, "a", {"orders": self.first})
         absorb(self.folder, state)
-        return state.tables["orders"]
+        return state.tables["orders"].to_json()
 
 
 @pytest.fixture
@@ -205,7 +206,7 @@ class TestStreams:
         assert state["stream"]["arn"] == run.arn
         arn = sim.table("orders").streams[-1].arn
         run.report(1, over=False, arn=arn, generation=2, changes=5)
-        run.first = {**run.first, "gaps": [], "totals": dict.fromkeys(run.first["totals"], 0)}
+        run.first = dataclasses.replace(run.first, gaps=(), totals=NO_TOTALS)
         state = run.absorbed()
         assert (state["stream"]["arn"], state["generation"]) == (arn, 2)
         first, second = state["stream"]["frontiers"]

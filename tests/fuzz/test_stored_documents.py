@@ -47,11 +47,13 @@ from dynabeam.transforms.model.report import Report, ReportCoder
 from dynabeam.transforms.sinks.base import Round
 from dynabeam.transforms.sinks.files.staging import RoundFiles
 from dynabeam.transforms.state.snapshot_signals import SnapshotSignal, SnapshotSignals
+from dynabeam.transforms.state.table_state import SeenState, StreamState
 from dynabeam.transforms.stream.frontier import Counts, Frontier, FrontierCoder, ShardPosition
 from dynabeam.transforms.stream.reader_spec import ReaderSpecCoder
 from tests.fuzz.cases import cases
 from tests.fuzz.hostile import damaged, documents
 from tests.sinks.changes import Change, only_block, table
+from tests.state.states import state_of
 from tests.stream.scripted import ARN, TABLE, source
 
 FRONTIER = Frontier(
@@ -200,15 +202,8 @@ def positions(folder):
 
 
 def state(folder):
-    states = {
-        "orders": {
-            "table": TABLE.to_json(),
-            "generation": 1,
-            "stream": {"arn": ARN, "frontiers": [FRONTIER.to_json()]},
-            "snapshot": {"manifest": None, "files": {}, "reuse": ""},
-            "repair": None,
-        }
-    }
+    seen = {0: SeenState(5, True, 1, ("s",), 4, False)}
+    states = {"orders": state_of(stream=StreamState(ARN, 5, (FRONTIER,), seen=seen))}
     StateDirectory(str(folder)).commit(State("ab12", 3, "attempt", states))
 
 
@@ -342,7 +337,6 @@ def shown(value):
 
 
 OPEN = {
-    "tables",
     "loaded",
     "table",
     "frontier",
@@ -362,7 +356,7 @@ def types_of(value, path=()):
         found = set()
         for name, each in value.items():
             if name not in OPEN:
-                found |= types_of(each, (*path, name if name.isidentifier() else ""))
+                found |= types_of(each, (*path, name if str(name).isidentifier() else ""))
         return found
     if isinstance(value, list):
         return set().union(*(types_of(each, (*path, "[]")) for each in value)) if value else set()

@@ -246,7 +246,7 @@ class TestSinks:
         at = read_generation(folder, "orders")
         assert (at.generation, at.step) == (2, "loading")
         # Every sink gets it: the job has one stream of blocks.
-        assert "sinks" not in state.tables["orders"]["repair"]
+        assert state.tables["orders"].repair.sinks is None
         status = read_status(StateDirectory(str(world.state_dir)), now_us())
         (mirror,) = [each for each in status.sinks if each.kind == "mirror"]
         assert mirror.text.startswith("loading orders")
@@ -256,7 +256,7 @@ class TestSinks:
         assert {each.state for each in status.sinks} == {"active"}
         state, _ = job(sink)
         assert {each.state for each in state.sinks.values()} == {"active"}
-        assert state.tables["orders"]["generation"] == 2
+        assert state.tables["orders"].generation == 2
 
     def test_a_mirror_whose_load_was_not_ended(self, job, world, tmp_path):
         sink = f"--sink={postgresql_uri('postgresql://SERVER', tmp_path)}"

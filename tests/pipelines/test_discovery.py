@@ -78,7 +78,7 @@ class Running:
     def read(self, table, count=2):
         """True once so many changes of a table are committed."""
         return lambda outcome: (
-            table in outcome.names and outcome.state.tables[table]["totals"]["changes"] >= count
+            table in outcome.names and outcome.state.tables[table].totals.changes >= count
         )
 
     def create(self, name, **options):

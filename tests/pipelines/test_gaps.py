@@ -144,11 +144,16 @@ class TestCrashes:
         assert (state["generation"], "repair" in state, "heal" in state) == (2, False, False)
 
 
+def is_repaired(state):
+    orders = state.tables.get("orders")
+    return orders is not None and orders.repair is not None
+
+
 def dying(step, when, kept):
     """The step, which dies before or after it is done; commits only those of a repair."""
 
     def die(self, *arguments):
-        if step.__name__ == "commit" and "repair" not in arguments[0].tables.get("orders", {}):
+        if step.__name__ == "commit" and not is_repaired(arguments[0]):
             return step(self, *arguments)
         if when == "after":
             step(self, *arguments)

@@ -2,6 +2,7 @@
 """A state directory keeps its identity from before its first round."""
 
 from dynabeam.pipelines.state_directory import State, StateDirectory
+from tests.state.states import state_of
 
 
 def test_a_crash_before_the_first_commit_leaves_the_identity(tmp_path):
@@ -13,8 +14,7 @@ def test_a_crash_before_the_first_commit_leaves_the_identity(tmp_path):
 
 def test_a_committed_state_stays_as_it_is(tmp_path):
     directory = StateDirectory(str(tmp_path))
-    orders = {"snapshot": {"manifest": None}}
-    committed = State(directory.load().state_id, 3, "attempt", {"orders": orders})
+    committed = State(directory.load().state_id, 3, "attempt", {"orders": state_of()})
     directory.commit(committed)
     directory.keep_identity(committed)
     assert directory.load() == committed

@@ -1,35 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
 """Contract of kept manifests: written once, named by the document, read as they were."""
 
-import copy
+import dataclasses
 import json
 import os
 from pathlib import Path
 
 import pytest
 
-from dynabeam.pipelines.kept_manifests import KeptManifest
 from dynabeam.pipelines.state_directory import State, StateDirectory
 from dynabeam.transforms.errors import StateError
 from dynabeam.transforms.export.elements import DONE
+from dynabeam.transforms.state.table_state import LoadState
 from tests.pipelines.runs import ExportFolder, orders
+from tests.state.states import manifest_of, state_of
 
-FILES = [[f"/x/{n:05}.json.gz", 10, "md5"] for n in range(2000)]
-MANIFEST = {"location": "/x/manifest-summary.json", "export_arn": "arn", "files": FILES}
+FILES = [f"/x/{n:05}.json.gz" for n in range(2000)]
+MANIFEST = manifest_of(*FILES)
 
 
 def load_of(manifest, files):
-    return {"status": "loading", "manifest": manifest, "files": files, "bytes": 5, "rows": 9}
+    return LoadState.new("loading", manifest=manifest, files=files, bytes=5, rows=9)
 
 
 def tables(files):
-    return {
-        "orders": {
-            "table": {"name": "orders"},
-            "snapshot": load_of(copy.deepcopy(MANIFEST), files),
-            "heal": [load_of(None, {})],
-        }
-    }
+    snapshot = load_of(dataclasses.replace(MANIFEST), files)
+    return {"orders": state_of(snapshot=snapshot, heal=(load_of(None, {}),))}
+
+
+def with_snapshot(state, snapshot):
+    return {"orders": dataclasses.replace(state.tables["orders"], snapshot=snapshot)}
 
 
 def kept(path):
@@ -43,8 +43,10 @@ def test_once_for_many_rounds(tmp_path):
     (manifest,) = kept(tmp_path)
     written = os.stat(manifest).st_mtime_ns
     for number in range(2, 30):
-        state = State("id", number, "a", copy.deepcopy(state.tables))
-        state.tables["orders"]["snapshot"]["files"][FILES[number - 2][0]] = DONE
+        snapshot = state.tables["orders"].snapshot
+        files = {**snapshot.files, FILES[number - 2]: DONE}
+        loaded = with_snapshot(state, dataclasses.replace(snapshot, files=files))
+        state = State("id", number, "a", loaded)
         directory.commit(state)
         assert (tmp_path / "state.json").stat().st_size < 1000
     assert kept(tmp_path) == [manifest]
@@ -55,9 +57,9 @@ def test_once_for_many_rounds(tmp_path):
     "files",
     [
         {},
-        {FILES[0][0]: DONE, FILES[1][0]: 5},
-        {FILES[0][0]: 7, FILES[3][0]: DONE},
-        {each[0]: DONE for each in FILES},
+        {FILES[0]: DONE, FILES[1]: 5},
+        {FILES[0]: 7, FILES[3]: DONE},
+        dict.fromkeys(FILES, DONE),
     ],
 )
 def test_read_as_it_was(tmp_path, files):
@@ -65,16 +67,21 @@ def test_read_as_it_was(tmp_path, files):
     directory.commit(State("id", 1, "a", tables(dict(files))))
     again = StateDirectory(str(tmp_path)).load()
     assert again.tables == tables(files)
-    assert isinstance(again.tables["orders"]["snapshot"]["manifest"], KeptManifest)
-    # And again, from what was read.
-    directory.commit(again)
+    # And again, from what was read: the manifest is not written once more.
+    (manifest,) = kept(tmp_path)
+    written = os.stat(manifest).st_mtime_ns
+    reader = StateDirectory(str(tmp_path))
+    reader.commit(reader.load())
+    assert os.stat(manifest).st_mtime_ns == written
     assert StateDirectory(str(tmp_path)).load().tables == tables(files)
 
 
 def test_documents_of_older_releases_hold_it_themselves(tmp_path):
     document = {"format": 1, "state_id": "id", "round": 1, "attempt": "a"}
-    before = tables({FILES[0][0]: DONE, FILES[1][0]: 5})
-    (tmp_path / "state.json").write_text(json.dumps({**document, "tables": before}))
+    before = tables({FILES[0]: DONE, FILES[1]: 5})
+    written = {name: each.to_json() for name, each in before.items()}
+    assert len(written["orders"]["snapshot"]["manifest"]["files"]) == len(FILES)
+    (tmp_path / "state.json").write_text(json.dumps({**document, "tables": written}))
     assert StateDirectory(str(tmp_path)).load().tables == before
 
 
@@ -83,7 +90,8 @@ def test_a_manifest_that_nobody_has_any_more_goes(tmp_path):
     state = State("id", 1, "a", tables({}))
     directory.commit(state)
     (old,) = kept(tmp_path)
-    state.tables["orders"]["snapshot"] = load_of({**MANIFEST, "export_arn": "newer"}, {})
+    newer = load_of(dataclasses.replace(MANIFEST, export_arn="newer"), {})
+    state.tables = with_snapshot(state, newer)
     directory.commit(state)
     (new,) = kept(tmp_path)
     assert new != old

@@ -19,23 +19,35 @@ from dynabeam.transforms.sinks.registry import open_sink
 from dynabeam.transforms.state.round_outputs import keep_outcome
 from dynabeam.transforms.state.snapshot_signals import SnapshotSignal, SnapshotSignals
 from dynabeam.transforms.storage import filesystem
+from tests.state.states import state_of
 from tests.storage.test_conditional_writes import gcs, own_options, sim  # noqa: F401 - fixtures
 
+ORDERS = (
+    '{"generation":2,'
+    '"snapshot":{"bytes":0,"files":{},"generation":1,"manifest":null,"reuse":"","rows":0,'
+    '"status":"none"},'
+    '"stream":null,'
+    '"table":{"arn":"arn:aws:dynamodb:eu-west-1:111122223333:table/orders",'
+    '"keys":[{"name":"id","type":"S"}],"name":"orders"},'
+    '"table_id":"id",'
+    '"totals":{"changes":0,"dead_letters":0,"gaps":0,"healed_rows":0,"newest_us":0,'
+    '"snapshot_rows":0,"stale":0,"swept":0}}'
+)
 FORMAT_1 = (
     '{"attempt":"5f0c7a1e2b3d4c5f","deployment":"","format":1,"round":7,'
     '"state_id":"0123456789abcdef0123456789abcdef",'
-    '"tables":{"orders":{"generation":2,"snapshot":{"manifest":null}}}}'
+    f'"tables":{{"orders":{ORDERS}}}}}'
 )
 FORMAT_2 = (
     '{"attempt":"5f0c7a1e2b3d4c5f","deployment":"","format":2,"owner":"OWNER","revision":1,'
     '"round":7,"state_id":"0123456789abcdef0123456789abcdef",'
-    '"tables":{"orders":{"generation":2,"snapshot":{"manifest":null}}}}'
+    f'"tables":{{"orders":{ORDERS}}}}}'
 )
 STATE = State(
     "0123456789abcdef0123456789abcdef",
     7,
     "5f0c7a1e2b3d4c5f",
-    {"orders": {"generation": 2, "snapshot": {"manifest": None}}},
+    {"orders": state_of(generation=2)},
 )
 
 

@@ -27,6 +27,8 @@ from dynabeam.transforms.errors import ConfigurationError
 from dynabeam.transforms.model.gap import Gap, GapKind
 from dynabeam.transforms.model.report import Report
 from dynabeam.transforms.runtime.clock import now_us
+from dynabeam.transforms.state.gap_events import Repaired
+from dynabeam.transforms.state.table_state import SeenState
 from tests.pipelines.runs import Place, World, orders
 
 SECOND = 1_000_000
@@ -82,8 +84,11 @@ def change(world, **fields):
     """Changes the state of the table, as a run would."""
     directory = StateDirectory(str(world.state_dir))
     state = directory.load()
-    for name, value in fields.items():
-        state.tables["orders"][name] = {**state.tables["orders"][name], **value}
+    table = state.tables["orders"]
+    changed = {
+        name: dataclasses.replace(getattr(table, name), **value) for name, value in fields.items()
+    }
+    state.tables["orders"] = dataclasses.replace(table, **changed)
     directory.commit(state)
 
 
@@ -259,7 +264,8 @@ class TestAttention:
         change(ran, totals={"gaps": 1})
         directory = StateDirectory(str(ran.state_dir))
         state = directory.load()
-        state.tables["orders"]["gaps"] = [gap()]
+        gaps = (Gap.from_json("orders", gap()),)
+        state.tables["orders"] = dataclasses.replace(state.tables["orders"], gaps=gaps)
         directory.commit(state)
         assert self.reasons(ran, capsys) == [
             "orders: the stream lost changes once, the last: trimmed: nobody looked"
@@ -269,9 +275,11 @@ class TestAttention:
         directory = StateDirectory(str(ran.state_dir))
         state = directory.load()
         table = state.tables["orders"]
-        table["gaps"] = [{**gap(), "generation": 1, **each} for each in gaps]
-        table["totals"]["gaps"] = len(gaps)
-        table.update(fields)
+        met = [Gap.from_json("orders", {**gap(), "generation": 1, **each}) for each in gaps]
+        totals = dataclasses.replace(table.totals, gaps=len(gaps))
+        state.tables["orders"] = dataclasses.replace(
+            table, gaps=tuple(met), totals=totals, **fields
+        )
         directory.commit(state)
 
     def test_one_loss_of_several_shards(self, ran, capsys):
@@ -284,10 +292,10 @@ class TestAttention:
         assert ", gaps 1 lost, " in status(ran, capsys)[1]
 
     def test_a_loss_that_was_repaired_is_no_cause_for_alarm(self, ran, capsys):
-        self.lost(ran, {"from_us": 5}, generation=2, repaired=[[2, 5]])
+        self.lost(ran, {"from_us": 5}, generation=2, repaired=(Repaired(2, 5),))
         assert self.reasons(ran, capsys) == []
         assert ", gaps 1 repaired, " in status(ran, capsys)[1]
-        self.lost(ran, {"from_us": 4}, generation=2, repaired=[[2, 5]])
+        self.lost(ran, {"from_us": 4}, generation=2, repaired=(Repaired(2, 5),))
         assert len(self.reasons(ran, capsys)) == 1
 
     def test_a_loss_that_is_acknowledged_and_a_new_one(self, ran, capsys):
@@ -314,7 +322,7 @@ class TestAttention:
         (seen,) = stream["seen"].values()
         newest = seen["at_us"] - 90 * SECOND
         seen.update(caught_up=False, behind=1, newest_event_us=newest)
-        change(ran, stream={"seen": {"0": seen}})
+        change(ran, stream={"seen": {0: SeenState.from_json(seen)}})
         assert self.reasons(ran, capsys) == []
         (reason,) = self.reasons(ran, capsys, "--max_lag=1m")
         assert reason == "orders: the lag is 1 m 30 s, more than --max_lag=1 m"
@@ -322,10 +330,18 @@ class TestAttention:
     def test_data_loss_is_near(self, ran, capsys):
         directory = StateDirectory(str(ran.state_dir))
         state = directory.load()
-        (frontier,) = state.tables["orders"]["stream"]["frontiers"]
+        table = state.tables["orders"]
+        (frontier,) = table.frontiers
         made_ms = (now_us() - 30 * HOUR) // 1000
-        for at, shard in enumerate(frontier["shards"]):
-            shard.update(shard_id=f"shardId-{made_ms:020d}-{at:08d}", low_us=now_us() - 22 * HOUR)
+        shards = tuple(
+            dataclasses.replace(
+                shard, shard_id=f"shardId-{made_ms:020d}-{at:08d}", low_us=now_us() - 22 * HOUR
+            )
+            for at, shard in enumerate(frontier.shards)
+        )
+        old = dataclasses.replace(frontier, shards=shards)
+        stream = dataclasses.replace(table.stream, frontiers=(old,))
+        state.tables["orders"] = dataclasses.replace(table, stream=stream)
         directory.commit(state)
         (reason,) = self.reasons(ran, capsys)
         assert "changes may be lost in 1 h 59 m" in reason
@@ -342,7 +358,7 @@ class TestContinuous:
     def test_positions_and_dead_letters_of_the_deployment(self, ran, capsys):
         directory = StateDirectory(str(ran.state_dir))
         state = directory.load()
-        stream = state.tables["orders"]["stream"]
+        stream = state.tables["orders"].stream.to_json()
         (seen,), (frontier,) = stream["seen"].values(), stream["frontiers"]
         begin(directory, state)
         directory.commit(state)
@@ -366,7 +382,7 @@ class TestContinuous:
             "orders: the stream lost changes"
         ]
         # What was read is not written back.
-        assert directory.load().tables["orders"]["totals"]["changes"] == 5
+        assert directory.load().tables["orders"].totals.changes == 5
 
     def test_nothing_stored_yet(self, ran, capsys):
         directory = StateDirectory(str(ran.state_dir))

@@ -3,19 +3,13 @@
 
 import pytest
 
+from dynabeam.transforms.model.gap import Gap, GapKind
 from dynabeam.transforms.state.gap_events import Repaired, gap_events
 
 
 def gap(from_us=100, to_us=200, *, kind="trimmed", shard="s", generation=1, arn="arn"):
-    return {
-        "kind": kind,
-        "stream_arn": arn,
-        "shard_id": shard,
-        "detail": f"shard {shard}",
-        "from_us": from_us,
-        "to_us": to_us,
-        "generation": generation,
-    }
+    detail = f"shard {shard}"
+    return Gap("orders", GapKind(kind), arn, shard, "", from_us, to_us, detail, generation)
 
 
 def states(events):

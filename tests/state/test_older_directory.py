@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A directory that an older version left (`tests/data/state_directory`): read, kept, gone on with."""
+"""A directory that an older version left: read, kept, and gone on with."""
 
 import collections
 import dataclasses

@@ -33,7 +33,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from dynabeam.transforms.model.version import VERSION_BYTES
 from dynabeam.transforms.stream.frontier import Frontier, ShardPosition, created_ms
@@ -119,14 +119,6 @@ class StoredPositions:
         # No reader names it: it was forgotten long after its end, or is newer than all listings.
         created = created_ms(shard)
         return created is not None and created * 1000 < min(each.swept_us for each in begun)
-
-    @classmethod
-    def from_json(cls, document: Any) -> StoredPositions:
-        """Reads `{"frontiers": [...], "snapshot_over": ...}`."""
-        return cls(
-            tuple(None if each is None else Frontier.from_json(each) for each in document[0]),
-            bool(document[1]),
-        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
-from typing import Any
 
 from dynabeam.transforms.aws.dynamodb import TableDescription
 from dynabeam.transforms.aws.session import AwsAccess
@@ -30,6 +28,7 @@ from dynabeam.transforms.state.table_reading import (
     stream_sources,
 )
 from dynabeam.transforms.state.table_selection import TableSelection
+from dynabeam.transforms.state.table_state import TableState
 from dynabeam.transforms.storage import filesystem
 
 __all__ = ["DiscoveryPlan", "first_assignment"]
@@ -66,11 +65,12 @@ class DiscoveryPlan:
             export=self.options.snapshot != "never",
         )
 
-    def first_state(self, description: TableDescription) -> dict[str, Any]:
+    def first_state(self, description: TableDescription) -> TableState:
         """The state of a table that is begun."""
         state = new_table_state(description.table, description, self.options)
-        state["snapshot"]["reuse"] = self.reuse
-        return state
+        return dataclasses.replace(
+            state, snapshot=dataclasses.replace(state.snapshot, reuse=self.reuse)
+        )
 
     def begin(
         self, folder: ControlFolder, access: AwsAccess, found: TableDescription, tables: int
@@ -85,13 +85,13 @@ class DiscoveryPlan:
         """
         state = self.first_state(found)
         if not self.options.readers:
-            choose_readers(state, access, readers_of_each(tables))
+            state = choose_readers(state, access, readers_of_each(tables))
         started_us = now_us()
-        list_for_readers(state, self.options, access, started_us)
+        state = list_for_readers(state, self.options, access, started_us)
         sources = stream_sources(state, self.options, 0, started_us)
-        requests = snapshot_requests(state, self.options, self.committed.state_id, 0)
+        requests = snapshot_requests(state, self.options, self.committed.state_id)
         # Known to the position document before it is read: what is read can be taken over.
-        folder.write_table(found.table.name, state)
+        folder.write_table(found.table.name, state.to_json())
         folder.assign_once(first_assignment(state), Assignment(sources, requests))
 
     def write(self, folder: ControlFolder) -> None:
@@ -134,6 +134,6 @@ class DiscoveryPlan:
             )
 
 
-def first_assignment(state: Mapping[str, Any]) -> str:
+def first_assignment(state: TableState) -> str:
     """The name of the assignment that begins a table: the same, whoever finds the table."""
-    return f"table-{state['table']['name']}-{state['table_id']}"
+    return f"table-{state.name}-{state.table_id}"

@@ -33,7 +33,7 @@ from dynabeam.transforms.model.gap import Gap, GapKind, GapPolicy
 from dynabeam.transforms.model.gap_handler import GapHandler
 from dynabeam.transforms.model.table import Table
 from dynabeam.transforms.state.coverage import FUZZ_US
-from dynabeam.transforms.state.stream_successor import find_sequel, switch_gap
+from dynabeam.transforms.state.stream_successor import find_sequel, other_key_problem, switch_gap
 from dynabeam.transforms.state.table_readiness import readiness_problem
 from dynabeam.transforms.stream.reader_spec import TRIM_HORIZON, ReaderSpec
 
@@ -181,17 +181,8 @@ class Follower:
     def _why_not_again(
         self, folder: ControlFolder, end: StreamEnd, found: TableDescription
     ) -> DynabeamError | None:
-        old = source_of(folder, end.table).table
-        if found.table.keys != old.keys:
-            return TableError(
-                "the table was deleted and created again with another primary key, which "
-                "the sinks' rows of it do not have",
-                where=f"table {end.table}",
-                expected=str(old.keys),
-                found=str(found.table.keys),
-                hint="Replicate it with a --state_dir and sinks of its own",
-            )
-        return readiness_problem(self.access, found, stream=True, export=True)
+        problem = other_key_problem(source_of(folder, end.table).table, found)
+        return problem or readiness_problem(self.access, found, stream=True, export=True)
 
 
 def _read(

@@ -40,6 +40,7 @@ __all__ = [
     "ExportPoll",
     "acquire",
     "client_token",
+    "given_exports",
     "open_export",
 ]
 
@@ -259,6 +260,35 @@ def open_export(location: str, how: Acquisition) -> ExportManifest:
         manifest = _manifest_of(description, how)
     manifest.check_type(how.export_type)
     return manifest
+
+
+def given_exports(
+    locations: Sequence[str], how: Acquisition
+) -> dict[str, tuple[str, ExportManifest]]:
+    """Opens the exports that are given, by table: location and manifest.
+
+    Args:
+        locations: ARNs and locations; `newest:<seconds>` is passed over.
+        how: How they are read.
+
+    Raises:
+        ConfigurationError: Two are of one table.
+        ExportError: One cannot be read.
+    """
+    found: dict[str, tuple[str, ExportManifest]] = {}
+    for location in locations:
+        if newest_age_us(location):
+            continue
+        manifest = open_export(location, how)
+        if manifest.table_name in found:
+            raise ConfigurationError(
+                "two exports of one table are given",
+                where=f"--export={location}",
+                found=found[manifest.table_name][0],
+                hint="Give one export a table",
+            )
+        found[manifest.table_name] = (location, manifest)
+    return found
 
 
 def _poll_location(request: SnapshotRequest, how: Acquisition) -> ExportPoll:

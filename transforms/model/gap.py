@@ -15,6 +15,7 @@ from typing import Any
 
 from dynabeam.transforms.errors import GapError
 from dynabeam.transforms.model.report import Report
+from dynabeam.transforms.runtime.stored_format import typed_fields
 
 __all__ = ["Gap", "GapKind", "GapPolicies", "GapPolicy"]
 
@@ -127,10 +128,25 @@ class Gap:
 
     def report(self) -> Report:
         """The gap as a report of kind `gap`."""
+        return Report("gap", self.table, self.to_json())
+
+    def to_json(self) -> dict[str, Any]:
+        """The gap as a JSON-able dict, without the table, with which it is kept."""
         fields: dict[str, Any] = dataclasses.asdict(self)
         fields["kind"] = self.kind.value
         del fields["table"]
-        return Report("gap", self.table, fields)
+        return fields
+
+    @classmethod
+    def from_json(cls, table: str, document: Mapping[str, Any]) -> Gap:
+        """Reads what `to_json` wrote; earlier versions did not name the generation.
+
+        Raises:
+            ValueError: A field is damaged, or a newer version has added it.
+            KeyError: It has no kind.
+            TypeError: Another field is missing.
+        """
+        return typed_fields(cls, document, table=table, kind=GapKind(document["kind"]))
 
     def error(self) -> GapError:
         """The error under the policy `fail`."""

@@ -73,7 +73,8 @@ class DocumentFormat:
     Attributes:
         what: The document, for people.
         where: Its place, for the text of errors, if the reader names no path.
-        number: The format number that this version writes, and the only one that it reads.
+        number: The format number that this version writes.
+        former: Older numbers, which it reads too.
         fields: Its other fields, if they are not those of a dataclass, which `typed_fields` checks.
         required: Fields that have to be there although the class has a default for them: the
             default would say something else than whoever wrote the document.
@@ -85,6 +86,7 @@ class DocumentFormat:
     what: str
     where: str = ""
     number: int = 1
+    former: tuple[int, ...] = ()
     fields: tuple[str, ...] = ()
     required: tuple[str, ...] = ()
     error: type[DynabeamError] = StateError
@@ -113,7 +115,7 @@ class DocumentFormat:
         where = where or self.where
         with damage_told(self.what, where=where, hint=self.hint, error=self.error):
             found = open_object(document)
-            known = (self.number,)
+            known = (*self.former, self.number)
             check_format(
                 found, known, what=self.what, where=where, error=self.error, hint=self.upgrade
             )

@@ -10,8 +10,11 @@ began, `repairing` while such a repair goes on, `acknowledged` if somebody has s
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
+
+from dynabeam.transforms.model.gap import Gap
+from dynabeam.transforms.runtime.stored_format import typed_fields
 
 __all__ = ["EventState", "GapEvent", "Repaired", "gap_events"]
 
@@ -30,9 +33,23 @@ class Repaired:
     generation: int
     since_us: int
 
-    def covers(self, gap: Mapping[str, Any]) -> bool:
+    def covers(self, gap: Gap) -> bool:
         """Whether it loads what a gap has lost."""
-        return gap.get("generation", 0) < self.generation and gap["from_us"] >= self.since_us
+        return gap.generation < self.generation and gap.from_us >= self.since_us
+
+    def to_json(self) -> list[int]:
+        """The repair as a JSON-able list."""
+        return [self.generation, self.since_us]
+
+    @classmethod
+    def from_json(cls, document: Any) -> Repaired:
+        """Reads what `to_json` wrote.
+
+        Raises:
+            ValueError: It is damaged.
+        """
+        generation, since_us = document
+        return typed_fields(cls, {"generation": generation, "since_us": since_us})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +74,7 @@ class GapEvent:
 
 
 def gap_events(
-    gaps: Sequence[Mapping[str, Any]],
+    gaps: Sequence[Gap],
     repaired: Iterable[Repaired] = (),
     repairing: Repaired | None = None,
     acknowledged: int = 0,
@@ -65,7 +82,7 @@ def gap_events(
     """The events behind the gaps of a table, oldest first.
 
     Args:
-        gaps: Fields of the table's gaps, in the order in which they were met.
+        gaps: The table's gaps, in the order in which they were met.
         repaired: The repairs that have ended.
         repairing: The one that goes on; None for none.
         acknowledged: How many gaps somebody has acknowledged; the first ones.
@@ -81,20 +98,20 @@ def gap_events(
             state = "repairing"
         elif place < acknowledged:
             state = "acknowledged"
-        cause = (state, gap["kind"], gap.get("stream_arn", ""), gap.get("generation", 0))
+        cause = (state, gap.kind, gap.stream_arn, gap.generation)
         last = events[-1] if events else None
         if last is not None and cause == causes[-1] and _meet(last, gap):
             events[-1] = dataclasses.replace(
                 last,
-                from_us=min(last.from_us, gap["from_us"]),
-                to_us=max(last.to_us, gap["to_us"]),
+                from_us=min(last.from_us, gap.from_us),
+                to_us=max(last.to_us, gap.to_us),
                 shards=last.shards + 1,
             )
             continue
-        events.append(GapEvent(state, gap["kind"], gap["detail"], gap["from_us"], gap["to_us"], 1))
+        events.append(GapEvent(state, gap.kind.value, gap.detail, gap.from_us, gap.to_us, 1))
         causes.append(cause)
     return events
 
 
-def _meet(event: GapEvent, gap: Mapping[str, Any]) -> bool:
-    return gap["from_us"] <= event.to_us and gap["to_us"] >= event.from_us
+def _meet(event: GapEvent, gap: Gap) -> bool:
+    return gap.from_us <= event.to_us and gap.to_us >= event.from_us

@@ -21,8 +21,9 @@ from dynabeam.transforms.aws.stream_listing import list_streams, summarise_strea
 from dynabeam.transforms.errors import AwsAccessError, TableError
 from dynabeam.transforms.model.gap import Gap, GapKind
 from dynabeam.transforms.model.report import Report
+from dynabeam.transforms.model.table import Table
 
-__all__ = ["NextStream", "Sequel", "find_sequel", "read_us", "switch_gap"]
+__all__ = ["NextStream", "Sequel", "find_sequel", "other_key_problem", "read_us", "switch_gap"]
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -63,6 +64,13 @@ class Sequel:
     description: TableDescription | None
     next_stream: NextStream | None = None
     readable: bool = True
+
+    @property
+    def end(self) -> Literal["", "deleted", "recreated"]:
+        """How the table has ended; empty if it goes on."""
+        if self.kind == "deleted":
+            return "deleted"
+        return "recreated" if self.kind == "recreated" else ""
 
 
 def find_sequel(access: AwsAccess, table: str, table_id: str, stream_arn: str) -> Sequel:
@@ -116,6 +124,25 @@ def _later(access: AwsAccess, table: str, stream_arn: str, latest_arn: str) -> l
         )
         listed = []
     return sorted({each for each in (*listed, latest_arn) if each > stream_arn})
+
+
+def other_key_problem(old: Table, description: TableDescription) -> TableError | None:
+    """What keeps a table that was made again from taking the place of the old one: its key.
+
+    Args:
+        old: The table that was deleted.
+        description: The other one of its name.
+    """
+    if description.table.keys == old.keys:
+        return None
+    return TableError(
+        "the table was deleted and made again with another primary key, which the sinks' rows of "
+        "it do not have",
+        where=f"table {old.name}",
+        expected=str(old.keys),
+        found=str(description.table.keys),
+        hint="Replicate it with a --state_dir and sinks of its own",
+    )
 
 
 def read_us(report: Report) -> int:

@@ -9,7 +9,6 @@ from dynabeam.pipelines.doctor.checks.finding import Finding, of_error, ok, warn
 from dynabeam.pipelines.sink_membership import check_members, plan_members
 from dynabeam.pipelines.state_directory import State
 from dynabeam.transforms.errors import DynabeamError
-from dynabeam.transforms.model.table import Table
 from dynabeam.transforms.sinks.base import Sink
 from dynabeam.transforms.sinks.registry import RunnerFacts, check_capabilities, open_sink
 from dynabeam.transforms.storage import filesystem
@@ -60,7 +59,7 @@ def sink_findings(
 
 def _of_sink(state: State, sink: Sink) -> Iterator[Finding]:
     """What a run would say of one sink; the others are as the state directory knows them."""
-    tables = [Table.from_json(each["table"]) for each in state.tables.values()]
+    tables = [each.table for each in state.tables.values()]
     alone = State(
         state.state_id, state.number, state.attempt, state.tables, state.deployment, state.sinks
     )
