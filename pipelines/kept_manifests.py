@@ -105,14 +105,16 @@ class KeptManifests:
         found = dict(document)
         if "snapshot" in found:
             found["snapshot"] = self._with_manifest(found["snapshot"])
-        if "heal" in found:
+        if isinstance(found.get("heal"), list):
             found["heal"] = [self._with_manifest(each) for each in found["heal"]]
         return found
 
-    def _with_manifest(self, stored: dict[str, Any]) -> dict[str, Any]:
-        name = (stored.get("manifest") or {}).get("kept")
-        if name is None:
+    def _with_manifest(self, stored: Any) -> Any:
+        # Whatever else stands there, the table's state judges it.
+        named = stored.get("manifest") if isinstance(stored, dict) else None
+        if not isinstance(named, dict) or "kept" not in named:
             return stored
+        name = named["kept"]
         manifest = self._read(name)
         self._names[id(manifest)] = manifest, name
         rest = dict(stored)

@@ -116,8 +116,7 @@ class Repair:
             StateError: It is damaged, or a newer version wrote it.
         """
         with damage_told("the plan of a repair", where="repair"):
-            windows = tuple((begin, end) for begin, end in document["windows"])
-            return typed_fields(cls, document, windows=windows)
+            return typed_fields(cls, document)
 
     def __str__(self) -> str:
         """The plan for people."""
