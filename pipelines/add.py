@@ -12,13 +12,14 @@ from collections.abc import Sequence
 
 from apache_beam.io.filesystems import FileSystems
 
+from dynabeam.pipelines import stop_signals
 from dynabeam.pipelines.continuous.deployments import adopt_tables, assign_each, current
 from dynabeam.pipelines.options.replicate import ReplicateOptions, parse_replicate
 from dynabeam.pipelines.preflight import check_tables
 from dynabeam.pipelines.rounds.run import beam_options
-from dynabeam.pipelines.sink_membership import plan_members, refuse_joins
-from dynabeam.pipelines.state_directory import StateDirectory
 from dynabeam.transforms.sinks.registry import open_sink
+from dynabeam.transforms.state.sink_membership import plan_members, refuse_joins
+from dynabeam.transforms.state.state_directory import StateDirectory
 
 __all__ = ["add", "main"]
 
@@ -44,7 +45,7 @@ def add(options: ReplicateOptions) -> list[str]:
     """
     FileSystems.set_options(beam_options(options))
     directory = StateDirectory(options.state_dir)
-    with directory.locked():
+    with directory.locked(stop_signals):
         state = directory.load()
         sinks = [open_sink(each) for each in options.sinks]
         folder = current(directory, state)

@@ -14,12 +14,12 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 
 from dynabeam.pipelines.options.replicate import ReplicateOptions
-from dynabeam.pipelines.state_directory import State, StateDirectory
 from dynabeam.transforms.continuous.discovery import Discovery, read_findings, write_findings
 from dynabeam.transforms.continuous.discovery_plan import DiscoveryPlan
 from dynabeam.transforms.export.location import newest_age_us
 from dynabeam.transforms.model.table import Table
 from dynabeam.transforms.sinks.base import Sink
+from dynabeam.transforms.state.state_directory import State, StateDirectory
 from dynabeam.transforms.state.table_reading import ReadingOptions
 from dynabeam.transforms.storage import filesystem
 

@@ -11,16 +11,8 @@ import dataclasses
 from collections.abc import Sequence
 
 from dynabeam.pipelines.options.replicate import ReplicateOptions
-from dynabeam.pipelines.sink_membership import LoadingMirrors
-from dynabeam.pipelines.state_directory import State
 from dynabeam.pipelines.table_findings import TableFindings, finding_of
-from dynabeam.pipelines.table_repair import meet_gap, resume_repair, switch_stream
 from dynabeam.pipelines.table_sequels import ended_error
-from dynabeam.pipelines.table_state import (
-    check_coverage,
-    raise_or_record,
-    stream_changed,
-)
 from dynabeam.transforms.aws import dynamodb
 from dynabeam.transforms.errors import (
     AwsAccessError,
@@ -37,6 +29,13 @@ from dynabeam.transforms.export.location import newest_age_us
 from dynabeam.transforms.export.manifest import ExportManifest
 from dynabeam.transforms.model.gap import GapPolicy
 from dynabeam.transforms.model.table import Table
+from dynabeam.transforms.state.merge_reports import (
+    check_coverage,
+    raise_or_record,
+    stream_changed,
+)
+from dynabeam.transforms.state.sink_membership import LoadingMirrors
+from dynabeam.transforms.state.state_directory import State
 from dynabeam.transforms.state.stream_successor import Sequel, find_sequel
 from dynabeam.transforms.state.table_readiness import (
     readiness_problem,
@@ -44,6 +43,7 @@ from dynabeam.transforms.state.table_readiness import (
     stream_problem,
 )
 from dynabeam.transforms.state.table_reading import new_table_state
+from dynabeam.transforms.state.table_repair import meet_gap, resume_repair, switch_stream
 from dynabeam.transforms.state.table_selection import is_glob
 from dynabeam.transforms.state.table_state import TableState
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from apache_beam.io.filesystems import FileSystems
 
+from dynabeam.pipelines import stop_signals
 from dynabeam.pipelines.continuous.deployments import take_over
 from dynabeam.pipelines.continuous.run import replicate_continuously
 from dynabeam.pipelines.discovery import RoundDiscovery
@@ -21,14 +22,19 @@ from dynabeam.pipelines.rounds.last_run import read_last_run, recorded
 from dynabeam.pipelines.rounds.progress import RoundLogger, RoundPrinter, print_summary
 from dynabeam.pipelines.rounds.round_metrics import RoundMetrics
 from dynabeam.pipelines.rounds.run import RoundOutcome, Rounds, beam_options, publish
-from dynabeam.pipelines.sink_membership import begin_loads, check_members, check_sinks, plan_members
-from dynabeam.pipelines.state_directory import State, StateDirectory
 from dynabeam.pipelines.table_findings import TableFindings
-from dynabeam.pipelines.table_repair import repair_lines, sweep
 from dynabeam.transforms.aws.beam_s3 import hand_down
 from dynabeam.transforms.model.table import Table
 from dynabeam.transforms.sinks.base import Sink
 from dynabeam.transforms.sinks.registry import check_capabilities, check_place, open_sink
+from dynabeam.transforms.state.sink_membership import (
+    begin_loads,
+    check_members,
+    check_sinks,
+    plan_members,
+)
+from dynabeam.transforms.state.state_directory import State, StateDirectory
+from dynabeam.transforms.state.table_repair import repair_lines, sweep
 from dynabeam.transforms.telemetry.endpoint import Endpoint
 from dynabeam.transforms.telemetry.logs import set_up_logs, writes_json
 from dynabeam.transforms.telemetry.process_metrics import figures
@@ -81,7 +87,7 @@ def replicate(options: ReplicateOptions, findings: TableFindings | None = None) 
     check_place(directory.path, facts, "--state_dir")
     check_rounds(facts)
     check_quickly(options, sys.stderr)
-    with directory.locked(), recorded(directory) as run:
+    with directory.locked(stop_signals), recorded(directory) as run:
         state = directory.load()
         check_members(state, sinks, options.drop_sinks)
         take_over(directory, state, successor="catch-up rounds", forced=options.take_over)

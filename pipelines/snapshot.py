@@ -22,8 +22,6 @@ from dynabeam.pipelines.continuous.deployments import current
 from dynabeam.pipelines.options.arguments import parse_known
 from dynabeam.pipelines.options.replicate import ReplicateOptions, parse_replicate
 from dynabeam.pipelines.rounds.run import beam_options
-from dynabeam.pipelines.state_directory import State, StateDirectory
-from dynabeam.pipelines.table_repair import repair_lines
 from dynabeam.transforms.continuous.generations import read_generation
 from dynabeam.transforms.continuous.repairs import step_line
 from dynabeam.transforms.errors import ConfigurationError, StateError
@@ -31,6 +29,8 @@ from dynabeam.transforms.model.key_range import KeyRange
 from dynabeam.transforms.model.table import Table
 from dynabeam.transforms.runtime.clock import now_us
 from dynabeam.transforms.state.snapshot_signals import SnapshotSignal, SnapshotSignals
+from dynabeam.transforms.state.state_directory import State, StateDirectory
+from dynabeam.transforms.state.table_repair import repair_lines
 from dynabeam.transforms.values.key_schema import KeySchema
 
 __all__ = ["main"]

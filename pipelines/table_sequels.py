@@ -23,8 +23,6 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from dynabeam.pipelines.options.replicate import ReplicateOptions
 from dynabeam.pipelines.table_findings import TableFindings, finding_of
-from dynabeam.pipelines.table_repair import begin_repair, new_stream, switch_stream
-from dynabeam.pipelines.table_state import read_until_us
 from dynabeam.transforms.aws.dynamodb import TableDescription, continuous_backups
 from dynabeam.transforms.aws.errors import AwsErrorKind, classify
 from dynabeam.transforms.continuous.discovery import What
@@ -39,6 +37,7 @@ from dynabeam.transforms.errors import (
 from dynabeam.transforms.model.gap import GapPolicy
 from dynabeam.transforms.model.report import Report
 from dynabeam.transforms.runtime.clock import now_us
+from dynabeam.transforms.state.merge_reports import read_until_us
 from dynabeam.transforms.state.stream_successor import (
     Sequel,
     find_sequel,
@@ -46,6 +45,7 @@ from dynabeam.transforms.state.stream_successor import (
     switch_gap,
 )
 from dynabeam.transforms.state.table_readiness import recovery_problem, stream_problem
+from dynabeam.transforms.state.table_repair import begin_repair, new_stream, switch_stream
 from dynabeam.transforms.state.table_state import TableState
 
 __all__ = ["TableSequels", "ended_error"]

@@ -20,8 +20,8 @@ from dynabeam.pipelines.command_line import _COMMANDS, main
 from dynabeam.pipelines.continuous.run import add_graph, prepare
 from dynabeam.pipelines.options.replicate import parse_replicate
 from dynabeam.pipelines.options.runners import continuous_runner
-from dynabeam.pipelines.state_directory import StateDirectory
 from dynabeam.transforms.sinks.registry import open_sink
+from dynabeam.transforms.state.state_directory import StateDirectory
 from dynabeam.transforms.testing.faults import Faults
 from tests.pipelines.runs import World, orders
 from tests.sinks.postgres_server import server_for_tests

@@ -27,8 +27,6 @@ from dynabeam.pipelines.continuous.deployments import absorb, current
 from dynabeam.pipelines.failures import kind_of, meant_for_people
 from dynabeam.pipelines.preflight import check_tables
 from dynabeam.pipelines.rounds.run import beam_options
-from dynabeam.pipelines.state_directory import State, StateDirectory
-from dynabeam.pipelines.table_state import check_coverage
 from dynabeam.transforms.audit.html_page import html_page
 from dynabeam.transforms.audit.mirror_reader import MirrorReader, open_reader
 from dynabeam.transforms.audit.result import AuditResult
@@ -41,6 +39,8 @@ from dynabeam.transforms.printable import printable_lines
 from dynabeam.transforms.runtime.clock import now_us
 from dynabeam.transforms.secrets import masked
 from dynabeam.transforms.state.coverage import FUZZ_US
+from dynabeam.transforms.state.merge_reports import check_coverage
+from dynabeam.transforms.state.state_directory import State, StateDirectory
 from dynabeam.transforms.state.table_reading import snapshot_requests, stream_sources
 
 __all__ = ["audit", "main"]

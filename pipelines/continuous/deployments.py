@@ -14,9 +14,6 @@ from collections.abc import Sequence
 
 from dynabeam.pipelines.discovery import discovery_plan
 from dynabeam.pipelines.options.replicate import ReplicateOptions
-from dynabeam.pipelines.state_directory import State, StateDirectory
-from dynabeam.pipelines.table_repair import new_stream, reopen_loads, with_table_loaded
-from dynabeam.pipelines.table_state import merge_reports
 from dynabeam.transforms.continuous.control_folder import Assignment, ControlFolder
 from dynabeam.transforms.continuous.discovery_plan import first_assignment
 from dynabeam.transforms.continuous.generations import TableGeneration, read_generation
@@ -29,6 +26,8 @@ from dynabeam.transforms.model.table import Table
 from dynabeam.transforms.runtime.clock import now_us
 from dynabeam.transforms.runtime.stored_format import damage_told
 from dynabeam.transforms.state.gap_events import Repaired
+from dynabeam.transforms.state.merge_reports import merge_reports
+from dynabeam.transforms.state.state_directory import State, StateDirectory
 from dynabeam.transforms.state.table_reading import (
     choose_readers,
     list_for_readers,
@@ -36,6 +35,7 @@ from dynabeam.transforms.state.table_reading import (
     snapshot_requests,
     stream_sources,
 )
+from dynabeam.transforms.state.table_repair import new_stream, reopen_loads, with_table_loaded
 from dynabeam.transforms.state.table_state import LoadState, TableState, Unrepaired
 from dynabeam.transforms.storage import filesystem
 

@@ -40,17 +40,6 @@ from dynabeam.pipelines.options.runners import ContinuousRunner, continuous_runn
 from dynabeam.pipelines.preflight import check_tables, loading_mirrors
 from dynabeam.pipelines.rounds.progress import say, table_line
 from dynabeam.pipelines.rounds.run import with_aws
-from dynabeam.pipelines.sink_membership import (
-    Membership,
-    begin_loads,
-    check_members,
-    check_same_graph,
-    check_sinks,
-    numbered,
-    plan_members,
-    refuse_joins,
-)
-from dynabeam.pipelines.state_directory import State, StateDirectory
 from dynabeam.pipelines.table_findings import TableFindings
 from dynabeam.transforms.continuous.control_folder import ControlFolder
 from dynabeam.transforms.continuous.discovery import read_findings
@@ -61,6 +50,17 @@ from dynabeam.transforms.errors import ConfigurationError
 from dynabeam.transforms.printable import one_line
 from dynabeam.transforms.sinks.base import Sink
 from dynabeam.transforms.sinks.registry import check_capabilities, check_place, open_sink
+from dynabeam.transforms.state.sink_membership import (
+    Membership,
+    begin_loads,
+    check_members,
+    check_same_graph,
+    check_sinks,
+    numbered,
+    plan_members,
+    refuse_joins,
+)
+from dynabeam.transforms.state.state_directory import State, StateDirectory
 
 __all__ = ["add_graph", "prepare", "replicate_continuously"]
 
@@ -98,7 +98,7 @@ def replicate_continuously(options: ReplicateOptions, *, from_template: bool = F
     pipeline = _new_pipeline(PipelineOptions(with_aws(runner.arguments, options.access)))
     if runner.dry_run or (runner.job_file and not from_template):
         return _rehearse(pipeline, options, directory, sinks, runner)
-    with directory.locked():
+    with directory.locked(stop_signals):
         state, folder = prepare(options, directory, sinks, runner)
     _say_what_was_set(runner, sys.stderr)
     try:
@@ -106,7 +106,7 @@ def replicate_continuously(options: ReplicateOptions, *, from_template: bool = F
         result = _run(pipeline)
     except Exception:
         if not runner.resumes:
-            with directory.locked():
+            with directory.locked(stop_signals):
                 abandon(directory, folder)
         raise
     if runner.job_file:

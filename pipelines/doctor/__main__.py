@@ -39,10 +39,10 @@ from dynabeam.pipelines.options.features import features_of
 from dynabeam.pipelines.options.replicate import ReplicateOptions, check_located, parse_replicate
 from dynabeam.pipelines.preflight import table_names
 from dynabeam.pipelines.rounds.run import beam_options
-from dynabeam.pipelines.state_directory import State, StateDirectory
 from dynabeam.transforms.aws.permissions import permissions
 from dynabeam.transforms.errors import AwsAccessError, DynabeamError
 from dynabeam.transforms.printable import one_line, printable_lines
+from dynabeam.transforms.state.state_directory import State, StateDirectory
 
 __all__ = ["examine", "main"]
 

@@ -11,10 +11,10 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from dynabeam.pipelines.options.aws import checked_endpoint, checked_region
-from dynabeam.pipelines.state_directory import StateDirectory
 from dynabeam.transforms.aws.beam_s3 import s3_arguments
 from dynabeam.transforms.aws.session import AwsAccess
 from dynabeam.transforms.sinks.uri import local_path
+from dynabeam.transforms.state.state_directory import StateDirectory
 
 __all__ = ["add_state_options", "named_state_directory", "state_path"]
 

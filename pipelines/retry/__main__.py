@@ -37,21 +37,13 @@ from dynabeam.pipelines.options.runners import check_rounds, round_runner
 from dynabeam.pipelines.replicate import publish_committed
 from dynabeam.pipelines.retry.graph import build_retry
 from dynabeam.pipelines.rounds.run import beam_options, publish, run_to_its_end
-from dynabeam.pipelines.sink_membership import (
-    after_round,
-    check_sinks,
-    plan_members,
-    refuse_joins,
-    share_of,
-)
-from dynabeam.pipelines.state_directory import State, StateDirectory
-from dynabeam.pipelines.table_state import merge_reports
 from dynabeam.transforms.errors import ConfigurationError
 from dynabeam.transforms.model.dead_letter import DeadLetter
 from dynabeam.transforms.printable import printable
 from dynabeam.transforms.runtime.clock import now_us
 from dynabeam.transforms.sinks.base import Round, Sink
 from dynabeam.transforms.sinks.registry import check_capabilities, check_place, open_sink
+from dynabeam.transforms.state.merge_reports import merge_reports
 from dynabeam.transforms.state.round_outputs import (
     DEAD_LETTERS,
     REPORTS,
@@ -61,6 +53,14 @@ from dynabeam.transforms.state.round_outputs import (
     read_dead_letters,
     read_reports,
 )
+from dynabeam.transforms.state.sink_membership import (
+    after_round,
+    check_sinks,
+    plan_members,
+    refuse_joins,
+    share_of,
+)
+from dynabeam.transforms.state.state_directory import State, StateDirectory
 
 __all__ = ["RetryOptions", "main", "retry"]
 
@@ -126,7 +126,7 @@ def retry(options: RetryOptions) -> Outcome:
     check_place(directory.path, facts, "--state_dir")
     check_rounds(facts)
     outcome = Outcome()
-    with directory.locked():
+    with directory.locked(stop_signals):
         state = directory.load()
         found = plan_members(state, sinks, asked.drop_sinks)
         refuse_joins(found, "retry")

@@ -15,11 +15,11 @@ from collections.abc import Iterator
 from typing import Literal
 
 from dynabeam.pipelines.failures import meant_for_people
-from dynabeam.pipelines.state_directory import StateDirectory
 from dynabeam.transforms.errors import ConfigurationError, StateError, StateInUseError
 from dynabeam.transforms.runtime.clock import now_us
 from dynabeam.transforms.runtime.stored_format import DocumentFormat
 from dynabeam.transforms.secrets import masked
+from dynabeam.transforms.state.state_directory import StateDirectory
 from dynabeam.transforms.storage import filesystem
 from dynabeam.transforms.storage.versioned_file import VersionedFile
 

@@ -15,11 +15,11 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from dynabeam.pipelines.options.replicate import ReplicateOptions
 from dynabeam.pipelines.rounds.run import RoundOutcome
-from dynabeam.pipelines.state_directory import State
 from dynabeam.transforms.printable import printable, printable_lines
 from dynabeam.transforms.runtime.clock import now_us
 from dynabeam.transforms.sinks.registry import open_sink
 from dynabeam.transforms.state.gap_events import gap_events
+from dynabeam.transforms.state.state_directory import State
 from dynabeam.transforms.state.table_state import LoadState, TableState, Totals
 from dynabeam.transforms.storage import filesystem
 from dynabeam.transforms.telemetry.logs import writes_json

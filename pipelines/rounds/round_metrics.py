@@ -6,9 +6,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dynabeam.pipelines.rounds.run import RoundOutcome
-from dynabeam.pipelines.state_directory import State
 from dynabeam.transforms.export.elements import DONE
 from dynabeam.transforms.runtime.clock import now_us
+from dynabeam.transforms.state.state_directory import State
 from dynabeam.transforms.state.table_state import LoadState
 from dynabeam.transforms.telemetry.process_metrics import Figures
 

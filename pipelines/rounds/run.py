@@ -24,12 +24,8 @@ from dynabeam.pipelines.options.replicate import ReplicateOptions
 from dynabeam.pipelines.rounds.export_keys import ExportKeys
 from dynabeam.pipelines.rounds.exports import RoundExports
 from dynabeam.pipelines.rounds.graph import RoundPlan, build_round
-from dynabeam.pipelines.sink_membership import after_round, share_of
-from dynabeam.pipelines.state_directory import State, StateDirectory
 from dynabeam.pipelines.table_findings import TableFindings
-from dynabeam.pipelines.table_repair import begin_repairs, mark_sweep, sweep, take_signals
 from dynabeam.pipelines.table_sequels import TableSequels
-from dynabeam.pipelines.table_state import is_caught_up, merge_reports
 from dynabeam.transforms.aws.beam_s3 import s3_arguments
 from dynabeam.transforms.aws.session import AwsAccess
 from dynabeam.transforms.dead_letters.limit import DeadLetterLimit, too_many
@@ -39,13 +35,17 @@ from dynabeam.transforms.runtime.beam_introspection import RememberingOptions, r
 from dynabeam.transforms.runtime.clock import now_us
 from dynabeam.transforms.secrets import masked
 from dynabeam.transforms.sinks.base import Round, Sink
+from dynabeam.transforms.state.merge_reports import is_caught_up, merge_reports
 from dynabeam.transforms.state.round_outputs import (
     DEAD_LETTERS,
     REPORTS,
     read_dead_letters,
     read_reports,
 )
+from dynabeam.transforms.state.sink_membership import after_round, share_of
+from dynabeam.transforms.state.state_directory import State, StateDirectory
 from dynabeam.transforms.state.table_reading import list_for_readers, stream_sources
+from dynabeam.transforms.state.table_repair import begin_repairs, mark_sweep, sweep, take_signals
 from dynabeam.transforms.state.table_state import TableState
 
 __all__ = [

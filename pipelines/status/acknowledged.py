@@ -12,9 +12,9 @@ import dataclasses
 import json
 from collections.abc import Mapping
 
-from dynabeam.pipelines.state_directory import StateDirectory
 from dynabeam.transforms.errors import StateError
 from dynabeam.transforms.runtime.stored_format import DocumentFormat
+from dynabeam.transforms.state.state_directory import StateDirectory
 from dynabeam.transforms.storage import filesystem
 from dynabeam.transforms.storage.versioned_file import VersionedFile
 

@@ -17,9 +17,7 @@ from apache_beam.io.filesystems import FileSystems
 
 from dynabeam.pipelines.continuous.deployments import absorb, current, repaired_of
 from dynabeam.pipelines.rounds.last_run import LastRun, read_last_run
-from dynabeam.pipelines.state_directory import StateDirectory
 from dynabeam.pipelines.status.acknowledged import read_acknowledged
-from dynabeam.pipelines.table_repair import with_table_loaded
 from dynabeam.transforms.continuous.control_folder import ControlFolder
 from dynabeam.transforms.continuous.discovery import read_findings
 from dynabeam.transforms.continuous.fatal_errors import load_fatal_errors
@@ -29,6 +27,8 @@ from dynabeam.transforms.export.elements import DONE
 from dynabeam.transforms.sinks.membership import KnownSink
 from dynabeam.transforms.state.gap_events import EventState, Repaired, gap_events
 from dynabeam.transforms.state.repair_plan import Repair
+from dynabeam.transforms.state.state_directory import StateDirectory
+from dynabeam.transforms.state.table_repair import with_table_loaded
 from dynabeam.transforms.state.table_state import LoadState, TableState
 from dynabeam.transforms.storage import filesystem
 from dynabeam.transforms.stream.progress import RETENTION_US, SeenReader, oldest_unread_shards

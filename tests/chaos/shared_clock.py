@@ -96,7 +96,7 @@ if __name__ == "__main__":
 
     import dynabeam.pipelines.replicate
     from dynabeam.pipelines.command_line import main
-    from dynabeam.pipelines.state_directory import StateDirectory
+    from dynabeam.transforms.state.state_directory import StateDirectory
 
     dynabeam.pipelines.replicate.StateDirectory = functools.partial(
         StateDirectory, lease_seconds=float(os.environ[_LEASE])

@@ -6,7 +6,6 @@ import dataclasses
 import pytest
 
 from dynabeam.pipelines.continuous.deployments import absorb
-from dynabeam.pipelines.state_directory import State
 from dynabeam.transforms.aws.dynamodb import describe_table
 from dynabeam.transforms.aws.session import AwsAccess
 from dynabeam.transforms.continuous.compact_reports import compact
@@ -21,6 +20,7 @@ from dynabeam.transforms.errors import GapError
 from dynabeam.transforms.model.gap import GapPolicies, GapPolicy
 from dynabeam.transforms.model.report import Report
 from dynabeam.transforms.state.coverage import FUZZ_US
+from dynabeam.transforms.state.state_directory import State
 from dynabeam.transforms.state.table_reading import new_table_state, stream_sources
 from dynabeam.transforms.state.table_state import NO_TOTALS
 from dynabeam.transforms.stream.frontier import Frontier, ShardPosition

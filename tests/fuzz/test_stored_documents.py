@@ -15,7 +15,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dynabeam.pipelines.rounds.last_run import LastRun, read_last_run
-from dynabeam.pipelines.state_directory import State, StateDirectory
 from dynabeam.pipelines.status.acknowledged import read_acknowledged
 from dynabeam.transforms.continuous.control_folder import Assignment, ControlFolder
 from dynabeam.transforms.continuous.discover_tables import Discovered, DiscoveredCoder
@@ -47,6 +46,7 @@ from dynabeam.transforms.model.report import Report, ReportCoder
 from dynabeam.transforms.sinks.base import Round
 from dynabeam.transforms.sinks.files.staging import RoundFiles
 from dynabeam.transforms.state.snapshot_signals import SnapshotSignal, SnapshotSignals
+from dynabeam.transforms.state.state_directory import State, StateDirectory
 from dynabeam.transforms.state.table_state import SeenState, StreamState
 from dynabeam.transforms.stream.frontier import Counts, Frontier, FrontierCoder, ShardPosition
 from dynabeam.transforms.stream.reader_spec import ReaderSpecCoder

@@ -15,7 +15,6 @@ from dynabeam.pipelines.continuous.graph import build_continuous
 from dynabeam.pipelines.continuous.run import prepare
 from dynabeam.pipelines.options.replicate import parse_replicate
 from dynabeam.pipelines.options.runners import continuous_runner
-from dynabeam.pipelines.state_directory import StateDirectory
 from dynabeam.pipelines.status.reading import read_status
 from dynabeam.transforms.aws.dynamodb import describe_table
 from dynabeam.transforms.aws.session import AwsAccess
@@ -25,6 +24,7 @@ from dynabeam.transforms.errors import ConfigurationError, StateError
 from dynabeam.transforms.model.report import Report
 from dynabeam.transforms.runtime.clock import now_us
 from dynabeam.transforms.sinks.registry import open_sink
+from dynabeam.transforms.state.state_directory import StateDirectory
 from dynabeam.transforms.telemetry.worker import Telemetry
 from tests.graphs import labels_of, pickled_places
 from tests.pipelines.runs import orders

@@ -13,13 +13,13 @@ import pytest
 
 from dynabeam.pipelines.command_line import main
 from dynabeam.pipelines.continuous.deployments import begin
-from dynabeam.pipelines.state_directory import StateDirectory
 from dynabeam.transforms.continuous.control_folder import ControlFolder
 from dynabeam.transforms.continuous.fatal_errors import load_fatal_errors
 from dynabeam.transforms.continuous.keep_dead_letters import KeepDeadLetters
 from dynabeam.transforms.dead_letters.store import DeadLetterStore
 from dynabeam.transforms.model.dead_letter import DeadLetter
 from dynabeam.transforms.sinks.registry import open_sink
+from dynabeam.transforms.state.state_directory import StateDirectory
 from dynabeam.transforms.stream import page_parser
 from tests.dead_letters.test_store import LETTER, later
 from tests.pipelines.runs import ExportFolder, orders

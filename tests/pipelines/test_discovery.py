@@ -10,9 +10,9 @@ from dynabeam.pipelines.discovery import RoundDiscovery
 from dynabeam.pipelines.options.replicate import parse_replicate
 from dynabeam.pipelines.preflight import check_tables
 from dynabeam.pipelines.rounds.run import Rounds
-from dynabeam.pipelines.state_directory import StateDirectory
 from dynabeam.transforms.errors import ConfigurationError
 from dynabeam.transforms.sinks.registry import open_sink
+from dynabeam.transforms.state.state_directory import StateDirectory
 from tests.pipelines.runs import orders
 
 LONGEST = 120.0

@@ -22,11 +22,11 @@ from dynabeam.pipelines.doctor.checks.sinks import sink_findings
 from dynabeam.pipelines.doctor.checks.state import room_finding, state_findings
 from dynabeam.pipelines.options.features import features_of
 from dynabeam.pipelines.options.replicate import parse_replicate
-from dynabeam.pipelines.state_directory import StateDirectory
 from dynabeam.transforms.aws.permissions import condition_block, permissions
 from dynabeam.transforms.aws.session import AwsAccess
 from dynabeam.transforms.errors import TableError
 from dynabeam.transforms.sinks.registry import RunnerFacts
+from dynabeam.transforms.state.state_directory import StateDirectory
 from dynabeam.transforms.testing.simulator import Simulator
 from tests.pipelines.runs import ORDERS_ARN
 from tests.sinks.postgres_server import server_for_tests

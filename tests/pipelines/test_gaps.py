@@ -8,8 +8,8 @@ import duckdb
 import pytest
 
 from dynabeam.pipelines.command_line import main
-from dynabeam.pipelines.state_directory import StateDirectory
 from dynabeam.transforms.sinks.duckdb.mirror import DuckDBMirror
+from dynabeam.transforms.state.state_directory import StateDirectory
 from tests.pipelines.runs import World
 from tests.pipelines.time_machine import TimeMachine
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from dynabeam.pipelines.state_directory import State, StateDirectory
 from dynabeam.transforms.errors import StateError
 from dynabeam.transforms.export.elements import DONE
+from dynabeam.transforms.state.state_directory import State, StateDirectory
 from dynabeam.transforms.state.table_state import LoadState
 from tests.pipelines.runs import ExportFolder, orders
 from tests.state.states import manifest_of, state_of

@@ -22,7 +22,7 @@ SHORT_LEASE = """
 import functools
 import dynabeam.pipelines.replicate
 from dynabeam.pipelines.command_line import main
-from dynabeam.pipelines.state_directory import StateDirectory
+from dynabeam.transforms.state.state_directory import StateDirectory
 dynabeam.pipelines.replicate.StateDirectory = functools.partial(StateDirectory, lease_seconds=2.0)
 raise SystemExit(main())
 """

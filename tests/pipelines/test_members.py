@@ -7,9 +7,9 @@ from datetime import timedelta
 import pytest
 
 from dynabeam.pipelines.command_line import main
-from dynabeam.pipelines.state_directory import StateDirectory
 from dynabeam.transforms.sinks.duckdb.mirror import DuckDBMirror
 from dynabeam.transforms.sinks.files.changelog import FileChangelog
+from dynabeam.transforms.state.state_directory import StateDirectory
 from dynabeam.transforms.stream import page_parser
 from dynabeam.transforms.values.keys import encode_key
 from tests.pipelines.member_runs import KEPT_LOG, KEPT_MIRROR, NEW_MIRROR, ORDERS, away, begun

@@ -13,9 +13,9 @@ import pytest
 
 import dynabeam.pipelines.rounds.run
 from dynabeam.pipelines.command_line import main
-from dynabeam.pipelines.state_directory import StateDirectory
 from dynabeam.transforms.sinks.duckdb.mirror import DuckDBMirror
 from dynabeam.transforms.sinks.files.changelog import FileChangelog
+from dynabeam.transforms.state.state_directory import StateDirectory
 from dynabeam.transforms.testing.clock import micros_of
 from tests.pipelines.runs import ORDERS_ARN, ExportFolder, Place, orders
 from tests.pipelines.test_gaps import Kept

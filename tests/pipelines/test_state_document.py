@@ -7,8 +7,6 @@ import stat
 
 import pytest
 
-from dynabeam.pipelines import state_directory
-from dynabeam.pipelines.state_directory import State, StateDirectory
 from dynabeam.transforms.continuous.control_folder import Assignment, ControlFolder
 from dynabeam.transforms.continuous.discovery_plan import DiscoveryPlan
 from dynabeam.transforms.continuous.generations import TableGeneration, read_generation
@@ -16,8 +14,10 @@ from dynabeam.transforms.dead_letters.store import DeadLetterStore
 from dynabeam.transforms.errors import SinkError, StateError, StateInUseError
 from dynabeam.transforms.sinks.base import Round
 from dynabeam.transforms.sinks.registry import open_sink
+from dynabeam.transforms.state import state_directory
 from dynabeam.transforms.state.round_outputs import keep_outcome
 from dynabeam.transforms.state.snapshot_signals import SnapshotSignal, SnapshotSignals
+from dynabeam.transforms.state.state_directory import State, StateDirectory
 from dynabeam.transforms.storage import filesystem
 from tests.state.states import state_of
 from tests.storage.test_conditional_writes import gcs, own_options, sim  # noqa: F401 - fixtures

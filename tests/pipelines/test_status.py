@@ -18,7 +18,6 @@ from rich.console import Console
 from dynabeam.pipelines.command_line import main
 from dynabeam.pipelines.continuous.deployments import begin, current
 from dynabeam.pipelines.rounds.run import Rounds
-from dynabeam.pipelines.state_directory import StateDirectory
 from dynabeam.pipelines.status.flink_rest import FlinkRestError, read_job
 from dynabeam.pipelines.status.reading import read_status
 from dynabeam.pipelines.status.reasons import for_people
@@ -28,6 +27,7 @@ from dynabeam.transforms.model.gap import Gap, GapKind
 from dynabeam.transforms.model.report import Report
 from dynabeam.transforms.runtime.clock import now_us
 from dynabeam.transforms.state.gap_events import Repaired
+from dynabeam.transforms.state.state_directory import StateDirectory
 from dynabeam.transforms.state.table_state import SeenState
 from tests.pipelines.runs import Place, World, orders
 

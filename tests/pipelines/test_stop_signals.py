@@ -345,7 +345,7 @@ from dynabeam.pipelines import command_line, replicate
 from dynabeam.pipelines.continuous import run as continuous
 from dynabeam.pipelines.continuous.deployments import begin
 from dynabeam.pipelines.options.runners import continuous_runner
-from dynabeam.pipelines.state_directory import StateDirectory
+from dynabeam.transforms.state.state_directory import StateDirectory
 
 class Job:
     def __init__(self):

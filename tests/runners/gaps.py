@@ -17,8 +17,8 @@ from datetime import timedelta
 from typing import Any
 
 from dynabeam.pipelines.continuous.deployments import current
-from dynabeam.pipelines.state_directory import StateDirectory
 from dynabeam.transforms.continuous.generations import read_generation
+from dynabeam.transforms.state.state_directory import StateDirectory
 from tests.runners.ahead import Ahead
 from tests.runners.flink import Flink
 from tests.runners.flink_cluster import ClusterSettings

@@ -15,8 +15,8 @@ import time
 from datetime import timedelta
 
 from dynabeam.pipelines.continuous.deployments import current
-from dynabeam.pipelines.state_directory import StateDirectory
 from dynabeam.transforms.continuous.generations import TableGeneration, read_generation
+from dynabeam.transforms.state.state_directory import StateDirectory
 from tests.runners.continuous_world import ContinuousWorld
 from tests.runners.flink import Flink
 from tests.runners.flink_cluster import ClusterSettings

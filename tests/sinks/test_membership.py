@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dynabeam.pipelines.state_directory import State, StateDirectory
 from dynabeam.transforms.errors import StateError
 from dynabeam.transforms.model.block import Block, BlockHeader
 from dynabeam.transforms.model.table import Table
 from dynabeam.transforms.sinks.membership import KnownSink, Lack
 from dynabeam.transforms.sinks.share import SinkShare
+from dynabeam.transforms.state.state_directory import State, StateDirectory
 from dynabeam.transforms.values.key_schema import KeyAttribute, KeySchema
 
 NOON = 1_715_688_000_000_000

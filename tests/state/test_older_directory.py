@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from dynabeam.pipelines.state_directory import StateDirectory
 from dynabeam.pipelines.status.reading import read_status
+from dynabeam.transforms.state.state_directory import StateDirectory
 from tests.pipelines.runs import Place
 
 DATA = Path(__file__).parents[1] / "data" / "state_directory"

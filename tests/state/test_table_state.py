@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dynabeam.pipelines.state_directory import State, StateDirectory
 from dynabeam.transforms.errors import StateError
 from dynabeam.transforms.model.gap import Gap, GapKind
 from dynabeam.transforms.state.gap_events import Repaired
 from dynabeam.transforms.state.repair_plan import Repair
+from dynabeam.transforms.state.state_directory import State, StateDirectory
 from dynabeam.transforms.state.table_state import (
     LoadState,
     RepairState,

@@ -5,7 +5,7 @@ Life of a sink in catch-up mode, in this order:
 
 1. `position`: what does the sink itself say, how far is it? The driver compares that with what the
    state directory remembers, and decides whether the sink goes on, or joins: it is new, or lacks
-   rounds (`pipelines.sink_membership`).
+   rounds (`transforms.state.sink_membership`).
    `check`: before anything is read. Can it be reached and written, does it fit the state directory?
    `examine` is the same look and changes nothing.
 2. `recover`: what an interrupted run left is put right. Staged output of the committed round is

@@ -13,8 +13,8 @@ from typing import TextIO
 from dynabeam.pipelines.doctor.checks.runner import runner_findings
 from dynabeam.pipelines.doctor.checks.state import room_finding
 from dynabeam.pipelines.options.replicate import ReplicateOptions
-from dynabeam.pipelines.state_directory import StateDirectory
 from dynabeam.transforms.errors import ConfigurationError
+from dynabeam.transforms.state.state_directory import StateDirectory
 from dynabeam.transforms.storage import filesystem
 
 __all__ = ["check_quickly", "staged_bytes"]

@@ -6,11 +6,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from dynabeam.pipelines.doctor.checks.finding import Finding, of_error, ok, warning
-from dynabeam.pipelines.sink_membership import check_members, plan_members
-from dynabeam.pipelines.state_directory import State
 from dynabeam.transforms.errors import DynabeamError
 from dynabeam.transforms.sinks.base import Sink
 from dynabeam.transforms.sinks.registry import RunnerFacts, check_capabilities, open_sink
+from dynabeam.transforms.state.sink_membership import check_members, plan_members
+from dynabeam.transforms.state.state_directory import State
 from dynabeam.transforms.storage import filesystem
 
 __all__ = ["sink_findings"]

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from apache_beam.io.filesystem import BeamIOError
 
 from dynabeam.pipelines.doctor.checks.finding import Finding, failure, of_error, ok, warning
-from dynabeam.pipelines.state_directory import StateDirectory
 from dynabeam.transforms.errors import DynabeamError, StateError
+from dynabeam.transforms.state.state_directory import StateDirectory
 from dynabeam.transforms.storage import filesystem
 
 __all__ = ["room_finding", "state_findings"]

@@ -20,8 +20,6 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 
-from dynabeam.pipelines.state_directory import State, StateDirectory
-from dynabeam.pipelines.table_state import raise_or_record
 from dynabeam.transforms.aws.dynamodb import RecoveryWindow, continuous_backups
 from dynabeam.transforms.aws.session import AwsAccess
 from dynabeam.transforms.errors import ConfigurationError
@@ -30,9 +28,11 @@ from dynabeam.transforms.runtime.clock import now_us
 from dynabeam.transforms.sinks.base import Sink
 from dynabeam.transforms.sinks.membership import KnownSink
 from dynabeam.transforms.state.gap_events import Repaired
+from dynabeam.transforms.state.merge_reports import raise_or_record
 from dynabeam.transforms.state.repair_plan import Lost, Repair, plan_repair
 from dynabeam.transforms.state.repair_sweep import sweep_sinks
 from dynabeam.transforms.state.snapshot_signals import SnapshotSignals
+from dynabeam.transforms.state.state_directory import State, StateDirectory
 from dynabeam.transforms.state.stream_successor import NextStream
 from dynabeam.transforms.state.table_state import (
     LoadState,

@@ -18,8 +18,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 
-from dynabeam.pipelines.state_directory import State
-from dynabeam.pipelines.table_repair import begin_repair
 from dynabeam.transforms.errors import ConfigurationError, DynabeamError, SinkError
 from dynabeam.transforms.export.acquire import Acquisition, given_exports
 from dynabeam.transforms.export.location import newest_age_us
@@ -33,7 +31,9 @@ from dynabeam.transforms.sinks.membership import KnownSink, Lack, time_text
 from dynabeam.transforms.sinks.registry import open_sink
 from dynabeam.transforms.sinks.share import SinkShare
 from dynabeam.transforms.state.coverage import FUZZ_US
+from dynabeam.transforms.state.state_directory import State
 from dynabeam.transforms.state.table_readiness import describe_ready
+from dynabeam.transforms.state.table_repair import begin_repair
 from dynabeam.transforms.state.table_state import TableState
 
 __all__ = [

@@ -26,11 +26,9 @@ import os
 import socket
 import sys
 import uuid
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
 
-from dynabeam.pipelines import stop_signals
-from dynabeam.pipelines.kept_manifests import KeptManifests
 from dynabeam.transforms.dead_letters.store import DeadLetterStore
 from dynabeam.transforms.errors import StateError, StateInUseError
 from dynabeam.transforms.runtime.stored_format import (
@@ -42,6 +40,7 @@ from dynabeam.transforms.runtime.stored_format import (
 )
 from dynabeam.transforms.sinks.base import Round
 from dynabeam.transforms.sinks.membership import KnownSink
+from dynabeam.transforms.state.kept_manifests import KeptManifests
 from dynabeam.transforms.state.round_outputs import (
     DEAD_LETTERS,
     RETRIED,
@@ -59,7 +58,7 @@ from dynabeam.transforms.storage.conditional_writes import (
 from dynabeam.transforms.storage.fence import check_fence
 from dynabeam.transforms.storage.lease import LEASE_SECONDS, Lease, check_unheld
 
-__all__ = ["State", "StateDirectory"]
+__all__ = ["Ending", "State", "StateDirectory"]
 
 FORMAT = 2
 """Format 1 has neither `owner` nor `revision`, and is read too."""
@@ -122,6 +121,21 @@ class State:
         return Round(self.state_id, self.number + 1, uuid.uuid4().hex[:16])
 
 
+class Ending(Protocol):
+    """How a process ends that holds a directory."""
+
+    def end_at_once(self, error: Exception) -> None:
+        """Ends it because of an error that allows no further step."""
+
+    def requested(self) -> int:
+        """The number of the signal that asks it to end; 0 for none."""
+
+    def before_the_end(
+        self, cleanup: Callable[[], None]
+    ) -> contextlib.AbstractContextManager[None]:
+        """Has something called if it is ended at once within this."""
+
+
 class StateDirectory:
     """A state directory; to be changed while it is locked only.
 
@@ -143,11 +157,14 @@ class StateDirectory:
         self._manifests = KeptManifests(self.path)
 
     @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self, ending: Ending | None = None) -> Iterator[None]:
         """Holds the directory: one run at a time.
 
         In an object store it waits for the lease of a run that may have died; see
         `transforms.storage.lease`.
+
+        Args:
+            ending: How this process ends; None if it is not one of a command.
 
         Raises:
             StateInUseError: Another run holds it.
@@ -162,10 +179,11 @@ class StateDirectory:
             _this_process(),
             seconds=self._lease_seconds,
             tell=_tell,
-            on_lost=stop_signals.end_at_once,
-            asked_to_end=lambda: stop_signals.requested() != 0,
+            on_lost=lambda error: ending.end_at_once(error) if ending else None,
+            asked_to_end=lambda: ending is not None and ending.requested() != 0,
         )
-        with lease.held(), stop_signals.before_the_end(lease.release):
+        at_the_end = ending.before_the_end(lease.release) if ending else contextlib.nullcontext()
+        with lease.held(), at_the_end:
             self._owner = lease.id
             self._claim(anew=not lease.follows_a_release)
             self._held = True

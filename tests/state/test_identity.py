@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A state directory keeps its identity from before its first round."""
 
-from dynabeam.pipelines.state_directory import State, StateDirectory
+from dynabeam.transforms.state.state_directory import State, StateDirectory
 from tests.state.states import state_of
 
 

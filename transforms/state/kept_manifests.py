@@ -112,8 +112,11 @@ class KeptManifests:
     def _with_manifest(self, stored: Any) -> Any:
         # Whatever else stands there, the table's state judges it.
         named = stored.get("manifest") if isinstance(stored, dict) else None
-        if not isinstance(named, dict) or "kept" not in named:
+        if not isinstance(named, dict):
             return stored
+        if "kept" not in named:
+            # Beside the manifest itself all loaded files are named.
+            return {field: each for field, each in stored.items() if field != "first"}
         name = named["kept"]
         manifest = self._read(name)
         self._names[id(manifest)] = manifest, name
