@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from dynabeam.pipelines.status.reading import read_status
+from dynabeam.transforms.model.gap import GapKind
+from dynabeam.transforms.state.gap_events import Repaired
 from dynabeam.transforms.state.state_directory import StateDirectory
 from tests.pipelines.runs import Place
 
@@ -49,6 +51,36 @@ def test_its_status_is_what_its_own_version_said(replicated):
     os.utime(os.path.join(replicated.path, "state.json"), ns=(stored_us * 1000, stored_us * 1000))
     found = dataclasses.asdict(read_status(replicated, said["at_us"]))
     assert json.loads(json.dumps(found)) == said | {"state_dir": replicated.path}
+
+
+def test_its_tables_are_what_they_were(replicated):
+    state = replicated.load()
+    assert (state.number, sorted(state.tables)) == (11, ["customers", "orders"])
+    customers, orders = state.tables["customers"], state.tables["orders"]
+    assert (customers.generation, orders.generation) == (1, 3)
+    assert [each.kind for each in customers.gaps] == [GapKind.TRIMMED] * 2
+    assert customers.totals.dead_letters == 1
+    assert customers.repair is None
+    # The heal is loaded, and nothing of it is swept yet.
+    assert orders.repair is not None
+    assert (orders.repair.plan.kind, orders.repair.loaded, orders.repair.sinks) == (
+        "heal",
+        True,
+        None,
+    )
+    assert [(each.status, each.generation) for each in orders.heal] == [("done", 3)] * 3
+    assert all(each.is_loaded for each in orders.loads)
+    assert orders.repaired == (Repaired(2, 0),)
+    # One shard is read on from where it was read to; what is over is not read again.
+    (frontier,) = orders.frontiers
+    assert [each.kind for each in frontier.shards] == ["after"]
+    assert len(frontier.finished) == 6
+    assert orders.stream.seen_by(0).caught_up
+    assert {each.uri.rpartition("/")[2]: each.state for each in state.sinks.values()} == {
+        "changelog": "active",
+        "left_out": "dropped",
+        "mirror.duckdb": "active",
+    }
 
 
 def test_written_again_it_says_the_same(replicated):
