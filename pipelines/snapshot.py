@@ -26,7 +26,6 @@ from dynabeam.transforms.continuous.generations import read_generation
 from dynabeam.transforms.continuous.repairs import step_line
 from dynabeam.transforms.errors import ConfigurationError, StateError
 from dynabeam.transforms.model.key_range import KeyRange
-from dynabeam.transforms.model.table import Table
 from dynabeam.transforms.runtime.clock import now_us
 from dynabeam.transforms.state.snapshot_signals import SnapshotSignal, SnapshotSignals
 from dynabeam.transforms.state.state_directory import State, StateDirectory
@@ -109,8 +108,7 @@ def _keys_of(name: str, directory: StateDirectory, state: State) -> KeySchema:
     if name in state.tables:
         return state.tables[name].table.keys
     # A table that the deployment found.
-    found = current(directory, state).read_tables()
-    return Table.from_json(found[name]["table"]).keys
+    return current(directory, state).read_tables()[name].table.keys
 
 
 def _order(name: str, directory: StateDirectory, state: State, *, key_range: str) -> str:

@@ -24,7 +24,6 @@ from dynabeam.transforms.model.gap import Gap, GapPolicies, GapPolicy
 from dynabeam.transforms.model.report import Report
 from dynabeam.transforms.model.table import Table
 from dynabeam.transforms.runtime.clock import now_us
-from dynabeam.transforms.runtime.stored_format import damage_told
 from dynabeam.transforms.state.gap_events import Repaired
 from dynabeam.transforms.state.merge_reports import merge_reports
 from dynabeam.transforms.state.state_directory import State, StateDirectory
@@ -176,9 +175,7 @@ def tell_discovery(folder: ControlFolder, state: State, options: ReplicateOption
 def adopt_tables(folder: ControlFolder, state: State) -> None:
     """Brings the tables that a deployment found into the state."""
     for name, found in folder.read_tables().items():
-        if name not in state.tables:
-            with damage_told("the first state of a table", where=folder.path):
-                state.tables[name] = TableState.from_json(found)
+        state.tables.setdefault(name, found)
 
 
 def take_over(directory: StateDirectory, state: State, *, successor: str, forced: bool) -> None:

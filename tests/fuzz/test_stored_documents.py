@@ -255,11 +255,8 @@ DOCUMENTS = {
         lambda folder: load_fatal_errors(deployment(folder)),
     ),
     "first state": (
-        lambda folder: deployment(folder).write_table("orders", {"table": TABLE.to_json()}),
-        # The rest is read by whoever needs it.
-        lambda folder: [
-            {"table": each["table"]} for each in deployment(folder).read_tables().values()
-        ],
+        lambda folder: deployment(folder).write_table(state_of()),
+        lambda folder: list(deployment(folder).read_tables().values()),
     ),
     "findings": (
         lambda folder: write_findings(

@@ -24,7 +24,7 @@ import dataclasses
 import hashlib
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -32,7 +32,6 @@ from dynabeam.transforms.dead_letters.store import DeadLetterStore
 from dynabeam.transforms.errors import StateError
 from dynabeam.transforms.export.elements import SnapshotRequest
 from dynabeam.transforms.model.report import Report, ReportCoder
-from dynabeam.transforms.model.table import Table
 from dynabeam.transforms.runtime.stored_format import (
     DocumentFormat,
     canonical,
@@ -41,6 +40,7 @@ from dynabeam.transforms.runtime.stored_format import (
     parse_object,
     typed_fields,
 )
+from dynabeam.transforms.state.table_state import TableState
 from dynabeam.transforms.storage import filesystem
 from dynabeam.transforms.stream.reader_spec import ReaderSpec
 
@@ -208,20 +208,17 @@ class ControlFolder:
         # The folder is `<state_dir>/continuous/<id>`.
         return DeadLetterStore(self.path.rstrip("/").rsplit("/", 2)[0])
 
-    def write_table(self, table: str, state: Mapping[str, Any]) -> None:
+    def write_table(self, state: TableState) -> None:
         """Keeps the first state of a table that the run found, for the position document."""
-        filesystem.write_atomic(self._table(table), canonical(state), StateError)
+        filesystem.write_atomic(self._table(state.name), canonical(state.to_json()), StateError)
 
-    def read_tables(self) -> dict[str, dict[str, Any]]:
+    def read_tables(self) -> dict[str, TableState]:
         """The tables that the run found: table → first state."""
-        found = {}
-        for path in filesystem.list_files(filesystem.join(self.path, "tables")):
-            if path.endswith(".json"):
-                state = _read_table(path)
-                found[state["table"]["name"]] = state
-        return found
+        files = filesystem.list_files(filesystem.join(self.path, "tables"))
+        states = [_read_table(path) for path in files if path.endswith(".json")]
+        return {each.name: each for each in states}
 
-    def read_table(self, table: str) -> dict[str, Any] | None:
+    def read_table(self, table: str) -> TableState | None:
         """The first state of one table that the run found; None if it did not find it."""
         path = self._table(table)
         if not filesystem.exists(path):
@@ -267,9 +264,7 @@ class ControlFolder:
 _RESTORE = "Restore the state directory from a copy, or start with a new one"
 
 
-def _read_table(path: str) -> dict[str, Any]:
+def _read_table(path: str) -> TableState:
     content = filesystem.read_bytes(path, StateError)
     with damage_told("the first state of a table", where=path, hint=_RESTORE):
-        state = parse_object(content)
-        Table.from_json(state["table"])
-    return state
+        return TableState.from_json(parse_object(content))

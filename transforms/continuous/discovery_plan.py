@@ -91,7 +91,7 @@ class DiscoveryPlan:
         sources = stream_sources(state, self.options, 0, started_us)
         requests = snapshot_requests(state, self.options, self.committed.state_id)
         # Known to the position document before it is read: what is read can be taken over.
-        folder.write_table(found.table.name, state.to_json())
+        folder.write_table(state)
         folder.assign_once(first_assignment(state), Assignment(sources, requests))
 
     def write(self, folder: ControlFolder) -> None:

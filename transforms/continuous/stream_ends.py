@@ -160,7 +160,7 @@ def table_id_of(folder: ControlFolder, table: str) -> str:
     if known:
         return known
     found = folder.read_table(table)
-    return str(found.get("table_id", "")) if found else ""
+    return found.table_id if found else ""
 
 
 def source_of(folder: ControlFolder, table: str) -> ReaderSpec:
