@@ -136,8 +136,8 @@ def other_key_problem(old: Table, description: TableDescription) -> TableError |
     if description.table.keys == old.keys:
         return None
     return TableError(
-        "the table was deleted and created again with another primary key, which the sinks' rows of "
-        "it do not have",
+        "the table was deleted and created again with another primary key, which the sinks' rows "
+        "of it do not have",
         where=f"table {old.name}",
         expected=str(old.keys),
         found=str(description.table.keys),
