@@ -14,6 +14,7 @@ from dynabeam.transforms.model.gap import GapPolicy
 from dynabeam.transforms.model.table import Table
 from dynabeam.transforms.model.version import decode_version
 from dynabeam.transforms.runtime.clock import Clock
+from dynabeam.transforms.stream.frontier import Frontier
 from dynabeam.transforms.stream.pacing import Pacing
 from dynabeam.transforms.stream.page_parser import PageParser
 from dynabeam.transforms.stream.reader import SliceReader
@@ -270,3 +271,12 @@ def run(
             scheduler = ShardScheduler(requests, tracker.current_restriction().swept_us)
         reader = SliceReader(element, tracker, scheduler, pacing, clock, bounded=bounded)
         return Result(list(reader.read()), tracker, reader, scheduler)
+
+
+def pages(*numbers, **options):
+    return [[record(each, **options) for each in page] if page else None for page in numbers]
+
+
+def resumed(result, **changes):
+    """The source of the run after this one."""
+    return source(Frontier.from_json(result.reports()[-1]["frontier"]), **changes)
