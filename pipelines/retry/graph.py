@@ -51,7 +51,7 @@ def build_retry(
     """
     read = (
         pipeline
-        | "Letters" >> beam.Create(list(letters), reshuffle=False).with_output_types(DeadLetter)
+        | "ToReplay" >> beam.Create(list(letters), reshuffle=False).with_output_types(DeadLetter)
         | "ReplayDeadLetters" >> ReplayDeadLetters([each.place for each in sinks])
     )
     reconciled = read.blocks | "Reconcile" >> Reconcile()
