@@ -37,7 +37,7 @@ from dynabeam.transforms.state.state_directory import State, StateDirectory
 from dynabeam.transforms.state.table_repair import repair_lines, sweep
 from dynabeam.transforms.telemetry.endpoint import Endpoint
 from dynabeam.transforms.telemetry.logs import set_up_logs, writes_json
-from dynabeam.transforms.telemetry.process_metrics import figures
+from dynabeam.transforms.telemetry.process_metrics import process_metrics
 
 __all__ = ["NOT_ALL", "main", "replicate"]
 
@@ -110,14 +110,14 @@ def replicate(options: ReplicateOptions, findings: TableFindings | None = None) 
             left_out=[name for name in state.tables if options.selection.excludes(name)],
         )
         printer.say([*found.notes, *ended, *repair_lines(state.tables), *told])
-        figures_of_run = RoundMetrics(names, state, figures())
+        round_metrics = RoundMetrics(names, state, process_metrics())
         discovery = None
         if options.discovers:
             discovery = RoundDiscovery(options, directory, sinks, printer.say)
 
         def on_round(outcome: RoundOutcome) -> None:
             printer.on_round(outcome)
-            figures_of_run.on_round(outcome)
+            round_metrics.on_round(outcome)
 
         with (
             Endpoint(options.telemetry.metrics_port, options.telemetry.metrics_host),

@@ -10,7 +10,7 @@ from dynabeam.transforms.export.elements import DONE
 from dynabeam.transforms.runtime.clock import now_us
 from dynabeam.transforms.state.state_directory import State
 from dynabeam.transforms.state.table_state import LoadState
-from dynabeam.transforms.telemetry.process_metrics import Figures
+from dynabeam.transforms.telemetry.process_metrics import ProcessMetrics
 
 __all__ = ["RoundMetrics"]
 
@@ -21,33 +21,33 @@ class RoundMetrics:
     Args:
         names: The tables.
         state: The state at the start: a snapshot that was begun before goes on from there.
-        figures: The metrics of this process.
+        metrics: The metrics of this process.
     """
 
-    def __init__(self, names: Sequence[str], state: State, figures: Figures) -> None:
-        self._figures = figures
+    def __init__(self, names: Sequence[str], state: State, metrics: ProcessMetrics) -> None:
+        self._metrics = metrics
         for name in names:
             self._begin(name, state.tables[name].snapshot)
 
     def on_round(self, outcome: RoundOutcome) -> None:
         """Adds one round."""
         for report in outcome.reports:
-            self._figures.take(report)
+            self._metrics.take(report)
         for (table, stage), count in outcome.letters.items():
-            self._figures.add("dead_letters", count, table, stage)
-        self._figures.add("rounds", 1)
+            self._metrics.add("dead_letters", count, table, stage)
+        self._metrics.add("rounds", 1)
         for name in outcome.names:
-            self._figures.put("stored_seconds", now_us() / 1e6, name)
-            self._figures.put("generation", outcome.state.tables[name].generation, name)
+            self._metrics.put("stored_seconds", now_us() / 1e6, name)
+            self._metrics.put("generation", outcome.state.tables[name].generation, name)
 
     def _begin(self, name: str, snapshot: LoadState) -> None:
-        figures = self._figures
+        metrics = self._metrics
         if snapshot.manifest is None:
             return
         files = [each for each in snapshot.manifest.files if each.item_count]
-        figures.put("snapshot_expected_rows", sum(each.item_count for each in files), name)
-        figures.put("snapshot_expected_files", len(files), name)
+        metrics.put("snapshot_expected_rows", sum(each.item_count for each in files), name)
+        metrics.put("snapshot_expected_files", len(files), name)
         done = sum(snapshot.files.get(each.path) == DONE for each in files)
         for what, count in (("rows", snapshot.rows), ("bytes", snapshot.bytes)):
-            figures.add(f"snapshot_{what}", count, name)
-        figures.add("snapshot_files", done, name)
+            metrics.add(f"snapshot_{what}", count, name)
+        metrics.add("snapshot_files", done, name)

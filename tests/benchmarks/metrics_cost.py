@@ -27,7 +27,7 @@ from dynabeam.transforms.stream.reader_spec import ReaderSpec
 from dynabeam.transforms.stream.scheduler import ShardScheduler
 from dynabeam.transforms.stream.shard_requests import RequestPool
 from dynabeam.transforms.stream.tracker import FrontierTracker
-from dynabeam.transforms.telemetry.process_metrics import Figures
+from dynabeam.transforms.telemetry.process_metrics import ProcessMetrics
 from tests.benchmarks.parse_stream_pages import page
 from tests.stream.scripted import ARN, TABLE
 
@@ -40,9 +40,9 @@ def cpu_seconds(work: Callable[[], object], rounds: int) -> float:
     return (time.process_time() - began) / rounds
 
 
-def leave(reader: SliceReader, figures: Figures) -> None:
+def leave(reader: SliceReader, metrics: ProcessMetrics) -> None:
     """What a reader does at the end of each slice."""
-    figures.see(reader.seen())
+    metrics.see(reader.seen())
 
 
 def reader_of(shards: int, pool: ThreadPoolExecutor) -> SliceReader:
@@ -82,9 +82,9 @@ def main(arguments: list[str]) -> int:
     print(f"a page of 1,000 records, {len(body):,} bytes: {a_page * 1e3:.2f} ms of CPU")
     with ThreadPoolExecutor(1) as pool:
         for shards in (1, 100, 1000):
-            reader, figures = reader_of(shards, pool), Figures()
-            slice_end = cpu_seconds(functools.partial(leave, reader, figures), given.rounds)
-            scrape = cpu_seconds(figures.samples, max(1, given.rounds // 10))
+            reader, metrics = reader_of(shards, pool), ProcessMetrics()
+            slice_end = cpu_seconds(functools.partial(leave, reader, metrics), given.rounds)
+            scrape = cpu_seconds(metrics.samples, max(1, given.rounds // 10))
             print(
                 f"{shards:5,} shards: end of a slice {slice_end * 1e6:7.1f} us = "
                 f"{slice_end / a_page:.4f} of the page; a scrape {scrape * 1e3:6.2f} ms"

@@ -6,7 +6,7 @@ few (`SMALL_BATCH_ROWS`: vectorised decoding, COPY and then a merge).
 
     python -m tests.benchmarks.postgresql_merge [--rows=100000]
 
-The server is a local one without fsync, so the figures are those of our work and PostgreSQL's, not
+The server is a local one without fsync, so the numbers are those of our work and PostgreSQL's, not
 of a disk or a network. Items have 10 attributes (text, numbers, a list, a map), about 400 bytes.
 """
 

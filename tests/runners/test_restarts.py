@@ -154,7 +154,7 @@ def _start_everything(cluster: Flink) -> None:
 @pytest.mark.runner
 def test_prism_replicates(prism: pathlib.Path, tmp_path: pathlib.Path):
     (port,) = free_ports(1)
-    # Prism's workers are threads of the command: one endpoint has the figures of all.
+    # Prism's workers are threads of the command: one endpoint has the metrics of all.
     metrics = (f"--metrics_port={port}", "--metrics_host=127.0.0.1")
     with ContinuousWorld(tmp_path, tables=2, export_seconds=3) as world:
         words = world.command("--mode=continuous", *prism_options(prism), *metrics)

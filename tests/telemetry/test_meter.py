@@ -18,7 +18,7 @@ from dynabeam.transforms.telemetry import endpoint
 from dynabeam.transforms.telemetry.beam_metrics import MeterDeadLetters, MeterReports, _BeamMetrics
 from dynabeam.transforms.telemetry.endpoint import PORTS, Endpoint, serve_once
 from dynabeam.transforms.telemetry.metric_names import BEAM_TABLES, METRICS, NAMESPACE
-from dynabeam.transforms.telemetry.process_metrics import Figures
+from dynabeam.transforms.telemetry.process_metrics import ProcessMetrics
 from dynabeam.transforms.telemetry.worker import Telemetry
 from tests.runners.processes import free_ports
 from tests.telemetry.scraping import scrape
@@ -96,8 +96,8 @@ def test_names_of_tables_are_bounded():
 class TestEndpoint:
     def test_a_second_process_takes_the_next_free_port(self):
         (port,) = free_ports(1)
-        with Endpoint(port, "127.0.0.1", Figures()) as first:
-            with Endpoint(port, "127.0.0.1", Figures()) as second:
+        with Endpoint(port, "127.0.0.1", ProcessMetrics()) as first:
+            with Endpoint(port, "127.0.0.1", ProcessMetrics()) as second:
                 assert first.port == port < second.port < port + PORTS
                 assert scrape(second.port).families
             assert scrape(first.port).families
@@ -107,7 +107,7 @@ class TestEndpoint:
         logging.getLogger("dynabeam").setLevel(logging.WARNING)
         with socket.create_server(("127.0.0.1", 0)) as taken:
             port = taken.getsockname()[1]
-            with Endpoint(port, "127.0.0.1", Figures()) as made:
+            with Endpoint(port, "127.0.0.1", ProcessMetrics()) as made:
                 assert made.port == 0
         assert f"no free port from {port} on" in caplog.text
 

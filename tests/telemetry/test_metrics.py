@@ -14,8 +14,8 @@ from dynabeam.transforms.model.report import Report
 from dynabeam.transforms.stream.frontier import Frontier, ShardPosition
 from dynabeam.transforms.stream.progress import SeenReader
 from dynabeam.transforms.telemetry.metric_names import METRICS, SHARDS_PER_TABLE, metric
-from dynabeam.transforms.telemetry.process_metrics import Figures
-from dynabeam.transforms.telemetry.prometheus import FiguresCollector
+from dynabeam.transforms.telemetry.process_metrics import ProcessMetrics
+from dynabeam.transforms.telemetry.prometheus import MetricsCollector
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 NAMES = [each.name for each in METRICS]
@@ -112,10 +112,10 @@ class TestDashboard:
         assert names == ["datasource", "instance", "table"]
 
 
-class TestFigures:
+class TestMetrics:
     @pytest.fixture
     def source(self):
-        return Figures(lambda: NOW)
+        return ProcessMetrics(lambda: NOW)
 
     def test_behind_by_the_newest_change_read(self, source):
         source.see(reader(shard(1, NOW - 2 * HOUR), behind=1, caught_up=False))
@@ -190,7 +190,7 @@ class TestFigures:
             assert len(sample.labels) == len(metric(sample.name).labels), sample
 
     def test_every_metric_has_a_family(self, source):
-        families = list(FiguresCollector(source).collect())
+        families = list(MetricsCollector(source).collect())
         # The client takes the suffix of counters off and puts it on again.
         assert [each.name for each in families] == [
             each.prometheus_name.removesuffix("_total") for each in METRICS

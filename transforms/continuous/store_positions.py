@@ -44,7 +44,7 @@ from dynabeam.transforms.runtime.clock import WallClock, now_us
 from dynabeam.transforms.runtime.state_cache import skip_deep_sizing
 from dynabeam.transforms.runtime.timers import ceil_to_millis
 from dynabeam.transforms.sinks.base import HELD_SECONDS
-from dynabeam.transforms.telemetry.process_metrics import figures
+from dynabeam.transforms.telemetry.process_metrics import process_metrics
 
 __all__ = ["STORED_AFTER_US", "StorePositions"]
 
@@ -142,7 +142,7 @@ class _StoreFn(beam.DoFn):
         if end is not None:
             # Behind the positions: all that the stream held is in the sinks.
             write_end(self._folder, end)
-        figures().put("stored_seconds", self._clock() / 1e6, table)
+        process_metrics().put("stored_seconds", self._clock() / 1e6, table)
         stored.write(_dump(reports))
         waiting.clear()
         due.clear()

@@ -41,7 +41,7 @@ from dynabeam.transforms.runtime.keyed_memory import GroupCells, GroupCopy, Keye
 from dynabeam.transforms.runtime.state_cache import skip_deep_sizing
 from dynabeam.transforms.runtime.timers import ceil_to_millis
 from dynabeam.transforms.telemetry.metric_names import NAMESPACE
-from dynabeam.transforms.telemetry.process_metrics import figures
+from dynabeam.transforms.telemetry.process_metrics import process_metrics
 
 __all__ = ["Reconcile", "Reconciled"]
 
@@ -162,11 +162,11 @@ class _OrderRuleFn(beam.DoFn):
         token.write(_OVER + str(at.micros).encode())
         runs.clear()
         merged.clear()
-        figures().forget(group)
+        process_metrics().forget(group)
 
     def _count(self, group: str, table: str, copy: GroupCopy[bytes, None]) -> None:
         self._remembered.update(len(copy.known))
-        figures().remember(group, table, len(copy.known), copy.state_bytes)
+        process_metrics().remember(group, table, len(copy.known), copy.state_bytes)
 
 
 def _over_until_us(stored: bytes | None) -> int:

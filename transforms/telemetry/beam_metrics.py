@@ -19,7 +19,7 @@ from dynabeam.transforms.model.dead_letter import DeadLetter
 from dynabeam.transforms.model.report import Report
 from dynabeam.transforms.runtime.clock import WallClock, now_us
 from dynabeam.transforms.telemetry.metric_names import BEAM_TABLES, NAMESPACE
-from dynabeam.transforms.telemetry.process_metrics import figures, increments, reader_of
+from dynabeam.transforms.telemetry.process_metrics import increments, process_metrics, reader_of
 from dynabeam.transforms.telemetry.worker import Telemetry
 
 __all__ = ["MeterDeadLetters", "MeterReports"]
@@ -31,7 +31,7 @@ class MeterReports(beam.PTransform):
     """`PCollection[Report]` → nothing of use.
 
     Args:
-        telemetry: What the worker processes are to do; None if somebody else keeps the figures.
+        telemetry: What the worker processes are to do; None if somebody else keeps the metrics.
     """
 
     def __init__(self, telemetry: Telemetry | None = None) -> None:
@@ -110,7 +110,7 @@ class _ReportsFn(beam.DoFn):
         if element.kind == "gap":
             _warn_of_gap(element)
         if self._telemetry is not None:
-            figures().take(element)
+            process_metrics().take(element)
         yield from ()
 
     def _set_gauges(self, report: Report) -> None:
@@ -137,7 +137,7 @@ class _LettersFn(beam.DoFn):
     def process(self, element: DeadLetter) -> Iterator[DeadLetter]:
         self._metrics.count("dead_letters", element.table, 1)
         if self._telemetry is not None:
-            figures().take_letter(element)
+            process_metrics().take_letter(element)
         yield from ()
 
 

@@ -15,7 +15,7 @@ from types import TracebackType
 from wsgiref.simple_server import WSGIServer
 
 from dynabeam.transforms.errors import ConfigurationError
-from dynabeam.transforms.telemetry.process_metrics import Figures, figures
+from dynabeam.transforms.telemetry.process_metrics import ProcessMetrics, process_metrics
 
 __all__ = ["ALL_ADDRESSES", "PORTS", "Endpoint", "check_installed", "serve_once"]
 
@@ -55,9 +55,11 @@ class Endpoint:
         port: The port that is served, 0 if there is none.
     """
 
-    def __init__(self, port: int, host: str = "", source: Figures | None = None) -> None:
+    def __init__(self, port: int, host: str = "", source: ProcessMetrics | None = None) -> None:
         self.port = 0
-        self._server = _start(port, host or ALL_ADDRESSES, source or figures()) if port else None
+        self._server = (
+            _start(port, host or ALL_ADDRESSES, source or process_metrics()) if port else None
+        )
         if self._server is not None:
             self.port = int(self._server.server_port)
             _LOGGER.info("metrics are served at port %d", self.port)
@@ -89,7 +91,7 @@ def serve_once(port: int, host: str = "") -> Endpoint:
         return _served[port, host]
 
 
-def _start(wanted: int, host: str, source: Figures) -> WSGIServer | None:
+def _start(wanted: int, host: str, source: ProcessMetrics) -> WSGIServer | None:
     try:
         from dynabeam.transforms.telemetry import prometheus  # noqa: PLC0415 - an extra
     except ImportError:

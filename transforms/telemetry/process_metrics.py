@@ -20,7 +20,7 @@ from dynabeam.transforms.stream.frontier import Frontier
 from dynabeam.transforms.stream.progress import RETENTION_US, SeenReader, oldest_unread_shards
 from dynabeam.transforms.telemetry.metric_names import SHARDS_PER_TABLE
 
-__all__ = ["Figures", "Sample", "figures", "increments", "reader_of", "see_reader"]
+__all__ = ["ProcessMetrics", "Sample", "increments", "process_metrics", "reader_of", "see_reader"]
 
 _STREAM = ("changes", "empty_polls", "throttles")
 _FORGET_US = 300 * 1_000_000
@@ -84,7 +84,7 @@ def increments(report: Report) -> Iterator[Sample]:
         yield Sample("sink_unfit_numbers", (report.table, fields["sink"]), unfit)
 
 
-class Figures:
+class ProcessMetrics:
     """All metrics; safe to use from several threads.
 
     Args:
@@ -220,14 +220,14 @@ def _of_table(table: str, readers: Iterable[SeenReader], at_us: int) -> Iterator
         yield Sample("shard_unread_age_seconds", (table, shard_id), shard_age)
 
 
-_FIGURES = Figures()
+_METRICS = ProcessMetrics()
 
 
-def figures() -> Figures:
+def process_metrics() -> ProcessMetrics:
     """The metrics of this process."""
-    return _FIGURES
+    return _METRICS
 
 
 def see_reader(reader: SeenReader) -> None:
     """Records where a reader of this process is; for `ReadStream`."""
-    _FIGURES.see(reader)
+    _METRICS.see(reader)

@@ -11,19 +11,19 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from dynabeam.transforms.telemetry.metric_names import METRICS, Metric
-from dynabeam.transforms.telemetry.process_metrics import Figures, Sample
+from dynabeam.transforms.telemetry.process_metrics import ProcessMetrics, Sample
 
-__all__ = ["FiguresCollector", "start"]
+__all__ = ["MetricsCollector", "start"]
 
 
-class FiguresCollector(Collector):
+class MetricsCollector(Collector):
     """Gives the metrics as they are at the moment of a scrape.
 
     Args:
-        source: The figures.
+        source: The metrics.
     """
 
-    def __init__(self, source: Figures) -> None:
+    def __init__(self, source: ProcessMetrics) -> None:
         self._source = source
 
     def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
@@ -35,13 +35,13 @@ class FiguresCollector(Collector):
             yield _family(each, found.get(each.name, []))
 
 
-def start(port: int, host: str, source: Figures) -> WSGIServer:
+def start(port: int, host: str, source: ProcessMetrics) -> WSGIServer:
     """Serves the metrics on a thread of its own.
 
     Args:
         port: The port.
         host: The address to listen at.
-        source: The figures.
+        source: The metrics.
 
     Returns:
         The server, for `shutdown` and `server_close`.
@@ -50,7 +50,7 @@ def start(port: int, host: str, source: Figures) -> WSGIServer:
         OSError: The port is taken, or may not be used.
     """
     registry = CollectorRegistry()
-    registry.register(FiguresCollector(source))
+    registry.register(MetricsCollector(source))
     server, _ = start_http_server(port, host, registry)
     return server
 

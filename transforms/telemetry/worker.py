@@ -7,7 +7,7 @@ import dataclasses
 
 from dynabeam.transforms.telemetry.endpoint import serve_once
 from dynabeam.transforms.telemetry.logs import LogFormat, set_up_worker_logs
-from dynabeam.transforms.telemetry.process_metrics import figures
+from dynabeam.transforms.telemetry.process_metrics import process_metrics
 
 __all__ = ["Telemetry"]
 
@@ -31,6 +31,6 @@ class Telemetry:
     def begin_in_worker(self) -> None:
         """Sets a worker process up; what was done already is not done again."""
         set_up_worker_logs(self.log_format, self.log_level)
-        figures().forget_quiet_readers()
+        process_metrics().forget_quiet_readers()
         if self.metrics_port:
             serve_once(self.metrics_port, self.metrics_host)

@@ -69,7 +69,7 @@ from dynabeam.transforms.sinks.files.change_writer import ChangeWriter
 from dynabeam.transforms.sinks.files.staging import RoundFiles
 from dynabeam.transforms.storage import filesystem
 from dynabeam.transforms.telemetry.metric_names import NAMESPACE
-from dynabeam.transforms.telemetry.process_metrics import figures
+from dynabeam.transforms.telemetry.process_metrics import process_metrics
 
 __all__ = ["GATHER_BYTES", "ContinuousFiles", "Gathered", "WriteContinuously", "content_digest"]
 
@@ -316,7 +316,7 @@ class _GatherFn(beam.DoFn):
         reports = self._files.write(blocks, gathered.since_us)
         files = sum(each.kind == "sink" for each in reports)
         self._written.inc(files)
-        figures().add("changelog_files", files)
+        process_metrics().add("changelog_files", files)
         bag.clear()
         cell.clear()
         yield from reports
