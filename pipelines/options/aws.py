@@ -7,12 +7,11 @@ import re
 from urllib.parse import urlsplit
 
 from dynabeam.transforms.errors import ConfigurationError
-from dynabeam.transforms.secrets import resolve_secrets
+from dynabeam.transforms.secrets import is_reference, resolve_secrets
 
 __all__ = ["checked_endpoint", "checked_region", "referenced_secret"]
 
 _REGION = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
-_REFERENCE = re.compile(r"\$\{(env|file):[^}]+\}")
 
 
 def checked_region(name: str) -> str:
@@ -58,11 +57,11 @@ def referenced_secret(option: str, given: str) -> str:
         ConfigurationError: It is none: a secret itself would be in the list of processes and in
             the shell's history. The error does not show it.
     """
-    if not _REFERENCE.fullmatch(given):
+    if not is_reference(given):
         raise ConfigurationError(
             "a secret is given by reference, never itself",
             where=option,
-            expected="${env:NAME} or ${file:PATH}",
+            expected="${env:NAME}, ${file:PATH} or ${secret:NAME}",
             hint=f"Put it into the environment or a file, e.g. {option}='${{env:MY_SECRET}}'",
         )
-    return resolve_secrets(given)
+    return resolve_secrets(given, option=option)

@@ -16,13 +16,18 @@ from dynabeam.pipelines.options.aws import checked_endpoint, checked_region, ref
 from dynabeam.pipelines.options.google_cloud import DATAFLOW, named_regions
 from dynabeam.pipelines.options.runners import runner_name
 from dynabeam.pipelines.options.state import state_path
+from dynabeam.pipelines.options.web_identity import (
+    ROLE_ARN,
+    add_web_identity_options,
+    web_identity_of,
+)
 from dynabeam.transforms.aws.roles import Role
 from dynabeam.transforms.aws.session import AwsAccess
 from dynabeam.transforms.dead_letters.limit import DEFAULT_LIMIT
 from dynabeam.transforms.errors import ConfigurationError
 from dynabeam.transforms.export.destination import parse_destination
 from dynabeam.transforms.model.gap import GapPolicies, GapPolicy
-from dynabeam.transforms.secrets import resolve_secrets
+from dynabeam.transforms.secrets import check_references, resolve_secrets
 from dynabeam.transforms.sinks.uri import local_path
 from dynabeam.transforms.state.table_reading import ReadingOptions
 from dynabeam.transforms.state.table_selection import TableSelection
@@ -33,7 +38,6 @@ from dynabeam.transforms.telemetry.worker import Telemetry
 __all__ = ["ReplicateOptions", "check_located", "duration", "parse_replicate", "replicate_parser"]
 
 _TABLE_NAME = re.compile(r"[a-zA-Z0-9_.*?\[\]-]{1,255}")
-_ROLE_ARN = re.compile(r"arn:[a-z-]+:iam::[0-9]{12}:role/[\w+=,.@/-]+")
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)?")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, None: 1.0}
 _SIZE = re.compile(r"([0-9]+)\s*(|k|m|g|ki|mi|gi)b?", re.IGNORECASE)
@@ -191,6 +195,8 @@ def parse_replicate(
         telemetry=_telemetry(given),
         drop_sinks=tuple(given.drop_sink),
     )
+    for each in options.sinks:
+        check_references("--sink", each)
     _check_together(options, complete)
     if complete and on_dataflow and options.access is not None and not options.access.region:
         raise ConfigurationError(
@@ -232,6 +238,7 @@ def replicate_parser() -> argparse.ArgumentParser:
     add("--external_id", default="", help="external id of that role; ${env:NAME} works too")
     add("--s3_role_arn", default="", help="role to assume for S3")
     add("--s3_external_id", default="", help="external id of that role; ${env:NAME} works too")
+    add_web_identity_options(parser)
     add("--endpoint_url", default="", help="one endpoint for DynamoDB, its streams and S3")
     add("--s3_export_bucket", "--s3_export_bucket_name", default="", help="bucket for exports")
     add("--s3_export_prefix", default="", help="prefix inside the bucket")
@@ -368,7 +375,9 @@ def _set_credentials(given: argparse.Namespace) -> None:
             hint="Give both, or neither and let the environment or a role provide them",
         )
     if given.access_key_id:
-        os.environ["AWS_ACCESS_KEY_ID"] = resolve_secrets(given.access_key_id)
+        os.environ["AWS_ACCESS_KEY_ID"] = resolve_secrets(
+            given.access_key_id, option="--access_key_id"
+        )
         os.environ["AWS_SECRET_ACCESS_KEY"] = referenced_secret("--secret_key", given.secret_key)
 
 
@@ -397,6 +406,7 @@ def _access(given: argparse.Namespace, tables: Sequence[str]) -> AwsAccess | Non
         bucket_role=_role(
             "--s3_role_arn", given.s3_role_arn, "--s3_external_id", given.s3_external_id
         ),
+        web_identity=web_identity_of(given),
     )
 
 
@@ -409,13 +419,14 @@ def _role(option: str, arn: str, id_option: str, external_id: str) -> Role:
         raise ConfigurationError(
             "AWS takes no external id of one character", where=id_option, hint="Check the id"
         )
-    if arn and not _ROLE_ARN.fullmatch(arn):
+    if arn and not ROLE_ARN.fullmatch(arn):
         raise ConfigurationError(
             "not the ARN of a role",
             where=option,
             expected="arn:aws:iam::ACCOUNT:role/NAME",
             found=arn,
         )
+    check_references(id_option, external_id)
     return Role(arn, external_id)
 
 

@@ -11,6 +11,7 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from dynabeam.pipelines.options.aws import checked_endpoint, checked_region
+from dynabeam.pipelines.options.web_identity import add_web_identity_options, web_identity_of
 from dynabeam.transforms.aws.beam_s3 import s3_arguments
 from dynabeam.transforms.aws.session import AwsAccess
 from dynabeam.transforms.sinks.uri import local_path
@@ -26,6 +27,7 @@ def add_state_options(parser: argparse.ArgumentParser) -> None:
     add("--state_dir", default="", help="its state directory; by default .dynabeam/<name>")
     add("--region", default="", help="AWS region, for a state directory in S3")
     add("--endpoint_url", default="", help="another endpoint than AWS's, for S3")
+    add_web_identity_options(parser)
 
 
 def named_state_directory(
@@ -38,7 +40,9 @@ def named_state_directory(
         beam_arguments: Further options for Beam.
     """
     access = AwsAccess(
-        region=checked_region(given.region), endpoint_url=checked_endpoint(given.endpoint_url)
+        region=checked_region(given.region),
+        endpoint_url=checked_endpoint(given.endpoint_url),
+        web_identity=web_identity_of(given),
     )
     FileSystems.set_options(PipelineOptions([*beam_arguments, *s3_arguments(access)]))
     return StateDirectory(state_path(given.state_dir, given.name))

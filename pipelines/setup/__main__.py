@@ -22,8 +22,10 @@ from dynabeam.pipelines.options.replicate import ReplicateOptions, duration, par
 from dynabeam.pipelines.preflight import table_names
 from dynabeam.pipelines.setup.apply import Applier
 from dynabeam.pipelines.setup.formats import FORMATS, SetupDocument
+from dynabeam.pipelines.setup.google import SUBJECT, google_commands
 from dynabeam.transforms.aws.permissions import Features, table_arn
 from dynabeam.transforms.aws.policies import (
+    Federated,
     Principals,
     account_of,
     identity_policies,
@@ -41,6 +43,8 @@ __all__ = ["main"]
 
 _ACCOUNT = re.compile(r"[0-9]{12}")
 _PRINCIPAL = re.compile(r"arn:[a-z-]+:(iam|sts)::[0-9]{12}:.+")
+_SUBJECT = re.compile(r"[0-9]{15,30}")
+_EMAIL = re.compile(r"[\w.:-]+@[\w.-]+\.gserviceaccount\.com")
 _KEY = re.compile(r"arn:[a-z-]+:kms:[a-z0-9-]+:[0-9]{12}:(key|alias)/.+")
 
 
@@ -93,6 +97,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--output", default="", help="file to write to, instead of standard output")
     add("--account", default="", help="the tables' account; with --region no call of AWS is made")
     add("--principal", default="", help="ARN that Dynabeam runs as; default: this session's")
+    add("--google_service_account", default="", help="e-mail of the workers' account at Google")
+    add("--google_subject", default="", help="its unique id, 21 digits, for the trust policy")
     add("--kms_key", default="", help="ARN of the key that encrypts the bucket for exports")
     add("--table_kms_key", action="append", default=[], help="ARN of a key that encrypts tables")
     add("--apply", action="store_true", help="turn on streams and point-in-time recovery")
@@ -110,6 +116,13 @@ def _check(given: argparse.Namespace) -> None:
     forms = (
         ("--account", [given.account], _ACCOUNT, "12 digits"),
         ("--principal", [given.principal], _PRINCIPAL, "arn:aws:iam::ACCOUNT:role/NAME"),
+        ("--google_subject", [given.google_subject], _SUBJECT, "21 digits"),
+        (
+            "--google_service_account",
+            [given.google_service_account],
+            _EMAIL,
+            "NAME@PROJECT.iam.gserviceaccount.com",
+        ),
         ("--kms_key", [given.kms_key], _KEY, "arn:aws:kms:REGION:ACCOUNT:key/ID"),
         ("--table_kms_key", given.table_kms_key, _KEY, "arn:aws:kms:REGION:ACCOUNT:key/ID"),
     )
@@ -158,7 +171,13 @@ def _document(
             "no AWS region is known", where="--region", hint="Give --region, e.g. eu-west-1"
         )
     offline = bool(given.account)
-    account = given.account or account_of(access.role.arn) or account_of(_caller(access))
+    identity = access.web_identity
+    account = (
+        given.account
+        or account_of(access.role.arn)
+        or account_of(identity.role_arn)
+        or account_of(_caller(access))
+    )
     features = features_of(
         options,
         [table_arn(each, region=region, account=account) for each in options.tables],
@@ -168,10 +187,14 @@ def _document(
         apply=given.apply,
     )
     owner = options.bucket_owner
-    principals = Principals(principal_of(given.principal), access.role, access.bucket_role)
+    own = identity.role_arn or given.principal
+    principals = Principals(principal_of(own), access.role, access.bucket_role)
+    if identity:
+        federated = Federated(given.google_subject or SUBJECT, identity.audience)
+        principals = dataclasses.replace(principals, federated=federated)
     if not principals.own and not offline:
-        own = dataclasses.replace(access, role=NO_ROLE, bucket_role=NO_ROLE)
-        principals = dataclasses.replace(principals, own=principal_of(_caller(own)))
+        alone = dataclasses.replace(access, role=NO_ROLE, bucket_role=NO_ROLE)
+        principals = dataclasses.replace(principals, own=principal_of(_caller(alone)))
     _check_principal(features, principals, owner)
     return SetupDocument(
         policies=(
@@ -180,6 +203,7 @@ def _document(
         ),
         tables=options.tables,
         needs=_needs(options),
+        google=google_commands(options, given.google_service_account) if identity else (),
     )
 
 

@@ -33,11 +33,13 @@ class SetupDocument:
         policies: The policies.
         tables: Names and globs of the tables.
         needs: What has to be on at each table.
+        google: Commands that give Google's service account its roles.
     """
 
     policies: tuple[Policy, ...]
     tables: tuple[str, ...]
     needs: Needs
+    google: tuple[str, ...] = ()
 
     def table_settings(self) -> dict[str, Any]:
         """Properties of each table, as UpdateTable and CloudFormation name them."""
@@ -63,6 +65,8 @@ def as_text(setup: SetupDocument) -> str:
             "# Settings that the tables need; `dynabeam setup --apply` checks and applies them:\n"
             + "".join(f"{line}\n" for line in commands)
         )
+    if setup.google:
+        parts.append("".join(f"{line}\n" for line in setup.google))
     return "\n".join(parts)
 
 
@@ -96,7 +100,10 @@ def as_json(setup: SetupDocument) -> str:
         for each in setup.policies
     ]
     tables = {each: setup.table_settings() for each in setup.tables}
-    return json.dumps({"policies": policies, "tables": tables}, indent=2) + "\n"
+    document = {"policies": policies, "tables": tables}
+    if setup.google:
+        document["google"] = [each for each in setup.google if not each.startswith("#")]
+    return json.dumps(document, indent=2) + "\n"
 
 
 def as_cloudformation(setup: SetupDocument) -> str:
@@ -126,6 +133,8 @@ def as_cloudformation(setup: SetupDocument) -> str:
         metadata["TableProperties"] = {each: setup.table_settings() for each in setup.tables}
     if by_hand:
         metadata["PoliciesToAdd"] = by_hand
+    if setup.google:
+        metadata["Google"] = list(setup.google)
     template = {
         "AWSTemplateFormatVersion": "2010-09-09",
         "Description": "What Dynabeam needs; deploy it with CAPABILITY_NAMED_IAM",
@@ -145,6 +154,8 @@ def as_terraform(setup: SetupDocument) -> str:
         if setup.needs.recovery:
             lines += ["#   point_in_time_recovery {", "#     enabled = true", "#   }"]
         parts.append("".join(f"{line}\n" for line in lines))
+    if setup.google:
+        parts.append("".join(f"# {line.removeprefix('# ')}\n" for line in setup.google))
     return "\n".join(parts)
 
 
@@ -186,8 +197,9 @@ def _terraform_statement(statement: Mapping[str, Any]) -> Iterator[str]:
         yield f"    resources = {_list(statement['Resource'])}"
     if "Principal" in statement:
         yield "    principals {"
-        yield '      type        = "AWS"'
-        yield f"      identifiers = {_list(statement['Principal']['AWS'])}"
+        for kind, identifiers in statement["Principal"].items():
+            yield f"      type        = {_text(kind)}"
+            yield f"      identifiers = {_list(identifiers)}"
         yield "    }"
     for test, variables in statement.get("Condition", {}).items():
         for variable, value in variables.items():

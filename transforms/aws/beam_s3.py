@@ -25,22 +25,36 @@ from botocore.config import Config
 
 from dynabeam.transforms.aws.errors import explained
 from dynabeam.transforms.aws.log_secrets import keep_secrets_out_of_logs
-from dynabeam.transforms.aws.roles import NO_ROLE, Role
+from dynabeam.transforms.aws.roles import Role
 from dynabeam.transforms.aws.session import AwsAccess
-from dynabeam.transforms.errors import AwsUnreachableError
+from dynabeam.transforms.aws.web_identity import (
+    DEFAULT_AUDIENCE,
+    NO_WEB_IDENTITY,
+    WebIdentity,
+)
+from dynabeam.transforms.errors import AwsUnreachableError, DynabeamError
 
 __all__ = [
     "S3RoleOptions",
     "fill_s3_options",
     "hand_down",
+    "own_access",
     "s3_arguments",
     "s3_client",
     "s3_io",
     "whole_object",
 ]
 
-_ROLE = "DYNABEAM_S3_ROLE_ARN"
-_EXTERNAL_ID = "DYNABEAM_S3_EXTERNAL_ID"
+_INHERITED = {
+    "s3_role_arn": "DYNABEAM_S3_ROLE_ARN",
+    "s3_external_id": "DYNABEAM_S3_EXTERNAL_ID",
+    "s3_web_identity": "DYNABEAM_WEB_IDENTITY",
+    "s3_web_identity_role_arn": "DYNABEAM_WEB_IDENTITY_ROLE_ARN",
+    "s3_web_identity_audience": "DYNABEAM_WEB_IDENTITY_AUDIENCE",
+}
+"""Options of `S3RoleOptions` → variables that stand for them where there are no options."""
+_ROLE_NAMES = ("s3_role_arn", "s3_external_id")
+_IDENTITY_NAMES = ("s3_web_identity", "s3_web_identity_role_arn", "s3_web_identity_audience")
 _S3_CONFIG = Config(
     # With boto3's growing pauses: two minutes at most until it is said that nothing answers.
     connect_timeout=5,
@@ -63,12 +77,15 @@ _last: list[tuple[Any, dict[str, Any], str] | None] = [None]
 
 
 class S3RoleOptions(PipelineOptions):
-    """Options of Beam's kind that say as which role S3 is used; they reach every worker."""
+    """Options of Beam's kind that say as whom S3 is used; they reach every worker."""
 
     @classmethod
     def _add_argparse_args(cls, parser: Any) -> None:
         parser.add_argument("--s3_role_arn", default=None, help="role to assume for S3")
         parser.add_argument("--s3_external_id", default=None, help="external id of that role")
+        parser.add_argument("--s3_web_identity", default=None, help="who says who we are: google")
+        parser.add_argument("--s3_web_identity_role_arn", default=None, help="role for its tokens")
+        parser.add_argument("--s3_web_identity_audience", default=None, help="audience of these")
 
 
 def s3_arguments(access: AwsAccess | None) -> list[str]:
@@ -84,6 +101,9 @@ def _settings_of(access: AwsAccess) -> dict[str, str]:
         "s3_region_name": access.region,
         "s3_role_arn": access.bucket_role.arn,
         "s3_external_id": access.bucket_role.external_id,
+        "s3_web_identity": access.web_identity.provider,
+        "s3_web_identity_role_arn": access.web_identity.role_arn,
+        "s3_web_identity_audience": access.web_identity.audience if access.web_identity else "",
     }
 
 
@@ -98,7 +118,7 @@ def fill_s3_options(options: PipelineOptions, access: AwsAccess) -> None:
 
 
 def hand_down(access: AwsAccess | None, environment: MutableMapping[str, str]) -> None:
-    """Hands endpoint, region and the bucket's role down by the environment.
+    """Hands endpoint, region, web identity and the bucket's role down by the environment.
 
     The worker processes of the in-process runner get no pipeline options for their filesystems;
     boto3 reads the first two of these variables by itself, `s3_io` the others.
@@ -108,11 +128,21 @@ def hand_down(access: AwsAccess | None, environment: MutableMapping[str, str]) -
         "AWS_DEFAULT_REGION": access.region if access else "",
     }
     environment.update({name: value for name, value in given.items() if value})
-    role = access.bucket_role if access else NO_ROLE
-    for name, value in ((_ROLE, role.arn), (_EXTERNAL_ID, role.external_id)):
-        environment.pop(name, None)
-        if value:
-            environment[name] = value
+    settings = _settings_of(access) if access else {}
+    for name, variable in _INHERITED.items():
+        environment.pop(variable, None)
+        if settings.get(name):
+            environment[variable] = settings[name]
+
+
+def own_access(region: str) -> AwsAccess:
+    """AWS in a region as who this process is, by the present pipeline options; without a role."""
+    _, settings, _ = _present()
+    return AwsAccess(
+        region=region,
+        endpoint_url=settings.get("s3_endpoint_url") or "",
+        web_identity=_web_identity(settings),
+    )
 
 
 def s3_io() -> Any:
@@ -151,6 +181,10 @@ def _without_silence(client: Any) -> Any:
     def made(operation: str, arguments: Any) -> Any:
         try:
             return call(operation, arguments)
+        except DynabeamError as refused:
+            # Of the credentials. With a status, else Beam asks again for nine minutes.
+            refused.__dict__["response"] = _NoAnswerError.response
+            raise
         except (botocore_errors.ConnectionError, botocore_errors.HTTPClientError) as problem:
             error = explained(problem)
             raise _NoAnswerError(
@@ -213,7 +247,7 @@ def _present() -> tuple[Any, dict[str, Any], str]:
 
 
 def _new_client(settings: dict[str, Any], config: Config) -> Any:
-    if settings.get("s3_role_arn"):
+    if settings.get("s3_role_arn") or settings.get("s3_web_identity"):
         return _as_role(settings, config)
     keys = ("access_key_id", "secret_access_key", "session_token")
     return boto3.session.Session().client(
@@ -235,18 +269,29 @@ def _settings(options: Any) -> dict[str, Any]:
             **options.view_as(S3RoleOptions).get_all_options(drop_default=True),
         }
     found = {name: options[name] for name in options if name.startswith("s3_")}
-    if not found.get("s3_role_arn") and _ROLE in os.environ:
-        found["s3_role_arn"] = os.environ[_ROLE]
-        found["s3_external_id"] = os.environ.get(_EXTERNAL_ID, "")
+    for group in (_ROLE_NAMES, _IDENTITY_NAMES):
+        # Of a role and its id, or an identity and its facts, all come from the same place.
+        if not found.get(group[0]) and os.environ.get(_INHERITED[group[0]]):
+            found.update({name: os.environ.get(_INHERITED[name], "") for name in group})
     return found
 
 
+def _web_identity(settings: Mapping[str, Any]) -> WebIdentity:
+    if not settings.get("s3_web_identity"):
+        return NO_WEB_IDENTITY
+    return WebIdentity(
+        settings["s3_web_identity"],
+        settings.get("s3_web_identity_role_arn") or "",
+        settings.get("s3_web_identity_audience") or DEFAULT_AUDIENCE,
+    )
+
+
 def _as_role(settings: dict[str, Any], config: Config | None = None) -> Any:
-    """A client for S3 as a role."""
-    role = Role(settings["s3_role_arn"], settings.get("s3_external_id") or "")
+    """A client for S3 as a role, or as a web identity."""
     access = AwsAccess(
         region=settings.get("s3_region_name") or "",
         endpoint_url=settings.get("s3_endpoint_url") or "",
-        bucket_role=role,
+        bucket_role=Role(settings.get("s3_role_arn") or "", settings.get("s3_external_id") or ""),
+        web_identity=_web_identity(settings),
     )
     return access.new_client("s3", config)

@@ -101,6 +101,7 @@ _KINDS: dict[AwsErrorKind, frozenset[str]] = {
             "IncompleteSignatureException",
             "InvalidAccessKeyId",
             "InvalidClientTokenId",
+            "InvalidIdentityToken",
             "InvalidSignatureException",
             "InvalidToken",
             "MissingAuthenticationToken",
@@ -126,6 +127,7 @@ _KINDS: dict[AwsErrorKind, frozenset[str]] = {
 }
 _BY_CODE = {code: kind for kind, codes in _KINDS.items() for code in codes}
 
+_BY_TOKEN = "AssumeRoleWithWebIdentity"  # noqa: S105 - an action's name
 _ON_RESOURCE = re.compile(r"on resource: \"?(arn:[^\s\"]+)")
 
 _CHECK_IDENTITY = (
@@ -211,6 +213,8 @@ def raise_access_error(
         CredentialsError: Credentials are missing, wrong or expired.
     """
     kind = classify(error)
+    if getattr(error, "operation_name", "") == _BY_TOKEN:
+        _refuse_token(error, kind)
     if kind is AwsErrorKind.FORBIDDEN:
         raise AwsAccessError(
             f"AWS refused {action}: {error}",
@@ -223,6 +227,19 @@ def raise_access_error(
             where=where or resource,
             hint=_CHECK_IDENTITY,
         ) from error
+
+
+def _refuse_token(error: BaseException, kind: AwsErrorKind) -> None:
+    """Names what boto3 has its token from; what may pass, like a throttle, returns."""
+    if kind not in (AwsErrorKind.FORBIDDEN, AwsErrorKind.CREDENTIALS):
+        return
+    refused = AwsAccessError if kind is AwsErrorKind.FORBIDDEN else CredentialsError
+    raise refused(
+        f"AWS refused sts:{_BY_TOKEN}: {error}",
+        where="AWS_WEB_IDENTITY_TOKEN_FILE, AWS_ROLE_ARN",
+        hint="Check that the role's trust policy names the token's provider, subject and audience, "
+        "and that the provider renews the file",
+    ) from error
 
 
 def explained(error: BaseException) -> DynabeamError | None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -24,8 +23,10 @@ from dynabeam.transforms.aws.permissions import (
     via_services,
 )
 from dynabeam.transforms.aws.roles import Role
+from dynabeam.transforms.secrets import references_shown
 
 __all__ = [
+    "Federated",
     "Policy",
     "Principals",
     "account_of",
@@ -39,7 +40,6 @@ POLICY_CHARACTERS = 6144
 """Most characters of a managed policy, white space not counted (IAM and STS quotas)."""
 
 _VERSION = "2012-10-17"
-_REFERENCE = re.compile(r"\$\{(env|file):([^}]+)\}")
 _RESOURCE_CHARACTERS = 5500
 
 
@@ -68,6 +68,19 @@ class Policy:
 
 
 @dataclasses.dataclass(frozen=True)
+class Federated:
+    """An account of Google's that a role trusts.
+
+    Attributes:
+        subject: Its unique id, 21 digits.
+        audience: The audience of its tokens.
+    """
+
+    subject: str
+    audience: str
+
+
+@dataclasses.dataclass(frozen=True)
 class Principals:
     """Who does what.
 
@@ -75,11 +88,13 @@ class Principals:
         own: ARN of what the workers run as; empty if it is not known.
         source: Role that is assumed for tables.
         bucket: Role that is assumed for S3.
+        federated: Whose tokens the role of the workers takes; None if they have another identity.
     """
 
     own: str
     source: Role
     bucket: Role
+    federated: Federated | None = None
 
     @property
     def reader_of_tables(self) -> str:
@@ -168,6 +183,8 @@ def resource_policies(
         # One role for both is trusted once.
         if role and not (name == "buckets" and role == principals.source):
             found.append(_trust_policy(name, role, principals))
+    if principals.federated is not None:
+        found.append(_google_trust(principals.own, principals.federated))
     return found
 
 
@@ -225,11 +242,32 @@ def _trust_policy(name: str, role: Role, principals: Principals) -> Policy:
     purpose = "The role's trust policy: who may assume it."
     if role.external_id:
         # Who gave it by reference does not want to see it; `${` is a variable to IAM.
-        shown = _REFERENCE.sub(r"REPLACE-\1-\2", role.external_id)
+        shown = references_shown(role.external_id)
         statement["Condition"] = {"StringEquals": {"sts:ExternalId": shown}}
         if shown != role.external_id:
             purpose += f" Replace {shown} with the external id."
     return Policy(f"dynabeam-trust-{name}", "trust", role.arn, purpose, (statement,))
+
+
+def _google_trust(role_arn: str, account: Federated) -> Policy:
+    """Google is built into AWS: no provider has to be made. `aud` is the token's claim `azp`."""
+    statement = {
+        "Sid": "LetGoogleSayWhoItIs",
+        "Effect": "Allow",
+        "Principal": {"Federated": "accounts.google.com"},
+        "Action": "sts:AssumeRoleWithWebIdentity",
+        "Condition": {
+            "StringEquals": {
+                "accounts.google.com:sub": account.subject,
+                "accounts.google.com:aud": account.subject,
+                "accounts.google.com:oaud": account.audience,
+            }
+        },
+    }
+    purpose = "The role's trust policy: the Google service account may assume it, nobody else."
+    if not account.subject.isdigit():
+        purpose += f" Put the account's unique id where {account.subject} stands."
+    return Policy("dynabeam-trust-google", "trust", role_arn, purpose, (statement,))
 
 
 def _allow(sid: str, principal: str, actions: Sequence[str], resource: str) -> dict[str, Any]:

@@ -30,8 +30,8 @@ class Role:
 
     Attributes:
         arn: The role's ARN; empty for none.
-        external_id: What the role's trust policy requires, or empty; `${env:NAME}` and
-            `${file:PATH}` are looked up where the role is assumed. Not shown.
+        external_id: What the role's trust policy requires, or empty; `${env:NAME}`, `${file:PATH}`
+            and `${secret:…}` are looked up where the role is assumed. Not shown.
     """
 
     arn: str = ""
@@ -59,7 +59,7 @@ def refreshing_credentials(
     """
     more = {"RoleSessionName": _SESSION_NAME}
     if role.external_id:
-        more["ExternalId"] = resolve_secrets(role.external_id)
+        more["ExternalId"] = resolve_secrets(role.external_id, option="--external_id")
     fetcher = AssumeRoleCredentialFetcher(make_client, own_credentials, role.arn, extra_args=more)
 
     def fetch() -> Mapping[str, Any]:

@@ -2,9 +2,10 @@
 """How clients for AWS are made on every worker: region, endpoint and credentials by reference.
 
 `AwsAccess` travels inside pickled transforms and into display data, so it never holds a secret:
-keys come from boto3's own chain (environment, profile, role), and explicit ones by the *names* of
-the environment variables that hold them. With those a role may be assumed, one for tables and
-another one for buckets (`transforms.aws.roles`).
+keys come from boto3's own chain (environment, profile, role), explicit ones by the *names* of the
+environment variables that hold them; or another provider's token stands in place of keys
+(`transforms.aws.web_identity`). With those a role may be assumed, one for tables and another one
+for buckets (`transforms.aws.roles`).
 """
 
 from __future__ import annotations
@@ -25,6 +26,13 @@ from botocore.exceptions import BotoCoreError, IncompleteReadError, NoCredential
 
 from dynabeam.transforms.aws.log_secrets import keep_secrets_out_of_logs
 from dynabeam.transforms.aws.roles import NO_ROLE, Role, refreshing_credentials
+from dynabeam.transforms.aws.web_identity import (
+    FILE_METHOD,
+    NO_WEB_IDENTITY,
+    WebIdentity,
+    check_token_file,
+    web_identity_credentials,
+)
 from dynabeam.transforms.errors import ConfigurationError, CredentialsError
 from dynabeam.transforms.runtime.clock import machine_us, observe
 
@@ -44,10 +52,13 @@ keep_secrets_out_of_logs()
 
 _lock = threading.Lock()
 _clients: dict[tuple[AwsAccess, str], Any] = {}
-_assuming = threading.Lock()
+_assuming = threading.RLock()
+"""Held again by the same thread when a role's external id is a secret that AWS keeps."""
 _sessions_of_profiles: dict[str, Any] = {}
 """What botocore keeps of roles that profiles name, by its own key of profile and role."""
 _assumed: dict[tuple[AwsAccess, Role], Any] = {}
+_identified: dict[tuple[WebIdentity, str, str], Any] = {}
+"""Credentials by identity, region and endpoint: tables and buckets share them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +74,7 @@ class AwsAccess:
         session_token_env: Name of the environment variable with the session token.
         role: Role to assume for DynamoDB and its streams, also to request exports.
         bucket_role: Role to assume for S3; without one S3 is used as who the process is.
+        web_identity: Who the process is, if another provider says so and not boto3's chain.
     """
 
     region: str = ""
@@ -72,6 +84,7 @@ class AwsAccess:
     session_token_env: str = ""
     role: Role = NO_ROLE
     bucket_role: Role = NO_ROLE
+    web_identity: WebIdentity = NO_WEB_IDENTITY
 
     def _credentials(self) -> dict[str, str]:
         named = {
@@ -113,11 +126,28 @@ class AwsAccess:
             raise ConfigurationError(
                 "no AWS region is known", where="--region", hint="Give --region, e.g. eu-west-1"
             )
-        own = _own_credentials(session)
+        region = session.region_name
+        if self.web_identity:
+            own = self._identified(region)
+            session = _session_with(own, region)
+        else:
+            own = _own_credentials(session)
         role = self.bucket_role if service == "s3" else self.role
         if role:
-            session = self._session_of(role, own, session.region_name)
+            session = self._session_of(role, own, region)
         return self._client_of(session, service, config)
+
+    def _identified(self, region: str) -> Any:
+        """The credentials of the web identity's role; all of a process share them."""
+
+        def make_sts(service: str, config: Config) -> Any:
+            return self._client_of(_session_with(None, region), service, config)
+
+        key = (self.web_identity, region, self.endpoint_url)
+        with _assuming:
+            if key not in _identified:
+                _identified[key] = web_identity_credentials(self.web_identity, make_sts)
+            return _identified[key]
 
     def _session_of(self, role: Role, own: Any, region: str) -> Any:
         """A session as a role; all of a process share the credentials, and so their renewals."""
@@ -130,9 +160,7 @@ class AwsAccess:
             if (self, role) not in _assumed:
                 _assumed[self, role] = refreshing_credentials(role, own, make_sts)
             credentials = _assumed[self, role]
-        core = botocore.session.get_session()
-        core.register_component("credential_provider", CredentialResolver([_Given(credentials)]))
-        return boto3.session.Session(botocore_session=core, region_name=region)
+        return _session_with(credentials, region)
 
     def _client_of(self, session: Any, service: str, config: Config | None = None) -> Any:
         usual = Config(
@@ -154,6 +182,13 @@ class AwsAccess:
             made.meta.events.register(f"request-created.{name}", _note_sent)
             made.meta.events.register(f"response-received.{name}", _take_time)
         return made
+
+
+def _session_with(credentials: Any, region: str) -> Any:
+    """A session with these credentials, or with none: it looks for no others."""
+    core = botocore.session.get_session()
+    core.register_component("credential_provider", CredentialResolver([_Given(credentials)]))
+    return boto3.session.Session(botocore_session=core, region_name=region)
 
 
 def _ask_for_codes(session: Any) -> None:
@@ -220,9 +255,11 @@ def _own_credentials(session: Any) -> Any:
             "no AWS credentials were found",
             hint=(
                 "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or run on a "
-                "machine with a role"
+                "machine with a role; on Google Cloud give --aws_web_identity=google"
             ),
         )
+    if getattr(found, "method", "") == FILE_METHOD:
+        check_token_file()
     return found
 
 

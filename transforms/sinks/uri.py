@@ -41,7 +41,7 @@ __all__ = [
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(//)?")
 # Up to the first slash or question mark; a reference to a secret counts as one character.
-_AUTHORITY = re.compile(r"(?:\$\{(?:env|file):[^}]+\}|[^/?])*")
+_AUTHORITY = re.compile(r"(?:\$\{(?:env|file|secret):[^}]+\}|[^/?])*")
 _PORTS = re.compile(r"(?:\[[^\]]*\]|[^:])*(?::[0-9]*(?:,(?:\[[^\]]*\]|[^:])*)?)*")
 _ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _DATABASE = (".duckdb", ".ddb", ".db")

@@ -55,6 +55,8 @@ def dynamodb_permissions(
         return [Permission("tag:GetResources", "*")]
     if action == "DescribeKey":
         return [Permission("kms:DescribeKey", str(body["KeyId"]))]
+    if action == "GetSecretValue":
+        return [Permission("secretsmanager:GetSecretValue", str(body["SecretId"]))]
     name = f"dynamodb:{action}"
     if action in _ON_EVERYTHING:
         return [Permission(name, "*")]

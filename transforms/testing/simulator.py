@@ -38,6 +38,7 @@ from dynabeam.transforms.testing.item_values import image, parse_image
 from dynabeam.transforms.testing.items import ItemApi
 from dynabeam.transforms.testing.kms import kms
 from dynabeam.transforms.testing.objects import Objects
+from dynabeam.transforms.testing.secret_values import secret_values
 from dynabeam.transforms.testing.server import Front
 from dynabeam.transforms.testing.stats import Stats
 from dynabeam.transforms.testing.stream_api import StreamApi
@@ -83,6 +84,7 @@ class Simulator:
         iam: The identity policies; `set_policies` is the way in.
         sts: Roles and their sessions; `sts.add_role` is the way in.
         kms_keys: State of each KMS key that there is, by ARN.
+        secrets: Value of each secret of Secrets Manager, by ARN.
         defects: Errors inside the simulator itself; leaving the `with` block raises the first.
     """
 
@@ -106,6 +108,7 @@ class Simulator:
         self.iam = Iam()
         self.sts = Sts(self)
         self.kms_keys: dict[str, str] = {}
+        self.secrets: dict[str, str | bytes] = {}
         self.lock = threading.RLock()
         self.random = random.Random(seed)  # noqa: S311 - repeatable on purpose
         self.dice = Dice(seed + 1)
@@ -385,6 +388,8 @@ class Simulator:
             return 200, json.dumps(tagging(self, action, body)).encode()
         if service == "TrentService":
             return 200, json.dumps(kms(self.kms_keys, action, body)).encode()
+        if service == "secretsmanager":
+            return 200, json.dumps(secret_values(self.secrets, action, body)).encode()
         if action in EXPORT_ACTIONS:
             return 200, json.dumps(self.exports.handle(action, body, caller)).encode()
         return self._items.handle(action, body)

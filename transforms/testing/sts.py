@@ -22,6 +22,7 @@ from xml.sax.saxutils import escape
 from dynabeam.transforms.testing.api_error import ApiError
 from dynabeam.transforms.testing.iam import Permission, key_of_caller
 from dynabeam.transforms.testing.iam_requests import refuse_denied
+from dynabeam.transforms.testing.web_identity import check_trust, refuse_untrusted
 
 if TYPE_CHECKING:
     from dynabeam.transforms.testing.simulator import Simulator
@@ -30,7 +31,11 @@ __all__ = ["Sts", "is_sts"]
 
 SESSION_SECONDS = 3600
 _NAMESPACE = "https://sts.amazonaws.com/doc/2011-06-15/"
-_ACTIONS = (b"Action=GetCallerIdentity", b"Action=AssumeRole&")
+_ACTIONS = (
+    b"Action=GetCallerIdentity",
+    b"Action=AssumeRole&",
+    b"Action=AssumeRoleWithWebIdentity&",
+)
 
 
 def is_sts(body: bytes) -> bool:
@@ -42,6 +47,7 @@ def is_sts(body: bytes) -> bool:
 class _Role:
     external_id: str
     policies: Sequence[Mapping[str, Any]] | None
+    trust: Mapping[str, Any] | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +88,7 @@ class Sts:
         *,
         external_id: str = "",
         policies: Sequence[Mapping[str, Any]] | None = None,
+        trust: Mapping[str, Any] | None = None,
     ) -> None:
         """Adds or replaces a role that anybody may assume who knows its external id.
 
@@ -89,9 +96,16 @@ class Sts:
             arn: Its ARN.
             external_id: What has to be given, if anything.
             policies: What its later sessions may do; None for everything.
+            trust: A trust policy that names another provider: then its tokens are taken and nobody
+                else may assume the role.
+
+        Raises:
+            ValueError: The trust policy has elements that are not simulated.
         """
+        if trust is not None:
+            check_trust(trust)
         with self._lock:
-            self._roles[arn] = _Role(external_id, policies)
+            self._roles[arn] = _Role(external_id, policies, trust)
 
     def keys_of(self, role_arn: str) -> list[str]:
         """The access keys of the role's sessions so far, oldest first."""
@@ -123,9 +137,13 @@ class Sts:
         action = form["Action"]
         self._simulator.stats.count_call(action)
         try:
-            self.check(headers, "ExpiredToken")
-            caller = key_of_caller(headers)
-            result = self._assume(caller, form) if action == "AssumeRole" else self._who(caller)
+            if action == "AssumeRoleWithWebIdentity":
+                # It is not signed: the token says who asks.
+                result = self._assume_by_token(form)
+            else:
+                self.check(headers, "ExpiredToken")
+                caller = key_of_caller(headers)
+                result = self._assume(caller, form) if action == "AssumeRole" else self._who(caller)
         except ApiError as error:
             return error.status, _error(error)
         answer = (
@@ -157,14 +175,28 @@ class Sts:
             refuse_denied(self._simulator, caller, [Permission("sts:AssumeRole", arn, context)])
         except ApiError as error:
             raise refused from error
-        ends = time.time() + self.session_seconds
         with self._lock:
             role = self._roles.get(arn)
-            if role is None or role.external_id not in ("", form.get("ExternalId", "")):
-                raise refused
+        given_id = form.get("ExternalId", "")
+        if role is None or role.trust is not None or role.external_id not in ("", given_id):
+            raise refused
+        return self._begun(role, form)
+
+    def _assume_by_token(self, form: Mapping[str, str]) -> str:
+        with self._lock:
+            role = self._roles.get(form["RoleArn"])
+        subject = refuse_untrusted(role.trust if role else None, form["WebIdentityToken"])
+        assert role is not None
+        whose = f"<SubjectFromWebIdentityToken>{escape(subject)}</SubjectFromWebIdentityToken>"
+        return self._begun(role, form) + whose
+
+    def _begun(self, role: _Role, form: Mapping[str, str]) -> str:
+        """A new session of a role, as it is answered."""
+        ends = time.time() + self.session_seconds
+        with self._lock:
             number = len(self._sessions) + 1
             key = f"ASIA{number:016d}"
-            session = _Session(arn, form["RoleSessionName"], f"token-{number}", ends)
+            session = _Session(form["RoleArn"], form["RoleSessionName"], f"token-{number}", ends)
             self._sessions[key] = session
         self._simulator.set_policies(key, role.policies)
         moment = datetime.fromtimestamp(ends, timezone.utc).isoformat().replace("+00:00", "Z")

@@ -22,7 +22,7 @@ import psycopg
 from psycopg.pq import TransactionStatus
 
 from dynabeam.transforms.errors import ConfigurationError, DynabeamError, SinkError
-from dynabeam.transforms.secrets import resolve_secrets
+from dynabeam.transforms.secrets import is_reference, resolve_secrets
 from dynabeam.transforms.sinks.uri import SinkUri
 
 __all__ = [
@@ -88,7 +88,6 @@ _DEFAULTS = {
     "tcp_user_timeout": "30000",
 }
 _SECRETS = ("password", "sslpassword")
-_REFERENCE = re.compile(r"\$\{(env|file):[^}]+\}")
 
 _SESSION = """
 SET client_encoding = 'UTF8';
@@ -153,7 +152,7 @@ class PostgresSettings:
         """
         options = {name: value for name, value in uri.options if name in LIBPQ_OPTIONS}
         for name in _SECRETS:
-            if not _REFERENCE.fullmatch(options.get(name, "${env:X}")):
+            if not is_reference(options.get(name, "${env:X}")):
                 raise ConfigurationError(
                     f"the URI holds a {name} in clear",
                     where=f"--sink={uri.scheme}://{uri.authority}",
@@ -172,7 +171,9 @@ def connect(settings: PostgresSettings) -> Connection:
         psycopg.Error: If it cannot be opened.
         ConfigurationError: If a secret cannot be read.
     """
-    parameters = {name: resolve_secrets(value) for name, value in settings.parameters}
+    parameters = {
+        name: resolve_secrets(value, option=settings.where) for name, value in settings.parameters
+    }
     # Prepared is only what asks for it: other statements are several in one string, or rare.
     connection = psycopg.connect(autocommit=True, prepare_threshold=_NEVER, **parameters)  # type: ignore[arg-type]
     connection.prepared_max = _PREPARED
