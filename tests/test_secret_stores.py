@@ -25,12 +25,17 @@ from dynabeam.transforms.aws.session import AwsAccess
 from dynabeam.transforms.errors import ConfigurationError
 from dynabeam.transforms.google import secret_manager
 from dynabeam.transforms.secrets import is_reference, masked, resolve_secrets
-from dynabeam.transforms.sinks.postgresql.connection import PostgresSettings
+from dynabeam.transforms.sinks.postgresql.connection import (
+    PostgresSettings,
+    connect,
+    persistently,
+)
 from dynabeam.transforms.sinks.uri import parse_sink_uri
 from dynabeam.transforms.storage import filesystem
 from dynabeam.transforms.testing.simulator import Simulator
 from tests.aws.test_web_identity import GOOGLE_TRUST, IDENTITY, WORKER
 from tests.fake_metadata import FakeMetadata
+from tests.sinks.postgres_server import server_for_tests
 
 NAME = "projects/p/secrets/password"
 SECRET = "MARKrotated/1"
@@ -185,6 +190,30 @@ class TestAws:
         sim.sts.add_role(WORKER, trust=GOOGLE_TRUST, policies=[])
         with pytest.raises(ConfigurationError, match="secretsmanager:GetSecretValue"):
             resolve_secrets(f"${{secret:{ARN}}}")
+
+    def test_a_password_that_is_rotated_is_taken_after_a_failed_login(self, sim, monkeypatch):
+        server = server_for_tests()
+        with server.connect() as owner:
+            owner.execute(
+                "DO $$ BEGIN CREATE ROLE with_password; "
+                "EXCEPTION WHEN duplicate_object THEN NULL; END $$; "
+                "DROP ROLE IF EXISTS rotated; CREATE ROLE rotated LOGIN IN ROLE with_password; "
+                "ALTER ROLE rotated PASSWORD 'MARKnewpassword'"
+            )
+        reference = f"${{secret:{ARN}#password}}"
+        uri = f"postgresql://rotated:{reference}@127.0.0.1:{server.port}/postgres"
+        settings = PostgresSettings.of(parse_sink_uri(uri), "s", 30.0)
+        failures = []
+
+        def after_a_failure():
+            failures.append(1)
+            sim.secrets[ARN] = json.dumps({"password": "MARKnewpassword"})
+
+        monkeypatch.setattr(secrets, "_KEPT_SECONDS", 0.3)
+        connection = persistently(settings, "", lambda: connect(settings), after_a_failure)
+        assert failures
+        assert connection.info.user == "rotated"
+        connection.close()
 
     def test_an_external_id_may_be_one(self, sim):
         role = Role(ROLE, f"${{secret:{ARN}#password}}")

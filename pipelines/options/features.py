@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from dynabeam.pipelines.options.replicate import ReplicateOptions
@@ -14,6 +15,8 @@ from dynabeam.transforms.sinks.uri import parse_sink_uri
 from dynabeam.transforms.state.table_selection import is_glob
 
 __all__ = ["export_folders", "features_of"]
+
+_SECRET = re.compile(r"\$\{secret:(arn:[^}#]+)")
 
 
 def features_of(
@@ -78,6 +81,7 @@ def features_of(
         tags=bool(options.table_tags),
         apply=apply,
         source_role=access.role.arn if access else "",
+        secrets=_secrets_of(options),
         bucket_role=access.bucket_role.arn if access else "",
     )
 
@@ -111,3 +115,11 @@ def export_folders(options: ReplicateOptions, *, ask: bool) -> list[S3Folder]:
                 hint="Name its bucket with --s3_export_bucket",
             )
     return list(dict.fromkeys(found))
+
+
+def _secrets_of(options: ReplicateOptions) -> tuple[str, ...]:
+    """ARNs of the secrets that sinks and external ids refer to."""
+    texts = list(options.sinks)
+    if options.access is not None:
+        texts += [options.access.role.external_id, options.access.bucket_role.external_id]
+    return tuple(dict.fromkeys(match[1] for each in texts for match in _SECRET.finditer(each)))

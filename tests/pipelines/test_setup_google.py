@@ -61,6 +61,18 @@ def test_the_printed_trust_and_policy_let_the_worker_in_and_nobody_else(capsys, 
         assert where.new_client("dynamodb").describe_table(TableName="orders")["Table"]
 
 
+def test_a_secret_of_aws_is_allowed_to_the_worker(capsys):
+    arn = "arn:aws:secretsmanager:eu-west-1:111122223333:secret:db-AbCdEf"
+    sink = f"--sink=postgresql://u:${{secret:{arn}#password}}@h/d"
+    found = json.loads(printed(capsys, "--format=json", sink))["policies"][0]["document"]
+    assert {
+        "Sid": "ReadTheSecrets",
+        "Effect": "Allow",
+        "Action": "secretsmanager:GetSecretValue",
+        "Resource": arn,
+    } in found["Statement"]
+
+
 def test_google_s_roles_are_printed_for_what_the_options_name(capsys):
     out = printed(capsys)
     member = f"--member=serviceAccount:{EMAIL}"

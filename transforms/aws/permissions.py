@@ -184,6 +184,7 @@ class Features:
         apply: Streams and point-in-time recovery are turned on.
         source_role: Role that is assumed for DynamoDB, or empty.
         bucket_role: Role that is assumed for S3, or empty.
+        secrets: ARNs of secrets that options refer to.
     """
 
     tables: tuple[str, ...] = ()
@@ -206,6 +207,7 @@ class Features:
     apply: bool = False
     source_role: str = ""
     bucket_role: str = ""
+    secrets: tuple[str, ...] = ()
 
 
 @functools.cache
@@ -249,6 +251,13 @@ def permissions(features: Features) -> tuple[Permission, ...]:
         *_of_keys(features),
         *_of_folders(features),
         *_of_roles(features),
+        Permission(
+            "ReadTheSecrets",
+            ("secretsmanager:GetSecretValue",),
+            features.secrets,
+            "resolve references to secrets",
+            "worker",
+        ),
     ]
     if features.apply:
         found += _of_operator(features)
