@@ -118,6 +118,28 @@ APPEARANCES: Mapping[str, Appearance] = {
         pattern=r"trim_horizon|latest|[0-9]{4}-\S+",
         hint="Write trim_horizon, latest or a time such as 2026-05-14T12:00:00Z",
     ),
+    "aws_web_identity": Appearance(
+        label="Who the workers are to AWS",
+        group=_ACCESS,
+        text=(
+            "google: the workers use AWS as their Google service account, without any key. Empty: "
+            "as whatever boto3 finds in the image"
+        ),
+        pattern="google",
+        hint="Write google, or leave it out",
+    ),
+    "aws_web_identity_role_arn": Appearance(
+        label="AWS role of the service account",
+        group=_ACCESS,
+        text="ARN of the role that trusts the service account; other roles are assumed from it",
+        pattern=_ROLE,
+        hint="Write arn:aws:iam::ACCOUNT:role/NAME",
+    ),
+    "aws_audience": Appearance(
+        label="Audience that the role trusts",
+        group=_ACCESS,
+        text="Audience of the token that the role trusts; by default sts.amazonaws.com",
+    ),
     "role_arn": Appearance(
         label="AWS role",
         group=_ACCESS,
