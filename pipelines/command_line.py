@@ -25,6 +25,7 @@ __all__ = ["main"]
 
 _COMMANDS = {
     "replicate": "replicate tables into sinks",
+    "launch": "start, watch, change and end jobs on Dataflow and Flink",
     "add": "add tables to a continuous run, while it runs",
     "doctor": "check whether a replication will work, and name the fixes",
     "setup": "print the policies and table settings that are needed, or apply the settings",

@@ -8,7 +8,7 @@ _ROOT = Path(__file__).resolve().parent.parent
 _FLOORS = (
     ("version_info", "printable"),
     ("errors",),
-    ("secrets", "runtime", "google"),
+    ("secrets", "runtime", "google", "flink", "dataflow"),
     ("values",),
     ("model",),
     ("aws",),

@@ -21,11 +21,11 @@ from dynabeam.pipelines.options.arguments import beam_arguments, option_strings,
 from dynabeam.pipelines.options.replicate import duration
 from dynabeam.pipelines.options.state import add_state_options, named_state_directory
 from dynabeam.pipelines.status.acknowledged import acknowledge
-from dynabeam.pipelines.status.flink_rest import FlinkJob, read_job
 from dynabeam.pipelines.status.reading import Status, read_status
 from dynabeam.pipelines.status.reasons import Limits, reasons
 from dynabeam.pipelines.status.text import as_json, as_lines, as_table
 from dynabeam.transforms.errors import ConfigurationError
+from dynabeam.transforms.flink.job import FlinkJob, read_job
 from dynabeam.transforms.runtime.clock import now_us
 from dynabeam.transforms.state.state_directory import StateDirectory
 

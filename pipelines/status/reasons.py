@@ -6,8 +6,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 
-from dynabeam.pipelines.status.flink_rest import FlinkJob
 from dynabeam.pipelines.status.reading import Status, TableStatus
+from dynabeam.transforms.flink.job import FlinkJob
 
 __all__ = ["Limits", "for_people", "reasons"]
 

@@ -11,9 +11,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from dynabeam.pipelines.status.flink_rest import FlinkJob
 from dynabeam.pipelines.status.reading import Status, TableStatus
 from dynabeam.pipelines.status.reasons import for_people
+from dynabeam.transforms.flink.job import FlinkJob
 from dynabeam.transforms.printable import printable
 
 __all__ = ["as_json", "as_lines", "as_table"]

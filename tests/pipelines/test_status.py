@@ -18,11 +18,12 @@ from rich.console import Console
 from dynabeam.pipelines.command_line import main
 from dynabeam.pipelines.continuous.deployments import begin, current
 from dynabeam.pipelines.rounds.run import Rounds
-from dynabeam.pipelines.status.flink_rest import FlinkRestError, read_job
 from dynabeam.pipelines.status.reading import read_status
 from dynabeam.pipelines.status.reasons import for_people
 from dynabeam.pipelines.status.text import as_table
 from dynabeam.transforms.errors import ConfigurationError
+from dynabeam.transforms.flink.job import read_job
+from dynabeam.transforms.flink.rest import FlinkRestError
 from dynabeam.transforms.model.gap import Gap, GapKind
 from dynabeam.transforms.model.report import Report
 from dynabeam.transforms.runtime.clock import now_us

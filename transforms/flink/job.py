@@ -7,25 +7,27 @@ Paths and fields are those of Flink's documentation, "REST API", of Flink 1.20.
 from __future__ import annotations
 
 import dataclasses
-import http.client
-import json
 import math
-import urllib.error
-import urllib.parse
-import urllib.request
 from typing import Any
 
 from dynabeam.transforms.errors import ConfigurationError
+from dynabeam.transforms.flink.rest import FlinkRest, innermost_cause
 
-__all__ = ["CheckpointStatus", "FlinkJob", "FlinkRestError", "VertexStatus", "read_job"]
+__all__ = [
+    "OVER",
+    "CheckpointStatus",
+    "FlinkJob",
+    "VertexStatus",
+    "find_job",
+    "jobs_named",
+    "last_failure",
+    "read_job",
+]
 
-_SECONDS = 10
-_OVER = ("FINISHED", "CANCELED", "FAILED", "SUSPENDED")
+OVER = ("FINISHED", "CANCELED", "FAILED", "SUSPENDED")
+"""States in which a job has ended."""
+
 _BUSY = ("busyTimeMsPerSecond", "backPressuredTimeMsPerSecond")
-
-
-class FlinkRestError(ConfigurationError):
-    """The JobManager does not answer, or not as it should."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,10 +102,10 @@ def read_job(url: str, wanted: str = "") -> FlinkJob:
         ConfigurationError: There is no such job, or several to choose from.
         FlinkRestError: The JobManager does not answer as it should.
     """
-    base = url.rstrip("/")
-    job = _choose(_ask(base, "/jobs/overview")["jobs"], wanted, base)
-    details = _ask(base, f"/jobs/{job}")
-    checkpoints = _ask(base, f"/jobs/{job}/checkpoints")
+    rest = FlinkRest(url)
+    job = find_job(rest, wanted)
+    details = rest.get(f"/jobs/{job}")
+    checkpoints = rest.get(f"/jobs/{job}/checkpoints")
     state = str(details["state"])
     since = details["timestamps"].get(state, details["start-time"])
     return FlinkJob(
@@ -111,36 +113,53 @@ def read_job(url: str, wanted: str = "") -> FlinkJob:
         name=details["name"],
         state=state,
         uptime_seconds=max(0, details["now"] - since) / 1000,
-        restarts=_restarts(base, job),
+        restarts=_restarts(rest, job),
         checkpoint=_checkpoint(checkpoints["latest"]["completed"]),
         failed_checkpoints=int(checkpoints["counts"]["failed"]),
-        vertices=tuple(_vertex(base, job, each) for each in details["vertices"]),
+        vertices=tuple(_vertex(rest, job, each) for each in details["vertices"]),
     )
 
 
-def _choose(jobs: list[dict[str, Any]], wanted: str, url: str) -> str:
+def find_job(rest: FlinkRest, wanted: str = "") -> str:
+    """The id of a job; arguments and errors are those of `read_job`."""
+    jobs = rest.get("/jobs/overview")["jobs"]
     found = [each for each in jobs if not wanted or wanted in (each["jid"], each["name"])]
-    alive = [each for each in found if each["state"] not in _OVER]
+    alive = [each for each in found if each["state"] not in OVER]
     names = ", ".join(f"{each['name']} ({each['jid']}, {each['state']})" for each in jobs)
     if not found:
         raise ConfigurationError(
             "Flink has no such job" if wanted else "Flink has no job",
-            where=f"--flink_rest={url}",
+            where=rest.where,
             expected=wanted or "a job",
             found=names or "none",
         )
     if len(alive) > 1:
         raise ConfigurationError(
             "Flink has several jobs",
-            where=f"--flink_rest={url}",
+            where=rest.where,
             found=names,
             hint="Give one's id or name as --flink_job",
         )
     return str(max(alive or found, key=lambda each: int(each["start-time"]))["jid"])
 
 
-def _restarts(base: str, job: str) -> int:
-    answer = _ask(base, f"/jobs/{job}/metrics?get=numRestarts")
+def jobs_named(rest: FlinkRest, name: str) -> dict[str, str]:
+    """The jobs of a name that have not ended: id → state."""
+    return {
+        str(each["jid"]): str(each["state"])
+        for each in rest.get("/jobs/overview")["jobs"]
+        if each["name"] == name and each["state"] not in OVER
+    }
+
+
+def last_failure(rest: FlinkRest, job: str) -> str:
+    """What failed last in a job, as one line; empty if nothing has."""
+    history = rest.get(f"/jobs/{job}/exceptions")["exceptionHistory"]["entries"]
+    return innermost_cause(str(history[0]["stacktrace"])) if history else ""
+
+
+def _restarts(rest: FlinkRest, job: str) -> int:
+    answer = rest.get(f"/jobs/{job}/metrics?get=numRestarts")
     return int(answer[0]["value"]) if answer else 0
 
 
@@ -156,9 +175,9 @@ def _checkpoint(found: dict[str, Any] | None) -> CheckpointStatus | None:
     )
 
 
-def _vertex(base: str, job: str, vertex: dict[str, Any]) -> VertexStatus:
+def _vertex(rest: FlinkRest, job: str, vertex: dict[str, Any]) -> VertexStatus:
     path = f"/jobs/{job}/vertices/{vertex['id']}/subtasks/metrics?get={','.join(_BUSY)}&agg=max"
-    found = {each["id"]: _share(each["max"]) for each in _ask(base, path)}
+    found = {each["id"]: _share(each["max"]) for each in rest.get(path)}
     return VertexStatus(vertex["name"], vertex["parallelism"], *(found.get(each) for each in _BUSY))
 
 
@@ -166,25 +185,3 @@ def _share(milliseconds: Any) -> float | None:
     # A subtask that does not know reports NaN.
     value = float(milliseconds)
     return None if math.isnan(value) else min(1.0, value / 1000)
-
-
-def _ask(base: str, path: str) -> Any:
-    if urllib.parse.urlsplit(base).scheme not in ("http", "https"):
-        raise ConfigurationError(
-            "not the address of a REST interface",
-            where="--flink_rest",
-            found=base,
-            hint="Write e.g. http://jobmanager:8081",
-        )
-    try:
-        # The scheme was looked at above.
-        with urllib.request.urlopen(base + path, timeout=_SECONDS) as answer:  # noqa: S310
-            return json.loads(answer.read())
-    except (OSError, http.client.HTTPException, ValueError) as problem:
-        if isinstance(problem, urllib.error.HTTPError):
-            problem.close()
-        raise FlinkRestError(
-            f"Flink's REST interface does not answer: {problem}",
-            where=f"--flink_rest={base}",
-            hint="Check the address: it is that of Flink's web page, by default port 8081",
-        ) from problem

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Flink's REST interface: what is asked of a JobManager, and what it is told."""
