@@ -171,9 +171,9 @@ def start(launch: FlinkLaunch, out: TextIO, progress: TextIO) -> str:
     """
     say(f"Asking Flink at {launch.rest.url}", progress)
     cluster = read_cluster(launch.rest)
+    _refuse_second(launch)
     words = [*launch.words, *_version(launch, cluster)]
     check_parallelism(cluster, beam_arguments(launch))
-    _refuse_second(launch)
     _check_savepoint(launch, progress)
     before = deployment_of(launch.state_dir)
     say("Checking tables and sinks, building the graph", progress)

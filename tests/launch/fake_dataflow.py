@@ -92,8 +92,8 @@ class FakeDataflow(FakeGCS):
         requests: Method, path and body of what was asked of Dataflow, in order.
         buckets: Names of the buckets.
         closed: Buckets that may not be looked at.
-        refusals: Answered to the next requests that change something, once each: a `RefusalError`, or
-            `silent` to carry it out and hang up.
+        refusals: Answered to the next requests that change something, once each: a
+            `RefusalError`, or `silent` to carry it out and hang up.
         incompatible: The message with which an update fails; empty for one that goes well.
         counters: Dynabeam's counters of every job.
     """

@@ -21,6 +21,7 @@ from dynabeam.transforms.errors import ConfigurationError
 
 __all__ = ["DataflowError", "DataflowSilentError", "Subject", "answers_told"]
 
+_ADDRESS = re.compile(r"^(\d{3} )?[A-Z]+ https?://\S+: ")
 _NUMBER = re.compile(r"^\([0-9a-f]+\):\s*")
 _LONGEST = 600
 _ROLES = (
@@ -162,13 +163,6 @@ def _by_words(
     subject: Subject, problem: api.GoogleAPICallError, said: str, lower: str
 ) -> DataflowError:
     missing = isinstance(problem, api.NotFound)
-    if re.search(r"regional endpoint|\blocation\b|\bregion\b|\bregions\b", lower):
-        return DataflowError(
-            f"Dataflow has no such region: {said}",
-            where=f"--dataflow_region={subject.region}",
-            hint="Write e.g. europe-west1; the regions are at "
-            "https://cloud.google.com/dataflow/docs/resources/locations",
-        )
     if subject.template and ("parameter" in lower or "regex" in lower):
         return DataflowError(
             f"the template refuses a parameter: {said}",
@@ -180,6 +174,13 @@ def _by_words(
             f"the staging location cannot be used: {said}",
             where=f"--staging_location={subject.staging}",
             hint="Make the bucket, and let the workers' service account write it",
+        )
+    if re.search(r"regional endpoint|\bregions?\b|invalid location", lower):
+        return DataflowError(
+            f"Dataflow has no such region: {said}",
+            where=f"--dataflow_region={subject.region}",
+            hint="Write e.g. europe-west1; the regions are at "
+            "https://cloud.google.com/dataflow/docs/resources/locations",
         )
     if subject.template and ("spec" in lower or "template" in lower or subject.template in said):
         return DataflowError(
@@ -210,6 +211,5 @@ def _by_words(
 def _said(text: str) -> str:
     """The service's sentence, without the address that the client puts before it."""
     text = " ".join(text.split())
-    text = re.sub(r"^\d{3} \w+ https?://\S+: ", "", text)
-    text = _NUMBER.sub("", text)
+    text = _NUMBER.sub("", _ADDRESS.sub("", text))
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
