@@ -147,8 +147,7 @@ def _scale_flink(found: FlinkTarget, given: argparse.Namespace) -> int:
             hint="'dynabeam launch savepoint --stop', then 'dynabeam launch flink' with its "
             "options, --savepoint_path and the new --parallelism",
         )
-    arguments = [each for each in record.arguments if not each.startswith("--parallelism=")]
-    arguments.append(f"--parallelism={given.parallelism}")
+    arguments = flink.replaced(record.arguments, [f"--parallelism={given.parallelism}"])
     before = read_job(found.rest.url, found.job_id)
     now = max((each.parallelism for each in before.vertices), default=0)
     if now == given.parallelism:

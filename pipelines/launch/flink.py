@@ -35,18 +35,27 @@ from dynabeam.pipelines.options.arguments import parse_known
 from dynabeam.pipelines.options.replicate import ReplicateOptions, duration, parse_replicate
 from dynabeam.pipelines.options.runners import continuous_runner, option, runner_name
 from dynabeam.transforms.aws.beam_s3 import s3_arguments
-from dynabeam.transforms.errors import ConfigurationError, DynabeamError
+from dynabeam.transforms.errors import ConfigurationError
 from dynabeam.transforms.flink.job import OVER, jobs_named
 from dynabeam.transforms.flink.operations import FlinkCluster, read_cluster, state_of
 from dynabeam.transforms.flink.rest import FlinkRest
 from dynabeam.transforms.sinks.registry import check_capabilities, check_place, open_sink
 from dynabeam.transforms.storage import filesystem
 
-__all__ = ["FlinkLaunch", "beam_arguments", "check_parallelism", "main", "plan", "start"]
+__all__ = [
+    "FlinkLaunch",
+    "beam_arguments",
+    "check_parallelism",
+    "main",
+    "plan",
+    "replaced",
+    "start",
+]
 
 _WAIT = "1m"
 _POOL = "localhost:50000"
 """Where the worker pool of the image listens: beside each TaskManager."""
+_IN_JAR = "dynabeam.pipelines.launch.uber_jar.FlinkRunner"
 _LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 
 
@@ -79,7 +88,7 @@ def main(arguments: Sequence[str]) -> int:
     savepoint = given.savepoint_path
     if given.resume:
         record = _resumed(words)
-        words = words if _says_more(words) else list(record.arguments)
+        words = replaced(record.arguments, words)
         savepoint = savepoint or record.savepoint
         given.flink_rest = given.flink_rest or record.rest
         given.job_name = given.job_name or record.job_name
@@ -115,7 +124,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--flink_rest", default="", help="its REST interface, e.g. http://jobmanager:8081")
     add("--job_name", default="", help="name of the job; by default dynabeam-<name>")
     add("--savepoint_path", default="", help="savepoint or checkpoint to go on from")
-    add("--resume", action="store_true", help="go on as launched last, from its savepoint")
+    add("--resume", action="store_true", help="from its savepoint, with the options of last time")
     add("--wait", default=_WAIT, help=f"until it runs, at most so long: {_WAIT}")
     add("--dry_run", action="store_true", help="print what would be done, do nothing")
     return parser
@@ -179,7 +188,7 @@ def start(launch: FlinkLaunch, out: TextIO, progress: TextIO) -> str:
     say("Checking tables and sinks, building the graph", progress)
     try:
         job = submit(words, launch.rest, launch.job_name, progress)
-    except (DynabeamError, KeyboardInterrupt):
+    except BaseException:
         if not jobs_named(launch.rest, launch.job_name):
             _withdraw(launch, before, progress)
         raise
@@ -191,14 +200,16 @@ def start(launch: FlinkLaunch, out: TextIO, progress: TextIO) -> str:
         savepoint=launch.savepoint,
         arguments=launch.given,
     )
-    write_record(launch.state_dir, record)
     _tell(launch, job, out)
     try:
         wait_until_flink_runs(launch.rest, job, launch.seconds, progress)
-    except DynabeamError:
+    except BaseException:
         if state_of(launch.rest, job) in OVER:
             _withdraw(launch, before, progress)
+        else:
+            write_record(launch.state_dir, record)
         raise
+    write_record(launch.state_dir, record)
     out.write(f"{launch.job_name} runs\n")
     return job
 
@@ -260,10 +271,10 @@ def _resumed(words: Sequence[str]) -> LaunchRecord:
     return record
 
 
-def _says_more(words: Sequence[str]) -> bool:
-    """Whether words say what to replicate, and not only where that is written down."""
-    where = ("--state_dir", "--name", "--region", "--aws_region", "--endpoint_url")
-    return any(each.startswith("--") and each.partition("=")[0] not in where for each in words)
+def replaced(arguments: Sequence[str], words: Sequence[str]) -> list[str]:
+    """Options, with others in place of those of the same names."""
+    given = {each.partition("=")[0] for each in words}
+    return [*(each for each in arguments if each.partition("=")[0] not in given), *words]
 
 
 def _rest_of(master: str) -> str:
@@ -300,18 +311,17 @@ def _connection(beam: Sequence[str], rest: FlinkRest) -> list[str]:
     if endpoint:
         words += [] if runner else ["--runner=PortableRunner"]
     else:
-        words += [] if runner else ["--runner=FlinkRunner"]
+        # Beam's job server is a Java program; without Java the graph goes to Flink in a jar.
+        in_jar = "--flink_submit_uber_jar" in beam or not _has_java()
+        words += [f"--runner={_IN_JAR}"] if in_jar else ["--runner=FlinkRunner"]
         words += [] if option(beam, "flink_master") else [f"--flink_master={rest.address}"]
-        if not shutil.which("java") and not os.environ.get("JAVA_HOME"):
-            raise ConfigurationError(
-                "there is no Java, in which Beam hands a graph to Flink",
-                where="--flink_rest",
-                hint="Install a Java runtime here, or name a job server that runs elsewhere: "
-                "--job_endpoint=HOST:8099",
-            )
     if not environment:
         words += ["--environment_type=EXTERNAL", f"--environment_config={_POOL}"]
     return words
+
+
+def _has_java() -> bool:
+    return bool(shutil.which("java") or os.environ.get("JAVA_HOME"))
 
 
 def _check_sinks(options: ReplicateOptions, arguments: Sequence[str]) -> None:

@@ -18,7 +18,7 @@ REPLICATE = (
     "--aws_region=eu-west-1",
     "--snapshot=never",
     "--sink=gs://state/out",
-    "--sink=postgresql://replica:${env:PGPASSWORD}@db/shop",
+    "--sink=postgresql://replica:${secret:projects/my-project/secrets/loader}@db/shop",
     "--verify_chain",
     "--state_dir=gs://state/orders",
 )

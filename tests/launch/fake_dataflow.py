@@ -292,7 +292,10 @@ class _FakeHandler(_Handler):
             super().do_POST()
 
     def do_PUT(self):
-        self._dataflow("PUT")
+        if self.path.startswith("/v1b3/"):
+            self._dataflow("PUT")
+        else:
+            super().do_PUT()
 
     def _bucket(self, name):
         if name in self.fake.closed:

@@ -8,7 +8,6 @@ import json
 import pytest
 
 from dynabeam.pipelines.templates.parameters import replication_parameters
-from tests.launch.conftest import REPLICATE
 from tests.launch.fake_dataflow import PROJECT, RefusalError, spec
 
 BEFORE = {
@@ -349,10 +348,15 @@ class TestOtherCommands:
         assert "no command 'datflow'; there are dataflow, flink, status" in said.err
 
 
-def test_no_secret_is_sent(console, monkeypatch):
-    monkeypatch.setenv("PGPASSWORD", "hunter2-hunter2")
-    said = console.launch("--dry_run", replicate=REPLICATE)
-    assert (
-        "${env:PGPASSWORD}" in json.loads(said.out)["body"]["launchParameter"]["parameters"]["sink"]
-    )
-    assert "hunter2" not in said.out
+def test_a_secret_is_sent_by_reference(console):
+    """Nobody here resolves it, not even to check the sink."""
+    said = console.launch("--dry_run")
+    sent = json.loads(said.out)["body"]["launchParameter"]["parameters"]
+    assert "replica:${secret:projects/my-project/secrets/loader}@db" in sent["sink"]
+    assert console.fake.requests == []
+
+
+def test_a_password_in_clear_is_refused(console):
+    said = console.launch("--sink=postgresql://replica:hunter2-hunter2@db/shop")
+    told_once(said, "sink")
+    assert "hunter2" not in said.err

@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from tests.runners.parts import assembled, require, run
 from tests.runners.residual_ids import HANDLER, constant_ids, fixed
 
-__all__ = ["FLINK", "JAVA_FLAGS", "FlinkParts", "flink_parts"]
+__all__ = ["FLINK", "JAVA_FLAGS", "FlinkParts", "flink_parts", "uber_jar"]
 
 FLINK = "1.19"  # for --flink_version
 _BEAM_RUNNER = "2.70.0"
@@ -122,6 +122,31 @@ def job_server_jar(parts: FlinkParts, folder: pathlib.Path) -> pathlib.Path:
     path = folder / "job-server.jar"
     with zipfile.ZipFile(path, "w") as jar:
         jar.writestr("META-INF/MANIFEST.MF", "\r\n".join([*lines, "", ""]))
+    return path
+
+
+def uber_jar(parts: FlinkParts, folder: pathlib.Path) -> pathlib.Path:
+    """Writes the one jar that holds the runner and all that it needs, to be uploaded to Flink.
+
+    As the published one does; what is in several jars is taken from the first, but for lists of
+    services, which are put together.
+    """
+    path = folder / "uber.jar"
+    services: dict[str, list[bytes]] = {}
+    known: set[str] = set()
+    with zipfile.ZipFile(path, "w") as target:
+        for each in sorted((parts.folder / "job-server").glob("*.jar")):
+            with zipfile.ZipFile(each) as source:
+                for entry in source.infolist():
+                    name = entry.filename
+                    if name.startswith("META-INF/services/") and not entry.is_dir():
+                        services.setdefault(name, []).append(source.read(entry))
+                    elif name.endswith(".class") or not name.startswith("META-INF/"):
+                        if name not in known and not entry.is_dir():
+                            target.writestr(name, source.read(entry))
+                        known.add(name)
+        for name, contents in services.items():
+            target.writestr(name, b"\n".join(contents))
     return path
 
 

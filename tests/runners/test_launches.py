@@ -19,7 +19,7 @@ from dynabeam.pipelines.state_directory import StateDirectory
 from tests.runners.continuous_world import ContinuousWorld
 from tests.runners.flink import Flink
 from tests.runners.flink_cluster import ClusterSettings
-from tests.runners.flink_parts import FlinkParts, job_server_jar
+from tests.runners.flink_parts import FlinkParts, job_server_jar, uber_jar
 from tests.runners.processes import ROOT, Process
 from tests.runners.steady_work import SteadyWork
 
@@ -58,6 +58,7 @@ class TestFlink:
     def _remember(self, world: ContinuousWorld, cluster: Flink, flink: FlinkParts) -> None:
         self.world, self.cluster = world, cluster
         self.state_dir = str(world.folder / "state")
+        self.parts = flink
         self.jar = job_server_jar(flink, world.folder)
 
     def test_a_job_is_launched_watched_changed_and_ended(self):
@@ -167,12 +168,22 @@ class TestFlink:
         said = self._say("launch", "drain", where, *self._folder())
         assert said.code == 0, said.text
         assert f"dynabeam launch flink --resume {where}" in said.text
+        (savepoint,) = re.findall(r"^Stopped behind the savepoint (.*)$", said.text, re.MULTILINE)
         assert self.cluster.rest.state(job) == "FINISHED"
         said = self._say("launch", "drain", where, *self._folder())
         assert said.code == 1
         assert "has ended already" in said.text
         self._savepoint_that_is_damaged()
-        return self._launched(self._say("launch", "flink", "--resume", where))
+        # By a machine without Java, so to speak: the graph goes to Flink in a jar.
+        jar = uber_jar(self.parts, self.world.folder)
+        in_jar = ("--flink_submit_uber_jar", f"--flink_job_server_jar={jar}")
+        deployment = StateDirectory(self.state_dir).load().deployment
+        job = self._launched(self._say("launch", "flink", "--resume", where, *in_jar))
+        assert StateDirectory(self.state_dir).load().deployment == deployment
+        restored = self.cluster.rest.get(f"/jobs/{job}/checkpoints")["latest"]["restored"]
+        assert (restored["is_savepoint"], restored["external_path"]) == (True, savepoint)
+        assert self.cluster.rest.get("/jars")["files"] == []
+        return job
 
     def _savepoint_that_is_damaged(self):
         """Flink takes the job, which ends at once: the deployment, begun before, stays."""

@@ -110,10 +110,12 @@ def take_savepoint(rest: FlinkRest, job: str, *, folder: str, stop: bool, second
             then goes on.
     """
     _refuse_ended(rest, job)
-    target = {"targetDirectory": folder} if folder else {}
+    # The two requests spell it differently.
     if stop:
+        target = {"targetDirectory": folder} if folder else {}
         asked = rest.post(f"/jobs/{job}/stop", drain=False, **target)
     else:
+        target = {"target-directory": folder} if folder else {}
         asked = rest.post(f"/jobs/{job}/savepoints", **{"cancel-job": False}, **target)
     path = f"/jobs/{job}/savepoints/{asked['request-id']}"
 

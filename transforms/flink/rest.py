@@ -87,6 +87,10 @@ class FlinkRest:
         """The answer to a PATCH; raises as `get` does."""
         return self._ask("PATCH", path)
 
+    def delete(self, path: str) -> Any:
+        """The answer to a DELETE; raises as `get` does."""
+        return self._ask("DELETE", path)
+
     def _ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         # The scheme was looked at when this was made.
         request = urllib.request.Request(self.url + path, method=method)  # noqa: S310
