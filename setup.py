@@ -33,6 +33,7 @@ setup(
         "numpy>=2.2,<3",
         "objsize>=0.7,<0.8",
         "pyarrow>=25,<26",
+        "requests>=2.32,<3",
         "rich>=15,<16",
     ],
     extras_require={

@@ -25,6 +25,7 @@ __all__ = ["FlinkRunner"]
 
 _ENTRY = "org.apache.beam.runners.flink.FlinkPipelineRunner"
 _UPLOAD_SECONDS = 300
+_START_SECONDS = 180
 
 
 class FlinkRunner(flink_runner.FlinkRunner):
@@ -63,7 +64,9 @@ class _Job(flink_uber_jar_job_server.FlinkBeamJob):
         rest = FlinkRest(self._master_url)
         jar_id = self._uploaded(rest)
         try:
-            self._flink_job_id = rest.post(f"/jars/{jar_id}/run", **self._request())["jobid"]
+            # Flink translates the graph before it answers.
+            answer = rest.post(f"/jars/{jar_id}/run", seconds=_START_SECONDS, **self._request())
+            self._flink_job_id = answer["jobid"]
         finally:
             os.unlink(self._jar)
             # The job has a copy of its own by then.

@@ -79,9 +79,15 @@ class FlinkRest:
         """
         return self._ask("GET", path)
 
-    def post(self, path: str, **body: Any) -> Any:
-        """The answer to a POST of a JSON object; raises as `get` does."""
-        return self._ask("POST", path, body)
+    def post(self, path: str, /, *, seconds: float = _SECONDS, **body: Any) -> Any:
+        """The answer to a POST of a JSON object; raises as `get` does.
+
+        Args:
+            path: What is asked.
+            seconds: How long the answer may take.
+            body: Fields of the object.
+        """
+        return self._ask("POST", path, body, seconds)
 
     def patch(self, path: str) -> Any:
         """The answer to a PATCH; raises as `get` does."""
@@ -91,14 +97,20 @@ class FlinkRest:
         """The answer to a DELETE; raises as `get` does."""
         return self._ask("DELETE", path)
 
-    def _ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+    def _ask(
+        self,
+        method: str,
+        path: str,
+        body: dict[str, Any] | None = None,
+        seconds: float = _SECONDS,
+    ) -> Any:
         # The scheme was looked at when this was made.
         request = urllib.request.Request(self.url + path, method=method)  # noqa: S310
         if body is not None:
             request.data = json.dumps(body).encode()
             request.add_header("Content-Type", "application/json")
         try:
-            with urllib.request.urlopen(request, timeout=_SECONDS) as answer:  # noqa: S310
+            with urllib.request.urlopen(request, timeout=seconds) as answer:  # noqa: S310
                 return json.loads(answer.read() or b"null")
         except urllib.error.HTTPError as problem:
             raise self._refused(problem, method, path) from problem
