@@ -22,7 +22,7 @@ from dynabeam.pipelines.launch.which_job import (
     target,
 )
 from dynabeam.pipelines.options.arguments import parse_all
-from dynabeam.transforms.flink.job import last_failure, read_job
+from dynabeam.transforms.flink.job import OVER, last_failure, read_job
 from dynabeam.transforms.printable import printable
 
 __all__ = ["main"]
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str]) -> int:
 def _flink(found: FlinkTarget) -> dict[str, Any]:
     job = read_job(found.rest.url, found.job_id)
     failure = last_failure(found.rest, found.job_id)
-    checkpoint = job.checkpoint
+    checkpoint, over = job.checkpoint, job.state in OVER
     told: dict[str, Any] = {
         "runner": "flink",
         "job_id": job.job,
@@ -64,7 +64,7 @@ def _flink(found: FlinkTarget) -> dict[str, Any]:
         "failed_checkpoints": job.failed_checkpoints,
         "errors": [failure] if failure else [],
         "healthy": job.state == "RUNNING",
-        "page": f"{found.rest.url}/#/job/running/{job.job}/overview",
+        "page": f"{found.rest.url}/#/job/{'completed' if over else 'running'}/{job.job}/overview",
     }
     if checkpoint is not None:
         at = datetime.fromtimestamp(checkpoint.completed_us / 1e6, timezone.utc)
@@ -107,8 +107,9 @@ def _dataflow(found: DataflowTarget) -> dict[str, Any]:
     if job.since is not None:
         passed = datetime.now(timezone.utc) - job.since
         told["state_seconds"] = max(0, round(passed.total_seconds()))
-    if any(job.workers):
-        told["min_num_workers"], told["max_num_workers"] = job.workers
+    for name, limit in zip(("min_num_workers", "max_num_workers"), job.workers, strict=True):
+        if limit:
+            told[name] = limit
     if job.replaced_by:
         told["replaced_by"] = job.replaced_by
     if job.state == "FAILED":
@@ -132,8 +133,9 @@ def _lines(told: dict[str, Any]) -> list[str]:
         )
     if "savepoint" in told:
         lines.append(f"  savepoint {told['savepoint']}")
-    if "max_num_workers" in told:
-        lines.append(f"  workers {told['min_num_workers']} to {told['max_num_workers']}")
+    for name, what in (("min_num_workers", "at least"), ("max_num_workers", "at most")):
+        if name in told:
+            lines.append(f"  {what} {told[name]} workers")
     if told.get("sdk"):
         lines.append(f"  {told['sdk']}")
     if "replaced_by" in told:

@@ -65,7 +65,7 @@ class _Job(flink_uber_jar_job_server.FlinkBeamJob):
         jar_id = self._uploaded(rest)
         try:
             # Flink translates the graph before it answers.
-            answer = rest.post(f"/jars/{jar_id}/run", seconds=_START_SECONDS, **self._request())
+            answer = rest.post(f"/jars/{jar_id}/run", self._request(), seconds=_START_SECONDS)
             self._flink_job_id = answer["jobid"]
         finally:
             os.unlink(self._jar)

@@ -272,11 +272,15 @@ class TestAfterwards:
         assert f"{JOB} may have at least 2 and at most 9 workers" in said.out
         limits = {"minNumWorkers": 2, "maxNumWorkers": 9}
         assert console.fake.changes[-1][2] == {"runtimeUpdatableParams": limits}
-        assert "workers 2 to 9" in console.about("status", f"--job_id={job}").out
+        told = console.about("status", f"--job_id={job}").out
+        assert "  at least 2 workers\n  at most 9 workers\n" in told
 
     def test_scaling_one_way_leaves_the_other(self, console, job):
         assert console.about("scale", f"--job_id={job}", "--max_num_workers=4").code == 0
         assert console.fake.changes[-1][2] == {"runtimeUpdatableParams": {"maxNumWorkers": 4}}
+        told = console.about("status", f"--job_id={job}").out
+        assert "at most 4 workers" in told
+        assert "at least" not in told
 
     def test_there_are_no_savepoints(self, console, job):
         said = console.about("savepoint", f"--job_id={job}")

@@ -4,12 +4,16 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from dynabeam.pipelines.templates.parameters import replication_parameters
 from tests.launch.fake_dataflow import PROJECT, RefusalError, spec
 
+ROOT = Path(__file__).parents[2]
 BEFORE = {
     "no project": ((), ("--project",), ("--project: the project", "gcloud config get project")),
     "project": (
@@ -271,6 +275,37 @@ def test_a_service_that_does_not_answer(console):
         console.launch("--dataflow_endpoint=http://127.0.0.1:1"),
         "--dataflow_endpoint=http://127.0.0.1:1: the service does not answer",
     )
+
+
+def test_nobody_to_ask_as(console, monkeypatch, tmp_path):
+    monkeypatch.setenv("NO_GCE_CHECK", "true")
+    monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path))
+    monkeypatch.delenv("GOOGLE_APPLICATION_CREDENTIALS", raising=False)
+    where = [f"{name}={value}" for name, value in console.where.items()]
+    told_once(
+        console.say("status", *where, "--job_id=1"),
+        "GOOGLE_APPLICATION_CREDENTIALS: there are no credentials",
+        "gcloud auth application-default login",
+    )
+    assert console.fake.requests == []
+
+
+def test_without_googles_clients():
+    """As it is after `pip install dynabeam`."""
+    program = """
+import sys
+sys.modules["google.cloud.dataflow_v1beta3"] = None
+from dynabeam.pipelines.command_line import main
+sys.exit(main(["launch", "status", "--project=my-project", "--dataflow_region=us-east1",
+               "--job_id=1"]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    assert done.returncode == 1
+    assert "Google's clients are not installed: google.cloud.dataflow_v1beta3" in done.stderr
+    assert "pip install 'dynabeam[dataflow]'" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_an_update_that_the_service_refuses(console):

@@ -24,8 +24,7 @@ from tests.runners.processes import ROOT, Process
 from tests.runners.steady_work import SteadyWork
 
 _SECONDS = 120
-_UNDER = 60
-_NAME = "dynabeam"
+_WAIT = "--wait=4m"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +108,6 @@ class TestFlink:
 
     def _launched(self, said: _Said) -> str:
         assert said.code == 0, said.text
-        assert said.seconds < _UNDER
         (job,) = re.findall(r"^Launched dynabeam: job (\w{32})$", said.text, re.MULTILINE)
         assert said.text.rstrip().endswith("dynabeam runs")
         assert self.cluster.rest.tasks_running(job)
@@ -178,7 +176,7 @@ class TestFlink:
         jar = uber_jar(self.parts, self.world.folder)
         in_jar = ("--flink_submit_uber_jar", f"--flink_job_server_jar={jar}")
         deployment = StateDirectory(self.state_dir).load().deployment
-        job = self._launched(self._say("launch", "flink", "--resume", where, *in_jar))
+        job = self._launched(self._say("launch", "flink", "--resume", where, _WAIT, *in_jar))
         assert StateDirectory(self.state_dir).load().deployment == deployment
         restored = self.cluster.rest.get(f"/jobs/{job}/checkpoints")["latest"]["restored"]
         assert (restored["is_savepoint"], restored["external_path"]) == (True, savepoint)
@@ -214,7 +212,7 @@ class TestFlink:
     def _launch(self, *options: str) -> _Said:
         words = [
             *(f"--flink_rest={self.cluster.rest.url}", f"--flink_job_server_jar={self.jar}"),
-            *("--checkpointing_interval=3000", *self.cluster.pool.options),
+            *("--checkpointing_interval=3000", _WAIT, *self.cluster.pool.options),
             *self.world.options(),
         ]
         given = {each.partition("=")[0] for each in options}

@@ -113,10 +113,10 @@ def take_savepoint(rest: FlinkRest, job: str, *, folder: str, stop: bool, second
     # The two requests spell it differently.
     if stop:
         target = {"targetDirectory": folder} if folder else {}
-        asked = rest.post(f"/jobs/{job}/stop", drain=False, **target)
+        asked = rest.post(f"/jobs/{job}/stop", {"drain": False, **target})
     else:
         target = {"target-directory": folder} if folder else {}
-        asked = rest.post(f"/jobs/{job}/savepoints", **{"cancel-job": False}, **target)
+        asked = rest.post(f"/jobs/{job}/savepoints", {"cancel-job": False, **target})
     path = f"/jobs/{job}/savepoints/{asked['request-id']}"
 
     def done() -> Any:

@@ -79,13 +79,13 @@ class FlinkRest:
         """
         return self._ask("GET", path)
 
-    def post(self, path: str, /, *, seconds: float = _SECONDS, **body: Any) -> Any:
+    def post(self, path: str, body: dict[str, Any], *, seconds: float = _SECONDS) -> Any:
         """The answer to a POST of a JSON object; raises as `get` does.
 
         Args:
             path: What is asked.
+            body: The object.
             seconds: How long the answer may take.
-            body: Fields of the object.
         """
         return self._ask("POST", path, body, seconds)
 
