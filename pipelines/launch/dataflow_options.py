@@ -121,7 +121,7 @@ def _template(given: str) -> str | Mapping[str, Any]:
         raise ConfigurationError(
             "the template is not named",
             where="--template",
-            hint="Give the gs:// path of its specification; docs/launch.md says how it is made",
+            hint="Give the gs:// path of its specification, which 'dynabeam templates spec' prints",
         )
     if given.startswith("gs://"):
         if not parse_gs(given, where="--template")[1]:

@@ -123,7 +123,9 @@ class TestLookedAtFirst:
 
     def test_the_template(self, console):
         said = console.launch("--template=gs://templates/gone.json")
-        told_once(said, "--template=gs://templates/gone.json: there is no template's", "Upload it")
+        told_once(
+            said, "--template=gs://templates/gone.json: there is no template's", "Upload what"
+        )
         assert console.fake.requests == []
 
     @pytest.mark.parametrize("content", [b"{", b"[]", b'{"metadata": {}}', b'{"image": ""}'])

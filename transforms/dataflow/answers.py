@@ -186,7 +186,7 @@ def _by_words(
         return DataflowError(
             f"the template cannot be used: {said}",
             where=f"--template={subject.template}",
-            hint="Upload the file that 'dynabeam' writes for the template, and name it here",
+            hint="Upload what 'dynabeam templates spec' prints, and name that file",
         )
     if "project" in lower and (missing or "not" in lower):
         return DataflowError(

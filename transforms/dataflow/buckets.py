@@ -94,7 +94,7 @@ def read_spec(service: DataflowService, path: str) -> dict[str, Any] | None:
             raise ConfigurationError(
                 "there is no template's specification",
                 where=where,
-                hint="Upload it: docs/launch.md says how it is written",
+                hint="Upload what 'dynabeam templates spec' prints",
             ) from problem
     return parse_spec(content, where=where)
 
@@ -115,7 +115,7 @@ def parse_spec(content: bytes, *, where: str) -> dict[str, Any]:
             "not the specification of a Flex Template: it names no image",
             where=where,
             expected='{"image": …, "sdkInfo": …, "metadata": …}',
-            hint="Upload it again: docs/launch.md says how it is written",
+            hint="Upload what 'dynabeam templates spec' prints",
         )
     return dict(found)
 

@@ -210,5 +210,5 @@ def _container_spec(spec: Mapping[str, Any]) -> ContainerSpec:
         raise ConfigurationError(
             f"not the specification of a Flex Template: {problem}",
             where="--template",
-            hint="Write it anew with this version of Dynabeam",
+            hint="'dynabeam templates spec' prints one",
         ) from problem
