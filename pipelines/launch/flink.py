@@ -14,6 +14,7 @@ import os
 import shlex
 import shutil
 import sys
+import time
 from collections.abc import Sequence
 from typing import TextIO
 from urllib.parse import urlsplit
@@ -56,6 +57,8 @@ _WAIT = "1m"
 _POOL = "localhost:50000"
 """Where the worker pool of the image listens: beside each TaskManager."""
 _IN_JAR = "dynabeam.pipelines.launch.uber_jar.FlinkRunner"
+_POLL = 0.5
+_SLOTS_SECONDS = 15.0
 _LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 
 
@@ -182,7 +185,7 @@ def start(launch: FlinkLaunch, out: TextIO, progress: TextIO) -> str:
     cluster = read_cluster(launch.rest)
     _refuse_second(launch)
     words = [*launch.words, *_version(launch, cluster)]
-    check_parallelism(cluster, beam_arguments(launch))
+    check_parallelism(_settled(launch, cluster), beam_arguments(launch))
     _check_savepoint(launch, progress)
     before = deployment_of(launch.state_dir)
     say("Checking tables and sinks, building the graph", progress)
@@ -212,6 +215,19 @@ def start(launch: FlinkLaunch, out: TextIO, progress: TextIO) -> str:
     write_record(launch.state_dir, record)
     out.write(f"{launch.job_name} runs\n")
     return job
+
+
+def _settled(launch: FlinkLaunch, cluster: FlinkCluster) -> FlinkCluster:
+    """The cluster, once slots are free; as it is if they are not within seconds.
+
+    Those of a job that has just ended are given back a moment later.
+    """
+    wanted = int(option(beam_arguments(launch), "parallelism"))
+    until = time.monotonic() + _SLOTS_SECONDS
+    while cluster.free_slots < wanted <= cluster.slots and time.monotonic() < until:
+        time.sleep(_POLL)
+        cluster = read_cluster(launch.rest)
+    return cluster
 
 
 def beam_arguments(launch: FlinkLaunch) -> Sequence[str]:

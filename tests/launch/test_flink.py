@@ -177,6 +177,21 @@ class TestRefused:
         assert code == 1
         assert "--parallelism: Flink has fewer free slots than that" in err
 
+    def test_slots_that_become_free(self, launch, jobmanager, tmp_path):
+        """As those of a job that has just been stopped; it comes as far as the next thing."""
+        jobmanager.answers["/overview"] |= {"slots-available": 1}
+        timer = threading.Timer(
+            1,
+            jobmanager.answers.update,
+            [{"/overview": {**jobmanager.answers["/overview"], "slots-available": 4}}],
+        )
+        timer.start()
+        code, _, err = launch("--parallelism=3", f"--savepoint_path={tmp_path}/gone")
+        timer.join()
+        assert code == 1
+        assert "there is no savepoint" in err
+        assert jobmanager.asked.count("/overview") > 1
+
     def test_more_subtasks_than_parts_of_the_state(self, launch):
         code, _, err = launch("--parallelism=5", "--max_parallelism=4")
         assert code == 1
