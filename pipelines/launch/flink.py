@@ -149,6 +149,7 @@ def plan(
         ConfigurationError: They cannot work.
     """
     words = [each for each in words if each not in ("--detach", "--mode=continuous")]
+    _check_runner(words)
     options = parse_replicate([*words, "--mode=continuous"])
     beam = options.beam_arguments
     jobmanager = FlinkRest(rest or _rest_of(option(beam, "flink_master")))
@@ -303,18 +304,22 @@ def _rest_of(master: str) -> str:
     return master if "://" in master else f"http://{master}"
 
 
-def _connection(beam: Sequence[str], rest: FlinkRest) -> list[str]:
-    """What Beam has to be told to reach this Flink, and where Python runs.
-
-    Raises:
-        ConfigurationError: The options name another runner, or workers that would end with this
-            command.
-    """
-    runner, endpoint = runner_name(beam), option(beam, "job_endpoint")
+def _check_runner(words: Sequence[str]) -> None:
+    """Refuses another runner than Flink's, before its options are read as that one's."""
+    runner = runner_name(words)
     if runner not in ("", "FlinkRunner", "PortableRunner"):
         raise ConfigurationError(
             "not Flink's runner", where="--runner", found=runner, hint="Leave it out"
         )
+
+
+def _connection(beam: Sequence[str], rest: FlinkRest) -> list[str]:
+    """What Beam has to be told to reach this Flink, and where Python runs.
+
+    Raises:
+        ConfigurationError: The options name workers that would end with this command.
+    """
+    runner, endpoint = runner_name(beam), option(beam, "job_endpoint")
     environment = option(beam, "environment_type").upper()
     if environment == "LOOPBACK":
         raise ConfigurationError(
