@@ -12,6 +12,7 @@ import dataclasses
 import re
 from typing import Any, Literal
 
+from dynabeam.pipelines.options.google_cloud import job_name
 from dynabeam.transforms.errors import ConfigurationError, StateError
 from dynabeam.transforms.runtime.clock import now_us
 from dynabeam.transforms.runtime.stored_format import DocumentFormat, canonical, typed_fields
@@ -112,12 +113,10 @@ def write_record(state_dir: str, record: LaunchRecord) -> None:
 
 
 def new_record(
-    runner: Literal["dataflow", "flink"], job_id: str, job_name: str, **known: Any
+    runner: Literal["dataflow", "flink"], job_id: str, name: str, **known: Any
 ) -> LaunchRecord:
     """The record of a launch that happens now."""
-    return LaunchRecord(
-        runner=runner, job_id=job_id, job_name=job_name, launched_us=now_us(), **known
-    )
+    return LaunchRecord(runner=runner, job_id=job_id, job_name=name, launched_us=now_us(), **known)
 
 
 def checked_job_name(given: str, name: str) -> str:
@@ -126,16 +125,16 @@ def checked_job_name(given: str, name: str) -> str:
     Raises:
         ConfigurationError: Dataflow would not take it.
     """
-    job_name = given or (name if name == "dynabeam" else f"dynabeam-{name}")
-    if not _JOB_NAME.fullmatch(job_name) or len(job_name) > _LONGEST_NAME:
+    found = given or job_name(name)
+    if not _JOB_NAME.fullmatch(found) or len(found) > _LONGEST_NAME:
         raise ConfigurationError(
             "not a name for a job",
             where="--job_name" if given else "--name",
-            found=job_name,
+            found=found,
             hint=f"Lower-case letters, digits and hyphens, at most {_LONGEST_NAME}; it begins with "
             "a letter and does not end with a hyphen",
         )
-    return job_name
+    return found
 
 
 def _path(state_dir: str) -> str:

@@ -32,7 +32,7 @@ BEFORE = {
         (),
         ("--job_name: not a name for a job", "'Orders_1'", "Lower-case"),
     ),
-    "name": (("--name=Orders",), (), ("--name: not a name for a job", "'dynabeam-Orders'")),
+    "name": ((f"--name={'a' * 60}",), (), ("--name: not a name for a job", "at most 63")),
     "no template": ((), ("--template",), ("--template: the template is not named", "gs://")),
     "template": (("--template=gs://templates",), (), ("--template", "'gs://templates'")),
     "file": (("--template=/no/spec.json",), (), ("--template=/no/spec.json", "cannot be read")),

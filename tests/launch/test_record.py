@@ -85,6 +85,7 @@ def test_what_has_to_be_there(tmp_path, missing):
     [
         ("", "dynabeam", "dynabeam"),
         ("", "shop", "dynabeam-shop"),
+        ("", "Shop_1", "dynabeam-shop-1"),
         ("shop-1", "Shop", "shop-1"),
         ("a" * 63, "", "a" * 63),
     ],
@@ -96,8 +97,6 @@ def test_names_of_jobs(given, name, job_name):
 @pytest.mark.parametrize(
     ("given", "name", "option"),
     [
-        ("", "Shop", "--name"),
-        ("", "shop-", "--name"),
         ("", "a" * 55, "--name"),
         ("1st", "shop", "--job_name"),
         ("shop_1", "shop", "--job_name"),
