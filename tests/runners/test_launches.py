@@ -101,7 +101,7 @@ class TestFlink:
         """A job server that cannot start: tables are prepared by then."""
         said = self._launch("--flink_job_server_jar=/no/such.jar")
         assert said.code == 1, said.text
-        assert "The deployment that was begun for the job is withdrawn" in said.text
+        assert "the job was not handed over" in said.text
         assert StateDirectory(self.state_dir).load().deployment == ""
         assert read_record(self.state_dir) is None
         assert self.cluster.rest.jobs() == {}
