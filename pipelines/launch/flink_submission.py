@@ -20,9 +20,9 @@ from typing import Any, TextIO
 
 from dynabeam.pipelines.continuous.deployments import current, take_over
 from dynabeam.pipelines.launch.waiting import say
-from dynabeam.pipelines.state_directory import StateDirectory
 from dynabeam.transforms.errors import ConfigurationError, StateError
 from dynabeam.transforms.flink.rest import FlinkRest
+from dynabeam.transforms.state.state_directory import StateDirectory
 from dynabeam.transforms.storage import filesystem
 
 __all__ = ["deployment_of", "submit", "withdraw"]

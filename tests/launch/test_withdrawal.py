@@ -7,8 +7,8 @@ import pytest
 
 from dynabeam.pipelines.continuous.deployments import begin
 from dynabeam.pipelines.launch.flink_submission import deployment_of, withdraw
-from dynabeam.pipelines.state_directory import StateDirectory
 from dynabeam.transforms.errors import StateError
+from dynabeam.transforms.state.state_directory import StateDirectory
 
 
 @pytest.fixture

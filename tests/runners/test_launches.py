@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import pytest
 
 from dynabeam.pipelines.launch.record import read_record
-from dynabeam.pipelines.state_directory import StateDirectory
+from dynabeam.transforms.state.state_directory import StateDirectory
 from tests.runners.continuous_world import ContinuousWorld
 from tests.runners.flink import Flink
 from tests.runners.flink_cluster import ClusterSettings
