@@ -36,6 +36,7 @@ DISTRIBUTION_OF = {
     "grpc": "grpcio",
     "psycopg": "psycopg",
     "werkzeug": "moto",
+    "yaml": "pyyaml",
 }
 
 

@@ -22,6 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Serve until it is stopped; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m dynabeam.testing", description=__doc__)
     parser.add_argument("--port", type=int, default=0, help="port to listen on; 0: any free one")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0: all")
     parser.add_argument("--seed", type=int, default=0, help="decides ids, numbers and faults")
     parser.add_argument("--region", default="eu-west-1", help="Region in ARNs and records")
     parser.add_argument("--initial_shards", type=int, default=1, help="shards of a new stream")
@@ -42,6 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
         clock=SimClock(scale=options.scale, offset=timedelta(seconds=-options.behind)),
         initial_shards=options.initial_shards,
         port=options.port,
+        host=options.host,
     ) as simulator:
         simulator.exports.export_seconds = options.export_seconds
         sys.stdout.write(json.dumps({"endpoint_url": simulator.endpoint_url}) + "\n")

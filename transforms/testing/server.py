@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The HTTP front: one port on 127.0.0.1 for DynamoDB, DynamoDB Streams, S3 and STS.
+"""The HTTP front: one port for DynamoDB, DynamoDB Streams, S3 and STS.
 
 Requests with `X-Amz-Target` go to DynamoDB or its streams, those below `/_simulator/` to the admin
 route, all others to S3. HTTP/1.1 with keep-alive, one thread per connection. Of a signature only
@@ -49,11 +49,12 @@ class Front:
     Args:
         simulator: What answers.
         port: The port to listen on; 0 for any free one.
+        host: The address to listen at.
     """
 
-    def __init__(self, simulator: Simulator, port: int) -> None:
+    def __init__(self, simulator: Simulator, port: int, host: str) -> None:
         handler = type("Handler", (_Handler,), {"sim": simulator})
-        self._server = _Server(("127.0.0.1", port), handler)
+        self._server = _Server((host, port), handler)
         self._thread = threading.Thread(
             target=self._server.serve_forever,
             kwargs={"poll_interval": 0.01},

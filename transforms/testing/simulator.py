@@ -69,7 +69,7 @@ def _session() -> Any:
 
 
 class Simulator:
-    """One account in one Region, listening on a port of 127.0.0.1 from the start.
+    """One account in one Region, listening from the start.
 
     Args:
         seed: Decides ids, sequence numbers and faults.
@@ -78,6 +78,7 @@ class Simulator:
         clock: The time; real, if not given.
         initial_shards: Shards of a stream that is enabled from now on.
         port: The port to listen on; 0 for any free one.
+        host: The address to listen at. Whoever reaches it may do everything.
 
     Attributes:
         stats: What was asked and given so far.
@@ -97,6 +98,7 @@ class Simulator:
         clock: SimClock | None = None,
         initial_shards: int = 1,
         port: int = 0,
+        host: str = "127.0.0.1",
     ) -> None:
         self.seed = seed
         self.region = region
@@ -122,7 +124,7 @@ class Simulator:
         self._items = ItemApi(self)
         self._stream_api = StreamApi(self)
         self.objects = Objects(region, ACCOUNT_ID)
-        self._front = Front(self, port)
+        self._front = Front(self, port, host)
         self.endpoint_url = f"http://127.0.0.1:{self._front.port}"
 
     def __enter__(self) -> Simulator:
