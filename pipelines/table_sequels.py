@@ -192,7 +192,7 @@ class TableSequels:
         self._again_us.pop(name, None)
         assert state.repair is not None
         lines.append(
-            f"{name}: the table was deleted and made again; {state.repair.plan}, and nothing of "
+            f"{name}: the table was deleted and created again; {state.repair.plan}, and nothing of "
             f"the old table stays; generation {state.generation}"
         )
         return state
@@ -209,7 +209,7 @@ class TableSequels:
             return problem
         if not options.bucket:
             return ConfigurationError(
-                "the table was deleted and made again, and there is no bucket for its export",
+                "the table was deleted and created again, and there is no bucket for its export",
                 where=f"table {name}",
                 hint="Give --s3_export_bucket",
             )
@@ -243,7 +243,7 @@ def ended_error(state: TableState, sequel: Sequel, state_dir: str) -> DynabeamEr
         expected=state.table_id,
         found=sequel.description.table_id,
         hint=(
-            f"Take the table that was made again in its place with --gaps={name}:resnapshot (rows "
+            f"Take the new table in its place with --gaps={name}:resnapshot (rows "
             f"of the old one are removed), give another --state_dir and other sinks, or leave it "
             f"out: --exclude_tables={name}"
         ),

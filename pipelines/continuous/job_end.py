@@ -18,7 +18,7 @@ _STILL_ON_FLINK = (
     "On a Flink cluster the job keeps running: end it with `flink stop` (after a savepoint) or "
     "`flink cancel`"
 )
-_GO_ON = "start again with the same --state_dir to go on from the stored positions"
+_GO_ON = "start again with the same --state_dir to continue from the stored positions"
 
 _ENDS = {
     PipelineState.DONE: ("", 0),
@@ -27,8 +27,8 @@ _ENDS = {
         0,
     ),
     PipelineState.CANCELLED: (_GO_ON, 0),
-    PipelineState.UPDATED: ("an updated job of the same name goes on in its place", 0),
-    PipelineState.FAILED: (f"nothing is lost; mend the cause, and {_GO_ON}", 1),
+    PipelineState.UPDATED: ("an updated job of the same name continues in its place", 0),
+    PipelineState.FAILED: (f"nothing is lost; fix the cause, and {_GO_ON}", 1),
 }
 
 

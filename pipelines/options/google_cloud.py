@@ -25,7 +25,7 @@ _PACKAGES = ("sdk_container_image", "setup_file", "extra_package", "extra_packag
 """Any of these brings Dynabeam to the workers."""
 
 _S3_KEYS = ("s3_access_key_id", "s3_secret_access_key", "s3_session_token")
-"""Options of Beam's that would stand in clear in the job's description, for all who may read it."""
+"""Options of Beam's that would be readable in the job's description, for all who may read it."""
 
 
 def named_regions(given: argparse.Namespace, *, on_dataflow: bool) -> tuple[str, str]:
@@ -101,13 +101,13 @@ def check_dataflow(arguments: Sequence[str]) -> None:
         arguments: What Beam is told.
 
     Raises:
-        ConfigurationError: The workers would not have Dynabeam, a key would stand in the job's
+        ConfigurationError: The workers would not have Dynabeam, a key would be in the job's
             description, or the job cannot have its name.
     """
     for name in _S3_KEYS:
         if option(arguments, name):
             raise ConfigurationError(
-                "the key would stand in clear in the job's description",
+                "the key would be readable in the job's description",
                 where=f"--{name}",
                 hint=(
                     "Leave it out: let the workers assume a role, see --role_arn and --s3_role_arn"

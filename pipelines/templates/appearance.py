@@ -105,7 +105,7 @@ APPEARANCES: Mapping[str, Appearance] = {
         hint="Names have letters, digits and _.- ; globs may use * ? [ ]; commas separate them",
     ),
     "discover_every": Appearance(
-        label="Look for new tables every",
+        label="Check for new tables every",
         group=_SOURCE,
         pattern=_DURATION,
         hint="Write e.g. 30s, 5m or 1h; 0 for none",
@@ -249,7 +249,7 @@ APPEARANCES: Mapping[str, Appearance] = {
         group=_TARGET,
         text=(
             "Folder that positions are kept in, e.g. gs://BUCKET/dynabeam/orders. It is the "
-            "replication's identity: a job with the same folder goes on where the last one stopped"
+            "replication's identity: a job with the same folder continues where the last stopped"
         ),
         pattern=r"(gs|s3)://[^\s/]+(/.*)?",
         hint="Write gs://BUCKET/FOLDER or s3://BUCKET/FOLDER; a disk of a worker is not kept",
@@ -258,7 +258,7 @@ APPEARANCES: Mapping[str, Appearance] = {
     "take_over": Appearance(
         label="Take over",
         group=_SAFETY,
-        text="Go on from a continuous run that may still be running",
+        text="Continue from a continuous run that may still be running",
     ),
     "gaps": Appearance(
         label="Lost changes",
@@ -273,7 +273,7 @@ APPEARANCES: Mapping[str, Appearance] = {
     "verify_chain": Appearance(
         label="Verify the chain of changes",
         group=_SAFETY,
-        text="Compare the old image of each change with the last new one",
+        text="Compare the old image of each change with the last known one",
     ),
     "verify": Appearance(
         label="Verification of exports",
@@ -332,8 +332,8 @@ LEFT_OUT: Mapping[str, str] = {
     "detach": "the launcher never stays with a job",
     "until": "a continuous job ends when it is drained, one of rounds when it has caught up",
     "every": "rounds that are repeated are started by a scheduler",
-    "metrics_port": "no port of a worker can be reached; the figures are in Cloud Monitoring",
-    "metrics_host": "no port of a worker can be reached; the figures are in Cloud Monitoring",
+    "metrics_port": "no port of a worker can be reached; the metrics are in Cloud Monitoring",
+    "metrics_host": "no port of a worker can be reached; the metrics are in Cloud Monitoring",
     "log_format": "the service keeps the fields of a message by itself",
 }
 """Options of `replicate` that no template has → the reason."""

@@ -4,7 +4,7 @@
 The launcher is a small machine of the service. It starts this file with the launch's settings and
 parameters, and waits for the job file that `--template_location` names; then it submits the job and
 goes away. So what can be known beforehand is looked at here: parameters, sinks, runner, tables,
-with the rights of the worker's service account. What is written here ends up in `console_logs`
+with the permissions of the worker's service account. What is written here ends up in `console_logs`
 beside the job file, which people see as plain text: an error is one line.
 """
 

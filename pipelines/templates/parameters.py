@@ -110,9 +110,7 @@ _MODE_OF_ROUNDS = Parameter(
     name="mode",
     option="--mode",
     label="Mode",
-    help_text=(
-        "Always catch_up: both templates are of one image, which is told so which of them it is."
-    ),
+    help_text=("Always catch_up: both templates use one image, which learns its kind by this."),
     group="Template",
     kind="ENUM",
     required=True,
@@ -155,8 +153,8 @@ def parameters_of(
         raise ConfigurationError(
             "no parameter of the template",
             where=rest[0].partition("=")[0],
-            hint="Parameters are options of 'dynabeam replicate'; how many and which workers a "
-            "job has is told to the service",
+            hint="Parameters are options of 'dynabeam replicate'; number and kind of its "
+            "workers are options of the service",
         )
     names = {action.dest: name for name, action in _actions(parser).items()}
     parameters = {each.name: each for each in replication_parameters(template)}
@@ -329,7 +327,7 @@ def _as_text(parameter: Parameter, value: object) -> str:
     for each in value:
         if re.search(r"\s", each):
             raise ConfigurationError(
-                "a value with blanks in it cannot be told from two",
+                "a value with blanks in it cannot be distinguished from two",
                 where=parameter.option,
                 found=_shown(each),
                 hint="Write %20 for a blank in a URI",

@@ -236,7 +236,7 @@ class TestKnown:
         world.mirror.unlink()
         code, findings = doctor(world, *words, *world.sinks[:1])
         assert (code, findings[0]["status"]) == (0, "warning")
-        assert "made anew" in findings[0]["text"]
+        assert "created again" in findings[0]["text"]
         assert not world.mirror.exists()
 
 

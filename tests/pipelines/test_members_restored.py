@@ -33,7 +33,7 @@ class TestSinks:
         away(world)
         (world.folder / "kept.duckdb").unlink()
         ended = world.ok()
-        assert "gone, and made anew" in ended.err
+        assert "gone, and created again" in ended.err
         world.assert_equal()
 
     def test_a_file_that_is_gone_while_it_is_loaded(self, world, monkeypatch):

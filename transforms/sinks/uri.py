@@ -235,8 +235,8 @@ def _refuse_clear_password(scheme: str, authority: str, rest: str) -> None:
     # What follows the colon is no port, so it may be the beginning of a password.
     if "@" in rest and not login and not _PORTS.fullmatch(authority):
         raise ConfigurationError(
-            "there is an @ behind the first slash or question mark: a user or password that holds "
-            "one cannot be told from the host",
+            "there is an @ after the first slash or question mark: a user or password that holds "
+            "one cannot be distinguished from the host",
             where=f"--sink={scheme}://…",
             hint="Write a password by reference, user:${env:PGPASSWORD}@host, and in a user %2F "
             "for a slash and %3F for a question mark",

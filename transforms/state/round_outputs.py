@@ -58,7 +58,9 @@ RETRIED = "retried.json"
 
 _RESTORE = "Restore the state directory from a copy"
 _RETRIED = DocumentFormat(
-    "the list of the letters that were put back", fields=("letters", "max_retries"), hint=_RESTORE
+    "the list of the dead letters that were replayed",
+    fields=("letters", "max_retries"),
+    hint=_RESTORE,
 )
 _NO_LINE = b""
 _PIECE = b'{"piece":'
@@ -315,7 +317,7 @@ def _whole(lines: Iterable[bytes], what: str, path: str) -> Iterator[bytes]:
     count, end = 0, None
     for line in lines:
         if end is not None:
-            raise _lost(what, path, "something behind the end")
+            raise _lost(what, path, "something after the end")
         if not line.endswith(b"\n"):
             raise _lost(what, path, "half a line")
         if line.startswith(_END):

@@ -323,7 +323,9 @@ def _plan_sink(found: Membership, state: State, sink: Sink) -> None:
             kept = at if missed else known.applied
             _join(found, state, sink, kept if held is not None else 0, "given again")
         elif missed:
-            _join(found, state, sink, at, "behind" if held is not None else "gone, and made anew")
+            _join(
+                found, state, sink, at, "behind" if held is not None else "gone, and created again"
+            )
     _plan_ahead(found, number, sink, held)
 
 
@@ -414,7 +416,7 @@ def _join(found: Membership, state: State, sink: Sink, at: int, why: str) -> Non
         )
         return
     since = known.changed_us if why == "given again" and at else 0
-    # One that was made anew lacks all that was before, whatever it lacked before that.
+    # One that was created again lacks all that was before, whatever it lacked before that.
     lacks = (*(known.lacks if at else ()), Lack(at, number, since, now))
     found.sinks[place] = dataclasses.replace(
         known,

@@ -313,7 +313,7 @@ class StateDirectory:
             raise StateError(
                 f"the state directory cannot be written: {problem.strerror}",
                 where=self.path,
-                hint="Give another --state_dir, or the right to write this one",
+                hint="Give another --state_dir, or the permission to write it",
             ) from problem
         with file:
             try:
@@ -388,7 +388,7 @@ class StateDirectory:
         return StateInUseError(
             f"another run has replaced {_WHAT}; this one stops without writing anything more",
             where=self._document,
-            hint="Nothing is lost: the other run goes on from the last committed round",
+            hint="Nothing is lost: the other run continues from the last committed round",
         )
 
 

@@ -329,7 +329,7 @@ def _lacked_memory(error: BaseException) -> bool:
     )
 
 
-_WRITABLE = "Give a file in another folder, or the right to write this one"
+_WRITABLE = "Give a file in another folder, or the permission to write this one"
 
 
 class _UnchangedError(Exception):

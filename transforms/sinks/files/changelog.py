@@ -133,7 +133,7 @@ class FileChangelog(Sink):
         return SinkPosition(marker.state_id, number)
 
     def examine(self, tables: Sequence[Table], committed: Round, *, joins: bool = False) -> str:
-        """Reads the folder's marker; whether an object store takes writes is a matter of rights."""
+        """Reads the folder's marker; permissions to write an object store are not tried."""
         with _reached(self._root, self.name):
             marker = self._examined(tables, committed, joins=joins)
         if marker is None:
@@ -193,7 +193,7 @@ class FileChangelog(Sink):
                 where=f"--sink={self.name}",
                 expected=self._root,
                 found=old,
-                hint=f"Write --sink={relative} to go on there, or move the folder to {self._root}",
+                hint=f"Write --sink={relative} to stay there, or move the folder to {self._root}",
             )
 
     def _examined(self, tables: Sequence[Table], committed: Round, *, joins: bool) -> Marker | None:
@@ -213,7 +213,7 @@ class FileChangelog(Sink):
                 where=f"--sink={self.name}",
                 expected=f"the marker of state directory {committed.state_id}",
                 found="none",
-                hint="Give the folder that this state directory wrote to, or start both anew",
+                hint="Give the folder that this state directory wrote to, or start both afresh",
             )
         if marker is not None:
             self.refuse_other_owner(marker.state_id, committed.state_id)
@@ -515,27 +515,27 @@ def _reached(root: str, name: str) -> Iterator[None]:
         raise
     except (BeamIOError, OSError) as error:
         raise SinkError(
-            f"the folder cannot be looked into: {error}",
+            f"the folder cannot be read: {error}",
             where=f"--sink={name}",
             found=root,
-            hint="Check bucket, path, region and the rights of this identity",
+            hint="Check bucket, path, region and the permissions of this identity",
         ) from error
 
 
 def _check_local(root: str, name: str) -> None:
-    """Looks whether a folder of this machine can be written, or else made."""
+    """Checks whether a folder of this machine can be written, or else made."""
     there = filesystem.nearest_existing(root)
     what = ""
     if not os.path.isdir(there):
         what = "a file is in the way"
     elif not os.access(there, os.W_OK | os.X_OK):
-        what = "it lacks the right"
+        what = "the permission is missing"
     if what:
         raise SinkError(
             f"the folder cannot be written: {what}",
             where=f"--sink={name}, {root}",
             found=there,
-            hint="Give another place, or the right to write this one",
+            hint="Give another place, or the permission to write this one",
         )
 
 

@@ -90,7 +90,7 @@ class ChangelogColumns:
         if numbers is not None and numbers != options.numbers:
             if numbers_asked:
                 raise SinkError(
-                    "the changelog holds numbers in another type than is asked for",
+                    "the changelog holds numbers in another type than requested",
                     where=self._path,
                     expected=_spelled(options.numbers),
                     found=_spelled(numbers),

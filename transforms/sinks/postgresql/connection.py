@@ -273,7 +273,7 @@ def sink_error(
 def _hint(settings: PostgresSettings, error: psycopg.Error) -> str:
     if error.sqlstate == "42501":
         return (
-            f"Give the role its rights: GRANT USAGE, CREATE ON SCHEMA {settings.schema}; the "
+            f"Give the role its permissions: GRANT USAGE, CREATE ON SCHEMA {settings.schema}; the "
             "tables in it must be its own"
         )
     if error.sqlstate in ("42P01", "42703", "3F000"):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a PostgreSQL mirror knows of itself, and the rights that its role needs.
+"""What a PostgreSQL mirror knows of itself, and the permissions that its role needs.
 
 Everything is in one schema, so that one GRANT is enough. Tables of DynamoDB have no `$` in their
 names, so ours do: `$mirror` (one row: state directory, last round), `$tables` (one row per table).
@@ -207,7 +207,9 @@ def write_held(connection: Connection, settings: PostgresSettings, held: Held) -
     )
 
 
-def _lacks(settings: PostgresSettings, right: str, statement: str) -> SinkError:
+def _lacks(settings: PostgresSettings, permission: str, statement: str) -> SinkError:
     return SinkError(
-        f"the role lacks a right: {right}", where=settings.where, hint=f"Have it given: {statement}"
+        f"the role lacks a permission: {permission}",
+        where=settings.where,
+        hint=f"Have it granted: {statement}",
     )

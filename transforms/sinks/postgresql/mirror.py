@@ -55,7 +55,7 @@ newer. Across a network: `?sslmode=verify-full&sslrootcert=/path/to/ca.pem`; lib
 `prefer`, takes what a server offers, plain text and strangers' certificates too. Session state is
 used (a temporary table), so a pool in between must pool whole sessions.
 
-Least rights: a role of its own that owns nothing else.
+Least privilege: a role of its own that owns nothing else.
 
 ```sql
 CREATE ROLE dynabeam LOGIN;

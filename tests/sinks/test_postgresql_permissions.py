@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who a PostgreSQL mirror may be: least rights, what a missing one says, and passwords."""
+"""Who a PostgreSQL mirror may be: least permissions, what a missing one says, and passwords."""
 
 import hashlib
 
@@ -16,7 +16,7 @@ ORDERS = table()
 
 @pytest.fixture
 def place(tmp_path):
-    """An empty database and two roles without any right in it: `(server, database, role)`."""
+    """An empty database and two roles without any permission in it: `(server, database, role)`."""
     server = server_for_tests()
     name = "r" + hashlib.sha256(str(tmp_path).encode()).hexdigest()[:16]
     server.create_database(name)
@@ -42,7 +42,7 @@ def documented_statements():
     return [line.rstrip(";") for line in text.splitlines() if not line.startswith("--")]
 
 
-class TestLeastRights:
+class TestLeastPermissions:
     def test_the_documented_role_can_do_everything(self, place):
         server, database, role = place
         statements = [
@@ -69,7 +69,7 @@ class TestLeastRights:
         with server.connect(database, f"{role}_analyst") as connection:
             assert connection.execute("SELECT count(*) FROM dynabeam.orders").fetchone() == (0,)
 
-    def test_each_missing_right_is_named_with_its_grant_until_it_works(self, place):
+    def test_each_missing_permission_is_named_with_its_grant_until_it_works(self, place):
         """Doing what the error says leads to a mirror, step by step."""
         server, database, role = place
         sink = open_sink(server.uri(database, role))
@@ -78,7 +78,7 @@ class TestLeastRights:
             try:
                 sink.check([ORDERS], NO_ROUND)
             except SinkError as error:
-                given.append(error.hint.removeprefix("Have it given: "))
+                given.append(error.hint.removeprefix("Have it granted: "))
                 run_sql(place, given[-1])
             else:
                 break
@@ -109,7 +109,7 @@ class TestLeastRights:
         with pytest.raises(SinkError, match=f'GRANT postgres TO "{role}"'):
             open_sink(server.uri(database, role)).check([ORDERS], NO_ROUND)
 
-    def test_a_right_taken_away_in_the_middle(self, place):
+    def test_a_permission_taken_away_in_the_middle(self, place):
         server, database, role = place
         run_sql(place, f"GRANT CREATE, TEMPORARY ON DATABASE {database} TO {role}")
         sink = open_sink(server.uri(database, role))
