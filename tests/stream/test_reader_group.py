@@ -97,7 +97,7 @@ class TestTracker:
         assert first.try_claim(READ)
         assert first.current_restriction().shard(A) == AFTER
         assert second.current_restriction() == STANDING.frontiers[1]
-        with pytest.raises(ValueError, match="stands at"):
+        with pytest.raises(ValueError, match="is at"):
             second.try_claim(READ)
 
     def test_a_split_is_a_checkpoint_of_all(self):

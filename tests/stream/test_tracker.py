@@ -46,7 +46,7 @@ class TestClaims:
         it, step = tracker(), Step.of(FRONTIER, page(START, 5))
         assert it.try_claim(step)
         assert it.current_restriction() is step.after
-        with pytest.raises(ValueError, match="stands at"):
+        with pytest.raises(ValueError, match="is at"):
             it.try_claim(step)
         moved = dataclasses.replace(FRONTIER, swept_us=6)
         it = FrontierTracker(moved, bounded=False)
