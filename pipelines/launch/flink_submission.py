@@ -33,6 +33,7 @@ _LISTED_AFTER = 60.0
 _LONGEST = 600.0
 """How long handing over may take: tables are looked at, and a job server may be fetched."""
 _SHOWN_EVERY = 10.0
+_CLEANS_UP = 30.0
 
 
 def submit(words: Sequence[str], rest: FlinkRest, job_name: str, stream: TextIO) -> str:
@@ -57,7 +58,11 @@ def submit(words: Sequence[str], rest: FlinkRest, job_name: str, stream: TextIO)
         command, stdin=subprocess.DEVNULL, stdout=sys.stderr, start_new_session=True
     )
     try:
-        return _await_job(process, rest, job_name, before, stream)
+        job = _await_job(process, rest, job_name, before, stream)
+        # It has still to clean up behind itself, as with a jar that it has uploaded.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_CLEANS_UP)
+        return job
     finally:
         _end(process)
 
