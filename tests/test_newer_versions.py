@@ -37,7 +37,7 @@ CODED = {
     "source": (ReaderSpecCoder(), SOURCE),
     "request": (SnapshotRequestCoder(), SnapshotRequest(TABLE, 1, 4)),
     "slice": (FileSliceCoder(), SLICE),
-    "wait": (WaitStateCoder(), WaitState(False, "arn", 7)),
+    "wait": (WaitStateCoder(), WaitState(export_arn="arn", next_look_us=7)),
     "report": (ReportCoder(), Report("gap", "orders", {"x": 1})),
     "letter": (DeadLetterCoder(), DeadLetter("orders", "stream", "p", "r", b"x")),
 }

@@ -81,6 +81,9 @@ def rewritten(document: str) -> str:
 
 def main(paths: Sequence[str]) -> int:
     """Rewrites documents; returns the exit code."""
+    if not paths or "--help" in paths:
+        sys.stdout.write("usage: python -m pipelines.templates.documents DOCUMENT...\n")
+        return 0
     for path in map(Path, paths):
         path.write_text(rewritten(path.read_text("utf-8")), "utf-8")
     return 0

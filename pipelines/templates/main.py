@@ -34,6 +34,9 @@ def main(flags: Sequence[str]) -> int:
     Returns:
         The exit code; the launcher takes all but 0 for a failed launch.
     """
+    if "--help" in flags:
+        sys.stdout.write("usage: main.py --NAME=VALUE..., as Dataflow's launcher starts it\n")
+        return 0
     # Google's packages warn about the age of Python whenever Beam is imported.
     warnings.filterwarnings("ignore", "You are using a .*Python version", FutureWarning)
     # Beam tells the whole job, on one line of some thousand letters, to whoever wants to know more.
