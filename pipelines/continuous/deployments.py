@@ -39,7 +39,6 @@ from dynabeam.transforms.state.table_state import LoadState, TableState, Unrepai
 from dynabeam.transforms.storage import filesystem
 
 __all__ = [
-    "abandon",
     "absorb",
     "adopt_tables",
     "assign_each",
@@ -48,6 +47,7 @@ __all__ = [
     "current",
     "take_over",
     "tell_discovery",
+    "withdraw",
 ]
 
 _LIVE_SECONDS = 180
@@ -74,20 +74,20 @@ def begin(directory: StateDirectory, state: State) -> ControlFolder:
     return current(directory, state)
 
 
-def abandon(directory: StateDirectory, folder: ControlFolder) -> None:
-    """Takes back a deployment whose job could not be submitted.
+def withdraw(directory: StateDirectory, state: State, why: str) -> None:
+    """Ends the deployment of a job that never ran, as if it had not been begun.
 
-    Its folder is ended, in case the runner has the job after all: such a job stops itself.
+    What says that it is over stays, for a job that may yet begin: such a job stops itself.
 
     Args:
         directory: The locked state directory.
-        folder: The deployment's folder.
+        state: As loaded; changed in place and committed.
+        why: For whoever still runs in it.
     """
-    state = directory.load()
-    if state.deployment and current(directory, state).path == folder.path:
-        folder.end("nobody: its job could not be submitted")
-        state.deployment = ""
-        directory.commit(state)
+    folder = current(directory, state)
+    take_over(directory, state, successor=why, forced=True)
+    left = [each for each in filesystem.list_files(folder.path) if not each.endswith("/over")]
+    filesystem.delete(left, StateError)
 
 
 def assign_tables(

@@ -23,7 +23,6 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from dynabeam.pipelines import stop_signals
 from dynabeam.pipelines.continuous.deployments import (
-    abandon,
     absorb,
     adopt_tables,
     assign_tables,
@@ -31,10 +30,12 @@ from dynabeam.pipelines.continuous.deployments import (
     current,
     take_over,
     tell_discovery,
+    withdraw,
 )
 from dynabeam.pipelines.continuous.graph import build_continuous
 from dynabeam.pipelines.continuous.job_end import cancel_text, end_of_job
 from dynabeam.pipelines.doctor.checks.quick import check_quickly
+from dynabeam.pipelines.options.arguments import option
 from dynabeam.pipelines.options.replicate import ReplicateOptions
 from dynabeam.pipelines.options.runners import ContinuousRunner, continuous_runner
 from dynabeam.pipelines.preflight import check_tables, loading_mirrors
@@ -96,6 +97,7 @@ def replicate_continuously(options: ReplicateOptions, *, from_template: bool = F
     check_place(directory.path, runner.facts, "--state_dir")
     check_quickly(options, sys.stderr)
     pipeline = _new_pipeline(PipelineOptions(with_aws(runner.arguments, options.access)))
+    _check_updatable(runner)
     if runner.dry_run or (runner.job_file and not from_template):
         return _rehearse(pipeline, options, directory, sinks, runner)
     with directory.locked(stop_signals):
@@ -107,7 +109,7 @@ def replicate_continuously(options: ReplicateOptions, *, from_template: bool = F
     except Exception:
         if not runner.resumes:
             with directory.locked(stop_signals):
-                abandon(directory, folder)
+                withdraw(directory, directory.load(), "nobody: its job could not be submitted")
         raise
     if runner.job_file:
         say(f"The job is written down in {runner.job_file}", sys.stderr)
@@ -133,6 +135,27 @@ def _new_pipeline(beam_options: PipelineOptions) -> beam.Pipeline:
         raise ConfigurationError(
             f"Beam cannot start the job: {what.strip()}", where=where, hint="Give it, or correct it"
         ) from problem
+
+
+def _check_updatable(runner: ContinuousRunner) -> None:
+    """Looks for the job that is to be updated, before anything is written.
+
+    Raises:
+        ConfigurationError: There is none that runs, or Dataflow refuses to say.
+    """
+    if not runner.updates:
+        return
+    from dynabeam.transforms.dataflow.jobs import job_to_update  # noqa: PLC0415 - an extra
+    from dynabeam.transforms.dataflow.service import DataflowService  # noqa: PLC0415 - an extra
+
+    given = runner.arguments
+    service = DataflowService(
+        project=option(given, "project"),
+        region=option(given, "region"),
+        endpoint=option(given, "dataflow_endpoint"),
+        no_auth="--no_auth" in given,
+    )
+    job_to_update(service, option(given, "job_name"))
 
 
 def _rehearse(

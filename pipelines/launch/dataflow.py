@@ -110,10 +110,15 @@ def _running(launch: Launch, service: DataflowService) -> DataflowJob | None:
     Raises:
         ConfigurationError: There is none to update, or one of the name where none should be.
     """
-    from dynabeam.transforms.dataflow.jobs import find_active  # noqa: PLC0415 - an extra
+    from dynabeam.transforms.dataflow.jobs import (  # noqa: PLC0415 - an extra
+        find_active,
+        job_to_update,
+    )
 
+    if launch.update:
+        return job_to_update(service, launch.job_name)
     found = find_active(service, launch.job_name)
-    if found is not None and not launch.update:
+    if found is not None:
         options = dataflow_options(service, found.id)
         raise ConfigurationError(
             "a job of this name has not ended",
@@ -122,21 +127,7 @@ def _running(launch: Launch, service: DataflowService) -> DataflowJob | None:
             hint=f"Give --update to replace it, end it with 'dynabeam launch drain {options}', or "
             "give another --name and --state_dir",
         )
-    if found is None and launch.update:
-        raise ConfigurationError(
-            "no job of this name runs, so there is none to update",
-            where=f"--job_name={launch.job_name}",
-            found=f"{service.project}, {service.region}",
-            hint="Check --job_name and --dataflow_region, or leave --update out",
-        )
-    if found is not None and found.state != "RUNNING":
-        raise ConfigurationError(
-            "only a running job can be updated",
-            where=f"--job_name={launch.job_name}",
-            found=f"{found.id}, {found.state}",
-            hint="Wait until it runs, or until it has ended and leave --update out",
-        )
-    return found
+    return None
 
 
 def _send(

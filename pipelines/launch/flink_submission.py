@@ -18,12 +18,11 @@ import time
 from collections.abc import Sequence
 from typing import Any, TextIO
 
-from dynabeam.pipelines.continuous.deployments import current, take_over
+from dynabeam.pipelines.continuous import deployments
 from dynabeam.pipelines.launch.waiting import say
-from dynabeam.transforms.errors import ConfigurationError, StateError
+from dynabeam.transforms.errors import ConfigurationError
 from dynabeam.transforms.flink.rest import FlinkRest
 from dynabeam.transforms.state.state_directory import StateDirectory
-from dynabeam.transforms.storage import filesystem
 
 __all__ = ["deployment_of", "submit", "withdraw"]
 
@@ -88,11 +87,7 @@ def withdraw(state_dir: str, before: str, why: str) -> bool:
         state = directory.load()
         if not state.deployment or state.deployment == before:
             return False
-        folder = current(directory, state)
-        take_over(directory, state, successor=why, forced=True)
-        # What says that it is over stays, for a job that may yet begin.
-        left = [each for each in filesystem.list_files(folder.path) if not each.endswith("/over")]
-        filesystem.delete(left, StateError)
+        deployments.withdraw(directory, state, why)
     return True
 
 

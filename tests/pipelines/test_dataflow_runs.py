@@ -11,6 +11,7 @@ import pytest
 from apache_beam.runners.dataflow.dataflow_runner import DataflowRunner
 
 from tests.fake_gcs import FakeGCS
+from tests.launch.fake_dataflow import PROJECT, FakeDataflow
 from tests.pipelines.runs import orders
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -112,3 +113,17 @@ def test_a_local_state_directory(dataflow, tmp_path):
     assert "do not see this machine's disk" in err
     assert not (tmp_path / "state").exists()
     assert dataflow.stored() == []
+
+
+class TestUpdates:
+    """The job of the name is looked for before Beam does, which would look for ever."""
+
+    def test_without_a_job_nothing_is_written(self, dataflow):
+        with FakeDataflow() as service:
+            here = service.url.replace("127.0.0.1", "localhost")
+            code, err = dataflow.run("--update", f"--project={PROJECT}", endpoint=here)
+        assert code == 1
+        (line,) = [each for each in err.splitlines() if each.startswith("dynabeam: ")]
+        assert "--job_name=dynabeam" in line
+        assert "no job of this name runs" in line
+        assert dataflow.stored() == []

@@ -35,6 +35,7 @@ __all__ = [
     "cancel",
     "drain",
     "find_active",
+    "job_to_update",
     "read_counters",
     "read_errors",
     "read_job",
@@ -120,6 +121,33 @@ def find_active(service: DataflowService, name: str) -> DataflowJob | None:
             hint="Name one with --job_id",
         )
     return _job(found[0]) if found else None
+
+
+def job_to_update(service: DataflowService, name: str) -> DataflowJob:
+    """The running job that an update takes the place of.
+
+    Beam's own search for it never ends if there is none (2.77).
+
+    Raises:
+        ConfigurationError: There is none, or it does not run.
+        DataflowError: Dataflow refuses.
+    """
+    found = find_active(service, name)
+    if found is None:
+        raise ConfigurationError(
+            "no job of this name runs, so there is none to update",
+            where=f"--job_name={name}",
+            found=f"{service.project}, {service.region}",
+            hint="Check --job_name and --dataflow_region, or leave --update out",
+        )
+    if found.state != "RUNNING":
+        raise ConfigurationError(
+            "only a running job can be updated",
+            where=f"--job_name={name}",
+            found=f"{found.id}, {found.state}",
+            hint="Wait until it runs, or until it has ended and leave --update out",
+        )
+    return found
 
 
 def read_job(service: DataflowService, job: str) -> DataflowJob:
