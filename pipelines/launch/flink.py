@@ -35,6 +35,7 @@ from dynabeam.pipelines.launch.which_job import state_directory
 from dynabeam.pipelines.options.arguments import parse_known
 from dynabeam.pipelines.options.replicate import ReplicateOptions, duration, parse_replicate
 from dynabeam.pipelines.options.runners import continuous_runner, option, runner_name
+from dynabeam.pipelines.options.web_identity import add_web_identity_options
 from dynabeam.transforms.aws.beam_s3 import s3_arguments
 from dynabeam.transforms.errors import ConfigurationError
 from dynabeam.transforms.flink.job import OVER, jobs_named
@@ -274,6 +275,7 @@ def _resumed(words: Sequence[str]) -> LaunchRecord:
         parser.add_argument(f"--{name}", default="")
     parser.add_argument("--aws_region", dest="region")
     parser.add_argument("--name", default="dynabeam")
+    add_web_identity_options(parser)
     given, _ = parse_known(parser, words)
     given.aws_region = given.region
     path = state_directory(given)

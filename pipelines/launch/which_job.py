@@ -11,6 +11,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from dynabeam.pipelines.launch.record import LaunchRecord, checked_job_name, read_record
+from dynabeam.pipelines.options.web_identity import add_web_identity_options
 from dynabeam.transforms.errors import ConfigurationError
 from dynabeam.transforms.flink.job import find_job
 from dynabeam.transforms.flink.rest import FlinkRest
@@ -85,6 +86,7 @@ def add_job_options(parser: argparse.ArgumentParser) -> None:
     add("--state_dir", default="", help="its state directory, which knows what was launched last")
     add("--aws_region", default="", help="AWS region, for a state directory in S3")
     add("--endpoint_url", default="", help="another endpoint than AWS's, for S3")
+    add_web_identity_options(parser)
     add("--job_id", default="", help="the job's id, if it is not the one that was launched last")
     add("--job_name", default="", help="the job's name; by default dynabeam-<name>")
     add("--flink_rest", default="", help="Flink: its REST interface, e.g. http://jobmanager:8081")
@@ -208,11 +210,17 @@ def state_directory(given: argparse.Namespace) -> str:
     """The path of the state directory that the options name; sets up its file system."""
     from dynabeam.pipelines.options.state import named_state_directory  # noqa: PLC0415 - Beam
 
+    # Whoever launches need not be on a machine of Google's, also if the workers are.
+    web_identity = {
+        each: getattr(given, each, "")
+        for each in ("aws_web_identity", "aws_web_identity_role_arn", "aws_audience")
+    }
     return named_state_directory(
         argparse.Namespace(
             name=given.name,
             state_dir=given.state_dir,
             region=given.aws_region,
             endpoint_url=given.endpoint_url,
+            **web_identity,
         )
     ).path
