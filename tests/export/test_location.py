@@ -47,7 +47,7 @@ def test_nothing_there_says_what_to_give(tmp_path, name):
 
 
 def test_unknown_filesystem():
-    with pytest.raises(ExportError, match=r"nope://bucket/x: the location cannot be looked at"):
+    with pytest.raises(ExportError, match=r"nope://bucket/x: the location cannot be listed"):
         find_summary("nope://bucket/x")
 
 

@@ -9,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from tests.fake_gcs import FakeGCS
 
 _ACCOUNT = "/computeMetadata/v1/instance/service-accounts/default"
+_EMAIL = "dynabeam@project.iam.gserviceaccount.com"
 
 
 class MetadataServer:
@@ -24,8 +25,10 @@ class MetadataServer:
         answers = {
             "/": "",
             "/computeMetadata/v1/project/project-id": "project",
-            f"{_ACCOUNT}/": json.dumps(
-                {"email": "dynabeam@project.iam.gserviceaccount.com", "scopes": ["all"]}
+            **dict.fromkeys(
+                # By its address too: so a credential asks that is refreshed once more.
+                (f"{_ACCOUNT}/", f"{_ACCOUNT.removesuffix('default')}{_EMAIL}/"),
+                json.dumps({"email": _EMAIL, "scopes": ["all"]}),
             ),
             f"{_ACCOUNT}/token": json.dumps(
                 {"access_token": "token", "expires_in": 3600, "token_type": "Bearer"}

@@ -39,6 +39,7 @@ __all__ = [
     "fill_s3_options",
     "hand_down",
     "own_access",
+    "read_object",
     "s3_arguments",
     "s3_client",
     "s3_io",
@@ -225,11 +226,12 @@ def whole_object(client: Any, **request: Any) -> tuple[Mapping[str, Any], bytes]
     """
     for _ in range(_BODY_TRIES - 1):
         with contextlib.suppress(*_BROKEN_OFF):
-            return _read_object(client, request)
-    return _read_object(client, request)
+            return read_object(client, request)
+    return read_object(client, request)
 
 
-def _read_object(client: Any, request: Mapping[str, Any]) -> tuple[Mapping[str, Any], bytes]:
+def read_object(client: Any, request: Mapping[str, Any]) -> tuple[Mapping[str, Any], bytes]:
+    """As `whole_object`, with a single request."""
     answer = client.get_object(**request)
     return answer, answer["Body"].read()
 

@@ -46,7 +46,7 @@ from botocore.exceptions import (
 )
 from botocore.parsers import ResponseParserError
 
-from dynabeam.transforms.aws.beam_s3 import s3_client, whole_object
+from dynabeam.transforms.aws.beam_s3 import read_object, s3_client
 from dynabeam.transforms.errors import CredentialsError, DynabeamError, StateError
 from dynabeam.transforms.storage import filesystem
 from dynabeam.transforms.storage.s3_answers import LISTING_HINT, is_missing, refusal, withheld
@@ -249,7 +249,7 @@ class _Local(_Store):
 class _S3(_Store):
     def read(self, path: str, *, again: bool = False) -> Tagged | None:
         try:
-            answer, content = whole_object(s3_client(_S3_CONFIG), **_place(path))
+            answer, content = read_object(s3_client(_S3_CONFIG), _place(path))
         except ClientError as problem:
             if _code(problem) in ("NoSuchKey", "404"):
                 return None
