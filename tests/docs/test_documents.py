@@ -25,7 +25,7 @@ RENDER = Path(__file__).with_name("render.mjs")
 class TestNames:
     def test_paths_exist(self, document):
         text = document.read_text("utf-8")
-        named = set(re.findall(r"\b(?:transforms|pipelines|tests|docs)/[\w/.]*\w", text))
+        named = set(re.findall(r"\b(?:transforms|pipelines|tests|docs|deploy)/[\w/.-]*\w", text))
         named = {each.rstrip(".") for each in named}
         assert named
         assert [each for each in sorted(named) if not (ROOT / each).exists()] == []
