@@ -195,7 +195,7 @@ class TestOrderedSnapshots:
 
     def test_ordered_cancelled_and_taken(self, begun):
         assert "ordered; the next round" in self.command(begun)[1]
-        assert "not taken up yet" in self.command(begun, "--status")[1]
+        assert "not begun yet" in self.command(begun, "--status")[1]
         assert "cancelled" in self.command(begun, "--cancel")[1]
         assert "nothing to cancel" in self.command(begun, "--cancel")[1]
         # A mirror that somebody has tampered with, and a table that changes meanwhile.

@@ -116,7 +116,7 @@ class TestRefused:
         "option", ["s3_access_key_id", "s3_secret_access_key", "s3_session_token"]
     )
     def test_keys_in_clear(self, option):
-        with pytest.raises(ConfigurationError, match="in clear") as caught:
+        with pytest.raises(ConfigurationError, match="readable in the job") as caught:
             continuous_runner([DATAFLOW, IMAGE, f"--{option}=AKIDSECRET"])
         assert f"--{option}" in str(caught.value)
         assert "AKIDSECRET" not in str(caught.value)
