@@ -52,6 +52,8 @@ def test_workers_are_beside_flink():
     pool = SERVICES["pool"]
     assert pool["command"] == ["--worker_pool"]
     assert "entrypoint" not in pool
+    # Where the image works belongs to root, and boot writes there.
+    assert pool["working_dir"] == "/tmp"
     assert pool["network_mode"] == "service:taskmanager"
     assert option(SUBMIT, "environment_config") == "localhost:50000"
     assert SERVICES["jobmanager"]["image"].startswith(f"flink:{FLINK}.")

@@ -159,6 +159,8 @@ class TestContinuous:
         pool = worker_pool(flink)
         assert pool["args"] == ["--worker_pool"]
         assert "command" not in pool
+        # Where the image works belongs to root, and boot writes there.
+        assert pool["workingDir"] == "/tmp"
         ports = {each["name"]: each["containerPort"] for each in pool["ports"]}
         assert option(words, "environment_config") == f"localhost:{ports['pool']}"
         assert option(words, "metrics_port") == str(ports["metrics"])
