@@ -69,3 +69,11 @@ class TestLine:
             if each.startswith("--sink=postgresql://"):
                 user = each.removeprefix("--sink=postgresql://").split("@")[0]
                 assert user.partition(":")[2].startswith(("${env:", "${file:"))
+
+
+def test_an_upgrade_goes_on_from_a_savepoint(capsys: pytest.CaptureFixture[str]):
+    (submit,) = [each for each in LINES if each.place == "kubernetes/continuous, Job"]
+    savepoint = "s3://my-lake/flink/savepoints/savepoint-1"
+    assert understand([*submit.words, f"--savepoint_path={savepoint}"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert savepoint in json.dumps(told)
