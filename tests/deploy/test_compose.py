@@ -88,6 +88,7 @@ def test_what_is_mounted_is_there():
 class TestPrometheus:
     PATH = DEPLOY / "compose" / "prometheus.yml"
 
+    @pytest.mark.long
     def test_is_understood(self, tmp_path):
         promtool = or_skip(lambda: prometheus("promtool"))
         run([str(promtool), "check", "config", str(self.PATH)], tmp_path)

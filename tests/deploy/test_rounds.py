@@ -122,6 +122,7 @@ def rows(database: str) -> dict[str, int]:
         return {name: connection.execute(counting.format(name)).fetchall()[0][0] for name in TABLES}
 
 
+@pytest.mark.long
 @pytest.mark.slow
 class TestCronJob:
     LINE = LINES["kubernetes/rounds, CronJob"]
@@ -150,6 +151,7 @@ class TestCronJob:
         assert differences(sim, place) == []
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_unit_of_systemd_catches_up(sim, place):
     server_for_tests().create_database("by_systemd")
@@ -161,6 +163,7 @@ def test_a_unit_of_systemd_catches_up(sim, place):
     assert rows("by_systemd") == {"orders": 50, "customers": 40}
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_dag_catches_up_and_proves_it(sim, place):
     server_for_tests().create_database("by_airflow")

@@ -102,6 +102,7 @@ def flink_settings(checkpoints: pathlib.Path) -> dict[str, str]:
     }
 
 
+@pytest.mark.long
 @pytest.mark.flink
 @pytest.mark.slow
 @pytest.mark.runner
