@@ -102,14 +102,15 @@ class TestFlink:
             assert len(cluster.workers.kill()) == 1
             stream.write()
             stream.wait_complete()
-            assert cluster.rest.restarts(job) == 1
+            # Flink's page keeps its answer for three seconds.
+            wait_until(lambda: cluster.rest.restarts(job) == 1, "the restart", _SECONDS)
             cluster.rest.next_checkpoint(job)
             stream.write()
             cluster.cluster.kill_taskmanager()
             stream.write()
             cluster.cluster.start_taskmanager()
             stream.wait_complete()
-            assert cluster.rest.restarts(job) == 2
+            wait_until(lambda: cluster.rest.restarts(job) == 2, "the second restart", _SECONDS)
             cluster.rest.cancel(job)
             wait_until(lambda: not cluster.workers.pids(), "end of the workers", _SECONDS)
 
