@@ -379,7 +379,7 @@ def test_a_continuous_job_is_cancelled(begin, tmp_path, sent):
     time.sleep(0.5)
     run.send(sent)
     assert run.ended() == 128 + sent, run.said
-    assert "Cancelling the job; its checkpoints stay" in run.said
+    assert "Cancelling the job; start again with the same --state_dir" in run.said
     assert "cancelled" in run.said
     assert "Traceback" not in run.said
 
