@@ -351,6 +351,13 @@ def _templates(bench):
         assert bench.run("templates", *words)[0] == 0
 
 
+def _launch(bench):
+    """What is sent, and kept, of secrets is in `tests.launch` and `tests.templates.test_main`."""
+    nowhere = f"--state_dir={bench.world.folder / 'nothing launched'}"
+    for words in (("status",), ("cancel",), ("savepoint", "--stop")):
+        assert bench.run("launch", *words, nowhere)[0] == 1
+
+
 COVERED = {
     "replicate": _replicate,
     "doctor": _doctor,
@@ -363,6 +370,7 @@ COVERED = {
     "dead_letters": _letters_shown_and_put_back,
     "retry": _letters_shown_and_put_back,
     "templates": _templates,
+    "launch": _launch,
     "demo": _demo,
 }
 
@@ -374,7 +382,7 @@ def test_every_command_is_covered():
 @pytest.mark.parametrize("runs", dict.fromkeys(COVERED.values()), ids=lambda each: each.__name__)
 def test_no_secret_is_shown_or_kept(bench, runs):
     runs(bench)
-    assert bench.log.text or runs in (_demo, _templates)
+    assert bench.log.text or runs in (_demo, _templates, _launch)
     assert bench.leaks() == set()
 
 

@@ -36,7 +36,8 @@ def test_lost_changes_stop_prism(prism: pathlib.Path, tmp_path: pathlib.Path):
             assert process.wait(1) == 1, process.tail()
         finally:
             process.stop()
-        (line,) = [each for each in process.log.read_text().splitlines() if "cannot go on" in each]
+        said = process.log.read_text().splitlines()
+        (line,) = [each for each in said if "the run cannot continue" in each]
         assert line.startswith("dynabeam: the run cannot continue because of table0: GapError: ")
         assert "--gaps=heal" in line
         reasons = world.status()["reasons"]
